@@ -1,0 +1,99 @@
+//! The figures that Tidelake is held against, each a named benchmark that prints JSON lines.
+//!
+//! ```text
+//! cargo build --release --workspace
+//! target/release/tidelake-bench json_decode
+//! target/release/tidelake-bench all
+//! ```
+//! Everything runs on this machine, on loopback, with bounded work. The system is a process of its
+//! own (`tidelake local`), the client is this one; processor seconds are reported for each.
+
+mod broker;
+mod end_to_end;
+mod footprint;
+mod ingest;
+mod json_decode;
+mod records;
+mod report;
+mod system;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use tidelake_testkit::kafka::Kafka;
+
+/// Measures Tidelake and prints one JSON line for each figure
+#[derive(Parser, Debug)]
+struct Arguments {
+    /// What to measure
+    #[arg(value_enum, required = true)]
+    figures: Vec<Figure>,
+    /// Records of each rate
+    #[arg(long, default_value_t = 5_000_000)]
+    records: u64,
+    /// Rounds where two systems are compared
+    #[arg(long, default_value_t = 2)]
+    rounds: u32,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+#[value(rename_all = "snake_case")]
+enum Figure {
+    All,
+    JsonDecode,
+    /// Also `end_to_end_packed`
+    IngestPacked,
+    IngestArrow,
+    /// On Apache Kafka and on the embedded broker, beside the afternoon script
+    EndToEndKafkaJson,
+    /// `broker_produce` and `broker_consume`, both brokers
+    Broker,
+    Size,
+    FlusherMemory,
+    LocalStart,
+}
+
+const ALL: [Figure; 8] = [
+    Figure::JsonDecode,
+    Figure::IngestPacked,
+    Figure::IngestArrow,
+    Figure::EndToEndKafkaJson,
+    Figure::Broker,
+    Figure::Size,
+    Figure::FlusherMemory,
+    Figure::LocalStart,
+];
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let figures = match arguments.figures.as_slice() {
+        [Figure::All] => ALL.to_vec(),
+        some => some.to_vec(),
+    };
+    let runtime = tokio::runtime::Runtime::new()?;
+    for figure in figures {
+        runtime.block_on(measure(figure, &arguments))?;
+    }
+    Ok(())
+}
+
+async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
+    let count = arguments.records;
+    match figure {
+        Figure::All => Ok(()),
+        Figure::JsonDecode => json_decode::run(count),
+        Figure::IngestPacked => ingest::ndjson(count).await,
+        Figure::IngestArrow => ingest::arrow(count).await,
+        Figure::EndToEndKafkaJson => {
+            end_to_end::run(count, None, false).await?;
+            let kafka = Kafka::start()?;
+            end_to_end::run(count, Some(kafka.bootstrap()), true).await
+        }
+        Figure::Broker => {
+            let kafka = Kafka::start()?;
+            broker::run(count, kafka.bootstrap(), kafka.pid(), arguments.rounds).await
+        }
+        Figure::Size => footprint::size(count).await,
+        Figure::FlusherMemory => footprint::flusher_memory(count).await,
+        Figure::LocalStart => footprint::local_start(arguments.rounds.max(5)),
+    }
+}

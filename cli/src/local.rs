@@ -1,0 +1,330 @@
+//! `tidelake local`: broker, gateway, flusher and query service in one process over one folder.
+//!
+//! ```text
+//!  start: lock the folder ─► broker ─► gateway, flusher, query ─► all ready: print the ready line
+//!  stop:  gateway (takes no more) ─► flusher (flushes, commits) ─► query ─► broker
+//! ```
+//! One process owns a folder at a time. Nothing that was acknowledged needs the orderly stop.
+
+mod lock;
+mod settings;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+use tidelake_broker::{Broker, BrokerSettings};
+use tidelake_core::ErrorKind;
+use tidelake_service::telemetry::LogFormat;
+use tidelake_service::{HealthReport, Running, Runtime, ServiceError, Shutdown, program};
+
+pub(crate) use lock::FolderLock;
+pub(crate) use settings::LocalSettings;
+
+use crate::failure::Failure;
+
+/// How long the services may take to be ready.
+const READY_MAX: Duration = Duration::from_secs(60);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+#[derive(Args, Debug, Default)]
+pub(crate) struct LocalArgs {
+    /// Folder for everything that is kept [default: ./tidelake-data]
+    #[arg(long, value_name = "FOLDER")]
+    pub dir: Option<PathBuf>,
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, value_name = "IP")]
+    listen: Option<IpAddr>,
+    /// Port of the gateway; 0 picks a free one [default: 8080]
+    #[arg(long, value_name = "PORT")]
+    gateway_port: Option<u16>,
+    /// Port of the query service; 0 picks a free one [default: 8081]
+    #[arg(long, value_name = "PORT")]
+    query_port: Option<u16>,
+    /// Port of the embedded broker; 0 picks a free one [default: 9092]
+    #[arg(long, value_name = "PORT")]
+    kafka_port: Option<u16>,
+    /// Use this Kafka in place of the embedded broker
+    #[arg(long, value_name = "HOST:PORT")]
+    kafka_bootstrap: Option<String>,
+    /// Object store [default: the folder's store/]
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// YAML file with settings
+    #[arg(long, value_name = "FILE", env = "TIDELAKE_CONFIG")]
+    config: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+impl LocalArgs {
+    fn load(&self) -> Result<LocalSettings, Failure> {
+        let overrides = json!({
+            "dir": self.dir,
+            "listen": self.listen,
+            "gateway_port": self.gateway_port,
+            "query_port": self.query_port,
+            "kafka_port": self.kafka_port,
+            "kafka": { "bootstrap": self.kafka_bootstrap },
+            "store": self.store,
+        });
+        let environment = program::environment();
+        let settings: LocalSettings =
+            tidelake_service::settings::load(self.config.as_deref(), environment, overrides)?;
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
+/// Runs until SIGINT or SIGTERM, or until a part fails.
+pub(crate) async fn run(args: LocalArgs) -> Result<(), Failure> {
+    let settings = args.load()?;
+    let runtime = Runtime::new();
+    runtime.shutdown.on_signals()?;
+    let mut local = Local::start(settings, &runtime).await?;
+    program::say(&local.ready_line());
+    let failed = tokio::select! {
+        () = runtime.shutdown.requested() => None,
+        failure = local.failed() => Some(failure),
+    };
+    let stopped = local.stop().await;
+    match failed {
+        Some(failure) => Err(failure),
+        None => stopped,
+    }
+}
+
+/// Everything, running.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub gateway: SocketAddr,
+    pub query: SocketAddr,
+    /// `host:port` of the broker in use.
+    pub kafka: String,
+    /// URL of the object store.
+    pub store: String,
+    services: Vec<Service>,
+    broker: Option<Broker>,
+    _lock: FolderLock,
+}
+
+/// A service that can be stopped alone. The order in [`Local::services`] is the order of stopping.
+#[derive(Debug)]
+struct Service {
+    name: &'static str,
+    shutdown: Shutdown,
+    running: Option<Running>,
+}
+
+impl Local {
+    /// Starts everything and waits until all of it answers. What was started is stopped again when
+    /// a later part can't be.
+    pub(crate) async fn start(settings: LocalSettings, runtime: &Runtime) -> Result<Self, Failure> {
+        let dir = prepare(&settings.dir)?;
+        let lock = FolderLock::take(&dir)?;
+        let store = settings.store_url(&dir)?;
+        let broker = match settings.kafka.bootstrap.as_str() {
+            "" => Some(start_broker(&settings, &dir, runtime).await?),
+            _ => None,
+        };
+        let kafka = match &broker {
+            Some(broker) => broker.address().to_string(),
+            None => settings.kafka.bootstrap.clone(),
+        };
+        let unbound = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut local = Self {
+            gateway: unbound,
+            query: unbound,
+            kafka,
+            store,
+            services: Vec::new(),
+            broker,
+            _lock: lock,
+        };
+        let started = tokio::select! {
+            started = local.start_services(&settings, runtime) => started,
+            () = runtime.shutdown.requested() => Err(Failure::failed("asked to stop while starting")),
+        };
+        match started {
+            Ok(()) => Ok(local),
+            Err(failure) => {
+                // The reason that counts is why it did not start.
+                let _stopped = local.stop().await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn start_services(
+        &mut self,
+        settings: &LocalSettings,
+        runtime: &Runtime,
+    ) -> Result<(), Failure> {
+        let (kafka, store) = (self.kafka.clone(), self.store.clone());
+        let child = runtime.detached();
+        let gateway = settings.gateway(&kafka, &store);
+        let running = tidelake_ingest_gateway::start(gateway, child.clone()).await;
+        self.gateway = self.keep("gateway", child, running)?;
+
+        let child = runtime.detached();
+        let flusher = settings.flusher(&kafka, &store);
+        let running = tidelake_flusher::start(flusher, child.clone()).await;
+        self.keep("flusher", child, running)?;
+
+        let child = runtime.detached();
+        let query = settings.query(&kafka, &store);
+        let running = tidelake_query_api::start(query, child.clone()).await;
+        self.query = self.keep("query", child, running)?;
+        self.wait_ready(runtime).await
+    }
+
+    fn keep(
+        &mut self,
+        name: &'static str,
+        child: Runtime,
+        started: Result<Running, ServiceError>,
+    ) -> Result<SocketAddr, Failure> {
+        let running = started.map_err(|error| {
+            let failure = Failure::failed(format!("{name} did not start: {}", error.chain()));
+            if error.chain().contains("in use") {
+                failure.hint("something listens there already; port 0 picks a free one")
+            } else {
+                failure
+            }
+        })?;
+        let address = running.address;
+        self.services.push(Service {
+            name,
+            shutdown: child.shutdown,
+            running: Some(running),
+        });
+        Ok(address)
+    }
+
+    async fn wait_ready(&mut self, runtime: &Runtime) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {}
+                failure = self.failed() => return Err(failure),
+            }
+            let report = runtime.health.report();
+            if report.ready {
+                return Ok(());
+            }
+            if begun.elapsed() > READY_MAX {
+                return Err(Failure::failed(format!(
+                    "not ready in time: {}",
+                    reasons(&report)
+                )));
+            }
+        }
+    }
+
+    /// What a script waits for.
+    pub(crate) fn ready_line(&self) -> String {
+        format!(
+            "ready gateway=http://{} query=http://{} kafka={}",
+            self.gateway, self.query, self.kafka
+        )
+    }
+
+    /// Returns when a service has ended by itself, which none should.
+    pub(crate) async fn failed(&mut self) -> Failure {
+        let ends = self.services.iter_mut().filter_map(|service| {
+            let running = service.running.as_mut()?;
+            Some(Box::pin(async {
+                let outcome = (&mut running.task).await;
+                (service.name, outcome)
+            }))
+        });
+        let ends: Vec<_> = ends.collect();
+        if ends.is_empty() {
+            return std::future::pending().await;
+        }
+        let ((name, outcome), ..) = futures::future::select_all(ends).await;
+        // A task that is done must not be waited for again.
+        for service in self
+            .services
+            .iter_mut()
+            .filter(|service| service.name == name)
+        {
+            service.running = None;
+        }
+        match outcome {
+            Ok(Ok(())) => Failure::failed(format!("{name} ended by itself")),
+            Ok(Err(error)) => Failure::failed(format!("{name} failed: {}", error.chain())),
+            Err(error) => Failure::failed(format!("{name} died: {error}")),
+        }
+    }
+
+    /// Stops one after the other; goes on after a failure and reports the first.
+    pub(crate) async fn stop(mut self) -> Result<(), Failure> {
+        let mut first = Ok(());
+        for service in self.services.drain(..) {
+            service.shutdown.trigger();
+            let Some(running) = service.running else {
+                continue;
+            };
+            if let Err(error) = running.wait().await {
+                tracing::error!(
+                    service = service.name,
+                    error = error.chain(),
+                    "did not stop well"
+                );
+                first = first.and(Err(Failure::from(error)));
+            }
+        }
+        if let Some(broker) = self.broker.take()
+            && let Err(error) = broker.shutdown().await
+        {
+            let failure = Failure::of("the broker did not stop well", ErrorKind::Bug, &error);
+            first = first.and(Err(failure));
+        }
+        first
+    }
+}
+
+/// The folder, made if it is not there, as an absolute path.
+fn prepare(dir: &Path) -> Result<PathBuf, Failure> {
+    let shown = dir.display();
+    std::fs::create_dir_all(dir)
+        .and_then(|()| dir.canonicalize())
+        .map_err(|error| Failure::failed(format!("folder {shown} can't be used: {error}")))
+}
+
+async fn start_broker(
+    settings: &LocalSettings,
+    dir: &Path,
+    runtime: &Runtime,
+) -> Result<Broker, Failure> {
+    let listen = SocketAddr::new(settings.listen, settings.kafka_port);
+    let mut broker = BrokerSettings::new(dir.join("log"), listen);
+    broker.fsync = settings.broker.fsync;
+    broker.flush_linger = Duration::from_millis(settings.broker.flush_linger_ms);
+    broker.clock = runtime.clock.clone();
+    broker.ids = runtime.ids.clone();
+    Broker::start(broker).await.map_err(|error| {
+        let failure = Failure::of("the broker did not start", error.kind(), &error);
+        if failure.message.contains("in use") {
+            failure.hint("--kafka-port chooses another port, 0 a free one")
+        } else {
+            failure
+        }
+    })
+}
+
+fn reasons(report: &HealthReport) -> String {
+    let waiting = report.components.iter().filter(|(_, part)| !part.ready);
+    let parts = waiting.map(|(name, part)| {
+        format!(
+            "{name} ({})",
+            part.reason.as_deref().unwrap_or("no reason given")
+        )
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}

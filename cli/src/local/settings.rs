@@ -1,0 +1,213 @@
+//! Settings of `tidelake local`: few of its own, and those of each service below its name.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tidelake_log::KafkaSettings;
+
+use crate::failure::Failure;
+
+/// Settings of everything in one process. Store, log and listeners are said once, at the top: a
+/// service's own section can't contradict them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LocalSettings {
+    /// Folder for the log and, unless `store` says otherwise, the tables.
+    pub dir: PathBuf,
+    /// Without authentication this must be a loopback address.
+    pub listen: IpAddr,
+    pub gateway_port: u16,
+    pub query_port: u16,
+    pub kafka_port: u16,
+    /// URL of the object store; empty: `store/` in the folder.
+    pub store: String,
+    /// `bootstrap` empty: the embedded broker.
+    pub kafka: KafkaSettings,
+    pub broker: BrokerSection,
+    pub gateway: tidelake_ingest_gateway::Settings,
+    pub flusher: tidelake_flusher::Settings,
+    pub query: tidelake_query_api::Settings,
+}
+
+/// What of the embedded broker can be chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct BrokerSection {
+    /// Waits for the disk before each acknowledgement. Off, a power cut may lose acknowledged
+    /// records; a killed process does not.
+    pub fsync: bool,
+    /// How long an append may wait for company before the disk is asked.
+    pub flush_linger_ms: u64,
+}
+
+impl Default for BrokerSection {
+    fn default() -> Self {
+        Self {
+            fsync: true,
+            flush_linger_ms: 0,
+        }
+    }
+}
+
+impl Default for LocalSettings {
+    fn default() -> Self {
+        Self {
+            dir: "./tidelake-data".into(),
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            gateway_port: 8080,
+            query_port: 8081,
+            kafka_port: 9092,
+            store: String::new(),
+            kafka: KafkaSettings {
+                bootstrap: String::new(),
+                ..KafkaSettings::default()
+            },
+            broker: BrokerSection::default(),
+            gateway: tidelake_ingest_gateway::Settings::default(),
+            flusher: tidelake_flusher::Settings::default(),
+            query: tidelake_query_api::Settings::default(),
+        }
+    }
+}
+
+impl LocalSettings {
+    /// What can't be allowed or can't work.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if !self.listen.is_loopback() {
+            let message = format!(
+                "refusing to listen on {}: there is no authentication",
+                self.listen
+            );
+            return Err(Failure::usage(message)
+                .hint("listen on 127.0.0.1 or ::1; put a proxy that authenticates in front"));
+        }
+        let defaults = Self::default();
+        let once = |section: &str, key: &str, unchanged: bool| {
+            let at_top = match key {
+                "listen" => "`listen` and the ports",
+                _ => "the same key",
+            };
+            if unchanged {
+                return Ok(());
+            }
+            let message = format!("setting \"{section}.{key}\" has no meaning here");
+            Err(Failure::usage(message)
+                .hint(format!("use {at_top} at the top, outside of {section}")))
+        };
+        let (ours, new) = (&self.gateway, &defaults.gateway);
+        once("gateway", "store", ours.store == new.store)?;
+        once("gateway", "kafka", ours.kafka == new.kafka)?;
+        once("gateway", "listen", ours.listen == new.listen)?;
+        let (ours, new) = (&self.flusher, &defaults.flusher);
+        once("flusher", "store", ours.store == new.store)?;
+        once("flusher", "kafka", ours.kafka == new.kafka)?;
+        once("flusher", "listen", ours.listen == new.listen)?;
+        let (ours, new) = (&self.query, &defaults.query);
+        once("query", "store", ours.store == new.store)?;
+        once("query", "kafka", ours.kafka == new.kafka)?;
+        once("query", "listen", ours.listen == new.listen)
+    }
+
+    /// The object store's URL; `dir` is the absolute folder.
+    pub(crate) fn store_url(&self, dir: &Path) -> Result<String, Failure> {
+        if !self.store.is_empty() {
+            return Ok(self.store.clone());
+        }
+        let folder = dir.join("store");
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| Failure::failed(format!("folder {}: {error}", folder.display())))?;
+        let url = url::Url::from_directory_path(&folder);
+        let url = url.map_err(|()| Failure::failed(format!("{} is no URL", folder.display())))?;
+        Ok(url.as_str().trim_end_matches('/').to_owned())
+    }
+
+    fn kafka(&self, bootstrap: &str) -> KafkaSettings {
+        KafkaSettings {
+            bootstrap: bootstrap.to_owned(),
+            ..self.kafka.clone()
+        }
+    }
+
+    fn address(&self, port: u16) -> String {
+        SocketAddr::new(self.listen, port).to_string()
+    }
+
+    pub(crate) fn gateway(&self, kafka: &str, store: &str) -> tidelake_ingest_gateway::Settings {
+        tidelake_ingest_gateway::Settings {
+            store: store.to_owned(),
+            kafka: self.kafka(kafka),
+            listen: self.address(self.gateway_port),
+            ..self.gateway.clone()
+        }
+    }
+
+    /// Its health and metrics show on the gateway's port too: the process has one registry.
+    pub(crate) fn flusher(&self, kafka: &str, store: &str) -> tidelake_flusher::Settings {
+        tidelake_flusher::Settings {
+            store: store.to_owned(),
+            kafka: self.kafka(kafka),
+            listen: self.address(0),
+            ..self.flusher.clone()
+        }
+    }
+
+    pub(crate) fn query(&self, kafka: &str, store: &str) -> tidelake_query_api::Settings {
+        tidelake_query_api::Settings {
+            store: store.to_owned(),
+            kafka: self.kafka(kafka),
+            listen: self.address(self.query_port),
+            ..self.query.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn load(overrides: serde_json::Value) -> LocalSettings {
+        tidelake_service::settings::load(None, std::iter::empty(), overrides).unwrap()
+    }
+
+    #[test]
+    fn an_open_installation_stays_on_the_machine() {
+        let failure = load(json!({ "listen": "0.0.0.0" })).check().unwrap_err();
+        assert!(failure.message.contains("refusing to listen on 0.0.0.0"));
+        load(json!({ "listen": "::1" })).check().unwrap();
+    }
+
+    #[test]
+    fn what_is_said_once_can_not_be_contradicted() {
+        let failure = load(json!({ "query": { "store": "s3://a/b" } }))
+            .check()
+            .unwrap_err();
+        assert!(
+            failure.message.contains("query.store"),
+            "{}",
+            failure.message
+        );
+    }
+
+    #[test]
+    fn every_service_gets_the_same_store_and_log() {
+        let settings = load(json!({ "gateway_port": 0, "kafka": { "topic_prefix": "x" } }));
+        let gateway = settings.gateway("k:1", "file:///s");
+        assert_eq!(gateway.kafka.bootstrap, "k:1");
+        assert_eq!(gateway.kafka.topic_prefix, "x");
+        assert_eq!(gateway.listen, "127.0.0.1:0");
+        assert_eq!(settings.flusher("k:1", "file:///s").kafka, gateway.kafka);
+        assert_eq!(settings.query("k:1", "file:///s").store, gateway.store);
+    }
+
+    #[test]
+    fn a_folder_with_odd_letters_is_a_good_url() {
+        let dir = tempfile::tempdir().unwrap();
+        let odd = dir.path().join("a b#c");
+        let url = LocalSettings::default().store_url(&odd).unwrap();
+        assert!(url.ends_with("/a%20b%23c/store"), "{url}");
+        assert!(odd.join("store").is_dir());
+    }
+}

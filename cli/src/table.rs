@@ -1,0 +1,298 @@
+//! `tidelake table …`
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::Global;
+use crate::client::{Client, json_of, send, table_name};
+use crate::failure::Failure;
+use crate::output::{Format, Grid, bytes, note, print_object, say};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum TableCommand {
+    /// Make a table
+    Create(CreateArgs),
+    /// List the tables
+    List,
+    /// Show a table's schema, size and progress
+    Describe(OneTable),
+    /// Show the versions of a table, newest first
+    History(OneTable),
+    /// Show the data files of a table
+    Files(OneTable),
+    /// Commit everything that was accepted, and wait for it
+    Flush(FlushArgs),
+    /// Drop a table with all its rows
+    Drop(DropArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct OneTable {
+    table: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CreateArgs {
+    table: String,
+    /// File with the schema as Iceberg schema JSON; - reads standard input
+    #[arg(long, value_name = "FILE", required_unless_present = "column")]
+    schema: Option<PathBuf>,
+    /// A column: name:type, or name:type! where it must not be null (repeat for each)
+    #[arg(long, value_name = "NAME:TYPE", conflicts_with = "schema")]
+    column: Vec<String>,
+    /// Partitions of the table's topic
+    #[arg(long)]
+    buckets: Option<u32>,
+    /// A property of the table (repeat for each)
+    #[arg(long, value_name = "KEY=VALUE")]
+    property: Vec<String>,
+    /// It is fine if a table of this name is there
+    #[arg(long)]
+    if_not_exists: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FlushArgs {
+    table: String,
+    /// How long to wait
+    #[arg(long, default_value_t = 60_000)]
+    timeout_ms: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DropArgs {
+    table: String,
+    /// Don't ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+pub(crate) async fn run(command: TableCommand, global: &Global) -> Result<(), Failure> {
+    let client = Client::new(global)?;
+    let format = global.output;
+    match command {
+        TableCommand::Create(args) => create(&client, args, format).await,
+        TableCommand::List => list(&client, format).await,
+        TableCommand::Describe(args) => describe(&client, &args.table, format).await,
+        TableCommand::History(args) => {
+            function(&client, "table_history", &args.table, format).await
+        }
+        TableCommand::Files(args) => function(&client, "table_files", &args.table, format).await,
+        TableCommand::Flush(args) => flush(&client, &args, format).await,
+        TableCommand::Drop(args) => drop_table(&client, &args, format).await,
+    }
+}
+
+async fn create(client: &Client, args: CreateArgs, format: Format) -> Result<(), Failure> {
+    let schema = match &args.schema {
+        Some(path) => read_schema(path)?,
+        None => schema_of(&args.column)?,
+    };
+    let mut properties = BTreeMap::new();
+    for property in &args.property {
+        let (key, value) = property
+            .split_once('=')
+            .ok_or_else(|| Failure::usage(format!("property {property:?}: expected KEY=VALUE")))?;
+        properties.insert(key, value);
+    }
+    let name = table_name(&args.table)?;
+    let made = create_table(
+        client,
+        name.as_str(),
+        schema,
+        args.buckets,
+        json!(properties),
+    )
+    .await;
+    match made {
+        Ok(table) if format == Format::Table => say(&format!(
+            "created table {name} on topic {}",
+            cell(&table["topic"])
+        )),
+        Ok(table) => print_object(&table, format),
+        Err(failure) if args.if_not_exists && failure.message.contains("TABLE_EXISTS") => {
+            note(&format!("table {name} is there already"));
+            Ok(())
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// `POST /v1/tables`, in append mode.
+pub(crate) async fn create_table(
+    client: &Client,
+    name: &str,
+    schema: Value,
+    buckets: Option<u32>,
+    properties: Value,
+) -> Result<Value, Failure> {
+    let mut body =
+        json!({ "name": name, "mode": "append", "schema": schema, "properties": properties });
+    if let Some(buckets) = buckets {
+        body["buckets"] = json!(buckets);
+    }
+    json_of(send(client.gateway(Method::POST, "/v1/tables").json(&body)).await?).await
+}
+
+fn read_schema(path: &std::path::Path) -> Result<Value, Failure> {
+    let mut text = String::new();
+    let shown = path.display();
+    let read = if path.as_os_str() == "-" {
+        std::io::stdin().read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text))
+    };
+    read.map_err(|error| Failure::failed(format!("{shown}: {error}")))?;
+    serde_json::from_str(&text).map_err(|error| Failure::failed(format!("{shown}: {error}")))
+}
+
+/// Iceberg schema JSON of `name:type[!]` columns.
+pub(crate) fn schema_of(columns: &[String]) -> Result<Value, Failure> {
+    let fields = columns.iter().map(|column| {
+        let (name, ty) = column.split_once(':').ok_or_else(|| {
+            Failure::usage(format!("column {column:?}: expected NAME:TYPE"))
+                .hint("for example --column id:long! --column name:string")
+        })?;
+        let (ty, required) = match ty.strip_suffix('!') {
+            Some(ty) => (ty, true),
+            None => (ty, false),
+        };
+        Ok(json!({ "name": name.trim(), "type": ty.trim(), "required": required }))
+    });
+    Ok(json!({ "type": "struct", "fields": fields.collect::<Result<Vec<_>, Failure>>()? }))
+}
+
+async fn list(client: &Client, format: Format) -> Result<(), Failure> {
+    let answer = client.get("/v1/tables").await?;
+    if format == Format::Json {
+        return say(&format!("{:#}", answer["tables"]));
+    }
+    let columns = [
+        "name",
+        "mode",
+        "buckets",
+        "version",
+        "rows",
+        "files",
+        "bytes",
+        "lag_records",
+    ];
+    let mut grid = Grid::new(&columns);
+    for table in answer["tables"].as_array().into_iter().flatten() {
+        grid.rows
+            .push(columns.iter().map(|name| table[*name].clone()).collect());
+    }
+    if grid.rows.is_empty() && format == Format::Table {
+        note("no tables yet; make one with `tidelake table create`");
+        return Ok(());
+    }
+    grid.print(format)
+}
+
+async fn describe(client: &Client, table: &str, format: Format) -> Result<(), Failure> {
+    let name = table_name(table)?;
+    let mut answer = client.get(&format!("/v1/tables/{name}")).await?;
+    if format != Format::Table {
+        return print_object(&answer, format);
+    }
+    let schema = answer["schema"].take();
+    if let Value::Object(map) = &mut answer {
+        map.remove("schema");
+        if let Some(size) = map.get("bytes").and_then(Value::as_u64) {
+            map.insert("bytes".into(), format!("{size} ({})", bytes(size)).into());
+        }
+    }
+    print_object(&answer, format)?;
+    say("")?;
+    let mut grid = Grid::new(&["id", "column", "type", "required"]);
+    for field in schema["fields"].as_array().into_iter().flatten() {
+        let columns = ["id", "name", "type", "required"];
+        grid.rows
+            .push(columns.iter().map(|name| field[*name].clone()).collect());
+    }
+    grid.print(format)
+}
+
+async fn function(
+    client: &Client,
+    function: &str,
+    table: &str,
+    format: Format,
+) -> Result<(), Failure> {
+    let name = table_name(table)?;
+    let answer = client
+        .sql(&format!("SELECT * FROM {function}('{name}')"))
+        .await?;
+    Grid::of_query(&answer).print(format)
+}
+
+async fn flush(client: &Client, args: &FlushArgs, format: Format) -> Result<(), Failure> {
+    let name = table_name(&args.table)?;
+    let path = format!("/v1/tables/{name}/flush?timeout_ms={}", args.timeout_ms);
+    let answer = json_of(send(client.gateway(Method::POST, &path)).await?).await?;
+    match format {
+        Format::Table => say(&format!(
+            "table {name} is at version {}",
+            cell(&answer["version"])
+        )),
+        _ => print_object(&answer, format),
+    }
+}
+
+async fn drop_table(client: &Client, args: &DropArgs, format: Format) -> Result<(), Failure> {
+    let name = table_name(&args.table)?;
+    if !args.yes {
+        confirm(name.as_str())?;
+    }
+    let path = format!("/v1/tables/{name}");
+    let answer = json_of(send(client.gateway(Method::DELETE, &path)).await?).await?;
+    match format {
+        Format::Table => say(&format!("dropped table {name}")),
+        _ => print_object(&answer, format),
+    }
+}
+
+/// Asks on a terminal; elsewhere `--yes` must have been said.
+fn confirm(table: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        let message = format!("table {table} and all its rows would be dropped");
+        return Err(Failure::usage(message).hint("say --yes to do it without a question"));
+    }
+    let mut out = std::io::stderr().lock();
+    write!(out, "drop table {table} and all its rows? type its name: ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if answer.trim() == table {
+        Ok(())
+    } else {
+        Err(Failure::failed("not dropped"))
+    }
+}
+
+fn cell(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Exit;
+
+    #[test]
+    fn columns_make_a_schema_that_is_valid() {
+        let columns = ["id:long!", "name:string", "price:decimal(10,2)"].map(str::to_owned);
+        let schema = schema_of(&columns).unwrap();
+        let schema = tidelake_schema::TableSchema::from_iceberg_value(&schema).unwrap();
+        assert!(schema.field("id").unwrap().required);
+        assert!(!schema.field("price").unwrap().required);
+        assert_eq!(schema_of(&["id".to_owned()]).unwrap_err().exit, Exit::Usage);
+    }
+}

@@ -1,0 +1,224 @@
+//! `tidelake tail`: new rows of a table as JSON lines, straight from the log.
+//!
+//! Shows what is accepted, committed or not. Records that a reader of the table would not see, because
+//! they don't fit the schema, are told on standard error.
+
+use std::io::Write;
+use std::time::Duration;
+
+use clap::Args;
+use tidelake_codec::json::encode::{JsonStyle, write_rows};
+use tidelake_codec::message::{MessageDecoder, WireMessage};
+use tidelake_core::{Bucket, ErrorKind, Offset};
+use tidelake_log::{Admin, KafkaSettings, LogError, MessageBatch, TailReader, headers};
+use tidelake_schema::TableSchema;
+
+use crate::Global;
+use crate::client::{Client, table_name};
+use crate::failure::Failure;
+use crate::output::note;
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Messages of one bucket that are read at a time.
+const MESSAGES_MAX: i64 = 10_000;
+
+#[derive(Args, Debug)]
+pub(crate) struct TailArgs {
+    table: String,
+    /// The log, as host:port
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "TIDELAKE_KAFKA",
+        default_value = "127.0.0.1:9092"
+    )]
+    kafka: String,
+    /// A property of the Kafka client (repeat for each)
+    #[arg(long, value_name = "KEY=VALUE")]
+    kafka_property: Vec<String>,
+    /// Begin with the oldest record that the log has
+    #[arg(long)]
+    from_start: bool,
+    /// End after so many rows
+    #[arg(short = 'n', long, value_name = "N")]
+    rows: Option<u64>,
+}
+
+pub(crate) async fn run(args: TailArgs, global: &Global) -> Result<(), Failure> {
+    let name = table_name(&args.table)?;
+    let table = Client::new(global)?
+        .get(&format!("/v1/tables/{name}"))
+        .await?;
+    let schema = TableSchema::from_iceberg_value(&table["schema"])
+        .map_err(|error| Failure::of("the table's schema can't be read", error.kind(), &error))?;
+    let topic = table["topic"].as_str().unwrap_or_default().to_owned();
+    let count = u32::try_from(table["buckets"].as_u64().unwrap_or_default()).unwrap_or_default();
+    let buckets: Vec<Bucket> = (0..count).map(Bucket).collect();
+
+    let kafka = kafka_settings(&args)?;
+    let admin = Admin::new(&kafka).map_err(log)?;
+    let reader = TailReader::open(&kafka, &topic).map_err(log)?;
+    let mut positions = if args.from_start {
+        admin.start_offsets(&topic, &buckets).await
+    } else {
+        admin.end_offsets(&topic, &buckets).await
+    }
+    .map_err(log)?;
+    let mut printer = Printer::new(schema, args.rows)?;
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let ends = admin.end_offsets(&topic, &buckets).await.map_err(log)?;
+        let ranges = ranges(&positions, &ends);
+        if ranges.is_empty() {
+            continue;
+        }
+        let batches = reader
+            .read(ranges.clone(), READ_TIMEOUT)
+            .await
+            .map_err(log)?;
+        for (bucket, from, to) in &ranges {
+            printer.print(&batches, *bucket, *from, *to)?;
+            if printer.is_done() {
+                return Ok(());
+            }
+        }
+        for (bucket, position) in &mut positions {
+            if let Some((.., to)) = ranges.iter().find(|(other, ..)| other == bucket) {
+                *position = *to;
+            }
+        }
+    }
+}
+
+fn kafka_settings(args: &TailArgs) -> Result<KafkaSettings, Failure> {
+    let mut kafka = KafkaSettings {
+        bootstrap: args.kafka.clone(),
+        ..KafkaSettings::default()
+    };
+    for property in &args.kafka_property {
+        let (key, value) = property.split_once('=').ok_or_else(|| {
+            Failure::usage(format!("Kafka property {property:?}: expected KEY=VALUE"))
+        })?;
+        kafka.properties.insert(key.to_owned(), value.to_owned());
+    }
+    Ok(kafka)
+}
+
+/// What is new in each bucket, in bounded portions.
+fn ranges(
+    positions: &[(Bucket, Offset)],
+    ends: &[(Bucket, Offset)],
+) -> Vec<(Bucket, Offset, Offset)> {
+    let end_of = |bucket| {
+        ends.iter()
+            .find(|(other, _)| *other == bucket)
+            .map(|(_, end)| *end)
+    };
+    positions
+        .iter()
+        .filter_map(|(bucket, from)| {
+            let to = end_of(*bucket)?.min(Offset(from.0 + MESSAGES_MAX));
+            (*from < to).then_some((*bucket, *from, to))
+        })
+        .collect()
+}
+
+fn log(error: LogError) -> Failure {
+    let failure = Failure::of("the log can't be read", error.kind(), &error);
+    match error.kind() {
+        ErrorKind::Unavailable => failure.hint("say where the log is: --kafka HOST:PORT"),
+        _ => failure,
+    }
+}
+
+/// Decodes messages and prints their rows.
+struct Printer {
+    decoder: MessageDecoder,
+    left: u64,
+}
+
+impl Printer {
+    fn new(schema: TableSchema, rows_max: Option<u64>) -> Result<Self, Failure> {
+        let decoder = MessageDecoder::new(&schema).map_err(|error| {
+            Failure::of("the table's schema can't be used", error.kind(), &error)
+        })?;
+        Ok(Self {
+            decoder,
+            left: rows_max.unwrap_or(u64::MAX),
+        })
+    }
+
+    fn is_done(&self) -> bool {
+        self.left == 0
+    }
+
+    fn print(
+        &mut self,
+        batches: &[MessageBatch],
+        bucket: Bucket,
+        from: Offset,
+        to: Offset,
+    ) -> Result<(), Failure> {
+        for message in batches.iter().flat_map(MessageBatch::iter) {
+            let offset = message.offset();
+            if message.bucket() != bucket || offset < from || offset >= to {
+                continue;
+            }
+            let wire = WireMessage {
+                offset: offset.0,
+                timestamp_ms: message.timestamp_ms(),
+                value: message.value(),
+                encoding: message.header(headers::ENCODING),
+                op: message.header(headers::OP),
+            };
+            if let Err(rejection) = self.decoder.push(&wire) {
+                note(&format!("bucket {bucket} offset {offset}: {rejection}"));
+            }
+        }
+        let decoded = self.decoder.finish();
+        let decoded = decoded.map_err(|error| Failure::failed(error.to_string()))?;
+        let mut text = Vec::new();
+        for rows in decoded {
+            let shown = rows
+                .batch
+                .num_rows()
+                .min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.left -= shown as u64;
+            let batch = rows.batch.slice(0, shown);
+            write_rows(&batch, &batch.schema(), &mut text, JsonStyle::Objects)
+                .map_err(|error| Failure::failed(error.to_string()))?;
+        }
+        let mut out = std::io::stdout().lock();
+        out.write_all(&text)?;
+        Ok(out.flush()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn portions_are_bounded_and_idle_buckets_are_left_alone() {
+        let positions = [
+            (Bucket(0), Offset(5)),
+            (Bucket(1), Offset(7)),
+            (Bucket(2), Offset(0)),
+        ];
+        let ends = [
+            (Bucket(0), Offset(9)),
+            (Bucket(1), Offset(7)),
+            (Bucket(2), Offset(1 << 40)),
+        ];
+        assert_eq!(
+            ranges(&positions, &ends),
+            [
+                (Bucket(0), Offset(5), Offset(9)),
+                (Bucket(2), Offset(0), Offset(MESSAGES_MAX))
+            ]
+        );
+    }
+}

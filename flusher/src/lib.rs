@@ -1,0 +1,146 @@
+//! The flusher: the log of every table becomes Parquet under a Delta log, exactly once.
+//!
+//! ```text
+//!            consumer group                     one loop                         one task a flush
+//!  [Kafka] ─ polling thread ─ Messages ─► BucketState (decode, memtable) ─ seal ─► Job: dead letters
+//!                 ▲                                │ due()                              put Parquet
+//!                 └── begin / restart / release ───┘                                    commit
+//!                                                  ◄───────────── Ended ────────────────┘
+//! ```
+//! Owns which buckets it reads, from where, and when they are flushed ([`due`]). Does not own the
+//! layout of files or commits (`tidelake_table`, `tidelake_manifest`), nor what a message means
+//! (`tidelake_codec`).
+//!
+//! Invariants:
+//! - the only truth about progress is the watermark in the table's log: a bucket starts there, and a
+//!   commit is refused unless the watermark is still where the rows began;
+//! - rows are dropped from memory only once the commit that holds them is known;
+//! - dead letters are acknowledged before the commit whose watermark passes them.
+
+mod bucket;
+mod budget;
+mod dead_letters;
+pub mod due;
+mod job;
+mod metrics;
+mod settings;
+mod table;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidelake_catalog::Catalog;
+use tidelake_core::ErrorKind;
+use tidelake_log::{Admin, Producer, ProducerSettings, TopicSpec, topics};
+use tidelake_service::{Running, Runtime, ServiceError, serve, standard_routes};
+use tidelake_storage::{Store, StoreOptions};
+use tokio::net::TcpListener;
+
+pub use settings::Settings;
+
+use crate::job::Workbench;
+use crate::metrics::FlusherMetrics;
+use crate::table::Opener;
+use crate::worker::Worker;
+
+/// Buckets of the topic of commit events.
+const COMMITS_BUCKETS: u32 = 1;
+
+/// Starts a flusher. It has joined its group, or goes on trying, when this returns.
+///
+/// # Errors
+/// Settings that can't work, a store that can't be opened, an address that is taken.
+pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, ServiceError> {
+    settings
+        .check()
+        .map_err(|why| ServiceError::new(ErrorKind::Invalid, why))?;
+    let failed = |what: &str, kind: ErrorKind, error: Box<dyn std::error::Error + Send + Sync>| {
+        ServiceError::caused_by(kind, what.to_owned(), error)
+    };
+    let store = Store::open(&settings.store, &StoreOptions::default())
+        .map_err(|error| failed("open the object store", error.kind(), error.into()))?;
+    let catalog = Catalog::open(&store, runtime.clock.clone(), runtime.ids.clone())
+        .await
+        .map_err(|error| failed("open the catalog", error.kind(), error.into()))?;
+    let listener = TcpListener::bind(&settings.listen).await.map_err(|error| {
+        failed(
+            &format!("listen on {}", settings.listen),
+            ErrorKind::Unavailable,
+            error.into(),
+        )
+    })?;
+    let address = listener.local_addr()?;
+    let producer_settings = ProducerSettings {
+        compression: "lz4",
+        ..ProducerSettings::default()
+    };
+    let producer = Producer::new(&settings.kafka, producer_settings)
+        .map_err(|error| failed("open a producer", error.kind(), error.into()))?;
+    let prefix = settings.kafka.topic_prefix.clone();
+    let announce = settings
+        .announce
+        .then(|| Arc::from(topics::commits_topic(&prefix)));
+    if let Some(topic) = &announce {
+        ensure_topic(&settings, topic).await?;
+    }
+    let metrics = FlusherMetrics::new(&runtime.metrics);
+    let bench = Workbench {
+        opener: Opener {
+            store,
+            catalog,
+            topic_prefix: prefix,
+            runtime: runtime.clone(),
+        },
+        producer,
+        metrics,
+        files: settings.files(),
+        announce,
+    };
+    let worker = Worker::start(settings, runtime.clone(), bench)?;
+    let router = standard_routes("flusher", &runtime);
+    let task = tokio::spawn(async move {
+        // Health and metrics answer until the last commit is known.
+        let closed = runtime.detached().shutdown;
+        let http = tokio::spawn(serve(listener, router, closed.clone()));
+        let outcome = worker.wait().await;
+        closed.trigger();
+        let _ended = http.await;
+        outcome
+    });
+    Ok(Running { address, task })
+}
+
+/// Runs a flusher until its shutdown.
+///
+/// # Errors
+/// As [`start`], and what ended it early.
+pub async fn run(settings: Settings, runtime: Runtime) -> Result<(), ServiceError> {
+    start(settings, runtime).await?.wait().await
+}
+
+async fn ensure_topic(settings: &Settings, topic: &str) -> Result<(), ServiceError> {
+    let spec = TopicSpec {
+        name: topic.to_owned(),
+        buckets: COMMITS_BUCKETS,
+        retention_ms: Some(24 * 3600 * 1000),
+        config: BTreeMap::new(),
+    };
+    let created = match Admin::new(&settings.kafka) {
+        Ok(admin) => admin.create_topic(&spec).await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    match created {
+        Err(error) if error.kind() == ErrorKind::Invalid => Err(ServiceError::caused_by(
+            error.kind(),
+            "create the topic of commit events",
+            error,
+        )),
+        Err(error) => {
+            // A hint only; the log may also be away at start, which heals by itself.
+            tracing::warn!(%error, topic, "the topic of commit events could not be created");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}

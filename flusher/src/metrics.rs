@@ -1,0 +1,132 @@
+//! The flusher's metrics: all names in one place, unit last.
+
+use prometheus::{GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use tidelake_core::TableId;
+use tidelake_service::Metrics;
+
+/// Handles of the flusher's metrics.
+#[derive(Debug, Clone)]
+pub struct FlusherMetrics {
+    pub records: IntCounterVec,
+    pub bytes: IntCounterVec,
+    pub dead_letters: IntCounterVec,
+    pub flushes: IntCounterVec,
+    pub commits: IntCounterVec,
+    pub conflicts: IntCounterVec,
+    pub flush_failures: IntCounterVec,
+    pub flush_seconds: Histogram,
+    pub freshness_seconds: GaugeVec,
+    pub lag_records: IntGaugeVec,
+    pub lag_seconds: GaugeVec,
+    pub table_version: IntGaugeVec,
+    pub table_files: IntGaugeVec,
+    pub buffer_bytes: IntGauge,
+    pub buckets: IntGauge,
+    pub buckets_stopped: IntGauge,
+    pub paused: IntGauge,
+    pub rebalances: IntCounter,
+}
+
+const BY_TABLE: [&str; 2] = ["tenant", "table"];
+
+impl FlusherMetrics {
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            records: metrics.int_counter_vec(
+                "tidelake_flusher_records_total",
+                "Rows decoded from the log.",
+                &BY_TABLE,
+            ),
+            bytes: metrics.int_counter_vec(
+                "tidelake_flusher_bytes_total",
+                "Bytes of message values read from the log.",
+                &BY_TABLE,
+            ),
+            dead_letters: metrics.int_counter_vec(
+                "tidelake_dead_letters_total",
+                "Messages that could not be decoded and went to the dead-letter topic.",
+                &BY_TABLE,
+            ),
+            flushes: metrics.int_counter_vec(
+                "tidelake_flushes_total",
+                "Flushes started, by what made them due.",
+                &["reason"],
+            ),
+            commits: metrics.int_counter_vec(
+                "tidelake_commits_total",
+                "Commits to table logs.",
+                &BY_TABLE,
+            ),
+            conflicts: metrics.int_counter_vec(
+                "tidelake_commit_conflicts_total",
+                "Buckets whose watermark another flusher had moved.",
+                &BY_TABLE,
+            ),
+            flush_failures: metrics.int_counter_vec(
+                "tidelake_flush_failures_total",
+                "Attempts to flush that failed and are tried again.",
+                &BY_TABLE,
+            ),
+            flush_seconds: metrics.histogram(
+                "tidelake_flush_duration_seconds",
+                "From sealing the rows to the known commit.",
+                &[
+                    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+                ],
+            ),
+            freshness_seconds: metrics.gauge_vec(
+                "tidelake_table_freshness_seconds",
+                "Age of the oldest record that the table's log does not cover; 0 when all are.",
+                &BY_TABLE,
+            ),
+            lag_records: metrics.int_gauge_vec(
+                "tidelake_table_lag_records",
+                "Messages in the log that the table's log does not cover.",
+                &BY_TABLE,
+            ),
+            lag_seconds: metrics.gauge_vec(
+                "tidelake_table_lag_seconds",
+                "Age of the oldest message read but not committed; 0 when there is none.",
+                &BY_TABLE,
+            ),
+            table_version: metrics.int_gauge_vec(
+                "tidelake_table_version",
+                "The newest version that this flusher knows.",
+                &BY_TABLE,
+            ),
+            table_files: metrics.int_gauge_vec(
+                "tidelake_table_files",
+                "Live data files in that version.",
+                &BY_TABLE,
+            ),
+            buffer_bytes: metrics.int_gauge(
+                "tidelake_flusher_buffer_bytes",
+                "Memory held for rows that no commit covers.",
+            ),
+            buckets: metrics.int_gauge("tidelake_flusher_buckets", "Buckets that are consumed."),
+            buckets_stopped: metrics.int_gauge(
+                "tidelake_flusher_buckets_stopped",
+                "Buckets that can't go on without help: see the log for the reason.",
+            ),
+            paused: metrics.int_gauge(
+                "tidelake_flusher_paused",
+                "1 while reading pauses because the memory budget is full.",
+            ),
+            rebalances: metrics.int_counter(
+                "tidelake_flusher_rebalances_total",
+                "Assignments and revocations.",
+            ),
+        }
+    }
+
+    /// Forgets a table, so that a dropped one does not look stuck for ever.
+    pub fn forget(&self, table: &TableId) {
+        let labels = [table.tenant.as_str(), table.table.as_str()];
+        for gauge in [&self.lag_records, &self.table_version, &self.table_files] {
+            let _absent = gauge.remove_label_values(&labels);
+        }
+        for gauge in [&self.freshness_seconds, &self.lag_seconds] {
+            let _absent = gauge.remove_label_values(&labels);
+        }
+    }
+}

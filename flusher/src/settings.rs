@@ -1,0 +1,93 @@
+//! What a flusher can be told.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tidelake_log::KafkaSettings;
+use tidelake_table::FileSettings;
+
+/// Settings of the flusher.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// URL of the object store.
+    pub store: String,
+    pub kafka: KafkaSettings,
+    /// Where health and metrics answer.
+    pub listen: String,
+    /// The consumer group. Flushers of one installation share it.
+    pub group: String,
+    /// Names this flusher for good, so that a restart takes its buckets back at once. Two processes
+    /// must not share one. Empty: buckets move when the session of a dead flusher has timed out.
+    pub instance_id: String,
+    /// Memory for rows that are not committed yet, over all tables. At half of it the largest table
+    /// is flushed, at all of it reading pauses.
+    pub memory_bytes_max: usize,
+    /// librdkafka's prefetch, beside `memory_bytes_max`.
+    pub prefetch_bytes_max: usize,
+    /// A table is flushed when it holds so much: larger files, more to read again after a crash.
+    pub flush_bytes: usize,
+    /// A table is flushed when its oldest row is this old: how far other engines lag behind.
+    pub flush_age_ms: u64,
+    /// How soon the topic of a new table is noticed.
+    pub discovery_ms: u64,
+    /// zstd level of data files.
+    pub zstd_level: i32,
+    /// A crash or shutdown waits for commits this long at most.
+    pub drain_ms: u64,
+    /// Announce commits on the topic `<prefix>.commits`.
+    pub announce: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            store: "file:///var/lib/tidelake".into(),
+            kafka: KafkaSettings::default(),
+            listen: "127.0.0.1:8082".into(),
+            group: "tidelake-flusher".into(),
+            instance_id: String::new(),
+            memory_bytes_max: 1 << 30,
+            prefetch_bytes_max: 32 << 20,
+            flush_bytes: 128 << 20,
+            flush_age_ms: 5_000,
+            discovery_ms: 1_000,
+            zstd_level: FileSettings::default().zstd_level,
+            drain_ms: 20_000,
+            announce: true,
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn files(&self) -> FileSettings {
+        FileSettings {
+            zstd_level: self.zstd_level,
+            ..FileSettings::default()
+        }
+    }
+
+    pub(crate) fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
+    }
+
+    /// What can't work, said before anything starts.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.memory_bytes_max < 16 << 20 {
+            return Err(format!(
+                "memory_bytes_max is {}: at least 16777216 (16 MiB) are needed",
+                self.memory_bytes_max
+            ));
+        }
+        if self.flush_bytes == 0 || self.flush_age_ms == 0 {
+            return Err("flush_bytes and flush_age_ms must be above 0".into());
+        }
+        if !(1..=22).contains(&self.zstd_level) {
+            return Err(format!(
+                "zstd_level is {}: expected 1 to 22",
+                self.zstd_level
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,249 @@
+//! Errors to answers: which error gets which status, code and advice.
+
+use axum::response::{IntoResponse, Response};
+use tidelake_catalog::CatalogError;
+use tidelake_codec::{Reason, Rejection};
+use tidelake_core::{ErrorKind, TableId};
+use tidelake_log::LogError;
+use tidelake_manifest::ManifestError;
+use tidelake_service::Problem;
+use tidelake_storage::StorageError;
+
+use crate::admission::Overloaded;
+use crate::body::Fault;
+use crate::decode::BodyError;
+use crate::packer::PackError;
+use crate::produce::ProduceError;
+use crate::request::RefusalCode;
+use crate::spool::SpoolError;
+
+/// A refusal on its way to the client; boxed, since it is rare and large.
+#[derive(Debug)]
+pub(crate) struct Answer(pub Box<Problem>);
+
+impl From<Problem> for Answer {
+    fn from(problem: Problem) -> Self {
+        Self(Box::new(problem))
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let code = self.0.code;
+        tracing::debug!(status = self.0.status, code, detail = self.0.detail, "refused");
+        let mut response = self.0.into_response();
+        response.extensions_mut().insert(RefusalCode(code));
+        response
+    }
+}
+
+pub(crate) async fn no_such_route() -> Answer {
+    Problem::new(404, "NO_SUCH_ROUTE", "there is no such route")
+        .hint("tables are at /v1/tables, records go to /v1/tables/{table}/records")
+        .into()
+}
+
+pub(crate) async fn method_not_allowed() -> Answer {
+    Problem::new(405, "METHOD_NOT_ALLOWED", "the route does not take this method").into()
+}
+
+pub(crate) fn no_table(name: &str) -> Problem {
+    Problem::new(404, "TABLE_NOT_FOUND", "there is no such table")
+        .detail(format!("table {name} does not exist, or is not yours to see"))
+}
+
+pub(crate) fn table_exists(id: &TableId) -> Problem {
+    Problem::new(409, "TABLE_EXISTS", "the table exists")
+        .detail(format!("table {} exists already", id.table))
+        .hint("choose another name, or drop the table first")
+}
+
+pub(crate) fn unsupported_type(found: &str) -> Problem {
+    Problem::new(415, "UNSUPPORTED_MEDIA_TYPE", "the content type is not supported")
+        .detail(format!("content type {found} is not one that records can come in"))
+        .hint(
+            "send application/json, application/x-ndjson or application/vnd.apache.arrow.stream",
+        )
+}
+
+pub(crate) fn unsupported_coding(found: &str) -> Problem {
+    Problem::new(415, "UNSUPPORTED_ENCODING", "the content encoding is not supported")
+        .detail(format!("content encoding {found} is not supported"))
+        .hint("send gzip, zstd or identity")
+}
+
+fn unavailable(code: &'static str, title: &str, detail: impl Into<String>) -> Problem {
+    Problem::new(503, code, title).detail(detail).retry_after_s(1)
+}
+
+impl From<Overloaded> for Answer {
+    fn from(error: Overloaded) -> Self {
+        unavailable("OVERLOADED", "too many requests at a time", error.to_string())
+            .hint("nothing was written: send it again later")
+            .into()
+    }
+}
+
+impl From<CatalogError> for Answer {
+    fn from(error: CatalogError) -> Self {
+        of_store(error.kind(), &error)
+    }
+}
+
+impl From<ManifestError> for Answer {
+    fn from(error: ManifestError) -> Self {
+        match &error {
+            // The catalog had it a moment ago.
+            ManifestError::NoTable { .. } => Problem::new(404, "TABLE_NOT_FOUND", "no such table")
+                .detail("the table is being dropped")
+                .into(),
+            ManifestError::Property { key, .. } => {
+                Problem::new(422, "INVALID_PROPERTY", "the table can't be made like this")
+                    .detail(error.to_string())
+                    .field(format!("properties.{key}"))
+                    .into()
+            }
+            _ => of_store(error.kind(), &error),
+        }
+    }
+}
+
+impl From<StorageError> for Answer {
+    fn from(error: StorageError) -> Self {
+        of_store(error.kind(), &error)
+    }
+}
+
+/// What clients are told of the store does not name its paths; the server's log does.
+fn of_store(kind: ErrorKind, error: &(dyn std::error::Error + 'static)) -> Answer {
+    let chain = chain(error);
+    match kind {
+        ErrorKind::Corrupt | ErrorKind::Bug => Problem::from_kind(kind, chain).into(),
+        _ => {
+            tracing::warn!(error = chain, "the object store refuses");
+            unavailable(
+                "STORE_UNAVAILABLE",
+                "the object store is not available",
+                "the object store does not answer as it should",
+            )
+            .into()
+        }
+    }
+}
+
+impl From<LogError> for Answer {
+    fn from(error: LogError) -> Self {
+        tracing::warn!(error = chain(&error), "the log refuses");
+        log_unavailable("the log does not answer as it should").into()
+    }
+}
+
+fn log_unavailable(detail: &str) -> Problem {
+    unavailable("LOG_UNAVAILABLE", "the log is not available", detail)
+}
+
+/// A body that was checked, and did not get through to the log for sure.
+pub(crate) fn of_produce(id: &TableId, error: &ProduceError) -> Answer {
+    tracing::warn!(table = %id, error = chain(error), "records were not acknowledged");
+    match error {
+        ProduceError::Nothing(LogError::NoTopic(_))
+        | ProduceError::Unknown(LogError::NoTopic(_)) => no_table(id.table.as_str())
+            .detail(format!("the topic of table {} is gone: it is being dropped", id.table))
+            .into(),
+        ProduceError::Nothing(_) => log_unavailable("the log does not take the records")
+            .hint("nothing was written: send it again later")
+            .into(),
+        ProduceError::Unknown(_) | ProduceError::Silent(_) | ProduceError::SpoolCut(_) => {
+            log_unavailable("the log did not acknowledge all records: the outcome is unknown")
+                .hint("some or all records may be in the table: sending again may repeat them")
+                .into()
+        }
+        ProduceError::Spool(error) => of_spool(error).into(),
+    }
+}
+
+fn of_spool(error: &SpoolError) -> Problem {
+    tracing::warn!(error = chain(error), "a body could not be spooled");
+    let detail = match error {
+        SpoolError::DiskBudget(_) => error.to_string(),
+        SpoolError::File { .. } => "a temporary file could not be written".to_owned(),
+    };
+    unavailable("OVERLOADED", "no room for a body of this size now", detail)
+        .hint("nothing was written: send it again later, or in smaller bodies")
+}
+
+impl From<BodyError> for Answer {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Empty => Problem::new(400, "EMPTY_BODY", "the body is empty")
+                .hint("send at least one record")
+                .into(),
+            BodyError::Fault(fault) => of_fault(&fault).into(),
+            BodyError::Rejected { row, rejection } => of_rejection(row, &rejection).into(),
+            BodyError::Pack(PackError::RowTooLarge { row, bytes }) => {
+                let pack = PackError::RowTooLarge { row, bytes };
+                Problem::new(413, "RECORD_TOO_LARGE", "a record is too large")
+                    .detail(pack.to_string())
+                    .row(row)
+                    .into()
+            }
+            BodyError::Pack(error @ PackError::Encode(_)) => {
+                Problem::from_kind(ErrorKind::Bug, error.to_string()).into()
+            }
+            BodyError::Schema(reason) | BodyError::Worker(reason) => {
+                Problem::from_kind(ErrorKind::Bug, reason).into()
+            }
+            BodyError::Spool(error) => of_spool(&error).into(),
+        }
+    }
+}
+
+fn of_fault(fault: &Fault) -> Problem {
+    let (status, code, title) = match fault {
+        Fault::CutShort(_) => (400, "BODY_CUT_SHORT", "the body was cut short"),
+        Fault::Idle(_) => (408, "BODY_TIMEOUT", "the body did not come in time"),
+        Fault::TooLarge(_) => (413, "BODY_TOO_LARGE", "the body is too large"),
+        Fault::Coding { .. } => (400, "MALFORMED_ENCODING", "the body can't be decompressed"),
+    };
+    let problem = Problem::new(status, code, title).detail(fault.to_string());
+    match fault {
+        Fault::TooLarge(_) => problem.hint("nothing was written: send it in several bodies"),
+        _ => problem,
+    }
+}
+
+fn of_rejection(row: u64, rejection: &Rejection) -> Problem {
+    let (status, title) = match &rejection.reason {
+        Reason::TooLarge { .. } => (413, "a record is too large"),
+        reason if reason.is_malformed() => (400, "the body is malformed"),
+        _ => (422, "a record does not fit the schema"),
+    };
+    let at = match &rejection.field {
+        Some(field) => format!("row {row}, field {field:?}: "),
+        None => format!("row {row}: "),
+    };
+    let code = match &rejection.reason {
+        Reason::TooLarge { what: "the record", .. } => "RECORD_TOO_LARGE",
+        _ => rejection.code(),
+    };
+    let problem = Problem::new(status, code, title)
+        .detail(format!("{at}{}", rejection.reason))
+        .row(row)
+        .hint("no record of this body was written");
+    match &rejection.field {
+        Some(field) => problem.field(field.clone()),
+        None => problem,
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,203 @@
+//! `POST /v1/tables/{t}/records`: a body of records into the log, whole or not at all.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use http::{HeaderMap, header};
+use serde::{Deserialize, Serialize};
+use tidelake_core::Token;
+use tidelake_service::Problem;
+
+use crate::admission::Place;
+use crate::body::{Chunks, Coding, Fault, pump};
+use crate::decode::{self, BodyError, Decoded, Format, Work};
+use crate::problem::{self, Answer};
+use crate::produce::{self, Destination};
+use crate::request::{Query, Table};
+use crate::spool::Spool;
+use crate::tables::LiveTable;
+use crate::{Gateway, Shared};
+
+/// Bodies up to this size are decoded where they arrive: handing them to a thread costs more.
+const SMALL_BODY_BYTES_MAX: u64 = 64 * 1024;
+
+/// Places of an Arrow stream among the streams: its batches are held whole.
+const ARROW_PLACES: usize = 4;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WriteQuery {
+    op: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Accepted {
+    records: u64,
+    token: String,
+}
+
+pub(crate) async fn write(
+    State(gateway): State<Gateway>,
+    Table(id): Table,
+    Query(query): Query<WriteQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Accepted>, Answer> {
+    let _in_flight = gateway.metrics.enter();
+    let format = format(&headers)?;
+    let coding = coding(&headers)?;
+    let table = gateway.tables.current(&id).await?;
+    check_op(query.op.as_deref())?;
+    let (decoded, _place) = decode_body(&gateway, &table, &headers, body, format, coding).await?;
+    // A long body may have outlived its table; its rows must not land in one created anew.
+    let now = gateway.tables.current(&id).await?;
+    if now.entry.topic_id != table.entry.topic_id {
+        return Err(Problem::new(409, "TABLE_REPLACED", "the table is another one by now")
+            .detail(format!("table {} was dropped and created anew", id.table))
+            .hint("nothing was written: send it again")
+            .into());
+    }
+    let (records, bytes) = (decoded.spool.rows(), decoded.bytes);
+    let messages = decoded.spool.messages();
+    let token = produce(&gateway, &table, decoded.spool).await?;
+    gateway.metrics.accepted(&id, records, bytes, messages);
+    Ok(Json(Accepted { records, token: token.to_string() }))
+}
+
+async fn decode_body(
+    gateway: &Gateway,
+    table: &LiveTable,
+    headers: &HeaderMap,
+    body: Body,
+    format: Format,
+    coding: Coding,
+) -> Result<(Decoded, Place), Answer> {
+    let bytes_max = gateway.ingest.body_bytes_max;
+    let length = content_length(headers);
+    match length {
+        Some(0) => return Err(BodyError::Empty.into()),
+        Some(length) if length > bytes_max && coding == Coding::Identity => {
+            return Err(BodyError::Fault(Fault::TooLarge(bytes_max)).into());
+        }
+        _ => {}
+    }
+    let work = |chunks| Work {
+        chunks,
+        coding,
+        bytes_max,
+        format,
+        table: Arc::clone(&table.entry),
+        spool: Spool::new(Arc::clone(&gateway.spool)),
+    };
+    let small = coding == Coding::Identity && length.is_some_and(|n| n <= SMALL_BODY_BYTES_MAX);
+    let outcome = if small {
+        let place = gateway.admission.small().await?;
+        let chunks = Chunks::whole(whole(body, gateway).await?);
+        decode::run(work(chunks)).map(|decoded| (decoded, place))
+    } else {
+        let places = if format == Format::Arrow { ARROW_PLACES } else { 1 };
+        let place = gateway.admission.stream(places).await?;
+        let chunks = pump(body, gateway.ingest.body_idle_timeout());
+        let work = work(chunks);
+        // The place stays taken until the thread is done, also when the client goes away.
+        tokio::task::spawn_blocking(move || decode::run(work).map(|decoded| (decoded, place)))
+            .await
+            .unwrap_or_else(|error| Err(BodyError::Worker(error.to_string())))
+    };
+    gateway.metrics.spooled(gateway.spool.memory_bytes(), gateway.spool.disk_bytes());
+    Ok(outcome?)
+}
+
+async fn whole(body: Body, gateway: &Shared) -> Result<bytes::Bytes, BodyError> {
+    let idle = gateway.ingest.body_idle_timeout();
+    let all = axum::body::to_bytes(body, SMALL_BODY_BYTES_MAX as usize);
+    match tokio::time::timeout(idle, all).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(BodyError::Fault(Fault::CutShort(error.to_string()))),
+        Err(_) => Err(BodyError::Fault(Fault::Idle(idle))),
+    }
+}
+
+/// Hands the checked body over. A client that goes away now does not cut it in two.
+async fn produce(gateway: &Gateway, table: &LiveTable, spool: Spool) -> Result<Token, Answer> {
+    if spool.rows() == 0 {
+        return Ok(Token::default());
+    }
+    let to = gateway.destination(table);
+    let shared = Arc::clone(gateway);
+    let id = table.entry.id.clone();
+    let written = tokio::spawn(async move {
+        let started = Instant::now();
+        let token = produce::write(shared.log.as_ref(), spool, &to).await;
+        shared.metrics.produced(started.elapsed());
+        shared.metrics.spooled(shared.spool.memory_bytes(), shared.spool.disk_bytes());
+        token.map_err(|error| problem::of_produce(&id, &error))
+    });
+    match written.await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            Err(Problem::from_kind(tidelake_core::ErrorKind::Bug, error.to_string()).into())
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn destination(&self, table: &LiveTable) -> Destination {
+        Destination {
+            topic: Arc::clone(&table.topic),
+            buckets: table.entry.buckets,
+            first_bucket: table.next_turn(),
+            in_flight_max: self.ingest.produce_in_flight_max,
+            timeout: self.ingest.produce_timeout(),
+        }
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+fn format(headers: &HeaderMap) -> Result<Format, Problem> {
+    let value = headers.get(header::CONTENT_TYPE).map_or("(none)", |v| v.to_str().unwrap_or("?"));
+    let mut parts = value.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let format = match parts.next().as_deref() {
+        Some("application/json") => Format::Json,
+        Some("application/x-ndjson") => Format::Ndjson,
+        Some("application/vnd.apache.arrow.stream") => Format::Arrow,
+        _ => return Err(problem::unsupported_type(value)),
+    };
+    let utf8 = |charset: &str| matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii");
+    let foreign = parts.any(|part| part.strip_prefix("charset=").is_some_and(|c| !utf8(c)));
+    if foreign { Err(problem::unsupported_type(value)) } else { Ok(format) }
+}
+
+fn coding(headers: &HeaderMap) -> Result<Coding, Problem> {
+    let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let Some(value) = values.next() else { return Ok(Coding::Identity) };
+    let text = value.to_str().unwrap_or("?");
+    match text.trim().to_ascii_lowercase().as_str() {
+        _ if values.next().is_some() => Err(problem::unsupported_coding("given twice")),
+        "" | "identity" => Ok(Coding::Identity),
+        "gzip" | "x-gzip" => Ok(Coding::Gzip),
+        "zstd" => Ok(Coding::Zstd),
+        _ => Err(problem::unsupported_coding(text)),
+    }
+}
+
+/// What may be done to an append table.
+fn check_op(op: Option<&str>) -> Result<(), Problem> {
+    match op {
+        None | Some("upsert") => Ok(()),
+        Some("delete") => Err(Problem::new(422, "NO_PRIMARY_KEY", "the table takes no deletes")
+            .detail("an append table has no primary key to delete by")),
+        Some(other) => Err(Problem::new(400, "INVALID_QUERY", "a query parameter is wrong")
+            .detail(format!("op is {:?}; it is upsert or delete", excerpt(other)))),
+    }
+}
+
+fn excerpt(text: &str) -> String {
+    text.chars().take(40).collect()
+}

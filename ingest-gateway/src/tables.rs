@@ -1,0 +1,187 @@
+//! Tables: the routes that make, list, describe and drop them, and the live view that writes use.
+//!
+//! What a table is made of is made in this order, so that a crash in between leaves what the next
+//! try can take over, and never a table in the catalog that can't be written to:
+//!
+//! ```text
+//!  create: topic, dead-letter topic ─► Delta log, version 0 ─► catalog: create_table
+//!  drop:   catalog: drop_table ─► topics ─► folder ─► catalog: purged
+//! ```
+
+mod create;
+mod live;
+mod purge;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use http::StatusCode;
+use serde::Serialize;
+use tidelake_catalog::TableMode;
+use tidelake_core::{Bucket, TableName, TenantId, TopicId, Watermark};
+use tidelake_manifest::Snapshot;
+use tidelake_schema::TableSchema;
+use tidelake_service::Problem;
+
+pub(crate) use live::{LiveTable, Tables};
+
+use crate::Gateway;
+use crate::problem::Answer;
+use crate::request::{Table, Tenant};
+
+/// Tables of a list that are looked at at a time.
+const LOOKS_IN_FLIGHT_MAX: usize = 8;
+
+/// A table as clients see it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Description {
+    name: TableName,
+    tenant: TenantId,
+    mode: TableMode,
+    buckets: u32,
+    topic: String,
+    topic_id: TopicId,
+    schema: TableSchema,
+    properties: BTreeMap<String, String>,
+    created_ms: i64,
+    version: u64,
+    rows: u64,
+    files: usize,
+    bytes: u64,
+    watermarks: BTreeMap<Bucket, Watermark>,
+    /// Null while the log does not answer.
+    end_offsets: Option<BTreeMap<Bucket, Watermark>>,
+    /// Messages in the log that the table does not cover yet; null while the log does not answer.
+    lag_records: Option<i64>,
+    /// The folder below the store's root.
+    location: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct List {
+    tables: Vec<Description>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct DroppedTable {
+    name: TableName,
+    dropped: bool,
+}
+
+/// `POST /v1/tables`
+pub(crate) async fn create(
+    State(gateway): State<Gateway>,
+    Tenant(tenant): Tenant,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Answer> {
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(413, "BODY_TOO_LARGE", "the body is too large")
+                .detail(rejection.body_text())
+        }
+        _ => Problem::new(400, "BODY_CUT_SHORT", "the body was cut short")
+            .detail(rejection.body_text()),
+    })?;
+    let request = create::parse(&tenant, &body, gateway.tables.settings())?;
+    // The rest goes on even if the client goes away: half a table is of no use.
+    let tables = Arc::clone(&gateway.tables);
+    let made = tokio::spawn(async move { tables.create(request).await }).await;
+    let table = made.map_err(died)??;
+    Ok((StatusCode::CREATED, Json(describe_one(&gateway, &table).await?)).into_response())
+}
+
+/// `GET /v1/tables`
+pub(crate) async fn list(
+    State(gateway): State<Gateway>,
+    Tenant(tenant): Tenant,
+) -> Result<Json<List>, Answer> {
+    let tables = gateway.tables.of_tenant(&tenant).await?;
+    let tables: Vec<_> = futures::stream::iter(tables)
+        .map(|table| {
+            let gateway = gateway.clone();
+            async move { describe_one(&gateway, &table).await }
+        })
+        .buffered(LOOKS_IN_FLIGHT_MAX)
+        .try_collect()
+        .await?;
+    Ok(Json(List { tables }))
+}
+
+/// `GET /v1/tables/{t}`
+pub(crate) async fn describe(
+    State(gateway): State<Gateway>,
+    Table(id): Table,
+) -> Result<Json<Description>, Answer> {
+    let table = gateway.tables.current(&id).await?;
+    Ok(Json(describe_one(&gateway, &table).await?))
+}
+
+/// `DELETE /v1/tables/{t}`
+pub(crate) async fn drop_table(
+    State(gateway): State<Gateway>,
+    Table(id): Table,
+) -> Result<Json<DroppedTable>, Answer> {
+    let tables = Arc::clone(&gateway.tables);
+    let name = id.table.clone();
+    tokio::spawn(async move { tables.drop_table(&id).await }).await.map_err(died)??;
+    Ok(Json(DroppedTable { name, dropped: true }))
+}
+
+fn died(error: tokio::task::JoinError) -> Problem {
+    Problem::from_kind(tidelake_core::ErrorKind::Bug, error.to_string())
+}
+
+async fn describe_one(gateway: &Gateway, table: &LiveTable) -> Result<Description, Answer> {
+    let snapshot = table.snapshot(std::time::Duration::ZERO).await?;
+    let end_offsets = match gateway.tables.end_offsets(table).await {
+        Ok(ends) => Some(ends),
+        Err(Answer(problem)) => {
+            tracing::warn!(table = %table.entry.id, detail = problem.detail, "no end offsets");
+            None
+        }
+    };
+    Ok(description(table, &snapshot, end_offsets))
+}
+
+fn description(
+    table: &LiveTable,
+    snapshot: &Snapshot,
+    end_offsets: Option<BTreeMap<Bucket, Watermark>>,
+) -> Description {
+    let entry = &table.entry;
+    let watermarks = table.watermarks(snapshot);
+    let lag = |ends: &BTreeMap<Bucket, Watermark>| {
+        let mark = |bucket| watermarks.get(bucket).copied().unwrap_or_default();
+        ends.iter().map(|(bucket, end)| (end.0 - mark(bucket).0).max(0)).sum()
+    };
+    Description {
+        name: entry.id.table.clone(),
+        tenant: entry.id.tenant.clone(),
+        mode: entry.mode,
+        buckets: entry.buckets,
+        topic: entry.topic.clone(),
+        topic_id: entry.topic_id,
+        schema: TableSchema::clone(snapshot.schema()),
+        properties: entry.properties.clone(),
+        created_ms: entry.created_ms,
+        version: snapshot.version().0,
+        rows: snapshot.total_rows(),
+        files: snapshot.file_count(),
+        bytes: snapshot.total_bytes(),
+        lag_records: end_offsets.as_ref().map(lag),
+        watermarks,
+        end_offsets,
+        location: entry.location(),
+    }
+}
+
+/// One value for each bucket.
+pub(crate) fn by_bucket<T>(buckets: u32, value: impl Fn(Bucket) -> T) -> BTreeMap<Bucket, T> {
+    (0..buckets).map(Bucket).map(|bucket| (bucket, value(bucket))).collect()
+}

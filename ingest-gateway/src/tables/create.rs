@@ -1,0 +1,294 @@
+//! Creating a table: checks first, then topic, Delta log, catalog.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tidelake_catalog::{AddTable, TableEntry, TableMode};
+use tidelake_core::limits::BUCKETS_MAX;
+use tidelake_core::{Bucket, Offset, TableId, TableName, TableVersion, TenantId, TopicId};
+use tidelake_log::{TopicCreated, TopicSpec, topics};
+use tidelake_manifest::{CreateOutcome, CreateTable, Snapshot};
+use tidelake_schema::TableSchema;
+use tidelake_service::Problem;
+
+use super::live::{LiveTable, Tables};
+use crate::problem::{Answer, table_exists};
+use crate::settings::TableSettings;
+
+/// Messages of a table's topic and of its dead letters are kept so long.
+const RETENTION: &str = "retention_ms";
+const PROPERTIES_MAX: usize = 100;
+const PROPERTY_BYTES_MAX: usize = 4096;
+/// Properties of Delta itself are ours to set.
+const RESERVED_PREFIX: &str = "delta.";
+/// Tries while others create and drop the same name.
+const ATTEMPTS_MAX: usize = 5;
+
+/// How long another maker, whose traces stand in the way, may take to finish.
+const MAKER_WAIT_MAX: Duration = Duration::from_secs(1);
+const MAKER_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A request for a table, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct NewTable {
+    id: TableId,
+    schema: TableSchema,
+    buckets: u32,
+    retention_ms: i64,
+    properties: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    name: Option<String>,
+    schema: Option<Value>,
+    mode: Option<String>,
+    buckets: Option<u64>,
+    #[serde(default)]
+    properties: BTreeMap<String, Value>,
+    ddl: Option<Value>,
+}
+
+fn invalid(code: &'static str, field: &str, detail: impl Into<String>) -> Problem {
+    Problem::new(422, code, "the table can't be made like this").detail(detail).field(field)
+}
+
+/// Checks a request body.
+pub(super) fn parse(
+    tenant: &TenantId,
+    body: &[u8],
+    settings: &TableSettings,
+) -> Result<NewTable, Problem> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Err(Problem::new(400, "EMPTY_BODY", "the body is empty")
+            .hint(r#"send {"name":…,"schema":{"type":"struct","fields":[…]}}"#));
+    }
+    let request: Request = serde_json::from_slice(body).map_err(|error| {
+        let code = if error.is_data() { "INVALID_REQUEST" } else { "MALFORMED_JSON" };
+        Problem::new(400, code, "the body is not a table's description").detail(error.to_string())
+    })?;
+    if request.ddl.is_some() {
+        return Err(invalid("NOT_SUPPORTED", "ddl", "DDL is not supported yet")
+            .hint("describe the table by name and schema"));
+    }
+    let name = request.name.ok_or_else(|| invalid("MISSING_FIELD", "name", "name is missing"))?;
+    let name = TableName::new(&name)
+        .map_err(|error| invalid("INVALID_NAME", "name", error.to_string()))?;
+    let mode = request.mode.as_deref().unwrap_or("append");
+    check_mode(mode)?;
+    let buckets = match request.buckets {
+        None => settings.buckets_default,
+        Some(buckets) => u32::try_from(buckets)
+            .ok()
+            .filter(|buckets| (1..=BUCKETS_MAX).contains(buckets))
+            .ok_or_else(|| {
+                let detail = format!("{buckets} buckets; a table has 1 to {BUCKETS_MAX}");
+                invalid("INVALID_BUCKETS", "buckets", detail)
+            })?,
+    };
+    let schema = request
+        .schema
+        .ok_or_else(|| invalid("MISSING_FIELD", "schema", "schema is missing"))?;
+    let schema = TableSchema::from_iceberg_value(&schema)
+        .map_err(|error| invalid("INVALID_SCHEMA", "schema", error.to_string()))?;
+    if !schema.identifier_field_ids.is_empty() {
+        let detail = "an append table has no primary key";
+        return Err(invalid("INVALID_SCHEMA", "schema.identifier-field-ids", detail)
+            .hint("leave identifier-field-ids out"));
+    }
+    let properties = check_properties(request.properties)?;
+    let retention_ms = retention(&properties, settings)?;
+    Ok(NewTable {
+        id: TableId::new(tenant.clone(), name),
+        schema,
+        buckets,
+        retention_ms,
+        properties,
+    })
+}
+
+fn check_mode(mode: &str) -> Result<(), Problem> {
+    match mode {
+        "append" => Ok(()),
+        "upsert" => Err(invalid("NOT_SUPPORTED", "mode", "mode upsert is not supported yet")
+            .hint("make an append table")),
+        other => Err(invalid("INVALID_MODE", "mode", format!("{other:?} is not a mode"))
+            .hint("modes are append and upsert")),
+    }
+}
+
+fn check_properties(given: BTreeMap<String, Value>) -> Result<BTreeMap<String, String>, Problem> {
+    let wrong = |name: &str, detail: &str| {
+        let field = format!("properties.{}", name.chars().take(80).collect::<String>());
+        invalid("INVALID_PROPERTY", &field, detail)
+    };
+    if given.len() > PROPERTIES_MAX {
+        let detail = format!("{} properties; {PROPERTIES_MAX} are the limit", given.len());
+        return Err(invalid("INVALID_PROPERTY", "properties", detail));
+    }
+    let mut properties = BTreeMap::new();
+    for (name, value) in given {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        if name.is_empty() || name.len() > 128 || !name.bytes().all(plain) {
+            return Err(wrong(&name, "a name is 1 to 128 letters, digits, '_', '.' and '-'"));
+        }
+        if name.starts_with(RESERVED_PREFIX) {
+            return Err(wrong(&name, "delta.* is set by Tidelake alone"));
+        }
+        let text = match value {
+            Value::String(text) => text,
+            Value::Number(number) => number.to_string(),
+            Value::Bool(flag) => flag.to_string(),
+            _ => return Err(wrong(&name, "expected a string, a number, true or false")),
+        };
+        if text.len() > PROPERTY_BYTES_MAX {
+            return Err(wrong(&name, "the value has more than 4096 bytes"));
+        }
+        properties.insert(name, text);
+    }
+    Ok(properties)
+}
+
+fn retention(
+    properties: &BTreeMap<String, String>,
+    settings: &TableSettings,
+) -> Result<i64, Problem> {
+    let Some(text) = properties.get(RETENTION) else { return Ok(settings.retention_ms_default) };
+    text.parse().ok().filter(|ms| *ms > 0 || *ms == -1).ok_or_else(|| {
+        let detail = format!("{text:?}: expected milliseconds above 0, or -1 for ever");
+        invalid("INVALID_PROPERTY", "properties.retention_ms", detail)
+    })
+}
+
+impl Tables {
+    /// Makes the table. Of several makers of one name exactly one gets it; the others are told
+    /// TABLE_EXISTS.
+    pub(super) async fn create(&self, new: NewTable) -> Result<Arc<LiveTable>, Answer> {
+        for _ in 0..ATTEMPTS_MAX {
+            self.catalog.refresh().await?;
+            self.finish_purge(&new.id).await?;
+            let mark = self.catalog.mark(&new.id);
+            if self.catalog.get(&new.id).is_some() {
+                return Err(table_exists(&new.id).into());
+            }
+            let topic = topics::table_topic(&self.topic_prefix, &new.id);
+            let topic_id = self.make_topics(&new, &topic).await?;
+            self.make_delta(&new).await?;
+            let entry = TableEntry {
+                id: new.id.clone(),
+                mode: TableMode::Append,
+                schema: new.schema.clone(),
+                buckets: new.buckets,
+                topic,
+                topic_id,
+                properties: new.properties.clone(),
+                created_ms: self.clock.now_ms(),
+            };
+            match self.catalog.add_table_since(entry, mark).await? {
+                AddTable::Added(entry) => {
+                    tracing::info!(table = %new.id, buckets = new.buckets, "table created");
+                    return Ok(self.live(&entry));
+                }
+                AddTable::Exists(_) => return Err(table_exists(&new.id).into()),
+                AddTable::Moved => {}
+            }
+        }
+        Err(Problem::new(409, "TABLE_BEING_DROPPED", "the name is not free yet")
+            .detail(format!("others keep creating and dropping table {}", new.id.table))
+            .retry_after_s(1)
+            .into())
+    }
+
+    async fn make_topics(&self, new: &NewTable, topic: &str) -> Result<TopicId, Answer> {
+        let spec = |name: String, buckets| TopicSpec {
+            name,
+            buckets,
+            retention_ms: Some(new.retention_ms),
+            config: BTreeMap::new(),
+        };
+        let dead_letters = topics::dead_letter_topic(&self.topic_prefix, &new.id);
+        self.log.create_topic(&spec(dead_letters, 1)).await?;
+        let created = self.log.create_topic(&spec(topic.to_owned(), new.buckets)).await?;
+        let info = self.log.describe(topic).await?.ok_or_else(|| {
+            tidelake_log::LogError::NoTopic(topic.to_owned())
+        })?;
+        if created == TopicCreated::Exists {
+            self.check_adoptable(new, topic, info.buckets).await?;
+        }
+        Ok(info.id)
+    }
+
+    /// A topic that is there before its table: left by a maker that died, made by hand, or by a
+    /// maker at work right now.
+    async fn check_adoptable(
+        &self,
+        new: &NewTable,
+        topic: &str,
+        buckets: u32,
+    ) -> Result<(), Answer> {
+        let all: Vec<_> = (0..buckets).map(Bucket).collect();
+        let ends = self.log.end_offsets(topic, &all).await?;
+        let reason = if ends.iter().any(|(_, end)| *end > Offset(0)) {
+            "holds messages".to_owned()
+        } else if buckets != new.buckets {
+            format!("has {buckets} buckets, and the table wants {}", new.buckets)
+        } else {
+            return Ok(());
+        };
+        self.refuse_leftover(new, "TOPIC_EXISTS", format!("topic {topic} exists and {reason}"))
+            .await
+    }
+
+    async fn make_delta(&self, new: &NewTable) -> Result<(), Answer> {
+        let location = format!("{}/{}", new.id.tenant, new.id.table);
+        let made = self
+            .delta(&location)
+            .create(CreateTable {
+                name: new.id.table.to_string(),
+                schema: new.schema.clone(),
+                append_only: true,
+                properties: new.properties.clone(),
+            })
+            .await?;
+        match made {
+            CreateOutcome::Created(_) => Ok(()),
+            CreateOutcome::Exists(found) if is_as_made(&found, new) => Ok(()),
+            CreateOutcome::Exists(_) => {
+                let detail = format!("a Delta table that the catalog does not know is in {location}");
+                self.refuse_leftover(new, "LOCATION_TAKEN", detail).await
+            }
+        }
+    }
+
+    /// Says TABLE_EXISTS where what stands in the way turns out to be somebody else's new table.
+    async fn refuse_leftover(
+        &self,
+        new: &NewTable,
+        code: &'static str,
+        detail: String,
+    ) -> Result<(), Answer> {
+        let started = Instant::now();
+        let mut looks = tokio::time::interval(MAKER_LOOK_INTERVAL);
+        while started.elapsed() < MAKER_WAIT_MAX {
+            looks.tick().await;
+            if self.catalog.find_fresh(&new.id).await?.is_some() {
+                return Err(table_exists(&new.id).into());
+            }
+        }
+        Err(Problem::new(409, code, "something else has the table's place")
+            .detail(detail)
+            .hint("remove it if nothing needs it, or choose another name")
+            .into())
+    }
+}
+
+/// True where `found` is what `new` would have made, and nothing was written to it.
+fn is_as_made(found: &Snapshot, new: &NewTable) -> bool {
+    found.version() == TableVersion(0)
+        && found.file_count() == 0
+        && found.schema().fields == new.schema.fields
+}

@@ -1,0 +1,303 @@
+//! Rows as an HTTP response: buffered JSON, or a stream.
+//!
+//! A stream's first bytes are gathered before the status line leaves, so that an error that comes early
+//! is a problem with a status of its own. An error that comes later cuts the body off; NDJSON says why
+//! in a last line.
+
+use std::collections::BTreeMap;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use bytes::{Bytes, BytesMut};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::physical_plan::SendableRecordBatchStream;
+use futures::StreamExt;
+use serde_json::json;
+use tidelake_core::Token;
+
+use crate::engine::{Answer, Seen};
+use crate::error::QueryError;
+use crate::formats::{Encoder, Format, encoder, json as json_rows, output_batch, type_name};
+use crate::metrics::QueryMetrics;
+use crate::queries::{QueryId, Running};
+
+pub(crate) const QUERY_ID: HeaderName = HeaderName::from_static("x-query-id");
+const TABLE_VERSION: HeaderName = HeaderName::from_static("x-table-version");
+const POSITIONS: HeaderName = HeaderName::from_static("x-tidelake-positions");
+const ROWS: HeaderName = HeaderName::from_static("x-rows");
+const TRUNCATED: HeaderName = HeaderName::from_static("x-truncated");
+
+/// Bytes gathered before a stream's answer begins.
+const PREFETCH_BYTES: usize = 64 * 1024;
+/// Bytes of readable positions in a header; beyond, they become tokens.
+const POSITIONS_BYTES_MAX: usize = 4 * 1024;
+
+/// The answer's rows, bounded in time and number.
+struct Rows {
+    stream: SendableRecordBatchStream,
+    running: Running,
+    schema: SchemaRef,
+    left: Option<usize>,
+    sent: u64,
+    truncated: bool,
+    metrics: QueryMetrics,
+}
+
+impl Rows {
+    async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
+        let next = async { Ok(self.stream.next().await.transpose()?) };
+        let found = self.running.bounded(next).await.and_then(|batch| {
+            let Some(batch) = batch else { return Ok(None) };
+            let batch = match self.left {
+                Some(left) if batch.num_rows() > left => {
+                    self.truncated = true;
+                    batch.slice(0, left)
+                }
+                _ => batch,
+            };
+            output_batch(&batch, &self.schema).map(Some)
+        });
+        match found {
+            Ok(Some(batch)) => {
+                if let Some(left) = &mut self.left {
+                    *left -= batch.num_rows();
+                }
+                self.sent += batch.num_rows() as u64;
+                self.metrics.rows.inc_by(batch.num_rows() as u64);
+                // A cut batch is the last one; it may be empty.
+                if self.truncated && batch.num_rows() == 0 {
+                    return Ok(None);
+                }
+                Ok(Some(batch))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => {
+                self.running.ended(error.outcome());
+                Err(error)
+            }
+        }
+    }
+
+    fn failed(&mut self, error: QueryError) -> QueryError {
+        self.running.ended(error.outcome());
+        error
+    }
+}
+
+/// Writes the answer in the format that was asked for.
+pub(crate) async fn respond(
+    answer: Answer,
+    format: Format,
+    metrics: &QueryMetrics,
+    json_bytes_max: usize,
+) -> Result<Response<Body>, QueryError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+    seen_headers(&answer.seen, &mut headers);
+    let Answer { schema, seen, max_rows, stream, running } = answer;
+    let metrics = metrics.clone();
+    let (left, sent, truncated) = (max_rows, 0, false);
+    let rows = Rows { stream, running, schema, left, sent, truncated, metrics };
+    let body = match format {
+        Format::Json => buffered(rows, &seen, json_bytes_max, &mut headers).await?,
+        _ => streamed(rows, format, &mut headers).await?,
+    };
+    let mut response = Response::new(body);
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+async fn buffered(
+    mut rows: Rows,
+    seen: &[Seen],
+    bytes_max: usize,
+    headers: &mut HeaderMap,
+) -> Result<Body, QueryError> {
+    let columns: Vec<_> = rows
+        .schema
+        .fields()
+        .iter()
+        .map(|field| json!({"name": field.name(), "type": type_name(field)}))
+        .collect();
+    let mut out = Vec::with_capacity(4096);
+    out.extend_from_slice(b"{\"columns\":");
+    out.extend_from_slice(json!(columns).to_string().as_bytes());
+    out.extend_from_slice(b",\"rows\":[");
+    let mut first = true;
+    while let Some(batch) = rows.next().await? {
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        if !first {
+            out.push(b',');
+        }
+        first = false;
+        json_rows::write_arrays(&batch, &mut out)?;
+        if out.len() > bytes_max {
+            return Err(rows.failed(QueryError::ResultTooLarge { bytes_max }));
+        }
+    }
+    let elapsed = rows.running.begun.elapsed().as_secs_f64() * 1000.0;
+    let rest = json!({
+        "version": by_table(seen, |seen| json!(seen.version.0)),
+        "positions": by_table(seen, positions_json),
+        "truncated": rows.truncated,
+        "elapsed_ms": (elapsed * 1000.0).round() / 1000.0,
+    });
+    out.extend_from_slice(b"],");
+    out.extend_from_slice(&rest.to_string().as_bytes()[1..]);
+    ended(&mut rows, headers);
+    rows.metrics.bytes.inc_by(out.len() as u64);
+    Ok(Body::from(out))
+}
+
+/// The whole answer is known: its headers too.
+fn ended(rows: &mut Rows, headers: &mut HeaderMap) {
+    rows.running.ended("ok");
+    headers.insert(ROWS, HeaderValue::from(rows.sent));
+    if rows.truncated {
+        headers.insert(TRUNCATED, HeaderValue::from_static("true"));
+    }
+}
+
+/// What a streamed body still has to send.
+struct Sending {
+    rows: Rows,
+    encoder: Box<dyn Encoder>,
+    state: State,
+}
+
+enum State {
+    Rows,
+    Failed(QueryError),
+    Done,
+}
+
+impl Sending {
+    /// The next bytes, never empty; none at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, QueryError> {
+        loop {
+            match std::mem::replace(&mut self.state, State::Done) {
+                State::Done => return Ok(None),
+                State::Failed(error) => return Err(error),
+                State::Rows => {}
+            }
+            let bytes = match self.rows.next().await {
+                Ok(Some(batch)) => {
+                    let bytes = self.encoder.write(&batch);
+                    self.state = State::Rows;
+                    bytes
+                }
+                Ok(None) => self.encoder.finish().inspect(|_| self.rows.running.ended("ok")),
+                Err(error) => return Err(error),
+            };
+            match bytes {
+                Ok(bytes) if bytes.is_empty() => {}
+                Ok(bytes) => {
+                    self.rows.metrics.bytes.inc_by(bytes.len() as u64);
+                    return Ok(Some(bytes));
+                }
+                Err(error) => {
+                    self.state = State::Done;
+                    return Err(self.rows.failed(error));
+                }
+            }
+        }
+    }
+}
+
+async fn streamed(
+    rows: Rows,
+    format: Format,
+    headers: &mut HeaderMap,
+) -> Result<Body, QueryError> {
+    let encoder = encoder(format, &rows.schema)?;
+    let mut sending = Sending { rows, encoder, state: State::Rows };
+    let mut begun = BytesMut::new();
+    loop {
+        match sending.next().await? {
+            Some(bytes) => begun.extend_from_slice(&bytes),
+            None => {
+                ended(&mut sending.rows, headers);
+                return Ok(Body::from(begun.freeze()));
+            }
+        }
+        if begun.len() >= PREFETCH_BYTES {
+            break;
+        }
+    }
+    let first = futures::stream::once(async { Ok::<_, QueryError>(begun.freeze()) });
+    let rest = futures::stream::unfold(Some(sending), |sending| async {
+        let mut sending = sending?;
+        match sending.next().await {
+            Ok(None) => None,
+            Ok(Some(bytes)) => Some((Ok(bytes), Some(sending))),
+            Err(error) => match sending.encoder.failed(&error) {
+                Some(line) => {
+                    sending.state = State::Failed(error);
+                    Some((Ok(line), Some(sending)))
+                }
+                None => Some((Err(error), None)),
+            },
+        }
+    });
+    Ok(Body::from_stream(first.chain(rest)))
+}
+
+/// One member for each table; a table that was read at a second version has `table@version` too.
+fn by_table(
+    seen: &[Seen],
+    value: impl Fn(&Seen) -> serde_json::Value,
+) -> serde_json::Map<String, serde_json::Value> {
+    let mut members = serde_json::Map::new();
+    for seen in seen {
+        let name = seen.table.table.to_string();
+        let name = match members.contains_key(&name) {
+            true => format!("{name}@{}", seen.version),
+            false => name,
+        };
+        members.insert(name, value(seen));
+    }
+    members
+}
+
+fn positions_json(seen: &Seen) -> serde_json::Value {
+    let positions: BTreeMap<String, i64> =
+        seen.positions.iter().map(|(bucket, mark)| (bucket.to_string(), mark.0)).collect();
+    json!(positions)
+}
+
+fn positions_token(seen: &Seen) -> serde_json::Value {
+    json!(Token::new(seen.positions.iter().map(|(bucket, mark)| (*bucket, *mark))).to_string())
+}
+
+/// One table: its version. Several: `a=3,b=7`.
+fn seen_headers(seen: &[Seen], headers: &mut HeaderMap) {
+    let version = match seen {
+        [] => return,
+        [only] => only.version.to_string(),
+        several => {
+            let each: Vec<_> =
+                several.iter().map(|s| format!("{}={}", s.table.table, s.version)).collect();
+            each.join(",")
+        }
+    };
+    let mut positions = json!(by_table(seen, positions_json)).to_string();
+    if positions.len() > POSITIONS_BYTES_MAX {
+        positions = json!(by_table(seen, positions_token)).to_string();
+    }
+    for (name, text) in [(TABLE_VERSION, version), (POSITIONS, positions)] {
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// Puts the query's id on any response.
+pub(crate) fn with_id(mut response: Response<Body>, id: &QueryId) -> Response<Body> {
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(QUERY_ID, value);
+    }
+    response
+}

@@ -1,0 +1,185 @@
+//! What DataFusion is given: functions, limits, one object store, and a query's tables.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, SchemaProvider, TableFunction, TableProvider,
+};
+use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::{SessionState, SessionStateDefaults};
+use datafusion::prelude::SessionConfig;
+use object_store::ObjectStore;
+use tidelake_core::TenantId;
+use url::Url;
+
+use crate::error::QueryError;
+use crate::provider::about::{CATALOG, INFORMATION_SCHEMA};
+use crate::settings::QuerySettings;
+
+/// Scheme of the only store there is. Not one that a user's URL could have a meaning for.
+const STORE_URL: &str = "tidelake://store";
+/// Consumers named when memory runs out.
+const CONSUMERS_NAMED: NonZeroUsize = NonZeroUsize::new(3).expect("three is not zero");
+
+/// A session without tables, copied for each query.
+#[derive(Debug)]
+pub(super) struct Template {
+    state: SessionState,
+    store_url: ObjectStoreUrl,
+}
+
+/// The tables of one query, by schema and name.
+pub(super) type Tables = HashMap<(String, String), Arc<dyn TableProvider>>;
+
+impl Template {
+    pub(super) fn new(
+        settings: &QuerySettings,
+        store: Arc<dyn ObjectStore>,
+    ) -> Result<Self, QueryError> {
+        let mode = match (&settings.spill_folder, settings.spill_bytes_max) {
+            (_, 0) => DiskManagerMode::Disabled,
+            (Some(folder), _) => DiskManagerMode::Directories(vec![folder.clone()]),
+            (None, _) => DiskManagerMode::OsTmpDirectory,
+        };
+        let disk = DiskManagerBuilder::default()
+            .with_mode(mode)
+            .with_max_temp_directory_size(settings.spill_bytes_max);
+        let memory = usize::try_from(settings.memory_bytes_max).unwrap_or(usize::MAX);
+        let pool = TrackConsumersPool::new(FairSpillPool::new(memory), CONSUMERS_NAMED);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_disk_manager_builder(disk)
+            .with_memory_pool(Arc::new(pool))
+            .with_object_store_registry(Arc::new(OneStore(store)))
+            .build_arc()?;
+        let mut config = SessionConfig::new()
+            .with_target_partitions(settings.target_partitions.max(1))
+            .with_batch_size(settings.batch_rows.max(1))
+            .with_create_default_catalog_and_schema(false)
+            .with_information_schema(false);
+        let options = config.options_mut();
+        options.catalog.default_catalog = CATALOG.to_owned();
+        options.execution.time_zone = Some("UTC".to_owned());
+        options.execution.parquet.pushdown_filters = settings.pushdown_filters;
+        let functions = SessionStateDefaults::default_table_functions();
+        let functions: HashMap<String, Arc<TableFunction>> = functions
+            .into_iter()
+            .map(|function| (function.name().to_owned(), function))
+            .collect();
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(runtime)
+            .with_expr_planners(SessionStateDefaults::default_expr_planners())
+            .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
+            .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())
+            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+            .with_window_functions(SessionStateDefaults::default_window_functions())
+            .with_table_functions(functions)
+            .build();
+        Ok(Self { state, store_url: ObjectStoreUrl::parse(STORE_URL)? })
+    }
+
+    /// Under which URL plans refer to the store.
+    pub(super) fn store_url(&self) -> &ObjectStoreUrl {
+        &self.store_url
+    }
+
+    /// A session that sees these tables.
+    pub(super) fn state(&self, tenant: &TenantId, tables: Tables) -> SessionState {
+        let mut state = self.state.clone();
+        state.config_mut().options_mut().catalog.default_schema = tenant.to_string();
+        state.register_catalog_list(Arc::new(OneCatalog(Arc::new(tables))));
+        state
+    }
+}
+
+/// The store under its one URL; no other can be added.
+#[derive(Debug)]
+struct OneStore(Arc<dyn ObjectStore>);
+
+impl ObjectStoreRegistry for OneStore {
+    fn register_store(
+        &self,
+        _: &Url,
+        _: Arc<dyn ObjectStore>,
+    ) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
+
+    fn get_store(&self, url: &Url) -> DfResult<Arc<dyn ObjectStore>> {
+        if url.as_str().starts_with(STORE_URL) {
+            return Ok(Arc::clone(&self.0));
+        }
+        Err(DataFusionError::from(QueryError::NotAllowed(format!("{url} can't be read"))))
+    }
+}
+
+#[derive(Debug, Clone)]
+struct OneCatalog(Arc<Tables>);
+
+impl CatalogProviderList for OneCatalog {
+    fn register_catalog(
+        &self,
+        _: String,
+        _: Arc<dyn CatalogProvider>,
+    ) -> Option<Arc<dyn CatalogProvider>> {
+        None
+    }
+
+    fn catalog_names(&self) -> Vec<String> {
+        vec![CATALOG.to_owned()]
+    }
+
+    fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
+        (name == CATALOG).then(|| Arc::new(self.clone()) as Arc<dyn CatalogProvider>)
+    }
+}
+
+impl CatalogProvider for OneCatalog {
+    fn schema_names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.0.keys().map(|(schema, _)| schema.clone()).collect();
+        names.push(INFORMATION_SCHEMA.to_owned());
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        Some(Arc::new(OneSchema { name: name.to_owned(), tables: Arc::clone(&self.0) }))
+    }
+}
+
+#[derive(Debug)]
+struct OneSchema {
+    name: String,
+    tables: Arc<Tables>,
+}
+
+impl OneSchema {
+    fn find(&self, name: &str) -> Option<&Arc<dyn TableProvider>> {
+        self.tables.get(&(self.name.clone(), name.to_owned()))
+    }
+}
+
+#[async_trait]
+impl SchemaProvider for OneSchema {
+    fn table_names(&self) -> Vec<String> {
+        let own = self.tables.keys().filter(|(schema, _)| *schema == self.name);
+        own.map(|(_, name)| name.clone()).collect()
+    }
+
+    async fn table(&self, name: &str) -> DfResult<Option<Arc<dyn TableProvider>>> {
+        Ok(self.find(name).cloned())
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+}

@@ -1,0 +1,220 @@
+//! Why a query was not answered.
+
+use std::sync::Arc;
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+use tidelake_catalog::CatalogError;
+use tidelake_core::{Bucket, ErrorKind, TableId, TableVersion};
+use tidelake_log::LogError;
+use tidelake_manifest::ManifestError;
+use tidelake_schema::SchemaError;
+
+/// A query's failure. [`QueryError::code`] is the stable word that clients see.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QueryError {
+    /// A part of the request other than its SQL.
+    #[error("{reason}")]
+    Request { field: &'static str, reason: String },
+    #[error("unknown field {0:?}")]
+    UnknownField(String),
+    #[error("the body is not a query: {0}")]
+    Body(String),
+    #[error("a body of {0} can't be read as a query")]
+    MediaType(String),
+    #[error("none of the formats of accept: {0} can be answered")]
+    NotAcceptable(String),
+    #[error("{0}")]
+    Syntax(String),
+    #[error("{0}")]
+    NotAllowed(String),
+    #[error("{0}")]
+    Unsupported(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    Failed(String),
+    #[error("table {name} does not exist")]
+    TableNotFound { name: String, nearest: Option<String> },
+    #[error("table {table} has no version {asked}: {reason}")]
+    VersionNotFound { table: TableId, asked: String, reason: String },
+    #[error("{0}")]
+    Token(String),
+    #[error(
+        "the token asks for table {table} bucket {bucket} up to offset {wanted}, reached is {reached}"
+    )]
+    TokenNotCovered { table: TableId, bucket: Bucket, wanted: i64, reached: i64 },
+    #[error(
+        "rows of table {table} bucket {bucket} are lost: the log begins at offset {start}, the table \
+         is committed up to {watermark}"
+    )]
+    LogGap { table: TableId, bucket: Bucket, start: i64, watermark: i64 },
+    #[error(
+        "the unflushed rows of table {table} take more than {bytes_max} bytes ({left} messages left)"
+    )]
+    TailTooLarge { table: TableId, bytes_max: usize, left: i64 },
+    #[error("the answer takes more than {bytes_max} bytes as application/json")]
+    ResultTooLarge { bytes_max: usize },
+    #[error("the query needs more memory than there is: {0}")]
+    Memory(String),
+    #[error("the query did not end within {0} ms")]
+    Timeout(u64),
+    #[error("the query was cancelled")]
+    Cancelled,
+    #[error("{running} queries are running already")]
+    Overloaded { running: usize, of_tenant: bool },
+    #[error("query {0} is running already")]
+    DuplicateId(String),
+    #[error("no query {0} is running")]
+    QueryNotFound(String),
+    #[error("file {path} of table {table} version {version} is gone")]
+    FileGone { table: String, version: TableVersion, path: String },
+    #[error("the table's log could not be read")]
+    Manifest(#[source] Arc<ManifestError>),
+    #[error("the catalog could not be read")]
+    Catalog(#[source] Arc<CatalogError>),
+    #[error("the log could not be read")]
+    Log(#[from] LogError),
+    #[error("the table's schema could not be used")]
+    Schema(#[source] Arc<SchemaError>),
+    #[error("the store could not be read: {0}")]
+    Store(String),
+    #[error("stored data could not be decoded: {0}")]
+    Corrupt(String),
+    #[error("the engine failed: {0}")]
+    Engine(String),
+    #[error("shutting down")]
+    Closed,
+}
+
+impl QueryError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Request { .. }
+            | Self::UnknownField(_)
+            | Self::Body(_)
+            | Self::MediaType(_)
+            | Self::NotAcceptable(_)
+            | Self::Syntax(_)
+            | Self::NotAllowed(_)
+            | Self::Unsupported(_)
+            | Self::Invalid(_)
+            | Self::Failed(_)
+            | Self::Token(_) => ErrorKind::Invalid,
+            Self::TableNotFound { .. }
+            | Self::VersionNotFound { .. }
+            | Self::QueryNotFound(_)
+            | Self::FileGone { .. } => ErrorKind::NotFound,
+            Self::TokenNotCovered { .. }
+            | Self::TailTooLarge { .. }
+            | Self::Memory(_)
+            | Self::Timeout(_)
+            | Self::Overloaded { .. }
+            | Self::Store(_) => ErrorKind::Unavailable,
+            Self::ResultTooLarge { .. } => ErrorKind::TooLarge,
+            Self::Cancelled | Self::DuplicateId(_) => ErrorKind::Conflict,
+            Self::LogGap { .. } | Self::Corrupt(_) => ErrorKind::Corrupt,
+            Self::Manifest(error) => error.kind(),
+            Self::Catalog(error) => error.kind(),
+            Self::Log(error) => error.kind(),
+            Self::Schema(error) => error.kind(),
+            Self::Engine(_) => ErrorKind::Bug,
+            Self::Closed => ErrorKind::Closed,
+        }
+    }
+
+    /// How the query ended, for metrics.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::Timeout(_) => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::Overloaded { .. } => "refused",
+            _ => match self.kind() {
+                ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Conflict => "invalid",
+                _ => "failed",
+            },
+        }
+    }
+
+    pub(crate) fn request(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Request { field, reason: reason.into() }
+    }
+}
+
+impl From<ManifestError> for QueryError {
+    fn from(error: ManifestError) -> Self {
+        Self::Manifest(Arc::new(error))
+    }
+}
+
+impl From<CatalogError> for QueryError {
+    fn from(error: CatalogError) -> Self {
+        Self::Catalog(Arc::new(error))
+    }
+}
+
+impl From<SchemaError> for QueryError {
+    fn from(error: SchemaError) -> Self {
+        Self::Schema(Arc::new(error))
+    }
+}
+
+impl From<QueryError> for DataFusionError {
+    fn from(error: QueryError) -> Self {
+        Self::External(Box::new(error))
+    }
+}
+
+impl From<ArrowError> for QueryError {
+    fn from(error: ArrowError) -> Self {
+        DataFusionError::from(error).into()
+    }
+}
+
+impl From<DataFusionError> for QueryError {
+    /// What the user can do about it decides, not where it was raised.
+    fn from(error: DataFusionError) -> Self {
+        let text = || error.strip_backtrace();
+        match error.find_root() {
+            DataFusionError::SQL(parser, _) => Self::Syntax(parser.to_string()),
+            DataFusionError::Plan(_)
+            | DataFusionError::SchemaError(_, _)
+            | DataFusionError::Collection(_) => Self::Invalid(text()),
+            DataFusionError::NotImplemented(reason) => Self::Unsupported(reason.clone()),
+            DataFusionError::ResourcesExhausted(reason) => Self::Memory(reason.clone()),
+            DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
+                ArrowError::MemoryError(reason) => Self::Memory(reason.clone()),
+                ArrowError::ExternalError(source) => from_external(source.as_ref(), &text),
+                ArrowError::ParquetError(reason) => Self::Corrupt(reason.clone()),
+                ArrowError::IpcError(reason) => Self::Engine(reason.clone()),
+                _ => Self::Failed(arrow.to_string()),
+            },
+            DataFusionError::Execution(_) | DataFusionError::Configuration(_) => {
+                Self::Failed(text())
+            }
+            DataFusionError::ObjectStore(source) => Self::Store(source.to_string()),
+            DataFusionError::IoError(source) => Self::Store(source.to_string()),
+            DataFusionError::ParquetError(source) => match source.as_ref() {
+                parquet::errors::ParquetError::External(source) => {
+                    from_external(source.as_ref(), &text)
+                }
+                source => Self::Corrupt(source.to_string()),
+            },
+            DataFusionError::External(source) => from_external(source.as_ref(), &text),
+            _ => Self::Engine(text()),
+        }
+    }
+}
+
+fn from_external(
+    source: &(dyn std::error::Error + Send + Sync + 'static),
+    text: &dyn Fn() -> String,
+) -> QueryError {
+    if let Some(own) = source.downcast_ref::<QueryError>() {
+        return own.clone();
+    }
+    if let Some(store) = source.downcast_ref::<object_store::Error>() {
+        return QueryError::Store(store.to_string());
+    }
+    QueryError::Engine(text())
+}

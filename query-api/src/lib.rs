@@ -1,0 +1,134 @@
+//! The query API: SQL over a tenant's tables, committed rows and unflushed ones alike.
+//!
+//! ```text
+//!  HTTP ─► routes ─► request ─► engine ──────────────────────────────────────► answer ─► bytes
+//!                                 │ sql       what may be said, which tables      formats
+//!                                 │ pins      one version of each table
+//!                                 │ tail      rows behind its watermarks
+//!                                 ▼ provider  prune, scan
+//!                              DataFusion
+//! ```
+//!
+//! Owns the reading side of append tables. Does not own what a row is (codec), what a version holds
+//! (manifest) or how the log is reached (log). Nothing here writes.
+//!
+//! Invariants:
+//! - a query reads each table at one version and, for `latest`, one position of each bucket; snapshot
+//!   and tail meet at the watermark, so no row is missing and none comes twice;
+//! - a query sees its tenant's tables and nothing else: no files, URLs, settings or other tenants;
+//! - memory, time, rows and the number of queries are bounded by settings.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), tidelake_service::ServiceError> {
+//! use tidelake_query_api::Settings;
+//! let mut settings = Settings::default();
+//! settings.store = "file:///var/lib/tidelake".into();
+//! tidelake_query_api::run(settings, tidelake_service::Runtime::new()).await
+//! # }
+//! ```
+
+mod answer;
+mod engine;
+mod error;
+mod formats;
+mod metrics;
+mod pins;
+mod problem;
+mod provider;
+mod queries;
+mod request;
+mod routes;
+mod settings;
+mod sql;
+mod tail;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidelake_catalog::Catalog;
+use tidelake_core::ErrorKind;
+use tidelake_log::Admin;
+use tidelake_service::{HealthHandle, Running, Runtime, ServiceError, Shutdown};
+use tidelake_storage::{Store, StoreOptions};
+
+pub use engine::{Answer, Engine, Parts, Seen};
+pub use error::QueryError;
+pub use metrics::QueryMetrics;
+pub use queries::{QueryId, QueryInfo};
+pub use request::{Consistency, Request, Tokens};
+pub use routes::router;
+pub use settings::{QuerySettings, Settings};
+pub use sql::AsOf;
+pub use tail::{KafkaTail, Messages, RawMessage, TailSource};
+
+/// How often the log is asked whether it is there.
+const LOG_CHECK: Duration = Duration::from_secs(10);
+
+/// Starts the service and waits for its end.
+///
+/// # Errors
+/// As [`start`], and what the service ended with.
+pub async fn run(settings: Settings, runtime: Runtime) -> Result<(), ServiceError> {
+    start(settings, runtime).await?.wait().await
+}
+
+/// Starts the service; it runs until the runtime's shutdown is triggered. A log that does not answer
+/// yet is no obstacle: `committed` queries do without.
+///
+/// # Errors
+/// Settings that can't be used, a store that does not answer, an address that is taken.
+pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, ServiceError> {
+    let store_health = runtime.health.component("store");
+    let log_health = runtime.health.component("log");
+    if settings.store.is_empty() {
+        let what = "setting store is missing: give the object store's URL";
+        return Err(ServiceError::new(ErrorKind::Invalid, what));
+    }
+    let store = Store::open(&settings.store, &StoreOptions::default())
+        .map_err(|error| ServiceError::caused_by(error.kind(), "could not open the store", error))?;
+    let catalog = Catalog::open(&store, Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
+    let catalog = catalog
+        .await
+        .map_err(|error| ServiceError::caused_by(error.kind(), "could not read the catalog", error))?;
+    store_health.ready();
+    let admin = Admin::new(&settings.kafka)
+        .map_err(|error| ServiceError::caused_by(error.kind(), "could not reach the log", error))?;
+    let tail = KafkaTail::new(settings.kafka.clone(), admin.clone());
+    let engine = Engine::new(Parts {
+        settings: settings.query,
+        store,
+        catalog,
+        tail: Arc::new(tail),
+        clock: Arc::clone(&runtime.clock),
+        ids: Arc::clone(&runtime.ids),
+        metrics: QueryMetrics::new(&runtime.metrics),
+    })
+    .map_err(|error| ServiceError::caused_by(error.kind(), "could not start the engine", error))?;
+    let listener = tokio::net::TcpListener::bind(&settings.listen).await.map_err(|error| {
+        let what = format!("could not listen on {}", settings.listen);
+        ServiceError::caused_by(ErrorKind::Unavailable, what, error)
+    })?;
+    let address = listener.local_addr()?;
+    let router = router(engine, &runtime);
+    let shutdown = runtime.shutdown.clone();
+    tokio::spawn(watch_log(admin, log_health, shutdown.clone()));
+    let task = tokio::spawn(async move {
+        Ok(tidelake_service::serve(listener, router, shutdown).await?)
+    });
+    Ok(Running { address, task })
+}
+
+async fn watch_log(admin: Admin, health: HealthHandle, shutdown: Shutdown) {
+    loop {
+        match admin.alive().await {
+            Ok(()) => health.ready(),
+            Err(error) => health.not_ready(error.to_string()),
+        }
+        let stopped = tokio::time::timeout(LOG_CHECK, shutdown.requested()).await;
+        if stopped.is_ok() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Metrics of the query API.
+
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use tidelake_service::Metrics;
+
+const SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// Handles to the collectors; clones are the same collectors.
+#[derive(Debug, Clone)]
+pub struct QueryMetrics {
+    /// Label `outcome`: ok, invalid, failed, timeout, cancelled, refused, disconnected.
+    pub queries: IntCounterVec,
+    pub seconds: Histogram,
+    pub running: IntGauge,
+    pub waiting: IntGauge,
+    pub rows: IntCounter,
+    pub bytes: IntCounter,
+    pub files_scanned: IntCounter,
+    pub files_pruned: IntCounter,
+    pub tail_rows: IntCounter,
+    pub tail_bytes: IntCounter,
+    pub tail_rejected: IntCounter,
+    pub tail_cached_bytes: IntGauge,
+    pub metadata_hits: IntCounter,
+    pub metadata_misses: IntCounter,
+    pub metadata_bytes: IntGauge,
+}
+
+impl QueryMetrics {
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            queries: metrics.int_counter_vec(
+                "tidelake_query_queries_total",
+                "Queries by how they ended.",
+                &["outcome"],
+            ),
+            seconds: metrics.histogram(
+                "tidelake_query_duration_seconds",
+                "From the request to the last byte of the answer.",
+                SECONDS,
+            ),
+            running: metrics.int_gauge("tidelake_query_running", "Queries under way."),
+            waiting: metrics.int_gauge("tidelake_query_waiting", "Queries that wait for a turn."),
+            rows: metrics.int_counter("tidelake_query_rows_total", "Rows answered."),
+            bytes: metrics.int_counter("tidelake_query_answer_bytes_total", "Bytes answered."),
+            files_scanned: metrics.int_counter(
+                "tidelake_query_files_scanned_total",
+                "Data files that plans read.",
+            ),
+            files_pruned: metrics.int_counter(
+                "tidelake_query_files_pruned_total",
+                "Data files that the manifest's statistics ruled out.",
+            ),
+            tail_rows: metrics
+                .int_counter("tidelake_query_tail_rows_total", "Unflushed rows that queries saw."),
+            tail_bytes: metrics.int_counter(
+                "tidelake_query_tail_bytes_total",
+                "Decoded bytes of the unflushed rows that queries saw.",
+            ),
+            tail_rejected: metrics.int_counter(
+                "tidelake_query_tail_rejected_total",
+                "Unflushed messages that hold no valid row.",
+            ),
+            tail_cached_bytes: metrics.int_gauge(
+                "tidelake_query_tail_cached_bytes",
+                "Decoded unflushed rows kept between queries.",
+            ),
+            metadata_hits: metrics.int_counter(
+                "tidelake_query_metadata_hits_total",
+                "Parquet footers found in the cache.",
+            ),
+            metadata_misses: metrics.int_counter(
+                "tidelake_query_metadata_misses_total",
+                "Parquet footers read from the store.",
+            ),
+            metadata_bytes: metrics.int_gauge(
+                "tidelake_query_metadata_bytes",
+                "Memory of the cached Parquet footers.",
+            ),
+        }
+    }
+}

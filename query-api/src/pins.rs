@@ -1,0 +1,230 @@
+//! Which version of a table a query reads.
+//!
+//! Owns the snapshots kept between queries, one newest and a few past ones for each table, and what
+//! was worked out from them. Invariant: what is kept belongs to the table's present incarnation: a
+//! table that was dropped and created again has another topic id and starts empty.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidelake_catalog::{Catalog, TableEntry, TableMode};
+use tidelake_core::clock::SharedClock;
+use tidelake_core::ids::SharedIds;
+use tidelake_core::{Bucket, ErrorKind, TableId, TableVersion, TopicId, Watermark};
+use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
+use tidelake_storage::Store;
+use tokio::time::Instant;
+
+use crate::error::QueryError;
+use crate::provider::facts::FileFacts;
+use crate::provider::shape::Shape;
+use crate::sql::AsOf;
+
+/// Past versions kept of each table.
+const PAST_MAX: usize = 4;
+
+/// One version of a table, ready to be planned.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    pub entry: Arc<TableEntry>,
+    pub snapshot: Arc<Snapshot>,
+    pub shape: Arc<Shape>,
+    pub files: Arc<Vec<Arc<FileFacts>>>,
+}
+
+impl Pinned {
+    /// What the version covers of a bucket.
+    pub(crate) fn watermark(&self, bucket: Bucket) -> Watermark {
+        self.snapshot.watermark(&self.entry.topic_id, bucket).unwrap_or_default()
+    }
+}
+
+/// Tables by name.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    store: Store,
+    catalog: Catalog,
+    clock: SharedClock,
+    ids: SharedIds,
+    held: Mutex<HashMap<TableId, Arc<Held>>>,
+}
+
+/// One incarnation of a table.
+#[derive(Debug)]
+struct Held {
+    topic_id: TopicId,
+    table: Arc<DeltaTable>,
+    /// One refresh at a time; who waited for one takes its result.
+    newest: tokio::sync::Mutex<Option<(Arc<Pinned>, Instant)>>,
+    past: Mutex<VecDeque<Arc<Pinned>>>,
+}
+
+impl Pins {
+    pub(crate) fn new(store: Store, catalog: Catalog, clock: SharedClock, ids: SharedIds) -> Self {
+        Self { store, catalog, clock, ids, held: Mutex::default() }
+    }
+
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The table's entry, as of now.
+    pub(crate) async fn entry(&self, id: &TableId) -> Result<Option<Arc<TableEntry>>, QueryError> {
+        let entry = self.catalog.find_fresh(id).await?;
+        match &entry {
+            None => {
+                self.held.lock().remove(id);
+            }
+            Some(entry) if entry.mode == TableMode::Upsert => {
+                let reason = format!("table {id} is an upsert table, which can't be queried yet");
+                return Err(QueryError::Unsupported(reason));
+            }
+            Some(_) => {}
+        }
+        Ok(entry)
+    }
+
+    /// The newest version, at most `age_max` old.
+    pub(crate) async fn newest(
+        &self,
+        entry: &Arc<TableEntry>,
+        age_max: Duration,
+    ) -> Result<Arc<Pinned>, QueryError> {
+        let asked = Instant::now();
+        let held = self.held(entry);
+        let mut newest = held.newest.lock().await;
+        if let Some((pinned, read)) = newest.as_ref()
+            && (*read + age_max >= asked)
+        {
+            return Ok(Arc::clone(pinned));
+        }
+        let read = Instant::now();
+        let (snapshot, before) = match newest.as_ref() {
+            Some((pinned, _)) => {
+                let snapshot = held.table.refresh(&pinned.snapshot).await?;
+                (snapshot, Some(Arc::clone(pinned)))
+            }
+            None => (held.table.snapshot().await?, None),
+        };
+        let pinned = match before {
+            Some(before) if before.snapshot.version() == snapshot.version() => before,
+            before => Arc::new(held.prepare(entry, snapshot, before.as_deref())?),
+        };
+        *newest = Some((Arc::clone(&pinned), read));
+        Ok(pinned)
+    }
+
+    /// The newest version that is known without asking the store.
+    pub(crate) async fn known(&self, entry: &Arc<TableEntry>) -> Option<Arc<Pinned>> {
+        let held = self.held(entry);
+        let newest = held.newest.lock().await;
+        newest.as_ref().map(|(pinned, _)| Arc::clone(pinned))
+    }
+
+    /// A version by number or time.
+    pub(crate) async fn past(
+        &self,
+        entry: &Arc<TableEntry>,
+        as_of: &AsOf,
+    ) -> Result<Arc<Pinned>, QueryError> {
+        let held = self.held(entry);
+        let not_found = |error: ManifestError| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::Invalid => {
+                let asked = match as_of {
+                    AsOf::Latest => "latest".to_owned(),
+                    AsOf::Version(version) => version.to_string(),
+                    AsOf::Timestamp(ms) => format!("at {}", moment(*ms)),
+                };
+                let (table, reason) = (entry.id.clone(), error.to_string());
+                QueryError::VersionNotFound { table, asked, reason }
+            }
+            _ => error.into(),
+        };
+        let version = match as_of {
+            AsOf::Latest => return self.newest(entry, Duration::ZERO).await,
+            AsOf::Version(version) => *version,
+            AsOf::Timestamp(ms) => held.table.version_at(*ms).await.map_err(not_found)?,
+        };
+        if let Some(pinned) = held.kept(version).await {
+            return Ok(pinned);
+        }
+        let snapshot = held.table.snapshot_at(version).await.map_err(not_found)?;
+        let pinned = Arc::new(held.prepare(entry, snapshot, None)?);
+        let mut past = held.past.lock();
+        past.push_back(Arc::clone(&pinned));
+        if past.len() > PAST_MAX {
+            past.pop_front();
+        }
+        Ok(pinned)
+    }
+
+    /// The table's Delta log, for what is not about one version.
+    pub(crate) fn table(&self, entry: &Arc<TableEntry>) -> Arc<DeltaTable> {
+        Arc::clone(&self.held(entry).table)
+    }
+
+    fn held(&self, entry: &Arc<TableEntry>) -> Arc<Held> {
+        let mut all = self.held.lock();
+        if let Some(held) = all.get(&entry.id)
+            && held.topic_id == entry.topic_id
+        {
+            return Arc::clone(held);
+        }
+        let store = self.store.scoped(&entry.location());
+        let (clock, ids) = (Arc::clone(&self.clock), Arc::clone(&self.ids));
+        let held = Arc::new(Held {
+            topic_id: entry.topic_id,
+            table: Arc::new(DeltaTable::new(store, clock, ids)),
+            newest: tokio::sync::Mutex::default(),
+            past: Mutex::default(),
+        });
+        all.insert(entry.id.clone(), Arc::clone(&held));
+        held
+    }
+}
+
+impl Held {
+    async fn kept(&self, version: TableVersion) -> Option<Arc<Pinned>> {
+        let is_it = |pinned: &&Arc<Pinned>| pinned.snapshot.version() == version;
+        if let Some(pinned) = self.past.lock().iter().find(is_it) {
+            return Some(Arc::clone(pinned));
+        }
+        let newest = self.newest.lock().await;
+        newest.as_ref().map(|(pinned, _)| pinned).filter(is_it).cloned()
+    }
+
+    /// Takes over what `before` knows of files that are still there.
+    fn prepare(
+        &self,
+        entry: &Arc<TableEntry>,
+        snapshot: Arc<Snapshot>,
+        before: Option<&Pinned>,
+    ) -> Result<Pinned, QueryError> {
+        let schema_string = &snapshot.metadata().schema_string;
+        let same_shape = before.filter(|b| b.snapshot.metadata().schema_string == *schema_string);
+        let shape = match same_shape {
+            Some(before) => Arc::clone(&before.shape),
+            None => Arc::new(Shape::new(Arc::clone(snapshot.schema()), schema_string)?),
+        };
+        let known: HashMap<&str, &Arc<FileFacts>> = same_shape
+            .iter()
+            .flat_map(|before| before.files.iter())
+            .map(|file| (file.name(), file))
+            .collect();
+        let files = snapshot.files().map(|file| {
+            match known.get(file.path()).filter(|known| known.is_of(file)) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(FileFacts::new(&self.table, file, &shape)),
+            }
+        });
+        let files = Arc::new(files.collect());
+        Ok(Pinned { entry: Arc::clone(entry), snapshot, shape, files })
+    }
+}
+
+fn moment(ms: i64) -> String {
+    chrono::DateTime::from_timestamp_millis(ms)
+        .map_or_else(|| format!("{ms} ms"), |at| at.to_rfc3339())
+}

@@ -1,0 +1,147 @@
+//! Errors as answers: status, stable code, and what to do about it.
+
+use tidelake_core::ErrorKind;
+use tidelake_service::Problem;
+
+use crate::error::QueryError;
+
+impl From<&QueryError> for Problem {
+    fn from(error: &QueryError) -> Self {
+        let detail = error.to_string();
+        match error {
+            QueryError::Request { field, .. } => {
+                invalid("INVALID_REQUEST", "the request is not valid", detail).field(*field)
+            }
+            QueryError::UnknownField(field) => {
+                invalid("UNKNOWN_FIELD", "the request has a field that does not exist", detail)
+                    .field(field.as_str())
+                    .hint(
+                        "known fields are sql, params, as_of_version, as_of_timestamp, \
+                         consistency, token, max_rows, timeout_ms",
+                    )
+            }
+            QueryError::Body(_) => invalid("MALFORMED_BODY", "the body is malformed", detail)
+                .hint("send a JSON object such as {\"sql\":\"SELECT 1\"}"),
+            QueryError::MediaType(_) => {
+                Self::new(415, "UNSUPPORTED_MEDIA_TYPE", "the body's type is not supported")
+                    .detail(detail)
+                    .hint("send application/json, or the bare statement as application/sql")
+            }
+            QueryError::NotAcceptable(_) => {
+                Self::new(406, "NOT_ACCEPTABLE", "no such format").detail(detail).hint(
+                    "formats are application/json, application/x-ndjson, text/csv, \
+                     application/vnd.apache.arrow.stream, application/vnd.apache.parquet",
+                )
+            }
+            QueryError::Syntax(_) => invalid("SQL_SYNTAX", "the SQL can't be parsed", detail),
+            QueryError::NotAllowed(_) => {
+                invalid("SQL_NOT_ALLOWED", "this SQL is not allowed", detail).hint(
+                    "allowed are SELECT, WITH, VALUES, EXPLAIN, DESCRIBE, SHOW TABLES and SHOW \
+                     COLUMNS over the tenant's tables",
+                )
+            }
+            QueryError::Unsupported(_) => {
+                invalid("SQL_NOT_SUPPORTED", "this SQL is not supported", detail)
+            }
+            QueryError::Invalid(_) => invalid("SQL_INVALID", "the SQL has no meaning", detail),
+            QueryError::Failed(_) => invalid("QUERY_FAILED", "the query failed on its data", detail),
+            QueryError::TableNotFound { nearest, .. } => {
+                let problem = Self::new(404, "TABLE_NOT_FOUND", "there is no such table");
+                let problem = problem.detail(detail);
+                match nearest {
+                    Some(nearest) => problem.hint(format!("did you mean {nearest}?")),
+                    None => problem.hint("SHOW TABLES lists the tables"),
+                }
+            }
+            QueryError::VersionNotFound { .. } => {
+                Self::new(404, "VERSION_NOT_FOUND", "there is no such version").detail(detail)
+            }
+            QueryError::Token(_) => invalid("INVALID_TOKEN", "the token can't be used", detail)
+                .field("token"),
+            QueryError::TokenNotCovered { .. } => {
+                Self::new(503, "TOKEN_NOT_COVERED", "the token is not covered yet")
+                    .detail(detail)
+                    .hint("ask again, or ask with \"consistency\":\"latest\"")
+                    .retry_after_s(1)
+            }
+            QueryError::LogGap { .. } => {
+                tracing::error!(error = detail, "retention overran the table's watermark");
+                Self::new(500, "LOG_GAP", "acknowledged rows are missing from the log")
+                    .detail(detail)
+                    .hint(
+                        "\"consistency\":\"committed\" reads what was committed; raise the topic's \
+                         retention and look after the flusher",
+                    )
+            }
+            QueryError::TailTooLarge { .. } => {
+                Self::new(503, "TAIL_TOO_LARGE", "too many rows are not flushed yet")
+                    .detail(detail)
+                    .hint("ask with \"consistency\":\"committed\", or once the flusher caught up")
+                    .retry_after_s(5)
+            }
+            QueryError::ResultTooLarge { .. } => {
+                Self::new(413, "RESULT_TOO_LARGE", "the answer is too large for this format")
+                    .detail(detail)
+                    .hint(
+                        "accept application/x-ndjson or application/vnd.apache.arrow.stream, which \
+                         stream, or set max_rows",
+                    )
+            }
+            QueryError::Memory(_) => {
+                Self::new(503, "QUERY_MEMORY_EXCEEDED", "the query ran out of memory")
+                    .detail(detail)
+                    .hint("narrow the query, or ask again when fewer queries run")
+                    .retry_after_s(5)
+            }
+            QueryError::Timeout(_) => Self::new(504, "QUERY_TIMEOUT", "the query took too long")
+                .detail(detail)
+                .hint("narrow the query or raise timeout_ms"),
+            QueryError::Cancelled => {
+                Self::new(409, "QUERY_CANCELLED", "the query was cancelled").detail(detail)
+            }
+            QueryError::Overloaded { of_tenant, .. } => {
+                let status = if *of_tenant { 429 } else { 503 };
+                Self::new(status, "TOO_MANY_QUERIES", "too many queries at a time")
+                    .detail(detail)
+                    .retry_after_s(1)
+            }
+            QueryError::DuplicateId(_) => {
+                Self::new(409, "QUERY_ID_IN_USE", "the query id is in use").detail(detail)
+            }
+            QueryError::QueryNotFound(_) => {
+                Self::new(404, "QUERY_NOT_FOUND", "there is no such query").detail(detail)
+            }
+            QueryError::FileGone { .. } => {
+                Self::new(410, "VERSION_EXPIRED", "the version's files were removed").detail(detail)
+            }
+            QueryError::Store(_) => {
+                Self::new(503, "STORE_UNAVAILABLE", "the object store does not answer")
+                    .detail(detail)
+                    .retry_after_s(1)
+            }
+            QueryError::Log(source) if source.kind() == ErrorKind::Unavailable => {
+                Self::new(503, "LOG_UNAVAILABLE", "the log does not answer")
+                    .detail(chain(error))
+                    .hint("\"consistency\":\"committed\" does without the log")
+                    .retry_after_s(1)
+            }
+            _ => Self::from_kind(error.kind(), chain(error)),
+        }
+    }
+}
+
+fn invalid(code: &'static str, title: &str, detail: String) -> Problem {
+    Problem::new(400, code, title).detail(detail)
+}
+
+/// The message with all its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

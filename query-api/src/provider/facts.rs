@@ -1,0 +1,248 @@
+//! What is known of a data file without reading it: size, counts, bounds, deleted rows.
+//!
+//! | declared type | bounds are | because |
+//! | --- | --- | --- |
+//! | int, long, date, time, timestamp_ns | exact | Delta keeps them as they are |
+//! | timestamp | wide | Delta cuts them to milliseconds |
+//! | string, uuid | wide | long ones are cut |
+//! | float, double, decimal | wide | JSON numbers round |
+//! | others | unknown | |
+//!
+//! Exact bounds may stand for values (`SELECT max(x)`), wide ones only rule files out. Bounds of a file
+//! with deleted rows are wide.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
+use object_store::ObjectMeta;
+use object_store::path::Path;
+use parquet::arrow::arrow_reader::RowSelection;
+use tidelake_manifest::vector::DeletedRows;
+use tidelake_manifest::{DataFile, DeltaTable, VectorDescriptor};
+use tidelake_schema::{Primitive, Type};
+use tokio::sync::OnceCell;
+
+use super::bounds::{Edge, bound};
+use super::readers::Readers;
+use super::shape::Shape;
+use crate::error::QueryError;
+
+/// Least and greatest value of a column in a file, and how many nulls.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Bound {
+    pub min: Option<ScalarValue>,
+    pub max: Option<ScalarValue>,
+    /// Physical, deleted rows included.
+    pub nulls: Option<u64>,
+    pub exact: bool,
+}
+
+/// One live file of a version.
+pub(crate) struct FileFacts {
+    file: Arc<DataFile>,
+    table: Arc<DeltaTable>,
+    location: Path,
+    shape: Arc<Shape>,
+    bounds: OnceLock<Option<Vec<Bound>>>,
+    /// Rows that count, where some are deleted.
+    selection: OnceCell<Arc<RowSelection>>,
+}
+
+impl fmt::Debug for FileFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileFacts").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl FileFacts {
+    pub(crate) fn new(table: &Arc<DeltaTable>, file: &Arc<DataFile>, shape: &Arc<Shape>) -> Self {
+        Self {
+            location: table.store().path(file.path()),
+            file: Arc::clone(file),
+            table: Arc::clone(table),
+            shape: Arc::clone(shape),
+            bounds: OnceLock::new(),
+            selection: OnceCell::new(),
+        }
+    }
+
+    /// True where these are the facts of exactly this file with this deletion vector.
+    pub(crate) fn is_of(&self, file: &Arc<DataFile>) -> bool {
+        Arc::ptr_eq(&self.file, file) || self.file.add == file.add
+    }
+
+    /// Relative to the table.
+    pub(crate) fn name(&self) -> &str {
+        self.file.path()
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.file.size()
+    }
+
+    /// Physical rows.
+    pub(crate) fn records(&self) -> Option<u64> {
+        self.file.num_records()
+    }
+
+    pub(crate) fn deleted(&self) -> u64 {
+        self.file.deleted_rows()
+    }
+
+    pub(crate) fn live_rows(&self) -> Option<u64> {
+        self.file.live_rows()
+    }
+
+    pub(crate) fn modified_ms(&self) -> i64 {
+        self.file.add.modification_time
+    }
+
+    pub(crate) fn tags_json(&self) -> String {
+        let tags = self.file.add.tags.clone().unwrap_or_default();
+        serde_json::to_string(&tags).unwrap_or_else(|_| "{}".to_owned())
+    }
+
+    /// The file as the object store knows it: no request is needed.
+    pub(crate) fn meta(&self) -> ObjectMeta {
+        ObjectMeta {
+            location: self.location.clone(),
+            last_modified: chrono::DateTime::from_timestamp_millis(self.modified_ms())
+                .unwrap_or_default(),
+            size: self.size(),
+            e_tag: None,
+            version: None,
+        }
+    }
+
+    /// Bounds of every column, in the order of the shape; worked out once.
+    pub(crate) fn bounds(&self) -> Option<&[Bound]> {
+        self.bounds.get_or_init(|| self.read_bounds()).as_deref()
+    }
+
+    fn read_bounds(&self) -> Option<Vec<Bound>> {
+        let stats = self.file.stats()?;
+        let exact_file = stats.tight_bounds.unwrap_or(true) && self.file.dv().is_none();
+        let columns = self.shape.table.fields.iter().zip(self.shape.scan.fields());
+        let bounds = columns.map(|(declared, field)| {
+            let name = field.name().as_str();
+            let nulls = stats.null_count.get(name).and_then(serde_json::Value::as_u64);
+            let Type::Primitive(primitive) = &declared.ty else {
+                return Bound { nulls, ..Bound::default() };
+            };
+            let edge = |values: &serde_json::Map<String, serde_json::Value>, edge| {
+                bound(values.get(name)?, *primitive, edge)?.cast_to(field.data_type()).ok()
+            };
+            Bound {
+                min: edge(&stats.min_values, Edge::Least),
+                max: edge(&stats.max_values, Edge::Greatest),
+                nulls,
+                exact: exact_file && keeps_values(*primitive),
+            }
+        });
+        Some(bounds.collect())
+    }
+
+    /// Statistics as plans use them, of the columns of interest; the others are unknown, which spares
+    /// a wide table most of the work.
+    pub(crate) fn statistics(
+        &self,
+        schema: &SchemaRef,
+        columns: &BTreeSet<usize>,
+    ) -> Arc<Statistics> {
+        let mut statistics = Statistics::new_unknown(schema);
+        if let Some(rows) = self.live_rows().and_then(|rows| usize::try_from(rows).ok()) {
+            statistics.num_rows = Precision::Exact(rows);
+        }
+        let size = usize::try_from(self.size()).unwrap_or(usize::MAX);
+        statistics.total_byte_size = Precision::Inexact(size);
+        if let Some(bounds) = self.bounds() {
+            for &place in columns {
+                if let Some(bound) = bounds.get(place) {
+                    statistics.column_statistics[place] = self.column(bound);
+                }
+            }
+        }
+        Arc::new(statistics)
+    }
+
+    fn column(&self, bound: &Bound) -> ColumnStatistics {
+        let value = |value: &Option<ScalarValue>| match value {
+            Some(value) if bound.exact => Precision::Exact(value.clone()),
+            Some(value) => Precision::Inexact(value.clone()),
+            None => Precision::Absent,
+        };
+        let null_count = match bound.nulls.and_then(|nulls| usize::try_from(nulls).ok()) {
+            // Without deleted rows the count is exact; none is none in any case.
+            Some(nulls) if nulls == 0 || self.file.dv().is_none() => Precision::Exact(nulls),
+            Some(nulls) => Precision::Inexact(nulls),
+            None => Precision::Absent,
+        };
+        let (min_value, max_value) = (value(&bound.min), value(&bound.max));
+        ColumnStatistics { null_count, min_value, max_value, ..ColumnStatistics::new_unknown() }
+    }
+
+    /// The rows that count, where the file has a deletion vector. Kept once it was read.
+    pub(crate) async fn selection(
+        &self,
+        readers: &Readers,
+    ) -> Result<Option<Arc<RowSelection>>, QueryError> {
+        let Some(descriptor) = self.file.dv() else { return Ok(None) };
+        let read = || self.read_selection(descriptor, readers);
+        Ok(Some(Arc::clone(self.selection.get_or_try_init(read).await?)))
+    }
+
+    async fn read_selection(
+        &self,
+        descriptor: &VectorDescriptor,
+        readers: &Readers,
+    ) -> Result<Arc<RowSelection>, QueryError> {
+        let unusable = |reason: &dyn fmt::Display| {
+            QueryError::Corrupt(format!("the deletion vector of {}: {reason}", self.location))
+        };
+        let rows = self.table.deleted_rows(descriptor).await?;
+        let total = match self.records() {
+            Some(total) => total,
+            None => {
+                let footer = readers.footer(&self.location, self.size()).await;
+                let footer = footer.map_err(|error| unusable(&error))?;
+                u64::try_from(footer.file_metadata().num_rows()).unwrap_or(0)
+            }
+        };
+        let selection = live(&rows, total).ok_or_else(|| unusable(&"it names rows beyond the end"))?;
+        Ok(Arc::new(selection))
+    }
+}
+
+/// True where Delta's JSON keeps the type's values as they are.
+fn keeps_values(primitive: Primitive) -> bool {
+    matches!(
+        primitive,
+        Primitive::Int
+            | Primitive::Long
+            | Primitive::Date
+            | Primitive::Time
+            | Primitive::TimestampNs
+            | Primitive::TimestampTzNs
+    )
+}
+
+/// The rows of `total` that are not deleted.
+fn live(deleted: &DeletedRows, total: u64) -> Option<RowSelection> {
+    if deleted.max().is_some_and(|last| last >= total) {
+        return None;
+    }
+    let mut ranges = Vec::new();
+    let mut next = 0;
+    for row in deleted.iter().chain([total]) {
+        if next < row {
+            ranges.push(usize::try_from(next).ok()?..usize::try_from(row).ok()?);
+        }
+        next = row + 1;
+    }
+    let total = usize::try_from(total).ok()?;
+    Some(RowSelection::from_consecutive_ranges(ranges.into_iter(), total))
+}

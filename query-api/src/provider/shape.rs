@@ -1,0 +1,107 @@
+//! A table's columns as queries see them, and under which names and types its files hold them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use tidelake_schema::{Primitive, TableSchema, Type, arrow as logical, delta};
+
+use crate::error::QueryError;
+
+/// Key in a field's metadata: the declared type where Arrow has no such type.
+pub(crate) const DECLARED_TYPE: &str = "tidelake.type";
+
+/// Columns of one version of a table.
+#[derive(Debug, Clone)]
+pub(crate) struct Shape {
+    /// What queries see: logical types; strings and binaries as views, which scan faster.
+    pub schema: SchemaRef,
+    /// The same columns under the names that files use.
+    pub scan: SchemaRef,
+    /// The declared types.
+    pub table: Arc<TableSchema>,
+    pub renamed: bool,
+}
+
+impl Shape {
+    /// `schema_string` is the Delta metadata's: it knows the physical names.
+    pub(crate) fn new(table: Arc<TableSchema>, schema_string: &str) -> Result<Self, QueryError> {
+        let physical = delta::physical_names(schema_string)?;
+        let arrow = logical::to_arrow(&table);
+        let mut fields = Vec::with_capacity(arrow.fields().len());
+        let mut scanned = Vec::with_capacity(arrow.fields().len());
+        for (field, declared) in arrow.fields().iter().zip(&table.fields) {
+            let mut metadata = field.metadata().clone();
+            if let Type::Primitive(primitive @ (Primitive::Uuid | Primitive::Fixed(_))) =
+                &declared.ty
+            {
+                metadata.insert(DECLARED_TYPE.to_owned(), primitive.to_string());
+            }
+            let shown = Field::new(field.name(), view(field.data_type()), field.is_nullable())
+                .with_metadata(metadata);
+            let name = physical.get(&declared.id).unwrap_or(field.name());
+            scanned.push(shown.clone().with_name(name));
+            fields.push(shown);
+        }
+        let mut nested = Vec::new();
+        table.fields.iter().for_each(|field| nested_ids(&field.ty, &mut nested));
+        if let Some(id) = nested.iter().find(|id| physical.contains_key(id)) {
+            return Err(QueryError::Unsupported(format!(
+                "the nested field with id {id} was renamed by another engine; renamed nested \
+                 fields can't be read yet"
+            )));
+        }
+        let renamed = scanned.iter().zip(&fields).any(|(a, b)| a.name() != b.name());
+        let schema = Arc::new(Schema::new(fields));
+        let scan = if renamed { Arc::new(Schema::new(scanned)) } else { Arc::clone(&schema) };
+        Ok(Self { schema, scan, table, renamed })
+    }
+
+    /// A decoded batch of logical columns, as queries see it. Views share the batch's buffers.
+    pub(crate) fn from_logical(&self, batch: &RecordBatch) -> Result<RecordBatch, QueryError> {
+        let columns = batch.columns().iter().zip(self.schema.fields()).map(|(column, field)| {
+            if column.data_type() == field.data_type() {
+                Ok(Arc::clone(column))
+            } else {
+                cast(column, field.data_type())
+            }
+        });
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let schema = Arc::clone(&self.schema);
+        Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
+    }
+
+    /// The place of each column by the name that files and statistics use.
+    pub(crate) fn physical_places(&self) -> HashMap<&str, usize> {
+        self.scan.fields().iter().enumerate().map(|(i, field)| (field.name().as_str(), i)).collect()
+    }
+}
+
+fn view(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8 => DataType::Utf8View,
+        DataType::Binary => DataType::BinaryView,
+        other => other.clone(),
+    }
+}
+
+/// Ids of struct fields below the top level: what another engine can rename.
+fn nested_ids(ty: &Type, ids: &mut Vec<i32>) {
+    match ty {
+        Type::Primitive(_) => {}
+        Type::Struct(fields) => {
+            for field in fields {
+                ids.push(field.id);
+                nested_ids(&field.ty, ids);
+            }
+        }
+        Type::List(list) => nested_ids(&list.element, ids),
+        Type::Map(map) => {
+            nested_ids(&map.key, ids);
+            nested_ids(&map.value, ids);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Settings of the query API; each says what it costs.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tidelake_log::KafkaSettings;
+
+/// Settings of the service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// URL of the object store: `file:///folder`, `memory:///`, `s3://bucket/prefix`.
+    pub store: String,
+    pub kafka: KafkaSettings,
+    /// `address:port` of the HTTP listener; port 0 takes a free one.
+    pub listen: String,
+    pub query: QuerySettings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            store: String::new(),
+            kafka: KafkaSettings::default(),
+            listen: "127.0.0.1:8081".into(),
+            query: QuerySettings::default(),
+        }
+    }
+}
+
+/// Bounds and knobs of the query engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuerySettings {
+    /// Threads one query may keep busy.
+    pub target_partitions: usize,
+    /// Rows in one batch on its way through a plan.
+    pub batch_rows: usize,
+    /// Evaluates filters while Parquet is decoded: fewer bytes for selective filters over wide rows,
+    /// slower for most others.
+    pub pushdown_filters: bool,
+    /// Time-out of a query that names none.
+    pub timeout_ms_default: u64,
+    /// The longest time-out a query may ask for.
+    pub timeout_ms_max: u64,
+    /// Queries that run at a time; more wait for `queue_ms_max`, then are refused.
+    pub running_max: usize,
+    /// Queries of one tenant that run or wait at a time; more are refused at once.
+    pub running_per_tenant_max: usize,
+    /// How long a query may wait for its turn.
+    pub queue_ms_max: u64,
+    /// Memory of all operators of all queries (sorts, joins, aggregates).
+    pub memory_bytes_max: u64,
+    /// Disk space for operators that don't fit in memory; 0 forbids spilling.
+    pub spill_bytes_max: u64,
+    /// Where operators spill; the system's temporary folder when absent.
+    pub spill_folder: Option<PathBuf>,
+    /// Bytes of an `application/json` answer, which is built in memory. Other formats stream.
+    pub json_bytes_max: usize,
+    /// Memory for Parquet footers and page indexes.
+    pub metadata_cache_bytes_max: usize,
+    /// Decoded bytes of the unflushed rows that one query may read.
+    pub tail_bytes_max: usize,
+    /// Decoded unflushed rows kept between queries, all tables together.
+    pub tail_cache_bytes_max: usize,
+    /// How long one read of the log may take.
+    pub tail_read_ms_max: u64,
+    /// Tables whose log readers (one consumer each) stay open between queries.
+    pub tail_readers_max: usize,
+    /// A `latest` query may take a snapshot this old: the tail makes up for it. `committed` queries
+    /// always look.
+    pub snapshot_age_ms_max: u64,
+}
+
+impl Default for QuerySettings {
+    fn default() -> Self {
+        const MIB: usize = 1024 * 1024;
+        Self {
+            target_partitions: 2,
+            batch_rows: 8192,
+            pushdown_filters: false,
+            timeout_ms_default: 60_000,
+            timeout_ms_max: 600_000,
+            running_max: 16,
+            running_per_tenant_max: 8,
+            queue_ms_max: 5_000,
+            memory_bytes_max: 1024 * MIB as u64,
+            spill_bytes_max: 4096 * MIB as u64,
+            spill_folder: None,
+            json_bytes_max: 64 * MIB,
+            metadata_cache_bytes_max: 128 * MIB,
+            tail_bytes_max: 512 * MIB,
+            tail_cache_bytes_max: 256 * MIB,
+            tail_read_ms_max: 10_000,
+            tail_readers_max: 32,
+            snapshot_age_ms_max: 100,
+        }
+    }
+}

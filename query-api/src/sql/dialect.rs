@@ -1,0 +1,70 @@
+//! The SQL that users write: DataFusion's generic dialect, with table versions and without the
+//! clauses that DataFusion would read and then ignore.
+
+use std::any::{Any, TypeId};
+
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+
+/// Generic SQL with `VERSION AS OF` and `TIMESTAMP AS OF`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct TidelakeDialect;
+
+macro_rules! yes {
+    ($($name:ident)*) => { $(fn $name(&self) -> bool { true })* };
+}
+
+impl Dialect for TidelakeDialect {
+    /// The parser asks by type in places where it has no method to ask.
+    fn dialect(&self) -> TypeId {
+        GenericDialect.type_id()
+    }
+
+    fn is_delimited_identifier_start(&self, ch: char) -> bool {
+        GenericDialect.is_delimited_identifier_start(ch)
+    }
+
+    fn is_identifier_start(&self, ch: char) -> bool {
+        ch.is_alphabetic() || ch == '_'
+    }
+
+    fn is_identifier_part(&self, ch: char) -> bool {
+        ch.is_alphanumeric() || ch == '_' || ch == '$'
+    }
+
+    yes! {
+        supports_table_versioning
+        allow_extract_custom
+        allow_extract_single_quotes
+        support_map_literal_syntax
+        supports_array_typedef_with_brackets
+        supports_bitwise_shift_operators
+        supports_comma_separated_trim
+        supports_dictionary_syntax
+        supports_empty_projections
+        supports_explain_with_utility_options
+        supports_extract_comma_syntax
+        supports_filter_during_aggregation
+        supports_from_first_select
+        supports_group_by_expr
+        supports_group_by_with_modifier
+        supports_left_associative_joins_without_parens
+        supports_limit_comma
+        supports_multiline_comment_hints
+        supports_named_fn_args_with_assignment_operator
+        supports_nested_comments
+        supports_parens_around_table_factor
+        supports_pipe_operator
+        supports_projection_trailing_commas
+        supports_select_wildcard_except
+        supports_select_wildcard_exclude
+        supports_select_wildcard_rename
+        supports_select_wildcard_replace
+        supports_string_escape_constant
+        supports_struct_literal
+        supports_try_convert
+        supports_unicode_string_literal
+        supports_values_as_table_factor
+        supports_window_clause_named_window_reference
+        supports_window_function_null_treatment_arg
+    }
+}

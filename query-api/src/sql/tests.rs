@@ -1,0 +1,219 @@
+use serde_json::json;
+
+use super::*;
+
+fn refused(sql: &str) -> QueryError {
+    parse(sql, &[]).map(|query| query.statement.to_string()).expect_err(sql)
+}
+
+#[test]
+fn everything_but_reading_is_refused() {
+    let statements = [
+        "CREATE TABLE x AS SELECT 1",
+        "CREATE TABLE x (a int)",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE EXTERNAL TABLE x STORED AS PARQUET LOCATION 'x.parquet'",
+        "CREATE DATABASE x",
+        "CREATE SCHEMA x",
+        "CREATE FUNCTION f(int) RETURNS int RETURN $1",
+        "DROP TABLE t",
+        "ALTER TABLE t ADD COLUMN a int",
+        "TRUNCATE TABLE t",
+        "INSERT INTO t VALUES (1)",
+        "INSERT INTO t SELECT 1",
+        "UPDATE t SET a = 1",
+        "DELETE FROM t",
+        "MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN DELETE",
+        "COPY t TO 'x.parquet'",
+        "COPY (SELECT 1) TO '/tmp/x.csv'",
+        "SET datafusion.execution.batch_size = 1",
+        "SET TIME ZONE 'UTC'",
+        "RESET datafusion.execution.batch_size",
+        "SHOW ALL",
+        "SHOW datafusion.execution.batch_size",
+        "SHOW VARIABLES",
+        "SHOW FUNCTIONS",
+        "SHOW CREATE TABLE t",
+        "PREPARE p AS SELECT 1",
+        "EXECUTE p",
+        "DEALLOCATE p",
+        "BEGIN",
+        "COMMIT",
+        "SELECT 1; SELECT 2",
+        "EXPLAIN INSERT INTO t VALUES (1)",
+        "EXPLAIN ANALYZE COPY t TO 'x'",
+        "EXPLAIN CREATE TABLE x AS SELECT 1",
+        "WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x",
+        "WITH x AS (INSERT INTO t VALUES (1) RETURNING a) SELECT * FROM x",
+        "SELECT * INTO x FROM t",
+        "SELECT * FROM t FOR UPDATE",
+        "SELECT * FROM 'x.parquet'",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM 's3://bucket/x.parquet'",
+        "SELECT * FROM 'http://host/x.csv'",
+        "SELECT (SELECT count(*) FROM 'x.parquet')",
+        "SELECT * FROM t WHERE a IN (SELECT a FROM 'x.csv')",
+        "SELECT * FROM read_csv('x.csv')",
+        "SELECT * FROM read_parquet('x')",
+        "SELECT * FROM parquet_metadata('x')",
+        "SELECT * FROM metadata_cache()",
+        "SELECT * FROM t TABLESAMPLE (10 PERCENT)",
+        "SELECT * FROM t AT (TIMESTAMP => '2026-01-01')",
+        "TABLE t",
+        "CALL f()",
+        "KILL QUERY 1",
+        "USE x",
+        "LOAD 'x'",
+        "ATTACH 'x' AS y",
+        "VACUUM t",
+        "ANALYZE TABLE t",
+        "GRANT SELECT ON t TO u",
+    ];
+    for sql in statements {
+        let error = refused(sql);
+        assert!(
+            matches!(error, QueryError::NotAllowed(_) | QueryError::Syntax(_)),
+            "{sql}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn reading_is_allowed() {
+    for sql in [
+        "SELECT 1",
+        "SELECT * FROM t",
+        "SELECT * FROM default.t",
+        "SELECT * FROM tidelake.default.t",
+        "WITH x AS (SELECT * FROM t) SELECT * FROM x JOIN t USING (a)",
+        "VALUES (1), (2)",
+        "EXPLAIN SELECT * FROM t",
+        "EXPLAIN ANALYZE SELECT * FROM t",
+        "EXPLAIN VERBOSE SELECT * FROM t",
+        "SHOW TABLES",
+        "SHOW TABLES LIKE 'a%'",
+        "SHOW COLUMNS FROM t",
+        "DESCRIBE t",
+        "DESCRIBE default.t",
+        "SELECT * FROM information_schema.tables",
+        "SELECT * FROM table_history('t') h",
+        "SELECT * FROM table_files('t') WHERE rows > 1",
+        "SELECT * FROM generate_series(1, 3)",
+        "SELECT * FROM range(3)",
+        "SELECT * FROM (SELECT 1 UNION ALL SELECT 2) ORDER BY 1 LIMIT 1",
+        "(SELECT 1) UNION (SELECT 2)",
+        "SELECT a, sum(b) FILTER (WHERE c) OVER (PARTITION BY a) FROM t GROUP BY ALL",
+        "FROM t SELECT a",
+        "SELECT * EXCEPT (a) FROM t",
+        "WITH RECURSIVE n AS (SELECT 1 i UNION ALL SELECT i + 1 FROM n WHERE i < 3) SELECT * FROM n",
+    ] {
+        parse(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+}
+
+fn only_relation(sql: &str, params: &[serde_json::Value]) -> (TableReference, Relation) {
+    let query = parse(sql, params).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    assert_eq!(query.relations.len(), 1, "{sql}: {:?}", query.relations);
+    query.relations.into_iter().next().unwrap()
+}
+
+#[test]
+fn versions_belong_to_their_table_reference() {
+    let version = |number| Some(AsOf::Version(TableVersion(number)));
+    for (sql, as_of) in [
+        ("SELECT * FROM t VERSION AS OF 3", version(3)),
+        ("SELECT * FROM T VERSION AS OF 3 x WHERE x.a = 1", version(3)),
+        ("SELECT t.a FROM t TIMESTAMP AS OF '1970-01-01T00:00:01Z'", Some(AsOf::Timestamp(1000))),
+        ("SELECT * FROM t TIMESTAMP AS OF TIMESTAMP '1970-01-01 00:00:01'", Some(AsOf::Timestamp(1000))),
+        ("SELECT * FROM t FOR SYSTEM_TIME AS OF '1970-01-01'", Some(AsOf::Timestamp(0))),
+        ("SELECT * FROM t", None),
+    ] {
+        let (_, relation) = only_relation(sql, &[]);
+        assert_eq!(relation.as_of, as_of, "{sql}");
+        assert_eq!(relation.table, TableReference::bare("t"), "{sql}");
+    }
+    let query = parse(
+        "SELECT * FROM t JOIN t VERSION AS OF 1 old ON t.a = old.a \
+         WHERE t.a IN (SELECT a FROM t VERSION AS OF 2)",
+        &[],
+    )
+    .unwrap();
+    let versions: Vec<_> = query.relations.into_values().map(|relation| relation.as_of).collect();
+    assert_eq!(versions.len(), 3);
+    for wanted in [None, version(1), version(2)] {
+        assert!(versions.contains(&wanted), "{versions:?}");
+    }
+}
+
+#[test]
+fn bad_versions_are_refused() {
+    for sql in [
+        "SELECT * FROM t TIMESTAMP AS OF 'yesterday'",
+        "SELECT * FROM t TIMESTAMP AS OF now()",
+        "SELECT * FROM t VERSION AS OF 1.5",
+    ] {
+        assert!(matches!(refused(sql), QueryError::Invalid(_) | QueryError::Syntax(_)), "{sql}");
+    }
+}
+
+#[test]
+fn table_functions_name_their_table() {
+    let (name, relation) = only_relation("SELECT * FROM table_history('t')", &[]);
+    assert_eq!((relation.view, relation.table), (View::History, TableReference::bare("t")));
+    assert_eq!(name, TableReference::bare("table_history(t)"));
+    let (_, relation) = only_relation("SELECT * FROM TABLE_FILES($1)", &[json!("default.t")]);
+    assert_eq!(relation.table, TableReference::partial("default", "t"));
+    let (_, relation) = only_relation("DESCRIBE t", &[]);
+    assert_eq!(relation.view, View::Columns);
+    for sql in ["SELECT * FROM table_history()", "SELECT * FROM table_files(1 + 1)"] {
+        assert!(matches!(refused(sql), QueryError::Invalid(_)), "{sql}");
+    }
+}
+
+#[test]
+fn a_common_table_expression_is_no_table() {
+    let query = parse("WITH t AS (SELECT 1 a) SELECT * FROM t", &[]).unwrap();
+    assert!(query.relations.is_empty());
+    let (name, _) = only_relation("WITH t AS (SELECT * FROM t) SELECT * FROM t", &[]);
+    assert_eq!(name, TableReference::bare("t"));
+}
+
+#[test]
+fn mixed_case_columns_are_found_without_quotes() {
+    use datafusion::arrow::datatypes::{DataType, Field, Fields};
+    let inner = DataType::Struct(Fields::from(vec![Field::new("postCode", DataType::Utf8, true)]));
+    let mut names = FoldedNames::default();
+    names.add(&Fields::from(vec![
+        Field::new("userId", DataType::Int64, true),
+        Field::new("Address", inner, true),
+        Field::new("plain", DataType::Int64, true),
+        Field::new("Twice", DataType::Int64, true),
+        Field::new("tWICE", DataType::Int64, true),
+    ]));
+    for (sql, wanted) in [
+        ("SELECT userId FROM t", r#"SELECT "userId" FROM t"#),
+        ("SELECT T.USERID FROM t", r#"SELECT T."userId" FROM t"#),
+        ("SELECT \"userid\" FROM t", r#"SELECT "userid" FROM t"#),
+        ("SELECT address.postcode FROM t", r#"SELECT "Address"."postCode" FROM t"#),
+        ("SELECT Plain FROM t", "SELECT Plain FROM t"),
+        ("SELECT twice FROM t", "SELECT twice FROM t"),
+        (
+            "SELECT userid FROM (SELECT plain AS userid FROM t) x ORDER BY userid",
+            r#"SELECT "userId" FROM (SELECT plain AS "userId" FROM t) x ORDER BY "userId""#,
+        ),
+        (
+            "WITH x (userid) AS (SELECT 1) SELECT userid FROM x",
+            r#"WITH x ("userId") AS (SELECT 1) SELECT "userId" FROM x"#,
+        ),
+    ] {
+        let mut statement = parse(sql, &[]).unwrap().statement;
+        fold_columns(&mut statement, &names);
+        assert_eq!(statement.to_string(), wanted);
+    }
+}
+
+#[test]
+fn deep_nesting_is_an_error_and_no_crash() {
+    let sql = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
+    assert!(matches!(refused(&sql), QueryError::Syntax(_)));
+}

@@ -1,0 +1,445 @@
+//! The state machine of one group, without I/O.
+//!
+//! ```text
+//!            join                 all joined, or time is up          leader's sync
+//!  Empty ──────────► Preparing ────────────────────────────► Completing ─────────► Stable
+//!    ▲                 ▲  ▲                                      │                   │
+//!    │ last one left   │  └──────── join, leave, time-out ───────┘                   │
+//!    └─────────────────┴──────────────────── join, leave, time-out ──────────────────┘
+//! ```
+//! Joins and syncs are answered later: the caller hands in a waiter `W` and gets it back with its
+//! answer among the [`Outputs`]. Times are milliseconds of any clock that never runs backwards.
+//! Invariants: outside Preparing nobody waits for a join, outside Completing nobody waits for a sync.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+
+use super::member::Member;
+pub(crate) use super::messages::{Answer, Caller, Join, Joined, Outputs, Phase};
+
+/// One group. `W` is whatever stands for one who waits.
+#[derive(Debug)]
+pub(crate) struct Group<W> {
+    pub(super) phase: Phase,
+    pub(super) generation: i32,
+    pub(super) protocol_type: Option<String>,
+    pub(super) protocol: Option<String>,
+    pub(super) leader: Option<String>,
+    /// In the order they came, which makes the first one the leader.
+    pub(super) members: Vec<Member<W>>,
+    pub(super) static_ids: BTreeMap<String, String>,
+    /// Ids given out whose owners have not joined with them yet, and until when they may.
+    pub(super) pending: BTreeMap<String, u64>,
+    /// When Preparing or Completing ends whoever is missing.
+    pub(super) deadline: Option<u64>,
+    initial_delay_ms: u64,
+    /// Preparing waits until then even if all known members have joined.
+    pub(super) not_before: u64,
+}
+
+/// Members of one group.
+const MEMBERS_MAX: usize = 1_000;
+
+impl<W> Group<W> {
+    pub(crate) fn new(initial_delay_ms: u64) -> Self {
+        Self {
+            phase: Phase::Empty,
+            generation: 0,
+            protocol_type: None,
+            protocol: None,
+            leader: None,
+            members: Vec::new(),
+            static_ids: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            deadline: None,
+            initial_delay_ms,
+            not_before: 0,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    #[cfg(test)]
+    pub(crate) fn generation(&self) -> i32 {
+        self.generation
+    }
+
+    pub(crate) fn protocol_type(&self) -> &str {
+        self.protocol_type.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn protocol(&self) -> &str {
+        self.protocol.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn members(&self) -> &[Member<W>] {
+        &self.members
+    }
+
+    /// True where nothing would be lost by forgetting the group's membership.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.phase == Phase::Empty && self.pending.is_empty()
+    }
+
+    pub(super) fn position(&self, member_id: &str) -> Option<usize> {
+        self.members
+            .iter()
+            .position(|member| member.id == member_id)
+    }
+
+    /// Finds the member that speaks; a static one must be the current holder of its instance id.
+    pub(super) fn identify(&self, caller: Caller<'_>) -> Result<usize, ResponseError> {
+        if let Some(instance_id) = caller.instance_id {
+            return match self.static_ids.get(instance_id) {
+                None => Err(ResponseError::UnknownMemberId),
+                Some(id) if id != caller.member_id => Err(ResponseError::FencedInstanceId),
+                Some(id) => self.position(id).ok_or(ResponseError::UnknownMemberId),
+            };
+        }
+        self.position(caller.member_id)
+            .ok_or(ResponseError::UnknownMemberId)
+    }
+
+    /// Somebody joins, for the first time or again.
+    pub(crate) fn join(&mut self, join: Join, waiter: W, now: u64) -> Outputs<W> {
+        let mut out = Vec::new();
+        if let Err((waiter, error, member_id)) = self.try_join(join, waiter, now, &mut out) {
+            out.push((waiter, Answer::JoinRefused { error, member_id }));
+        }
+        out
+    }
+
+    fn try_join(
+        &mut self,
+        join: Join,
+        waiter: W,
+        now: u64,
+        out: &mut Outputs<W>,
+    ) -> Result<(), (W, ResponseError, String)> {
+        let refuse = |waiter, error, id: &str| Err((waiter, error, id.to_owned()));
+        if !self.accepts_protocols(&join) {
+            return refuse(
+                waiter,
+                ResponseError::InconsistentGroupProtocol,
+                &join.member_id,
+            );
+        }
+        if join.member_id.is_empty() {
+            let full = self.members.len() + self.pending.len() >= MEMBERS_MAX;
+            if let Some(instance_id) = &join.instance_id {
+                if let Some(old) = self.static_ids.get(instance_id).cloned() {
+                    self.replace_static(&old, join, waiter, now, out);
+                    return Ok(());
+                }
+            } else if join.requires_member_id && !full {
+                let id = join.new_member_id;
+                self.pending
+                    .insert(id.clone(), now + join.session_timeout_ms);
+                return refuse(waiter, ResponseError::MemberIdRequired, &id);
+            }
+            if full {
+                return refuse(waiter, ResponseError::GroupMaxSizeReached, "");
+            }
+            let id = join.new_member_id.clone();
+            self.add_member(id, join, waiter, now, out);
+            return Ok(());
+        }
+        if join.instance_id.is_none() && self.pending.remove(&join.member_id).is_some() {
+            let id = join.member_id.clone();
+            self.add_member(id, join, waiter, now, out);
+            return Ok(());
+        }
+        let caller = Caller {
+            member_id: &join.member_id,
+            instance_id: join.instance_id.as_deref(),
+        };
+        let at = match self.identify(caller) {
+            Ok(at) => at,
+            Err(error) => return refuse(waiter, error, &join.member_id),
+        };
+        self.rejoin(at, join, waiter, now, out);
+        Ok(())
+    }
+
+    fn accepts_protocols(&self, join: &Join) -> bool {
+        if join.protocols.is_empty() || join.protocol_type.is_empty() {
+            return false;
+        }
+        if self.members.is_empty() {
+            return true;
+        }
+        self.protocol_type.as_deref() == Some(&join.protocol_type)
+            && join.protocols.iter().any(|protocol| {
+                self.members.iter().all(|member| {
+                    member.id == join.member_id || member.subscription(&protocol.name).is_some()
+                })
+            })
+    }
+
+    fn add_member(&mut self, id: String, join: Join, waiter: W, now: u64, out: &mut Outputs<W>) {
+        if self.members.is_empty() {
+            self.protocol_type = Some(join.protocol_type.clone());
+        }
+        if let Some(instance_id) = &join.instance_id {
+            self.static_ids.insert(instance_id.clone(), id.clone());
+        }
+        self.leader.get_or_insert_with(|| id.clone());
+        self.members.push(Member::new(id, join, waiter, now));
+        self.prepare(now, out);
+        self.try_complete(now, out);
+    }
+
+    /// A known member joins again.
+    fn rejoin(&mut self, at: usize, join: Join, waiter: W, now: u64, out: &mut Outputs<W>) {
+        let unchanged = self.members[at].protocols == join.protocols;
+        let is_leader = self.leader.as_deref() == Some(&self.members[at].id);
+        let answer_now = match self.phase {
+            Phase::Completing => unchanged,
+            Phase::Stable => unchanged && !is_leader,
+            Phase::Empty | Phase::Preparing => false,
+        };
+        self.members[at].heard(now);
+        if answer_now {
+            let joined = self.joined(at, false);
+            out.push((waiter, Answer::Joined(joined)));
+            return;
+        }
+        let member_id = self.members[at].id.clone();
+        if let Some(earlier) = self.members[at].update(join, waiter) {
+            // The same client asked twice; only its last request is still being waited for.
+            let error = ResponseError::RebalanceInProgress;
+            out.push((earlier, Answer::JoinRefused { error, member_id }));
+        }
+        self.prepare(now, out);
+        self.try_complete(now, out);
+    }
+
+    /// A static member came back under a new member id: the holder of the old one is fenced.
+    fn replace_static(
+        &mut self,
+        old_id: &str,
+        join: Join,
+        waiter: W,
+        now: u64,
+        out: &mut Outputs<W>,
+    ) {
+        let Some(at) = self.position(old_id) else {
+            return;
+        };
+        let new_id = join.new_member_id.clone();
+        let can_skip = join.can_skip_assignment;
+        let fenced = ResponseError::FencedInstanceId;
+        let member = &mut self.members[at];
+        if let Some(waiter) = member.joining.take() {
+            let member_id = old_id.to_owned();
+            out.push((
+                waiter,
+                Answer::JoinRefused {
+                    error: fenced,
+                    member_id,
+                },
+            ));
+        }
+        if let Some(waiter) = member.syncing.take() {
+            out.push((waiter, Answer::SyncRefused(fenced)));
+        }
+        member.id.clone_from(&new_id);
+        member.heard(now);
+        if let Some(instance_id) = &join.instance_id {
+            self.static_ids.insert(instance_id.clone(), new_id.clone());
+        }
+        let was_leader = self.leader.as_deref() == Some(old_id);
+        if was_leader {
+            self.leader = Some(new_id);
+        }
+        member_update(member, join, waiter);
+        if self.phase == Phase::Stable && self.choose_protocol() == self.protocol {
+            // The assignment stays as it is; the leader must not make a new one.
+            let mut joined = self.joined(at, can_skip);
+            if was_leader && !can_skip {
+                joined.leader = old_id.to_owned();
+                joined.members.clear();
+            }
+            if let Some(waiter) = self.members[at].joining.take() {
+                out.push((waiter, Answer::Joined(joined)));
+            }
+            return;
+        }
+        self.prepare(now, out);
+        self.try_complete(now, out);
+    }
+
+    /// Starts a rebalance, unless one is under way.
+    pub(super) fn prepare(&mut self, now: u64, out: &mut Outputs<W>) {
+        if self.phase == Phase::Preparing {
+            return;
+        }
+        if self.phase == Phase::Empty {
+            self.not_before = now + self.initial_delay_ms;
+        }
+        for member in &mut self.members {
+            if let Some(waiter) = member.syncing.take() {
+                let error = ResponseError::RebalanceInProgress;
+                out.push((waiter, Answer::SyncRefused(error)));
+                // It could not send heartbeats while it waited.
+                member.heard(now);
+            }
+            member.assignment = Bytes::new();
+        }
+        self.phase = Phase::Preparing;
+        self.deadline = Some(now + self.rebalance_timeout_ms().max(self.initial_delay_ms));
+    }
+
+    fn rebalance_timeout_ms(&self) -> u64 {
+        self.members
+            .iter()
+            .map(|member| member.rebalance_timeout_ms)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Ends Preparing if everybody is there, or time is up.
+    pub(super) fn try_complete(&mut self, now: u64, out: &mut Outputs<W>) {
+        if self.phase != Phase::Preparing {
+            return;
+        }
+        let time_is_up = self.deadline.is_some_and(|deadline| now >= deadline);
+        let all_joined =
+            self.pending.is_empty() && self.members.iter().all(|member| member.joining.is_some());
+        if !(time_is_up || all_joined && now >= self.not_before) {
+            return;
+        }
+        // Static members may come back under their name; others that did not come are out.
+        let missing: Vec<_> = self
+            .members
+            .iter()
+            .filter(|member| member.joining.is_none() && member.instance_id.is_none())
+            .map(|member| member.id.clone())
+            .collect();
+        for id in missing {
+            self.drop_member(&id);
+        }
+        if self.members.is_empty() {
+            self.become_empty();
+            return;
+        }
+        if self.members.iter().all(|member| member.joining.is_none()) {
+            self.deadline = Some(now + self.rebalance_timeout_ms());
+            return;
+        }
+        self.elect_leader();
+        self.generation = self.generation.checked_add(1).unwrap_or(1);
+        self.protocol = self.choose_protocol();
+        self.phase = Phase::Completing;
+        self.deadline = Some(now + self.rebalance_timeout_ms());
+        for at in 0..self.members.len() {
+            self.members[at].heard(now);
+            if let Some(waiter) = self.members[at].joining.take() {
+                out.push((waiter, Answer::Joined(self.joined(at, false))));
+            }
+        }
+    }
+
+    /// The leader must be one who joined this round.
+    fn elect_leader(&mut self) {
+        let joined = |member: &&Member<W>| member.joining.is_some();
+        let stays = self
+            .leader
+            .as_deref()
+            .and_then(|leader| self.position(leader));
+        if stays.is_none_or(|at| self.members[at].joining.is_none()) {
+            self.leader = self
+                .members
+                .iter()
+                .find(joined)
+                .map(|member| member.id.clone());
+        }
+    }
+
+    /// The protocol that every member knows and most like best.
+    fn choose_protocol(&self) -> Option<String> {
+        let first = self.members.first()?;
+        let shared: Vec<&str> = first
+            .protocols
+            .iter()
+            .map(|protocol| protocol.name.as_str())
+            .filter(|name| self.members.iter().all(|m| m.subscription(name).is_some()))
+            .collect();
+        let votes = |name: &str| {
+            self.members
+                .iter()
+                .filter(|member| {
+                    let liked = member
+                        .protocols
+                        .iter()
+                        .find(|p| shared.contains(&p.name.as_str()));
+                    liked.is_some_and(|liked| liked.name == name)
+                })
+                .count()
+        };
+        // `max_by_key` takes the last of equals; the first member's order should decide.
+        shared
+            .iter()
+            .rev()
+            .max_by_key(|name| votes(name))
+            .map(|name| (*name).to_owned())
+    }
+
+    fn joined(&self, at: usize, skip_assignment: bool) -> Joined {
+        let member_id = self.members[at].id.clone();
+        let leader = self.leader.clone().unwrap_or_default();
+        let members = if leader == member_id {
+            let subscription =
+                |member: &Member<W>| member.subscription(self.protocol()).unwrap_or_default();
+            self.members
+                .iter()
+                .map(|member| {
+                    (
+                        member.id.clone(),
+                        member.instance_id.clone(),
+                        subscription(member),
+                    )
+                })
+                .collect()
+        } else {
+            Vec::new()
+        };
+        Joined {
+            generation: self.generation,
+            protocol_type: self.protocol_type().to_owned(),
+            protocol: self.protocol().to_owned(),
+            skip_assignment: skip_assignment && leader == member_id,
+            leader,
+            member_id,
+            members,
+        }
+    }
+
+    pub(super) fn drop_member(&mut self, member_id: &str) -> Option<Member<W>> {
+        let member = self.members.remove(self.position(member_id)?);
+        if let Some(instance_id) = &member.instance_id {
+            self.static_ids.remove(instance_id);
+        }
+        if self.leader.as_deref() == Some(member_id) {
+            self.leader = self.members.first().map(|member| member.id.clone());
+        }
+        Some(member)
+    }
+
+    pub(super) fn become_empty(&mut self) {
+        self.phase = Phase::Empty;
+        self.generation = self.generation.checked_add(1).unwrap_or(1);
+        self.protocol = None;
+        self.leader = None;
+        self.deadline = None;
+    }
+}
+
+fn member_update<W>(member: &mut Member<W>, join: Join, waiter: W) {
+    let earlier = member.update(join, waiter);
+    debug_assert!(earlier.is_none(), "the fenced waiter was answered before");
+}

@@ -1,0 +1,53 @@
+//! What every request handler works on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use kafka_protocol::messages::BrokerId;
+use kafka_protocol::protocol::StrBytes;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::group::coordinator::Coordinator;
+use crate::identity::Identity;
+use crate::settings::BrokerSettings;
+use crate::topics::Topics;
+
+/// The only node there is.
+pub(crate) const NODE_ID: BrokerId = BrokerId(1);
+
+/// Bytes that one permit of a byte budget stands for.
+pub(crate) const BUDGET_UNIT: usize = 1024;
+
+/// The broker's parts, shared by all connections.
+#[derive(Debug)]
+pub(crate) struct BrokerState {
+    pub settings: BrokerSettings,
+    /// The address that clients are told.
+    pub address: SocketAddr,
+    pub identity: Identity,
+    pub topics: Arc<Topics>,
+    pub coordinator: Coordinator,
+    /// Bytes of requests under way.
+    pub request_budget: Arc<Semaphore>,
+    /// Bytes of fetch answers under way.
+    pub fetch_budget: Arc<Semaphore>,
+    /// Cancelled when the broker stops: whoever waits answers with what there is.
+    pub stopping: CancellationToken,
+}
+
+impl BrokerState {
+    pub(crate) fn host(&self) -> StrBytes {
+        StrBytes::from_string(self.address.ip().to_string())
+    }
+
+    pub(crate) fn port(&self) -> i32 {
+        i32::from(self.address.port())
+    }
+}
+
+/// The permits for `bytes`, never more than the whole budget.
+pub(crate) fn budget_units(bytes: usize, budget_bytes: usize) -> u32 {
+    let units = bytes.div_ceil(BUDGET_UNIT).min(budget_bytes / BUDGET_UNIT);
+    u32::try_from(units.max(1)).unwrap_or(u32::MAX)
+}

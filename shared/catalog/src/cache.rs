@@ -1,0 +1,113 @@
+//! The log replayed: pure, no I/O.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidelake_core::clock::UnixMillis;
+use tidelake_core::{TableId, TenantId};
+
+use crate::entry::{Event, Record, TableEntry};
+
+/// A dropped table whose topics and folder may still be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// The table as it was.
+    pub entry: Arc<TableEntry>,
+    /// Who removes it.
+    pub purger: String,
+    /// When the purger took it, by the purger's clock.
+    pub claimed_ms: UnixMillis,
+}
+
+/// What is known of one name.
+#[derive(Debug, Clone)]
+pub(crate) enum Name {
+    Live(Arc<TableEntry>),
+    Dropped(Dropped),
+    Purged,
+}
+
+/// Every event before `next`, applied.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct State {
+    /// The number that the next event will have.
+    pub next: u64,
+    /// By name: its state and the number of its last event.
+    names: BTreeMap<TableId, (u64, Name)>,
+}
+
+impl State {
+    pub(crate) fn name(&self, id: &TableId) -> Option<&Name> {
+        self.names.get(id).map(|(_, name)| name)
+    }
+
+    /// The number of the last event that touched the name.
+    pub(crate) fn mark(&self, id: &TableId) -> Option<u64> {
+        self.names.get(id).map(|(number, _)| *number)
+    }
+
+    pub(crate) fn table(&self, id: &TableId) -> Option<&Arc<TableEntry>> {
+        match self.name(id)? {
+            Name::Live(entry) => Some(entry),
+            Name::Dropped(_) | Name::Purged => None,
+        }
+    }
+
+    pub(crate) fn dropped(&self, id: &TableId) -> Option<&Dropped> {
+        match self.name(id)? {
+            Name::Dropped(dropped) => Some(dropped),
+            Name::Live(_) | Name::Purged => None,
+        }
+    }
+
+    /// Tables in the order of their names; of one tenant, or of all.
+    pub(crate) fn tables(
+        &self,
+        tenant: Option<&TenantId>,
+    ) -> impl Iterator<Item = &Arc<TableEntry>> {
+        self.names.values().filter_map(move |(_, name)| match name {
+            Name::Live(entry) if tenant.is_none_or(|tenant| *tenant == entry.id.tenant) => {
+                Some(entry)
+            }
+            _ => None,
+        })
+    }
+
+    /// Takes the event of number `next`. An event that can't stand here means a damaged log.
+    pub(crate) fn apply(&mut self, record: &Record) -> Result<(), &'static str> {
+        let number = self.next;
+        let (id, name) = match &record.event {
+            Event::CreateTable { table } => {
+                if !matches!(self.name(&table.id), None | Some(Name::Purged)) {
+                    return Err("creates a table that exists or is not purged");
+                }
+                (table.id.clone(), Name::Live(Arc::new(table.as_ref().clone())))
+            }
+            Event::DropTable { table, purger } => {
+                let entry = self.table(table).ok_or("drops a table that does not exist")?;
+                let dropped = Dropped {
+                    entry: Arc::clone(entry),
+                    purger: purger.clone(),
+                    claimed_ms: record.timestamp_ms,
+                };
+                (table.clone(), Name::Dropped(dropped))
+            }
+            Event::ClaimPurge { table, purger } => {
+                let dropped = self.dropped(table).ok_or("claims a table that is not dropped")?;
+                let dropped = Dropped {
+                    entry: Arc::clone(&dropped.entry),
+                    purger: purger.clone(),
+                    claimed_ms: record.timestamp_ms,
+                };
+                (table.clone(), Name::Dropped(dropped))
+            }
+            Event::Purged { table } => {
+                self.dropped(table).ok_or("purges a table that is not dropped")?;
+                (table.clone(), Name::Purged)
+            }
+        };
+        self.names.insert(id, (number, name));
+        self.next += 1;
+        Ok(())
+    }
+}

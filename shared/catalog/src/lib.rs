@@ -1,0 +1,35 @@
+//! The catalog: which tenants and tables exist, kept as a numbered commit log on the object store.
+//!
+//! Owns the entries ([`TableEntry`]), the log under `_tidelake/catalog/` and a cached view of it
+//! ([`Catalog`]). Does not own topics or Delta tables: whoever creates or drops a table makes and
+//! removes those around the catalog's entry. A tenant exists from its first table on.
+//!
+//! ```text
+//!  _tidelake/catalog/00000000000000000000.json   one event a file, create-if-absent:
+//!                    00000000000000000001.json   create_table | drop_table | claim_purge | purged
+//! ```
+//!
+//! Invariants:
+//! - an event is valid where it stands: it was decided on a view that held every earlier event;
+//! - of a table name, `create_table` and `drop_table` alternate;
+//! - what a dropped table left behind is removed by one purger at a time: the one that the last
+//!   `drop_table` or `claim_purge` names. `purged` says that nothing is left.
+//!
+//! ```
+//! # use tidelake_catalog::*; use tidelake_core::*;
+//! # async fn example(store: &tidelake_storage::Store) -> Result<(), CatalogError> {
+//! let catalog = Catalog::open(store, clock::system(), ids::random()).await?;
+//! let orders = TableId::new(TenantId::default(), TableName::new("orders").unwrap());
+//! if let Some(table) = catalog.find(&orders).await? {
+//!     assert_eq!(table.location(), "default/orders");
+//! }
+//! # Ok(()) }
+//! ```
+
+mod cache;
+mod entry;
+mod log;
+
+pub use cache::Dropped;
+pub use entry::{TableEntry, TableMode};
+pub use log::{AddTable, Catalog, CatalogError, DropTable};

@@ -1,0 +1,165 @@
+//! Prints how many records a second one core decodes: `cargo run --release --example decode_rate`.
+
+use std::fmt::Write;
+use std::hint::black_box;
+use std::time::Instant;
+
+use tidelake_codec::json::encode::{JsonStyle, write_rows};
+use tidelake_codec::json::stream::ArraySplitter;
+use tidelake_codec::json::{JsonDecoder, JsonLimits};
+use tidelake_codec::packed;
+use tidelake_schema::TableSchema;
+
+const RECORDS: usize = 1_000_000;
+const ROUNDS: usize = 5;
+
+fn schema() -> Result<TableSchema, Box<dyn std::error::Error>> {
+    let columns = [
+        ("id", "long"),
+        ("user", "string"),
+        ("amount", "double"),
+        ("ts", "long"),
+        ("city", "string"),
+        ("kind", "string"),
+    ];
+    let field = |(name, ty)| format!(r#"{{"name":"{name}","required":false,"type":"{ty}"}}"#);
+    let fields = columns.map(field).join(",");
+    Ok(TableSchema::from_iceberg_json(&format!(
+        r#"{{"fields":[{fields}]}}"#
+    ))?)
+}
+
+/// Lines of about 100 bytes; `gap` stands behind every colon and comma.
+fn lines(gap: &str) -> String {
+    let cities = ["Berlin", "Paris", "Amsterdam", "Rome", "Lisbon"];
+    let kinds = ["click", "view", "purchase"];
+    let mut text = String::new();
+    for n in 0..RECORDS {
+        let (user, cents) = (n * 7919 % 100_000, n * 104_729 % 100_000);
+        let _ = writeln!(
+            text,
+            "{{\"id\":{gap}{n},{gap}\"user\":{gap}\"user-{user:05}\",{gap}\"amount\":{gap}{}.{:02},\
+             {gap}\"ts\":{gap}{},{gap}\"city\":{gap}\"{}\",{gap}\"kind\":{gap}\"{}\"}}",
+            cents / 100,
+            cents % 100,
+            1_763_000_000_000_u64 + n as u64,
+            cities[n % cities.len()],
+            kinds[n % kinds.len()],
+        );
+    }
+    text
+}
+
+fn report(what: &str, bytes: usize, mut run: impl FnMut()) {
+    let mut best = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    let rate = RECORDS as f64 / best / 1e6;
+    let megabytes = bytes as f64 / best / 1e6;
+    #[expect(
+        clippy::print_stdout,
+        reason = "the figure is what this program is for"
+    )]
+    {
+        println!("{what:<42} {rate:>6.2} M records/s {megabytes:>7.0} MB/s");
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let schema = schema()?;
+    let text = lines("");
+    let spaced = lines(" ");
+    let mut decoder = JsonDecoder::new(&schema, JsonLimits::default())?;
+    // One batch for each 1 MiB of lines, as a stream would.
+    let pieces = |text: &str| -> Vec<Vec<u8>> {
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        lines
+            .chunks(10_000)
+            .map(|lines| lines.concat().into_bytes())
+            .collect()
+    };
+    for (what, text) in [
+        ("push_ndjson", &text),
+        ("push_ndjson, a space after : and ,", &spaced),
+    ] {
+        let pieces = pieces(text);
+        report(what, text.len(), || {
+            for piece in &pieces {
+                decoder.push_ndjson(piece).expect("valid lines");
+                black_box(decoder.finish().expect("columns"));
+            }
+        });
+    }
+    let records: Vec<&[u8]> = text.split_terminator('\n').map(str::as_bytes).collect();
+    report("push_record", text.len(), || {
+        for (n, record) in records.iter().enumerate() {
+            decoder.push_record(record).expect("a valid record");
+            if n % 10_000 == 9_999 {
+                black_box(decoder.finish().expect("columns"));
+            }
+        }
+        black_box(decoder.finish().expect("columns"));
+    });
+    let array = format!("[{}]", text.trim_end().replace('\n', ","));
+    report(
+        "ArraySplitter, 64 KiB chunks, and push_record",
+        text.len(),
+        || {
+            let mut splitter = ArraySplitter::new(1 << 20);
+            for chunk in array.as_bytes().chunks(64 << 10) {
+                splitter
+                    .feed(chunk, |record| decoder.push_record(record))
+                    .expect("an array");
+            }
+            black_box(decoder.finish().expect("columns"));
+        },
+    );
+    let arrow = tidelake_schema::arrow::to_arrow(&schema);
+    let all = pieces(&text);
+    report("arrow-json, for comparison", text.len(), || {
+        for piece in &all {
+            let mut other = arrow::json::ReaderBuilder::new(arrow.clone())
+                .with_batch_size(10_000)
+                .build_decoder()
+                .expect("a decoder");
+            other.decode(piece).expect("valid lines");
+            black_box(other.flush().expect("columns"));
+        }
+    });
+    let mut batches = Vec::new();
+    for piece in text
+        .as_bytes()
+        .split_inclusive(|byte| *byte == b'\n')
+        .collect::<Vec<_>>()
+        .chunks(1000)
+    {
+        decoder.push_ndjson(&piece.concat())?;
+        batches.push(decoder.finish()?);
+    }
+    let mut out = Vec::new();
+    report("json::encode::write_rows", text.len(), || {
+        for batch in &batches {
+            out.clear();
+            write_rows(batch, &arrow, &mut out, JsonStyle::Objects).expect("rows");
+            black_box(&out);
+        }
+    });
+    let mut messages = Vec::new();
+    report("packed::encode, 1000 rows a message", text.len(), || {
+        messages.clear();
+        messages.extend(
+            batches
+                .iter()
+                .map(|batch| packed::encode(batch).expect("a message")),
+        );
+    });
+    report("packed::decode", text.len(), || {
+        for message in &messages {
+            black_box(packed::decode(message, &schema).expect("rows"));
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! Arrow data from outside: streams of bytes, and batches whose columns only nearly fit.
+//!
+//! Owns the way of a foreign batch to the table's own columns ([`conform`]) and the bounded reading
+//! of Arrow IPC streams ([`StreamReader`]). Columns are matched by name; a missing nullable column
+//! becomes nulls; an unknown one is refused. Types:
+//!
+//! | table | Arrow types taken |
+//! | --- | --- |
+//! | boolean | Boolean |
+//! | int, long, float, double, decimal | integers, floats, decimals; every value must come out unchanged |
+//! | date | Date32, Date64 |
+//! | time | Time32, Time64, within a day |
+//! | timestamp, timestamp_ns | Timestamp of any unit without zone, nothing cut off |
+//! | timestamptz, timestamptz_ns | Timestamp of any unit with a zone |
+//! | string | Utf8, LargeUtf8, Utf8View |
+//! | uuid | the same, as hyphenated text; FixedSizeBinary(16) |
+//! | fixed[n], binary | Binary, LargeBinary, BinaryView, FixedSizeBinary; of length n for fixed |
+//! | struct | Struct, fields by name |
+//! | list | List, LargeList, FixedSizeList |
+//! | map | Map |
+//! | any | Null; Dictionary of what is taken |
+//!
+//! What lies beneath a null is not looked at.
+
+mod bounds;
+mod cast;
+mod frames;
+mod nested;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::buffer::NullBuffer;
+use tidelake_schema::TableSchema;
+use tidelake_schema::arrow::to_arrow;
+
+use crate::reject::{Fault, Reason, Rejection};
+
+pub(crate) use frames::Frames;
+pub use frames::{StreamLimits, StreamReader};
+
+/// Bytes that filling in nulls, or spelling out what a dictionary or view repeats, may take for one
+/// column: a few bytes of input can stand for any number of them.
+pub(crate) const EXPANDED_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Why a column was refused: the row within it, if it was one value.
+#[derive(Debug)]
+pub(crate) struct Misfit {
+    row: Option<usize>,
+    fault: Box<Fault>,
+}
+
+impl Misfit {
+    fn column(reason: Reason) -> Self {
+        Self {
+            row: None,
+            fault: Fault::new(reason),
+        }
+    }
+
+    fn row(row: usize, reason: Reason) -> Self {
+        Self {
+            row: Some(row),
+            fault: Fault::new(reason),
+        }
+    }
+
+    fn inside(self, name: &str) -> Self {
+        Self {
+            fault: self.fault.inside(name),
+            ..self
+        }
+    }
+}
+
+/// The rows of `batch` as columns of [`to_arrow`]. Rows are counted from `first_row` in the
+/// rejection, which names that row if a column is wrong as a whole.
+pub fn conform(
+    batch: &RecordBatch,
+    schema: &TableSchema,
+    first_row: usize,
+) -> Result<RecordBatch, Rejection> {
+    let reject = |name: &str, misfit: Misfit| {
+        misfit
+            .fault
+            .inside(name)
+            .into_rejection(first_row + misfit.row.unwrap_or(0))
+    };
+    let rows = batch.num_rows();
+    let given = batch.schema();
+    let mut names = HashSet::with_capacity(given.fields().len());
+    for field in given.fields() {
+        let known = schema.field(field.name()).is_some();
+        let reason = match (known, names.insert(field.name().as_str())) {
+            (false, _) => Reason::UnknownField,
+            (true, false) => Reason::DuplicateField,
+            (true, true) => continue,
+        };
+        return Err(reject(field.name(), Misfit::column(reason)));
+    }
+    let target = to_arrow(schema);
+    let mut columns = Vec::with_capacity(schema.fields.len());
+    for (field, wanted) in schema.fields.iter().zip(target.fields()) {
+        let column = batch.column_by_name(&field.name);
+        let fitted = fit_field(column, field, wanted.data_type(), rows, None);
+        columns.push(fitted.map_err(|misfit| reject(&field.name, misfit))?);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(target, columns, &options)
+        .map_err(|error| Rejection::of_row(first_row, corrupt(&error)))
+}
+
+/// One field's column, or nulls where there is none; without its name in the misfit's path.
+fn fit_field(
+    column: Option<&ArrayRef>,
+    field: &tidelake_schema::Field,
+    target: &arrow::datatypes::DataType,
+    rows: usize,
+    live: Option<&NullBuffer>,
+) -> Result<ArrayRef, Misfit> {
+    match column {
+        Some(column) => nested::fit(column, &field.ty, target, field.required, live),
+        None if field.required && rows > 0 => Err(Misfit::column(Reason::MissingField)),
+        None => nested::nulls(&field.ty, target, rows),
+    }
+}
+
+fn corrupt(error: &arrow::error::ArrowError) -> Reason {
+    Reason::CorruptArrow {
+        detail: error.to_string(),
+    }
+}

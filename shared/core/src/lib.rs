@@ -1,0 +1,24 @@
+//! Ids, newtypes, seams and error kinds that every other crate speaks in.
+//!
+//! Owns the words of the design: [`TenantId`], [`TableName`], [`Bucket`], [`Offset`], [`Sequence`],
+//! [`Watermark`], [`TableVersion`], [`Token`]; the seams to time and randomness ([`clock`], [`ids`]);
+//! the [`limits`]; and [`ErrorKind`], the small answer to "what must the caller do now".
+//! Knows nothing of Arrow, Kafka, Delta or async.
+//!
+//! ```
+//! use tidelake_core::{Bucket, Offset, TableName, Token};
+//! let table = TableName::new("orders").unwrap();
+//! let token = Token::new([(Bucket(0), Offset(42).into())]);
+//! assert_eq!(Token::parse(&token.to_string()).unwrap(), token);
+//! assert_eq!(table.as_str(), "orders");
+//! ```
+
+pub mod clock;
+mod error;
+pub mod ids;
+pub mod limits;
+mod offset;
+
+pub use error::ErrorKind;
+pub use ids::{Bucket, NameError, TableId, TableName, TableVersion, TenantId, TopicId};
+pub use offset::{Offset, Sequence, Token, TokenError, Watermark};

@@ -1,0 +1,66 @@
+//! What can go wrong with the log.
+
+use tidelake_core::{Bucket, ErrorKind};
+
+/// A failure of the log or of a request to it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LogError {
+    #[error("kafka client setting {name}: {reason}")]
+    Setting { name: String, reason: String },
+    #[error("the log does not answer ({what}): {reason}")]
+    Unavailable { what: String, reason: String },
+    #[error("topic {0} does not exist")]
+    NoTopic(String),
+    #[error("the message of {bytes} bytes is larger than topic {topic} takes")]
+    MessageTooLarge { topic: String, bytes: usize },
+    #[error("the producer's queue is full")]
+    QueueFull,
+    /// The message may or may not be in the log.
+    #[error("no acknowledgement for a message to {topic}/{bucket}: {reason}")]
+    Unacknowledged {
+        topic: String,
+        bucket: Bucket,
+        reason: String,
+    },
+    #[error(
+        "offset {offset} of {topic}/{bucket} is not in the log any more: retention has overrun it"
+    )]
+    OffsetOutOfRange {
+        topic: String,
+        bucket: Bucket,
+        offset: i64,
+    },
+    #[error("not allowed by the log: {0}")]
+    Denied(String),
+    #[error("this group member was replaced by another with the same instance id: {0}")]
+    Fenced(String),
+    #[error("the log client failed: {0}")]
+    Client(String),
+    #[error("the log client is closed")]
+    Closed,
+}
+
+impl LogError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Setting { .. } => ErrorKind::Invalid,
+            Self::NoTopic(_) => ErrorKind::NotFound,
+            Self::MessageTooLarge { .. } => ErrorKind::TooLarge,
+            Self::Denied(_) => ErrorKind::Denied,
+            Self::Fenced(_) => ErrorKind::Fenced,
+            Self::Closed => ErrorKind::Closed,
+            Self::OffsetOutOfRange { .. } => ErrorKind::Corrupt,
+            Self::Client(_) => ErrorKind::Bug,
+            Self::Unavailable { .. } | Self::QueueFull | Self::Unacknowledged { .. } => {
+                ErrorKind::Unavailable
+            }
+        }
+    }
+
+    pub(crate) fn unavailable(what: impl Into<String>, reason: impl ToString) -> Self {
+        Self::Unavailable {
+            what: what.into(),
+            reason: reason.to_string(),
+        }
+    }
+}

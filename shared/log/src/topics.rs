@@ -1,0 +1,91 @@
+//! Names of topics: `<prefix>.<tenant>.<table>` for a table, `….dlq` for its dead letters,
+//! `<prefix>.commits` for commit events.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tidelake_core::{Bucket, TableId, TableName, TenantId};
+
+/// One partition of one topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicBucket {
+    pub topic: Arc<str>,
+    pub bucket: Bucket,
+}
+
+impl fmt::Display for TopicBucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.bucket)
+    }
+}
+
+/// The topic of a table.
+pub fn table_topic(prefix: &str, table: &TableId) -> String {
+    format!("{prefix}.{}.{}", table.tenant, table.table)
+}
+
+/// The topic that keeps a table's dead letters.
+pub fn dead_letter_topic(prefix: &str, table: &TableId) -> String {
+    format!("{}.dlq", table_topic(prefix, table))
+}
+
+/// The topic of commit events.
+pub fn commits_topic(prefix: &str) -> String {
+    format!("{prefix}.commits")
+}
+
+/// The table of a topic; `None` for any topic that is not a table's.
+pub fn parse_table_topic(prefix: &str, topic: &str) -> Option<TableId> {
+    let rest = topic.strip_prefix(prefix)?.strip_prefix('.')?;
+    let (tenant, table) = rest.split_once('.')?;
+    Some(TableId::new(
+        TenantId::new(tenant).ok()?,
+        TableName::new(table).ok()?,
+    ))
+}
+
+/// The subscription that matches every table's topic and nothing else (librdkafka takes a leading
+/// `^` for a regular expression).
+pub fn table_topics_pattern(prefix: &str) -> String {
+    let prefix: String = prefix
+        .chars()
+        .flat_map(|c| {
+            let escape = !(c.is_ascii_alphanumeric() || c == '_' || c == '-');
+            escape.then_some('\\').into_iter().chain([c])
+        })
+        .collect();
+    format!("^{prefix}\\.[a-z][a-z0-9_]*\\.[a-z][a-z0-9_]*$")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_topic_names_its_table_and_nothing_else_does() {
+        let id = TableId::new(
+            TenantId::new("acme").unwrap(),
+            TableName::new("orders").unwrap(),
+        );
+        let topic = table_topic("tidelake", &id);
+        assert_eq!(topic, "tidelake.acme.orders");
+        assert_eq!(parse_table_topic("tidelake", &topic), Some(id.clone()));
+        let others = [
+            dead_letter_topic("tidelake", &id),
+            commits_topic("tidelake"),
+            "tidelakes.acme.orders".into(),
+            "tidelake.Acme.orders".into(),
+        ];
+        for other in others {
+            assert_eq!(parse_table_topic("tidelake", &other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_pattern_takes_the_prefix_literally() {
+        assert_eq!(
+            table_topics_pattern("a.b"),
+            "^a\\.b\\.[a-z][a-z0-9_]*\\.[a-z][a-z0-9_]*$"
+        );
+    }
+}

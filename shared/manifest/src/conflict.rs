@@ -1,0 +1,183 @@
+//! Who lost against what: the rules of rebasing, as a pure function.
+//!
+//! | the winner | we |
+//! | --- | --- |
+//! | flushed other buckets | go on unchanged |
+//! | moved a watermark of ours | are a zombie: [`Conflict::WatermarkMoved`] |
+//! | gave a file that we touch another deletion vector | [`Conflict::VectorChanged`]: the caller unites or carries over |
+//! | removed a file that we touch | [`Conflict::FileRemoved`]: the caller drops the job or probes the successors |
+//! | changed the schema, the properties, the protocol | stop: the caller re-encodes |
+
+use std::collections::BTreeMap;
+
+use tidelake_core::{Bucket, ErrorKind, TopicId, Watermark};
+
+use crate::action::{VectorDescriptor, decode_path};
+use crate::replay::{Commit, vector_id};
+use crate::snapshot::Snapshot;
+use crate::transaction::Transaction;
+
+/// Why a transaction can't be committed any more. A value, not an error.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    #[error(
+        "bucket {bucket} was flushed by another owner: watermark is {found}, expected {expected}"
+    )]
+    WatermarkMoved {
+        topic_id: TopicId,
+        bucket: Bucket,
+        expected: Watermark,
+        found: Watermark,
+    },
+    #[error("application {app_id:?} moved on to {found} in another commit")]
+    TxnMoved { app_id: String, found: i64 },
+    #[error("the schema of the table changed")]
+    SchemaChanged,
+    #[error("the properties of the table changed")]
+    PropertiesChanged,
+    #[error("the protocol of the table changed")]
+    ProtocolChanged,
+    #[error("the table was replaced by another")]
+    TableReplaced,
+    #[error("{path:?} is no longer part of the table")]
+    FileRemoved { path: String },
+    #[error("{path:?} got another deletion vector")]
+    VectorChanged {
+        path: String,
+        found: Option<VectorDescriptor>,
+    },
+    #[error("{path:?} is part of the table already")]
+    FileExists { path: String },
+}
+
+impl Conflict {
+    /// What the loser should do.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::WatermarkMoved { .. } => ErrorKind::Fenced,
+            _ => ErrorKind::Conflict,
+        }
+    }
+}
+
+/// Checks a transaction against the snapshot that it would follow.
+pub fn against_snapshot(tx: &Transaction, base: &Snapshot) -> Result<(), Conflict> {
+    for mark in &tx.marks {
+        let found = base
+            .watermark(&mark.topic_id, mark.bucket)
+            .unwrap_or_default();
+        if found != mark.from {
+            return Err(moved(mark, found));
+        }
+    }
+    let removed: BTreeMap<_, _> = touched(tx).collect();
+    for (path, vector) in &removed {
+        match base.file(path) {
+            None => return Err(Conflict::FileRemoved { path: path.clone() }),
+            Some(file) if vector_id(file.dv()) != *vector => {
+                let found = file.dv().cloned();
+                return Err(Conflict::VectorChanged {
+                    path: path.clone(),
+                    found,
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    for path in &tx.reads {
+        if base.file(path).is_none() {
+            return Err(Conflict::FileRemoved { path: path.clone() });
+        }
+    }
+    for path in tx.adds.iter().filter_map(|add| decode_path(&add.path)) {
+        if base.file(&path).is_some() && !removed.contains_key(&path) {
+            return Err(Conflict::FileExists { path });
+        }
+    }
+    Ok(())
+}
+
+/// Checks a transaction against a commit that won the version it wanted. What concerns files and
+/// watermarks shows in the snapshot after the winner as well; here it is told more exactly, and a
+/// change that a later winner undoes still counts.
+pub fn against_winner(tx: &Transaction, base: &Snapshot, winner: &Commit) -> Result<(), Conflict> {
+    if winner
+        .protocol
+        .as_ref()
+        .is_some_and(|protocol| *protocol != *base.protocol)
+    {
+        return Err(Conflict::ProtocolChanged);
+    }
+    if let Some(metadata) = &winner.metadata {
+        let old = base.metadata();
+        if metadata.id != old.id {
+            return Err(Conflict::TableReplaced);
+        }
+        if metadata.schema_string != old.schema_string
+            || metadata.partition_columns != old.partition_columns
+        {
+            return Err(Conflict::SchemaChanged);
+        }
+        if metadata.configuration != old.configuration {
+            return Err(Conflict::PropertiesChanged);
+        }
+    }
+    for txn in &winner.txns {
+        if let Some(mark) = tx.marks.iter().find(|mark| mark.app_id() == txn.app_id) {
+            return Err(moved(mark, Watermark(txn.version)));
+        }
+        if tx.txns.iter().any(|own| own.app_id == txn.app_id) {
+            return Err(Conflict::TxnMoved {
+                app_id: txn.app_id.clone(),
+                found: txn.version,
+            });
+        }
+    }
+    if winner.removes.is_empty() || (tx.removes.is_empty() && tx.reads.is_empty()) {
+        return Ok(());
+    }
+    let added: BTreeMap<_, _> = winner
+        .adds
+        .iter()
+        .filter_map(|add| Some((decode_path(&add.path)?, add.deletion_vector.clone())))
+        .collect();
+    let ours: Vec<_> = touched(tx)
+        .map(|(path, _)| path)
+        .chain(tx.reads.iter().cloned())
+        .collect();
+    for path in winner
+        .removes
+        .iter()
+        .filter_map(|remove| decode_path(&remove.path))
+    {
+        if ours.contains(&path) {
+            return Err(match added.get(&path) {
+                Some(found) => Conflict::VectorChanged {
+                    path,
+                    found: found.clone(),
+                },
+                None => Conflict::FileRemoved { path },
+            });
+        }
+    }
+    Ok(())
+}
+
+fn moved(mark: &crate::transaction::MarkMove, found: Watermark) -> Conflict {
+    Conflict::WatermarkMoved {
+        topic_id: mark.topic_id,
+        bucket: mark.bucket,
+        expected: mark.from,
+        found,
+    }
+}
+
+/// The files that a transaction takes out or gives another vector: object name and vector identity.
+fn touched(tx: &Transaction) -> impl Iterator<Item = (String, Option<String>)> + '_ {
+    tx.removes.iter().filter_map(|remove| {
+        Some((
+            decode_path(&remove.path)?,
+            vector_id(remove.deletion_vector.as_ref()),
+        ))
+    })
+}

@@ -1,0 +1,105 @@
+//! What can go wrong with a table's log.
+
+use tidelake_core::{ErrorKind, TableVersion};
+use tidelake_schema::SchemaError;
+use tidelake_storage::StorageError;
+
+use crate::invariants::Violation;
+use crate::vector::VectorError;
+
+/// Outcome of a call on a table's log.
+pub type Result<T, E = ManifestError> = std::result::Result<T, E>;
+
+/// Why a table could not be read or written. A lost race is not among these: that is a
+/// [`crate::CommitOutcome`].
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("no Delta table at {at}: its `_delta_log` has no commit")]
+    NoTable { at: String },
+    #[error("version {version} of {at} is gone: the earliest that can be read is {earliest}")]
+    VersionGone {
+        at: String,
+        version: TableVersion,
+        earliest: TableVersion,
+    },
+    #[error("{at} has no version {version} yet: the latest is {latest}")]
+    VersionAhead {
+        at: String,
+        version: TableVersion,
+        latest: TableVersion,
+    },
+    #[error(
+        "{at} has no version as old as {asked_ms} (milliseconds since 1970): the earliest that can \
+         be read is version {earliest} of {earliest_ms}"
+    )]
+    BeforeFirst {
+        at: String,
+        asked_ms: i64,
+        earliest: TableVersion,
+        earliest_ms: i64,
+    },
+    #[error(
+        "{at} can't be read: it needs the Delta reader features {features:?}, which Tidelake does \
+         not have"
+    )]
+    ReaderFeatures { at: String, features: Vec<String> },
+    #[error(
+        "{at} can't be written: it needs {features:?}, which Tidelake does not have; drop what \
+         another engine enabled there, or write to another table"
+    )]
+    WriterFeatures { at: String, features: Vec<String> },
+    #[error(
+        "{at} is partitioned by {columns:?}: Tidelake reads and writes unpartitioned tables only"
+    )]
+    Partitioned { at: String, columns: Vec<String> },
+    #[error("{at} is damaged: {reason}")]
+    Corrupt { at: String, reason: String },
+    #[error("property {key:?} can't be set to {value:?}: {reason}")]
+    Property {
+        key: String,
+        value: String,
+        reason: &'static str,
+    },
+    #[error(
+        "version {version} was written below the cleaned end of the log of {at}, where it does not \
+         count: this writer slept longer than the log is kept; start again from the latest version"
+    )]
+    BelowCleanedLog { at: String, version: TableVersion },
+    #[error("{at} is so contended that {attempts} attempts to commit lost; try again later")]
+    Contended { at: String, attempts: u32 },
+    #[error("a commit to {at} breaks an invariant of ours and was not made")]
+    Invariant { at: String, source: Violation },
+    #[error("a checkpoint of {at} could not be made")]
+    Checkpoint {
+        at: String,
+        source: parquet::errors::ParquetError,
+    },
+    #[error("a deletion vector of {at} is unusable")]
+    Vector { at: String, source: VectorError },
+    #[error("the schema of {at} is unusable")]
+    Schema { at: String, source: SchemaError },
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl ManifestError {
+    /// What the caller should do.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoTable { .. }
+            | Self::VersionGone { .. }
+            | Self::VersionAhead { .. }
+            | Self::BeforeFirst { .. } => ErrorKind::NotFound,
+            Self::ReaderFeatures { .. }
+            | Self::WriterFeatures { .. }
+            | Self::Partitioned { .. }
+            | Self::Property { .. } => ErrorKind::Invalid,
+            Self::Corrupt { .. } | Self::Vector { .. } => ErrorKind::Corrupt,
+            Self::BelowCleanedLog { .. } => ErrorKind::Fenced,
+            Self::Contended { .. } => ErrorKind::Unavailable,
+            Self::Invariant { .. } | Self::Checkpoint { .. } => ErrorKind::Bug,
+            Self::Schema { source, .. } => source.kind(),
+            Self::Storage(error) => error.kind(),
+        }
+    }
+}

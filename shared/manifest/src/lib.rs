@@ -1,0 +1,76 @@
+//! The Delta protocol: a table's log, read and written exactly as other engines do.
+//!
+//! Owns the actions ([`action`]), their replay into a [`Snapshot`], the [`Transaction`] with its
+//! rules of conflict ([`conflict`]) and rebase, the [`invariants`] of every commit, classic
+//! checkpoints, the formats of deletion vectors ([`vector`]) and statistics ([`Stats`]). Protocol
+//! logic does no I/O; [`DeltaTable`] is the thin shell that does.
+//! Does not know Parquet data files, Kafka or indexes: that is `tidelake_table` and above.
+//!
+//! Invariants:
+//! - a version, once written, never changes;
+//! - a watermark moves only from the value that the log holds, and only forward;
+//! - no file counts twice, and a remove names exactly what is live.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! use std::collections::BTreeMap;
+//! use tidelake_core::{TableVersion, clock, ids};
+//! use tidelake_manifest::{CommitOutcome, CreateTable, DeltaTable, Transaction, action::Add};
+//! use tidelake_schema::TableSchema;
+//! use tidelake_storage::{Store, StoreOptions};
+//!
+//! let store = Store::open("memory:///", &StoreOptions::default())?;
+//! let table = DeltaTable::new(store, clock::system(), ids::random());
+//! let schema = r#"{"type": "struct", "fields":
+//!     [{"name": "id", "type": "long", "required": true}]}"#;
+//! let schema = TableSchema::from_iceberg_json(schema)?;
+//! let created = table
+//!     .create(CreateTable {
+//!         name: "orders".into(),
+//!         schema,
+//!         append_only: true,
+//!         properties: BTreeMap::new(),
+//!     })
+//!     .await?;
+//! let add = Add {
+//!     path: "1.parquet".into(),
+//!     size: 100,
+//!     data_change: true,
+//!     stats: Some(r#"{"numRecords":3}"#.into()),
+//!     ..Add::default()
+//! };
+//! let flush = Transaction::flush(vec![add], vec![]);
+//! let outcome = table.commit(created.snapshot(), flush).await?;
+//! let CommitOutcome::Committed { version, snapshot } = outcome else { panic!("no contention") };
+//! assert_eq!((version, snapshot.total_rows()), (TableVersion(1), 3));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+
+pub mod action;
+mod checkpoint;
+pub mod conflict;
+mod error;
+mod features;
+mod history;
+pub mod invariants;
+mod layered;
+mod log_io;
+mod rebase;
+mod replay;
+mod snapshot;
+pub mod stats;
+mod table;
+mod transaction;
+pub mod vector;
+
+pub use action::{Add, Metadata, Protocol, Remove, Txn, VectorDescriptor};
+pub use conflict::Conflict;
+pub use error::{ManifestError, Result};
+pub use history::CommitSummary;
+pub use rebase::{Rebased, rebase};
+pub use replay::Commit;
+pub use snapshot::{DataFile, Snapshot, Totals, app_id};
+pub use stats::{Stats, StatsCollector};
+pub use table::{CreateOutcome, CreateTable, DeltaTable};
+pub use transaction::{CommitOutcome, MarkMove, Transaction};

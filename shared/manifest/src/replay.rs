@@ -1,0 +1,287 @@
+//! From actions to snapshots: Delta's action reconciliation, without I/O.
+//!
+//! A commit's removes apply before its adds: together they are one step, whatever their order in the
+//! file. A file's identity is its path with its deletion vector; at most one vector of a path is live.
+
+use std::sync::Arc;
+
+use tidelake_core::TableVersion;
+use tidelake_core::clock::UnixMillis;
+use tidelake_schema::TableSchema;
+
+use crate::action::{
+    Action, Add, CommitInfo, Metadata, Protocol, Remove, Txn, VectorDescriptor, decode_path,
+    parse_commit,
+};
+use crate::error::{ManifestError, Result};
+use crate::features::check_readable;
+use crate::layered::Layered;
+use crate::snapshot::{DataFile, Snapshot, Totals};
+
+/// A property of ours: the number of the table's current schema.
+pub(crate) const SCHEMA_ID: &str = "tidelake.schemaId";
+
+/// A commit as it was read, sorted by what it does.
+#[derive(Debug, Default)]
+pub struct Commit {
+    pub info: CommitInfo,
+    pub protocol: Option<Protocol>,
+    pub metadata: Option<Metadata>,
+    pub txns: Vec<Txn>,
+    pub removes: Vec<Remove>,
+    pub adds: Vec<Add>,
+}
+
+impl Commit {
+    /// Reads the bytes of commit `version` of the table at `at`.
+    pub fn parse(at: &str, version: u64, bytes: &[u8]) -> Result<Self> {
+        let actions = parse_commit(bytes).map_err(|error| ManifestError::Corrupt {
+            at: format!("{at} version {version}"),
+            reason: error.to_string(),
+        })?;
+        Ok(Self::of(actions))
+    }
+
+    /// Sorts actions.
+    pub fn of(actions: Vec<Action>) -> Self {
+        let mut commit = Self::default();
+        for action in actions {
+            match action {
+                Action::CommitInfo(info) => commit.info = info,
+                Action::Protocol(protocol) => commit.protocol = Some(protocol),
+                Action::Metadata(metadata) => commit.metadata = Some(metadata),
+                Action::Txn(txn) => commit.txns.push(txn),
+                Action::Remove(remove) => commit.removes.push(remove),
+                Action::Add(add) => commit.adds.push(add),
+            }
+        }
+        commit
+    }
+}
+
+/// A snapshot in the making.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    at: Arc<str>,
+    version: TableVersion,
+    timestamp_ms: UnixMillis,
+    checkpoint: Option<TableVersion>,
+    protocol: Option<Arc<Protocol>>,
+    metadata: Option<Arc<Metadata>>,
+    schema: Option<Arc<TableSchema>>,
+    files: Layered<Arc<str>, Arc<DataFile>>,
+    tombstones: Layered<(Arc<str>, Option<String>), Arc<Remove>>,
+    txns: Layered<Arc<str>, Txn>,
+    totals: Totals,
+}
+
+impl Replay {
+    /// Before the first action. `at` is what messages call the table.
+    pub(crate) fn new(at: &str) -> Self {
+        Self {
+            at: Arc::from(at),
+            version: TableVersion(0),
+            timestamp_ms: i64::MIN,
+            checkpoint: None,
+            protocol: None,
+            metadata: None,
+            schema: None,
+            files: Layered::default(),
+            tombstones: Layered::default(),
+            txns: Layered::default(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// Goes on from a snapshot, which stays as it is.
+    pub(crate) fn resume(at: &str, from: &Snapshot) -> Self {
+        let from = from.clone();
+        Self {
+            at: Arc::from(at),
+            version: from.version,
+            timestamp_ms: from.timestamp_ms,
+            checkpoint: from.checkpoint,
+            protocol: Some(from.protocol),
+            metadata: Some(from.metadata),
+            schema: Some(from.schema),
+            files: from.files,
+            tombstones: from.tombstones,
+            txns: from.txns,
+            totals: from.totals,
+        }
+    }
+
+    /// Applies the actions of a checkpoint, or a part of one. They don't contradict each other, so
+    /// they may come in any order and in pieces.
+    pub(crate) fn checkpoint(&mut self, version: TableVersion, part: Commit) -> Result<()> {
+        self.version = version;
+        self.checkpoint = Some(version);
+        self.reconcile(part)
+    }
+
+    /// The time of the last applied version, where it was not in what was applied.
+    pub(crate) fn set_timestamp(&mut self, timestamp_ms: UnixMillis) {
+        self.timestamp_ms = timestamp_ms;
+    }
+
+    /// Applies the next commit.
+    pub(crate) fn commit(&mut self, version: TableVersion, commit: Commit) -> Result<()> {
+        // Made to rise, as Delta does: clocks of several writers differ.
+        let after = self.timestamp_ms.saturating_add(1);
+        self.timestamp_ms = commit.info.timestamp.map_or(after, |own| own.max(after));
+        self.version = version;
+        self.reconcile(commit)
+    }
+
+    fn reconcile(&mut self, commit: Commit) -> Result<()> {
+        if let Some(protocol) = commit.protocol {
+            self.protocol = Some(Arc::new(protocol));
+        }
+        if let Some(metadata) = commit.metadata {
+            self.set_metadata(metadata)?;
+        }
+        if let (Some(protocol), Some(metadata)) = (&self.protocol, &self.metadata) {
+            check_readable(&self.at, protocol, metadata)?;
+        }
+        for txn in commit.txns {
+            self.txns.insert(Arc::from(txn.app_id.as_str()), txn);
+        }
+        for remove in commit.removes {
+            self.remove(remove)?;
+        }
+        for add in commit.adds {
+            self.add(add)?;
+        }
+        self.files.settle();
+        self.tombstones.settle();
+        self.txns.settle();
+        Ok(())
+    }
+
+    fn set_metadata(&mut self, metadata: Metadata) -> Result<()> {
+        let same = self.metadata.as_ref().is_some_and(|old| {
+            old.schema_string == metadata.schema_string
+                && old.configuration.get(SCHEMA_ID) == metadata.configuration.get(SCHEMA_ID)
+        });
+        if !same {
+            // A partitioned table is refused for what it is, not for its schema.
+            if let Some(protocol) = &self.protocol {
+                check_readable(&self.at, protocol, &metadata)?;
+            }
+            self.schema = Some(Arc::new(schema_of(&self.at, &metadata)?));
+        }
+        self.metadata = Some(Arc::new(metadata));
+        Ok(())
+    }
+
+    fn remove(&mut self, remove: Remove) -> Result<()> {
+        let path = self.path(&remove.path)?;
+        let vector = vector_id(remove.deletion_vector.as_ref());
+        let live = self
+            .files
+            .get(&path)
+            .is_some_and(|file| vector_id(file.dv()) == vector);
+        if live && let Some(file) = self.files.remove(&path) {
+            self.count(&file, false);
+        }
+        self.tombstones.insert((path, vector), Arc::new(remove));
+        Ok(())
+    }
+
+    fn add(&mut self, add: Add) -> Result<()> {
+        let path = self.path(&add.path)?;
+        let vector = vector_id(add.deletion_vector.as_ref());
+        if let Some(old) = self.files.get(&path) {
+            if vector_id(old.dv()) != vector {
+                return Err(self.corrupt(format!(
+                    "{:?} was added with a new deletion vector while the old one is still live; \
+                     its rows would count twice",
+                    add.path
+                )));
+            }
+            let old = Arc::clone(old);
+            self.count(&old, false);
+        }
+        let file = Arc::new(DataFile::new(Arc::clone(&path), add));
+        self.count(&file, true);
+        self.files.insert(Arc::clone(&path), file);
+        self.tombstones.remove(&(path, vector));
+        Ok(())
+    }
+
+    fn count(&mut self, file: &DataFile, comes: bool) {
+        let totals = &mut self.totals;
+        let change = |sum: &mut u64, by: u64| {
+            *sum = if comes {
+                sum.saturating_add(by)
+            } else {
+                sum.saturating_sub(by)
+            };
+        };
+        change(&mut totals.bytes, file.size());
+        match file.live_rows() {
+            Some(rows) => change(&mut totals.rows, rows),
+            None => change(&mut totals.files_uncounted, 1),
+        }
+    }
+
+    fn path(&self, path: &str) -> Result<Arc<str>> {
+        let decoded = decode_path(path).ok_or_else(|| {
+            self.corrupt(format!(
+                "{path:?} is not the name of a file inside the table (shallow clones are not \
+                 supported)"
+            ))
+        })?;
+        Ok(Arc::from(decoded))
+    }
+
+    fn corrupt(&self, reason: String) -> ManifestError {
+        ManifestError::Corrupt {
+            at: format!("{} version {}", self.at, self.version),
+            reason,
+        }
+    }
+
+    /// The snapshot; `proven_ms` is the time at which this version was known to be the latest.
+    pub(crate) fn finish(self, proven_ms: UnixMillis) -> Result<Snapshot> {
+        let missing = |what: &str| ManifestError::Corrupt {
+            at: format!("{} version {}", self.at, self.version),
+            reason: format!("the log holds no {what} action"),
+        };
+        Ok(Snapshot {
+            protocol: self.protocol.clone().ok_or_else(|| missing("protocol"))?,
+            metadata: self.metadata.clone().ok_or_else(|| missing("metaData"))?,
+            schema: self.schema.clone().ok_or_else(|| missing("metaData"))?,
+            version: self.version,
+            timestamp_ms: self.timestamp_ms,
+            proven_ms,
+            checkpoint: self.checkpoint,
+            files: self.files,
+            tombstones: self.tombstones,
+            txns: self.txns,
+            totals: self.totals,
+        })
+    }
+}
+
+pub(crate) fn vector_id(vector: Option<&VectorDescriptor>) -> Option<String> {
+    vector.map(VectorDescriptor::unique_id)
+}
+
+fn schema_of(at: &str, metadata: &Metadata) -> Result<TableSchema> {
+    let mut schema =
+        tidelake_schema::delta::from_schema_string(&metadata.schema_string).map_err(|source| {
+            ManifestError::Schema {
+                at: at.to_owned(),
+                source,
+            }
+        })?;
+    if let Some(id) = metadata
+        .configuration
+        .get(SCHEMA_ID)
+        .and_then(|id| id.parse().ok())
+    {
+        schema.schema_id = id;
+    }
+    Ok(schema)
+}

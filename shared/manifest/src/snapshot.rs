@@ -1,0 +1,244 @@
+//! [`Snapshot`]: a table at one version. A value: it never changes, and later versions share what
+//! they have in common with it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use serde::Deserialize;
+use tidelake_core::clock::UnixMillis;
+use tidelake_core::{Bucket, Offset, TableVersion, TopicId, Watermark};
+use tidelake_schema::TableSchema;
+
+use crate::action::{
+    Add, Metadata, Protocol, Remove, TAG_BUCKET, TAG_OFFSETS, Txn, VectorDescriptor,
+};
+use crate::layered::Layered;
+use crate::stats::Stats;
+
+/// A live file of a table.
+#[derive(Debug)]
+pub struct DataFile {
+    /// The action that made it live.
+    pub add: Add,
+    path: Arc<str>,
+    rows_physical: Option<u64>,
+    stats: OnceLock<Option<Stats>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RowCount {
+    num_records: Option<u64>,
+}
+
+impl DataFile {
+    pub(crate) fn new(path: Arc<str>, add: Add) -> Self {
+        let count = add
+            .stats
+            .as_deref()
+            .and_then(|s| serde_json::from_str::<RowCount>(s).ok());
+        let rows_physical = count.and_then(|count| count.num_records);
+        Self {
+            add,
+            path,
+            rows_physical,
+            stats: OnceLock::new(),
+        }
+    }
+
+    /// Object name, relative to the table. Not percent-encoded.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        u64::try_from(self.add.size).unwrap_or(0)
+    }
+
+    /// Rows in the file, deleted ones included. Unknown in files of writers that keep no statistics.
+    pub fn num_records(&self) -> Option<u64> {
+        self.rows_physical
+    }
+
+    /// Rows that count: without the deleted ones.
+    pub fn live_rows(&self) -> Option<u64> {
+        Some(self.rows_physical?.saturating_sub(self.deleted_rows()))
+    }
+
+    /// Rows that the deletion vector takes away.
+    pub fn deleted_rows(&self) -> u64 {
+        self.dv()
+            .map_or(0, |vector| u64::try_from(vector.cardinality).unwrap_or(0))
+    }
+
+    /// The deletion vector, if the file has one.
+    pub fn dv(&self) -> Option<&VectorDescriptor> {
+        self.add.deletion_vector.as_ref()
+    }
+
+    /// The file's statistics, parsed at the first call. None where absent or not understood.
+    pub fn stats(&self) -> Option<&Stats> {
+        self.stats
+            .get_or_init(|| Stats::parse(self.add.stats.as_deref()?).ok())
+            .as_ref()
+    }
+
+    /// The value of a tag.
+    pub fn tag(&self, name: &str) -> Option<&str> {
+        self.add.tag(name)
+    }
+
+    /// The buckets that the file has rows of, by its tag. None for files of other writers.
+    pub fn buckets(&self) -> Option<Vec<Bucket>> {
+        let list = self.tag(TAG_BUCKET)?.split(',');
+        list.map(|bucket| bucket.trim().parse().ok().map(Bucket))
+            .collect()
+    }
+
+    /// The offsets `[from, to)` that the file covers, by bucket. None for files of other writers.
+    pub fn offsets(&self) -> Option<BTreeMap<Bucket, (Offset, Offset)>> {
+        let ranges: BTreeMap<u32, (i64, i64)> =
+            serde_json::from_str(self.tag(TAG_OFFSETS)?).ok()?;
+        let ranges = ranges.into_iter();
+        Some(
+            ranges
+                .map(|(bucket, (from, to))| (Bucket(bucket), (Offset(from), Offset(to))))
+                .collect(),
+        )
+    }
+}
+
+/// Sums over the live files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Live rows of the files whose number of rows is known.
+    pub rows: u64,
+    pub bytes: u64,
+    /// Files without statistics.
+    pub files_uncounted: u64,
+}
+
+/// A file that is gone but may still be read by older snapshots: path, and identity of its vector.
+pub(crate) type TombstoneKey = (Arc<str>, Option<String>);
+
+/// A table at one version.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub(crate) version: TableVersion,
+    pub(crate) timestamp_ms: UnixMillis,
+    /// When (by our clock, read before asking) this was known to be the latest version.
+    pub(crate) proven_ms: UnixMillis,
+    pub(crate) checkpoint: Option<TableVersion>,
+    pub(crate) protocol: Arc<Protocol>,
+    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) schema: Arc<TableSchema>,
+    pub(crate) files: Layered<Arc<str>, Arc<DataFile>>,
+    pub(crate) tombstones: Layered<TombstoneKey, Arc<Remove>>,
+    pub(crate) txns: Layered<Arc<str>, Txn>,
+    pub(crate) totals: Totals,
+}
+
+impl Snapshot {
+    pub fn version(&self) -> TableVersion {
+        self.version
+    }
+
+    /// When the version was committed: the writer's clock, made to rise from version to version.
+    pub fn timestamp_ms(&self) -> UnixMillis {
+        self.timestamp_ms
+    }
+
+    pub fn schema(&self) -> &Arc<TableSchema> {
+        &self.schema
+    }
+
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    pub fn protocol(&self) -> &Protocol {
+        &self.protocol
+    }
+
+    /// The table's properties, ours and Delta's.
+    pub fn properties(&self) -> &BTreeMap<String, String> {
+        &self.metadata.configuration
+    }
+
+    /// The live files, in no particular order, but always in the same for the same snapshot.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<DataFile>> {
+        self.files.iter().map(|(_, file)| file)
+    }
+
+    /// The live file of that object name.
+    pub fn file(&self, path: &str) -> Option<&Arc<DataFile>> {
+        self.files.get(path)
+    }
+
+    pub fn file_count(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Live rows; files of writers that keep no statistics are left out (see [`Snapshot::totals`]).
+    pub fn total_rows(&self) -> u64 {
+        self.totals.rows
+    }
+
+    pub fn total_bytes(&self) -> u64 {
+        self.totals.bytes
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// How far the table covers a bucket; none where it never had a flush.
+    pub fn watermark(&self, topic: &TopicId, bucket: Bucket) -> Option<Watermark> {
+        self.txn(&app_id(topic, bucket))
+            .map(|txn| Watermark(txn.version))
+    }
+
+    /// The watermarks of all buckets of a topic that have one.
+    pub fn watermarks(&self, topic: &TopicId) -> BTreeMap<Bucket, Watermark> {
+        let prefix = format!("tidelake/{topic}/");
+        let own = self.txns.iter().filter_map(|(app_id, txn)| {
+            let bucket = app_id.strip_prefix(&prefix)?.parse().ok()?;
+            Some((Bucket(bucket), Watermark(txn.version)))
+        });
+        own.collect()
+    }
+
+    /// The newest transaction of an application.
+    pub fn txn(&self, app_id: &str) -> Option<&Txn> {
+        self.txns.get(app_id)
+    }
+
+    /// All applications' newest transactions.
+    pub fn txns(&self) -> impl Iterator<Item = &Txn> {
+        self.txns.iter().map(|(_, txn)| txn)
+    }
+
+    /// Files that are gone, as far as the log still knows them.
+    pub fn tombstones(&self) -> impl Iterator<Item = &Arc<Remove>> {
+        self.tombstones.iter().map(|(_, remove)| remove)
+    }
+
+    /// Commits that a reader must replay after the newest checkpoint known to this snapshot.
+    pub fn commits_since_checkpoint(&self) -> u64 {
+        match self.checkpoint {
+            Some(checkpoint) => self.version.0.saturating_sub(checkpoint.0),
+            None => self.version.0 + 1,
+        }
+    }
+
+    /// The checkpoint that this snapshot was loaded from, or knows to have been written since.
+    pub fn checkpoint_version(&self) -> Option<TableVersion> {
+        self.checkpoint
+    }
+}
+
+/// The application id under which a bucket's watermark is kept.
+pub fn app_id(topic: &TopicId, bucket: Bucket) -> String {
+    format!("tidelake/{topic}/{bucket}")
+}

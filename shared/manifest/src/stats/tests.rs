@@ -1,0 +1,143 @@
+use std::sync::Arc;
+
+use arrow::array::{
+    Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{Field, Fields};
+use proptest::prelude::*;
+
+use super::*;
+
+fn stats(columns: Vec<(&str, ArrayRef)>) -> Stats {
+    let mut collector = StatsCollector::new(32);
+    let batch = RecordBatch::try_from_iter_with_nullable(
+        columns.into_iter().map(|(name, array)| (name, array, true)),
+    );
+    collector.update(&batch.unwrap());
+    collector.finish()
+}
+
+#[test]
+fn every_type_has_delta_s_form() {
+    let stats = stats(vec![
+        (
+            "i",
+            Arc::new(Int32Array::from(vec![Some(3), None, Some(-1)])),
+        ),
+        ("f", Arc::new(Float64Array::from(vec![0.5, 1e300, -2.0]))),
+        (
+            "d",
+            Arc::new(
+                Decimal128Array::from(vec![-12_345, 7, 100])
+                    .with_precision_and_scale(10, 3)
+                    .unwrap(),
+            ),
+        ),
+        ("day", Arc::new(Date32Array::from(vec![0, 20_778, -1]))),
+        (
+            "t",
+            Arc::new(TimestampMicrosecondArray::from(vec![1_001, -1, 5]).with_timezone("UTC")),
+        ),
+        ("s", Arc::new(StringArray::from(vec!["b", "a", "ä"]))),
+        ("__offset", Arc::new(Int64Array::from(vec![1, 2, 3]))),
+    ]);
+    assert_eq!(
+        serde_json::to_value(&stats).unwrap(),
+        json!({
+            "numRecords": 3,
+            "minValues": {"i": -1, "f": -2.0, "d": -12.345, "day": "1969-12-31",
+                "t": "1969-12-31T23:59:59.999Z", "s": "a"},
+            "maxValues": {"i": 3, "f": 1e300, "d": 0.1, "day": "2026-11-21",
+                "t": "1970-01-01T00:00:00.002Z", "s": "ä"},
+            "nullCount": {"i": 1, "f": 0, "d": 0, "day": 0, "t": 0, "s": 0},
+            "tightBounds": true,
+        })
+    );
+    assert_eq!(Stats::parse(&stats.to_json()).unwrap(), stats);
+}
+
+#[test]
+fn what_is_not_a_number_has_no_bounds() {
+    for odd in [f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let stats = stats(vec![("f", Arc::new(Float64Array::from(vec![1.0, odd])))]);
+        assert!(
+            stats.min_values.is_empty() && stats.max_values.is_empty(),
+            "{odd}"
+        );
+    }
+}
+
+#[test]
+fn a_batch_without_bounds_leaves_the_file_without() {
+    let mut collector = StatsCollector::new(32);
+    for value in [1.0, f64::NAN, 2.0] {
+        let array: ArrayRef = Arc::new(Float64Array::from(vec![value]));
+        collector.update(&RecordBatch::try_from_iter([("f", array)]).unwrap());
+    }
+    assert!(collector.finish().max_values.is_empty());
+    assert_eq!(collector.finish().num_records, Some(3));
+}
+
+#[test]
+fn fields_of_a_missing_struct_are_missing() {
+    let inner: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), Some(99), None]));
+    let fields = Fields::from(vec![Field::new("x", DataType::Int64, true)]);
+    let nulls = arrow::buffer::NullBuffer::from(vec![true, false, true]);
+    let array = StructArray::new(fields, vec![inner], Some(nulls));
+    let stats = stats(vec![("pt", Arc::new(array))]);
+    assert_eq!(stats.max_values["pt"]["x"], json!(1));
+    assert_eq!(stats.null_count["pt"]["x"], json!(2));
+}
+
+#[test]
+fn only_the_first_columns_are_gathered() {
+    let columns = (0..5).map(|i| {
+        let array: ArrayRef = Arc::new(Int64Array::from(vec![i]));
+        (format!("c{i}"), array)
+    });
+    let mut collector = StatsCollector::new(2);
+    collector.update(&RecordBatch::try_from_iter(columns).unwrap());
+    assert_eq!(collector.finish().null_count.len(), 2);
+}
+
+proptest! {
+    #[test]
+    fn text_bounds_are_true_bounds_and_short(
+        texts in prop::collection::vec("[a-b\u{d7ff}\u{10ffff}é]{0,40}", 1..10),
+    ) {
+        let array: ArrayRef = Arc::new(StringArray::from(texts.clone()));
+        let stats = stats(vec![("s", array)]);
+        let low = stats.min_values["s"].as_str().unwrap();
+        prop_assert!(low.chars().count() <= TEXT_CHARS_MAX);
+        prop_assert!(texts.iter().all(|text| low <= text.as_str()));
+        if let Some(high) = stats.max_values.get("s") {
+            let high = high.as_str().unwrap();
+            prop_assert!(high.chars().count() <= TEXT_CHARS_MAX);
+            prop_assert!(texts.iter().all(|text| text.as_str() <= high));
+        } else {
+            let top = "\u{10ffff}".repeat(TEXT_CHARS_MAX);
+            prop_assert!(texts.iter().any(|text| text.starts_with(&top)));
+        }
+    }
+
+    #[test]
+    fn decimals_are_exact(unscaled in -999_999_999_999_999i128..=999_999_999_999_999, scale in 0i8..=15) {
+        let value = decimal(unscaled, scale).unwrap();
+        let expected: f64 = format!("{unscaled}e-{scale}").parse().unwrap();
+        prop_assert_eq!(value.as_f64(), Some(expected));
+    }
+
+    #[test]
+    fn time_bounds_enclose(micros in -60_000_000_000_000_000i64..250_000_000_000_000_000) {
+        let (low, high) = Bounds::Time(micros, micros, true).to_json();
+        let read = |value: Option<Value>| {
+            let text = value.unwrap().as_str().unwrap().to_owned();
+            arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(&text)
+                .map(|nanos| nanos / 1000)
+        };
+        if let (Ok(low), Ok(high)) = (read(low), read(high)) {
+            prop_assert!(low <= micros && micros <= high && high - low <= 1000);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The table schema as Arrow, in memory ("logical") and as Parquet stores it ("storage").
+//!
+//! | type | logical | storage, where it differs |
+//! | --- | --- | --- |
+//! | boolean, int, long, float, double | Boolean, Int32, Int64, Float32, Float64 | |
+//! | decimal(p,s) | Decimal128(p,s) | |
+//! | date | Date32 | |
+//! | time | Time64(µs) | Int64: microseconds of the day |
+//! | timestamp, timestamptz | Timestamp(µs), Timestamp(µs, "UTC") | |
+//! | timestamp_ns, timestamptz_ns | Timestamp(ns), Timestamp(ns, "UTC") | Int64: nanoseconds since 1970 |
+//! | string | Utf8 | |
+//! | uuid | Utf8: canonical lower-case hyphenated text | |
+//! | fixed[n], binary | Binary | |
+//! | struct | Struct | |
+//! | list | List(`element`) | |
+//! | map | Map(`key_value`{`key`,`value`}) | |
+//!
+//! Storage differs where Delta has no such type. Both forms have the same buffers, so converting
+//! costs no copy. Every position carries its id in the metadata key `PARQUET:field_id`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, ListArray, MapArray, PrimitiveArray, RecordBatch, RecordBatchOptions,
+    StructArray,
+};
+use arrow::datatypes::{
+    ArrowTimestampType, DataType, Field as ArrowField, FieldRef, Fields, Int64Type, Schema,
+    SchemaRef, Time64MicrosecondType, TimeUnit, TimestampNanosecondType,
+};
+
+use crate::error::SchemaError;
+use crate::types::{Field, Primitive, TableSchema, Type, join};
+
+/// Where Parquet readers and writers look for a field's id.
+pub const FIELD_ID_KEY: &str = "PARQUET:field_id";
+/// The zone of `timestamptz` and `timestamptz_ns`.
+pub const UTC: &str = "UTC";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Logical,
+    Storage,
+}
+
+/// What rows look like in memory and on the wire.
+pub fn to_arrow(schema: &TableSchema) -> SchemaRef {
+    Arc::new(Schema::new(fields(&schema.fields, Form::Logical)))
+}
+
+/// What rows look like in a data file, hidden columns aside.
+pub fn storage_schema(schema: &TableSchema) -> SchemaRef {
+    Arc::new(Schema::new(fields(&schema.fields, Form::Storage)))
+}
+
+/// The logical Arrow type of one type, as it stands in [`to_arrow`].
+pub fn data_type(ty: &Type) -> DataType {
+    type_in(ty, Form::Logical)
+}
+
+/// A batch of [`to_arrow`] columns (matched by position) as [`storage_schema`] columns.
+pub fn to_storage(batch: &RecordBatch, schema: &TableSchema) -> Result<RecordBatch, SchemaError> {
+    convert_batch(batch, schema, Form::Storage)
+}
+
+/// A batch of [`storage_schema`] columns (matched by position) as [`to_arrow`] columns.
+pub fn to_logical(batch: &RecordBatch, schema: &TableSchema) -> Result<RecordBatch, SchemaError> {
+    convert_batch(batch, schema, Form::Logical)
+}
+
+fn fields(fields: &[Field], form: Form) -> Fields {
+    fields
+        .iter()
+        .map(|f| position(&f.name, f.id, !f.required, &f.ty, form))
+        .collect()
+}
+
+fn position(name: &str, id: i32, nullable: bool, ty: &Type, form: Form) -> FieldRef {
+    let id = HashMap::from([(FIELD_ID_KEY.to_owned(), id.to_string())]);
+    Arc::new(ArrowField::new(name, type_in(ty, form), nullable).with_metadata(id))
+}
+
+fn type_in(ty: &Type, form: Form) -> DataType {
+    match ty {
+        Type::Primitive(primitive) => primitive_in(*primitive, form),
+        Type::Struct(inner) => DataType::Struct(fields(inner, form)),
+        Type::List(list) => DataType::List(position(
+            "element",
+            list.element_id,
+            !list.element_required,
+            &list.element,
+            form,
+        )),
+        Type::Map(map) => {
+            let key = position("key", map.key_id, false, &map.key, form);
+            let value = position("value", map.value_id, !map.value_required, &map.value, form);
+            let entries = DataType::Struct(Fields::from(vec![key, value]));
+            DataType::Map(
+                Arc::new(ArrowField::new("key_value", entries, false)),
+                false,
+            )
+        }
+    }
+}
+
+fn primitive_in(primitive: Primitive, form: Form) -> DataType {
+    let utc = || Some(Arc::from(UTC));
+    match (primitive, form) {
+        (Primitive::Boolean, _) => DataType::Boolean,
+        (Primitive::Int, _) => DataType::Int32,
+        (Primitive::Long, _) => DataType::Int64,
+        (Primitive::Float, _) => DataType::Float32,
+        (Primitive::Double, _) => DataType::Float64,
+        (Primitive::Decimal { precision, scale }, _) => DataType::Decimal128(precision, scale),
+        (Primitive::Date, _) => DataType::Date32,
+        (Primitive::Time, Form::Logical) => DataType::Time64(TimeUnit::Microsecond),
+        (Primitive::Timestamp, _) => DataType::Timestamp(TimeUnit::Microsecond, None),
+        (Primitive::TimestampTz, _) => DataType::Timestamp(TimeUnit::Microsecond, utc()),
+        (Primitive::TimestampNs, Form::Logical) => DataType::Timestamp(TimeUnit::Nanosecond, None),
+        (Primitive::TimestampTzNs, Form::Logical) => {
+            DataType::Timestamp(TimeUnit::Nanosecond, utc())
+        }
+        (Primitive::Time | Primitive::TimestampNs | Primitive::TimestampTzNs, Form::Storage) => {
+            DataType::Int64
+        }
+        (Primitive::String | Primitive::Uuid, _) => DataType::Utf8,
+        (Primitive::Fixed(_) | Primitive::Binary, _) => DataType::Binary,
+    }
+}
+
+fn convert_batch(
+    batch: &RecordBatch,
+    schema: &TableSchema,
+    form: Form,
+) -> Result<RecordBatch, SchemaError> {
+    let target = Arc::new(Schema::new(fields(&schema.fields, form)));
+    if batch.num_columns() != target.fields().len() {
+        return Err(SchemaError::Batch {
+            path: String::new(),
+            expected: format!("{} columns", target.fields().len()),
+            found: format!("{} columns", batch.num_columns()),
+        });
+    }
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(target.fields())
+        .map(|(column, field)| convert(column, field.data_type(), field.name()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(target, columns, &options).map_err(arrow_error)
+}
+
+/// The same buffers under another type; nested columns are rebuilt around converted children.
+fn convert(array: &ArrayRef, to: &DataType, path: &str) -> Result<ArrayRef, SchemaError> {
+    if array.data_type() == to {
+        return Ok(Arc::clone(array));
+    }
+    let mismatch = || SchemaError::Batch {
+        path: path.to_owned(),
+        expected: to.to_string(),
+        found: array.data_type().to_string(),
+    };
+    let converted: ArrayRef = match (array.data_type(), to) {
+        (DataType::Time64(TimeUnit::Microsecond), DataType::Int64) => Arc::new(
+            array
+                .as_primitive::<Time64MicrosecondType>()
+                .reinterpret_cast::<Int64Type>(),
+        ),
+        (DataType::Int64, DataType::Time64(TimeUnit::Microsecond)) => Arc::new(
+            array
+                .as_primitive::<Int64Type>()
+                .reinterpret_cast::<Time64MicrosecondType>(),
+        ),
+        (DataType::Timestamp(TimeUnit::Nanosecond, _), DataType::Int64) => Arc::new(
+            array
+                .as_primitive::<TimestampNanosecondType>()
+                .reinterpret_cast::<Int64Type>(),
+        ),
+        (DataType::Int64, DataType::Timestamp(TimeUnit::Nanosecond, zone)) => {
+            let values = array.as_primitive::<Int64Type>();
+            Arc::new(zoned(
+                values.reinterpret_cast::<TimestampNanosecondType>(),
+                zone,
+            ))
+        }
+        (DataType::Struct(_), DataType::Struct(to)) => {
+            let array = array.as_struct();
+            if array.num_columns() != to.len() {
+                return Err(mismatch());
+            }
+            let children = array
+                .columns()
+                .iter()
+                .zip(to)
+                .map(|(child, f)| convert(child, f.data_type(), &join(path, f.name())))
+                .collect::<Result<Vec<_>, _>>()?;
+            let (length, nulls) = (array.len(), array.nulls().cloned());
+            let built = StructArray::try_new_with_length(to.clone(), children, nulls, length);
+            Arc::new(built.map_err(arrow_error)?)
+        }
+        (DataType::List(_), DataType::List(element)) => {
+            let array = array.as_list::<i32>();
+            let path = join(path, "element");
+            let values = convert(array.values(), element.data_type(), &path)?;
+            let (offsets, nulls) = (array.offsets().clone(), array.nulls().cloned());
+            let built = ListArray::try_new(Arc::clone(element), offsets, values, nulls);
+            Arc::new(built.map_err(arrow_error)?)
+        }
+        (DataType::Map(_, _), DataType::Map(entries, sorted)) => {
+            let array = array.as_map();
+            let inner: ArrayRef = Arc::new(array.entries().clone());
+            let inner = convert(&inner, entries.data_type(), path)?;
+            let (offsets, nulls) = (array.offsets().clone(), array.nulls().cloned());
+            let inner = inner.as_struct().clone();
+            let built = MapArray::try_new(Arc::clone(entries), offsets, inner, nulls, *sorted);
+            Arc::new(built.map_err(arrow_error)?)
+        }
+        _ => return Err(mismatch()),
+    };
+    Ok(converted)
+}
+
+fn zoned<T: ArrowTimestampType>(
+    array: PrimitiveArray<T>,
+    zone: &Option<Arc<str>>,
+) -> PrimitiveArray<T> {
+    array.with_timezone_opt(zone.clone())
+}
+
+fn arrow_error(error: arrow::error::ArrowError) -> SchemaError {
+    SchemaError::Arrow(error.to_string())
+}

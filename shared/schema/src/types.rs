@@ -1,0 +1,373 @@
+//! The table schema: fields with ids, and what makes a schema valid.
+//!
+//! Owns the value types and their invariants ([`TableSchema::validate`]). Every public way of making
+//! a schema from text validates it; a schema built by hand must be validated by its builder.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use tidelake_core::limits::{FIELDS_MAX, SCHEMA_DEPTH_MAX};
+
+use crate::error::{Problem, SchemaError};
+
+/// Bytes of a column's name.
+pub const COLUMN_NAME_BYTES_MAX: usize = 255;
+/// Names that start so belong to hidden physical columns.
+pub const HIDDEN_PREFIX: &str = "__";
+/// Digits that a decimal can have.
+pub const DECIMAL_PRECISION_MAX: u8 = 38;
+
+/// The schema of a table. Serializes as Iceberg schema JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSchema {
+    /// The version of the schema within its table.
+    pub schema_id: i32,
+    /// Columns in order.
+    pub fields: Vec<Field>,
+    /// The primary key in key order; empty without one.
+    pub identifier_field_ids: Vec<i32>,
+}
+
+/// One column, or one field of a struct.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Field {
+    /// Unique within the schema, never used again.
+    pub id: i32,
+    pub name: String,
+    /// True where null is refused.
+    pub required: bool,
+    pub ty: Type,
+    pub doc: Option<String>,
+}
+
+/// The type of a field, element, key or value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Type {
+    Primitive(Primitive),
+    Struct(Vec<Field>),
+    List(Box<ListType>),
+    Map(Box<MapType>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ListType {
+    pub element_id: i32,
+    pub element_required: bool,
+    pub element: Type,
+}
+
+/// A map; keys are always required.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MapType {
+    pub key_id: i32,
+    pub key: Type,
+    pub value_id: i32,
+    pub value_required: bool,
+    pub value: Type,
+}
+
+/// A type without parts. `Display` and `FromStr` are Iceberg's spelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Primitive {
+    Boolean,
+    Int,
+    Long,
+    Float,
+    Double,
+    /// Precision 1 to 38, scale 0 to precision.
+    Decimal {
+        precision: u8,
+        scale: i8,
+    },
+    Date,
+    /// Microseconds of the day.
+    Time,
+    /// Microseconds, no zone.
+    Timestamp,
+    /// Microseconds, UTC.
+    TimestampTz,
+    TimestampNs,
+    TimestampTzNs,
+    String,
+    Uuid,
+    /// Exactly so many bytes.
+    Fixed(u32),
+    Binary,
+}
+
+impl fmt::Display for Primitive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Boolean => "boolean",
+            Self::Int => "int",
+            Self::Long => "long",
+            Self::Float => "float",
+            Self::Double => "double",
+            Self::Decimal { precision, scale } => return write!(f, "decimal({precision},{scale})"),
+            Self::Date => "date",
+            Self::Time => "time",
+            Self::Timestamp => "timestamp",
+            Self::TimestampTz => "timestamptz",
+            Self::TimestampNs => "timestamp_ns",
+            Self::TimestampTzNs => "timestamptz_ns",
+            Self::String => "string",
+            Self::Uuid => "uuid",
+            Self::Fixed(length) => return write!(f, "fixed[{length}]"),
+            Self::Binary => "binary",
+        })
+    }
+}
+
+impl std::str::FromStr for Primitive {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        let unknown = || Problem::UnknownType(shorten(text));
+        Ok(match text {
+            "boolean" => Self::Boolean,
+            "int" => Self::Int,
+            "long" => Self::Long,
+            "float" => Self::Float,
+            "double" => Self::Double,
+            "date" => Self::Date,
+            "time" => Self::Time,
+            "timestamp" => Self::Timestamp,
+            "timestamptz" => Self::TimestampTz,
+            "timestamp_ns" => Self::TimestampNs,
+            "timestamptz_ns" => Self::TimestampTzNs,
+            "string" => Self::String,
+            "uuid" => Self::Uuid,
+            "binary" => Self::Binary,
+            _ => {
+                if let Some(parts) = argument(text, "decimal(", ")") {
+                    return decimal(parts).ok_or_else(unknown);
+                }
+                let length = argument(text, "fixed[", "]").ok_or_else(unknown)?;
+                Self::Fixed(length.trim().parse().map_err(|_| unknown())?)
+            }
+        })
+    }
+}
+
+fn argument<'a>(text: &'a str, open: &str, close: &str) -> Option<&'a str> {
+    text.strip_prefix(open)?.strip_suffix(close)
+}
+
+/// `p,s` or `p`.
+pub(crate) fn decimal(parts: &str) -> Option<Primitive> {
+    let (precision, scale) = parts.split_once(',').unwrap_or((parts, "0"));
+    let precision = precision.trim().parse().ok()?;
+    let scale = scale.trim().parse().ok()?;
+    Some(Primitive::Decimal { precision, scale })
+}
+
+/// User text as it may stand in a message.
+pub(crate) fn shorten(text: &str) -> String {
+    if text.chars().count() <= 40 {
+        text.to_owned()
+    } else {
+        text.chars().take(39).chain(['…']).collect()
+    }
+}
+
+impl Type {
+    /// The name of the type as messages say it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Primitive(primitive) => primitive.to_string(),
+            Self::Struct(_) => "struct".to_owned(),
+            Self::List(_) => "list".to_owned(),
+            Self::Map(_) => "map".to_owned(),
+        }
+    }
+
+    /// The directly nested positions: path segment, id, type.
+    pub(crate) fn children(&self) -> Vec<(&str, i32, &Type)> {
+        match self {
+            Self::Primitive(_) => Vec::new(),
+            Self::Struct(fields) => fields
+                .iter()
+                .map(|f| (f.name.as_str(), f.id, &f.ty))
+                .collect(),
+            Self::List(list) => vec![("element", list.element_id, &list.element)],
+            Self::Map(map) => {
+                vec![
+                    ("key", map.key_id, &map.key),
+                    ("value", map.value_id, &map.value),
+                ]
+            }
+        }
+    }
+}
+
+impl TableSchema {
+    /// A top-level field by its exact name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// The largest id in use, nested ones included; 0 for none.
+    pub fn last_column_id(&self) -> i32 {
+        fn walk(ty: &Type, last: &mut i32) {
+            for (_, id, child) in ty.children() {
+                *last = (*last).max(id);
+                walk(child, last);
+            }
+        }
+        let mut last = 0;
+        for field in &self.fields {
+            last = last.max(field.id);
+            walk(&field.ty, &mut last);
+        }
+        last
+    }
+
+    /// The primary key's columns in key order; unknown ids are left out.
+    pub fn identifier_fields(&self) -> Vec<&Field> {
+        let by_id = |id: &i32| self.fields.iter().find(|field| field.id == *id);
+        self.identifier_field_ids.iter().filter_map(by_id).collect()
+    }
+
+    /// Checks names, ids, types, sizes and the primary key; the first problem is returned.
+    pub fn validate(&self) -> Result<(), SchemaError> {
+        let mut check = Check::default();
+        check.fields(&self.fields, "", 1)?;
+        if check.count > FIELDS_MAX {
+            let problem = Problem::TooManyFields { found: check.count };
+            return Err(SchemaError::Table(problem));
+        }
+        self.validate_identifiers()
+    }
+
+    fn validate_identifiers(&self) -> Result<(), SchemaError> {
+        for (index, id) in self.identifier_field_ids.iter().enumerate() {
+            if self.identifier_field_ids[..index].contains(id) {
+                return Err(SchemaError::Table(Problem::DuplicateIdentifier(*id)));
+            }
+            let Some(field) = self.fields.iter().find(|field| field.id == *id) else {
+                return Err(SchemaError::Table(Problem::UnknownIdentifier(*id)));
+            };
+            if !field.required {
+                return Err(SchemaError::at(&field.name, Problem::OptionalIdentifier));
+            }
+            let Type::Primitive(primitive) = &field.ty else {
+                return Err(SchemaError::at(
+                    &field.name,
+                    Problem::IdentifierType(field.ty.name()),
+                ));
+            };
+            // A NaN is no key, and two spellings of zero are one value.
+            if matches!(primitive, Primitive::Float | Primitive::Double) {
+                let problem = Problem::IdentifierType(primitive.to_string());
+                return Err(SchemaError::at(&field.name, problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What validation remembers: the ids seen so far, and how many fields there were.
+#[derive(Default)]
+struct Check {
+    ids: HashMap<i32, String>,
+    count: usize,
+}
+
+impl Check {
+    fn fields(&mut self, fields: &[Field], parent: &str, depth: usize) -> Result<(), SchemaError> {
+        if fields.is_empty() {
+            return Err(SchemaError::at(parent, Problem::NoFields));
+        }
+        let mut names: HashMap<String, &str> = HashMap::with_capacity(fields.len());
+        for field in fields {
+            if field.name.is_empty() {
+                return Err(SchemaError::at(parent, Problem::EmptyName));
+            }
+            let path = join(parent, &field.name);
+            check_name(&field.name, depth).map_err(|problem| SchemaError::at(&path, problem))?;
+            if let Some(other) = names.insert(field.name.to_lowercase(), &field.name) {
+                let problem = Problem::DuplicateName {
+                    other: other.to_owned(),
+                };
+                return Err(SchemaError::at(&path, problem));
+            }
+            self.position(field.id, &field.ty, path, depth)?;
+        }
+        Ok(())
+    }
+
+    fn position(
+        &mut self,
+        id: i32,
+        ty: &Type,
+        path: String,
+        depth: usize,
+    ) -> Result<(), SchemaError> {
+        if depth > SCHEMA_DEPTH_MAX {
+            return Err(SchemaError::at(&path, Problem::TooDeep));
+        }
+        if id < 1 {
+            return Err(SchemaError::at(&path, Problem::InvalidId { id: id.into() }));
+        }
+        if let Some(other) = self.ids.get(&id) {
+            let problem = Problem::DuplicateId {
+                id,
+                other: other.clone(),
+            };
+            return Err(SchemaError::at(&path, problem));
+        }
+        self.ids.insert(id, path.clone());
+        self.count += 1;
+        match ty {
+            Type::Primitive(primitive) => {
+                check_primitive(*primitive).map_err(|problem| SchemaError::at(&path, problem))
+            }
+            Type::Struct(fields) => self.fields(fields, &path, depth + 1),
+            Type::List(_) | Type::Map(_) => {
+                for (segment, id, child) in ty.children() {
+                    self.position(id, child, join(&path, segment), depth + 1)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn check_name(name: &str, depth: usize) -> Result<(), Problem> {
+    if name.len() > COLUMN_NAME_BYTES_MAX {
+        return Err(Problem::NameTooLong);
+    }
+    if name.chars().any(char::is_control) {
+        return Err(Problem::ControlInName);
+    }
+    // Hidden columns live at the top level only.
+    if depth == 1 && name.starts_with(HIDDEN_PREFIX) {
+        return Err(Problem::ReservedName);
+    }
+    Ok(())
+}
+
+fn check_primitive(primitive: Primitive) -> Result<(), Problem> {
+    match primitive {
+        Primitive::Decimal { precision, scale } => {
+            let scale_fits = u8::try_from(scale).is_ok_and(|scale| scale <= precision);
+            if (1..=DECIMAL_PRECISION_MAX).contains(&precision) && scale_fits {
+                Ok(())
+            } else {
+                Err(Problem::Decimal { precision, scale })
+            }
+        }
+        Primitive::Fixed(length) if length == 0 || i32::try_from(length).is_err() => {
+            Err(Problem::FixedLength(length))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A dotted path; an empty side adds nothing.
+pub(crate) fn join(parent: &str, name: &str) -> String {
+    match (parent, name) {
+        ("", path) | (path, "") => path.to_owned(),
+        _ => format!("{parent}.{name}"),
+    }
+}

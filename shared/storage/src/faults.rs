@@ -1,0 +1,545 @@
+//! A store that fails on demand, for tests and simulations.
+//!
+//! Faults belong to the instance: scripted by [`Rule`]s (this operation, on this name, that often),
+//! or drawn from a seed ([`FaultStore::random`]). A [`Gate`] holds a request at a chosen point, which
+//! forces an interleaving of two writers. [`Creates`] turns the store into the kind that the
+//! start-up probe must refuse.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    RenameOptions, Result,
+};
+use tokio::sync::Semaphore;
+
+use crate::Operation;
+use crate::backoff::mix;
+
+/// What happens to a request.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// The connection breaks before the store saw the request.
+    FailBefore,
+    /// The store does the work, the answer gets lost.
+    LoseAnswer,
+    /// The file system is read-only.
+    ReadOnly,
+    /// The disk is full.
+    Full,
+    /// The request waits first.
+    Delay(Duration),
+    /// The request waits at the gate before the store sees it.
+    HoldBefore(Gate),
+    /// The store does the work, the answer waits at the gate.
+    HoldAfter(Gate),
+}
+
+/// Holds requests until it is opened.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    reached: Arc<Semaphore>,
+    opened: Arc<Semaphore>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Gate {
+    pub fn new() -> Self {
+        Self {
+            reached: Arc::new(Semaphore::new(0)),
+            opened: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    /// Waits until a request stands at the gate (each arrival is seen once).
+    pub async fn reached(&self) {
+        if let Ok(permit) = self.reached.acquire().await {
+            permit.forget();
+        }
+    }
+
+    /// Lets through whoever waits, and everyone who comes later.
+    pub fn open(&self) {
+        self.opened.close();
+    }
+
+    async fn pass(&self) {
+        self.reached.add_permits(1);
+        // Only closing ends the wait.
+        let _ = self.opened.acquire().await;
+    }
+}
+
+/// When a fault strikes: by default at every request.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    fault: Fault,
+    operation: Option<Operation>,
+    part: String,
+    skip: u32,
+    times: u32,
+}
+
+impl Rule {
+    pub fn new(fault: Fault) -> Self {
+        Self {
+            fault,
+            operation: None,
+            part: String::new(),
+            skip: 0,
+            times: u32::MAX,
+        }
+    }
+
+    /// Only requests of this kind.
+    pub fn on(mut self, operation: Operation) -> Self {
+        self.operation = Some(operation);
+        self
+    }
+
+    /// Only objects whose path contains `part`.
+    pub fn at(mut self, part: &str) -> Self {
+        self.part = part.to_owned();
+        self
+    }
+
+    /// Lets the first `skip` matching requests pass.
+    pub fn after(mut self, skip: u32) -> Self {
+        self.skip = skip;
+        self
+    }
+
+    /// Strikes `times` times, then never again.
+    pub fn times(mut self, times: u32) -> Self {
+        self.times = times;
+        self
+    }
+
+    fn matches(&self, operation: Operation, path: &Path) -> bool {
+        let writes = !matches!(
+            operation,
+            Operation::Get | Operation::Head | Operation::List
+        );
+        let applies = writes || !matches!(self.fault, Fault::ReadOnly | Fault::Full);
+        applies
+            && self.times > 0
+            && self.operation.is_none_or(|wanted| wanted == operation)
+            && path.as_ref().contains(&self.part)
+    }
+}
+
+/// How the store treats put-if-absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Creates {
+    /// As the wrapped store does.
+    #[default]
+    AsWrapped,
+    /// Looks first, writes then: two racing writers both succeed.
+    CheckThenWrite,
+    /// Ignores the condition.
+    Overwrite,
+}
+
+/// Share of requests, in thousandths, that random faults hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Odds {
+    pub fail_before: u16,
+    pub lose_answer: u16,
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    rules: Vec<Rule>,
+    odds: Odds,
+    random: u64,
+    creates: Creates,
+}
+
+/// The wrapper. Clones share the script.
+#[derive(Debug, Clone)]
+pub struct FaultStore {
+    inner: Arc<dyn ObjectStore>,
+    script: Arc<Mutex<Script>>,
+}
+
+impl FaultStore {
+    /// No faults until told.
+    pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            inner,
+            script: Arc::default(),
+        }
+    }
+
+    /// Adds a rule; of several that match the oldest strikes.
+    pub fn inject(&self, rule: Rule) {
+        self.script().rules.push(rule);
+    }
+
+    /// Draws faults from `seed` with `odds`, besides the rules.
+    pub fn random(&self, seed: u64, odds: Odds) {
+        let mut script = self.script();
+        script.random = seed;
+        script.odds = odds;
+    }
+
+    /// Changes how put-if-absent works.
+    pub fn creates(&self, creates: Creates) {
+        self.script().creates = creates;
+    }
+
+    /// Ends all faults. Gates keep what they hold.
+    pub fn heal(&self) {
+        *self.script() = Script::default();
+    }
+
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn decide(&self, operation: Operation, path: &Path) -> Option<Fault> {
+        let mut script = self.script();
+        for rule in script
+            .rules
+            .iter_mut()
+            .filter(|rule| rule.matches(operation, path))
+        {
+            if rule.skip > 0 {
+                rule.skip -= 1;
+            } else {
+                rule.times -= 1;
+                return Some(rule.fault.clone());
+            }
+        }
+        if script.odds == Odds::default() {
+            return None;
+        }
+        script.random = script.random.wrapping_add(1);
+        let draw = (mix(script.random) % 1000) as u16;
+        let Odds {
+            fail_before,
+            lose_answer,
+        } = script.odds;
+        if draw < fail_before {
+            Some(Fault::FailBefore)
+        } else if draw < fail_before + lose_answer {
+            Some(Fault::LoseAnswer)
+        } else {
+            None
+        }
+    }
+
+    async fn around<T>(
+        &self,
+        operation: Operation,
+        path: &Path,
+        call: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        match self.decide(operation, path) {
+            None => call.await,
+            Some(Fault::FailBefore) => Err(injected(io::ErrorKind::ConnectionReset)),
+            Some(Fault::LoseAnswer) => {
+                call.await?;
+                Err(injected(io::ErrorKind::ConnectionReset))
+            }
+            Some(Fault::ReadOnly) => Err(injected(io::ErrorKind::ReadOnlyFilesystem)),
+            Some(Fault::Full) => Err(injected(io::ErrorKind::StorageFull)),
+            Some(Fault::Delay(wait)) => {
+                #[expect(clippy::disallowed_methods, reason = "an injected delay is a sleep")]
+                tokio::time::sleep(wait).await;
+                call.await
+            }
+            Some(Fault::HoldBefore(gate)) => {
+                gate.pass().await;
+                call.await
+            }
+            Some(Fault::HoldAfter(gate)) => {
+                let outcome = call.await;
+                gate.pass().await;
+                outcome
+            }
+        }
+    }
+
+    async fn create(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        let overwrite = PutOptions {
+            mode: PutMode::Overwrite,
+            ..options.clone()
+        };
+        let creates = self.script().creates;
+        match creates {
+            Creates::AsWrapped => self.inner.put_opts(path, payload, options).await,
+            Creates::Overwrite => self.inner.put_opts(path, payload, overwrite).await,
+            Creates::CheckThenWrite => {
+                if self.inner.head(path).await.is_ok() {
+                    let source = "found".into();
+                    return Err(Error::AlreadyExists {
+                        path: path.to_string(),
+                        source,
+                    });
+                }
+                tokio::task::yield_now().await;
+                self.inner.put_opts(path, payload, overwrite).await
+            }
+        }
+    }
+}
+
+fn injected(kind: io::ErrorKind) -> Error {
+    Error::Generic {
+        store: "faults",
+        source: io::Error::new(kind, "injected fault").into(),
+    }
+}
+
+impl fmt::Display for FaultStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FaultStore({})", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FaultStore {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        if options.mode == PutMode::Create {
+            let create = self.create(path, payload, options);
+            return self.around(Operation::Create, path, create).await;
+        }
+        self.around(
+            Operation::Put,
+            path,
+            self.inner.put_opts(path, payload, options),
+        )
+        .await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let start = self.inner.put_multipart_opts(path, options);
+        self.around(Operation::Upload, path, start).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        let operation = if options.head {
+            Operation::Head
+        } else {
+            Operation::Get
+        };
+        self.around(operation, path, self.inner.get_opts(path, options))
+            .await
+    }
+
+    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.around(Operation::Get, path, self.inner.get_ranges(path, ranges))
+            .await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        let this = self.clone();
+        paths
+            .and_then(move |path| {
+                let this = this.clone();
+                async move {
+                    this.around(Operation::Delete, &path, this.inner.delete(&path))
+                        .await?;
+                    Ok(path)
+                }
+            })
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (this, path) = (self.clone(), prefix.cloned().unwrap_or_default());
+        let found = self.inner.list(prefix);
+        stream::once(async move {
+            this.around(Operation::List, &path, async move { Ok(found) })
+                .await
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (this, path) = (self.clone(), prefix.cloned().unwrap_or_default());
+        let found = self.inner.list_with_offset(prefix, offset);
+        stream::once(async move {
+            this.around(Operation::List, &path, async move { Ok(found) })
+                .await
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let path = prefix.cloned().unwrap_or_default();
+        self.around(
+            Operation::List,
+            &path,
+            self.inner.list_with_delimiter(prefix),
+        )
+        .await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.around(Operation::Copy, to, self.inner.copy_opts(from, to, options))
+            .await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.around(
+            Operation::Copy,
+            to,
+            self.inner.rename_opts(from, to, options),
+        )
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::{PutOnce, RetryPolicy, StorageError, Store};
+
+    fn faulty() -> (FaultStore, Store) {
+        let faults = FaultStore::new(Arc::new(InMemory::new()));
+        let store = Store::with_policy(Arc::new(faults.clone()), "memory://", RetryPolicy::QUICK);
+        (faults, store)
+    }
+
+    async fn put_once(store: &Store, body: &'static str) -> Result<PutOnce, StorageError> {
+        store
+            .put_once("0.json", body.into(), |found| found == body.as_bytes())
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_is_recognised_as_our_own_win() {
+        let (faults, store) = faulty();
+        faults.inject(Rule::new(Fault::LoseAnswer).on(Operation::Create).times(1));
+        assert_eq!(put_once(&store, "a").await.unwrap(), PutOnce::Created);
+        assert_eq!(
+            put_once(&store, "b").await.unwrap(),
+            PutOnce::Exists("a".into())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_request_that_never_arrived_is_repeated() {
+        let (faults, store) = faulty();
+        faults.inject(Rule::new(Fault::FailBefore).on(Operation::Create).times(2));
+        assert_eq!(put_once(&store, "a").await.unwrap(), PutOnce::Created);
+        assert_eq!(store.get("0.json").await.unwrap(), "a");
+    }
+
+    #[tokio::test]
+    async fn a_silent_store_leaves_the_outcome_open_until_it_answers() {
+        let (faults, store) = faulty();
+        faults.inject(Rule::new(Fault::LoseAnswer).on(Operation::Create));
+        faults.inject(Rule::new(Fault::FailBefore).on(Operation::Get));
+        let error = put_once(&store, "a").await.unwrap_err();
+        assert!(
+            matches!(error, StorageError::OutcomeUnknown { .. }),
+            "{error:?}"
+        );
+        faults.heal();
+        assert_eq!(put_once(&store, "a").await.unwrap(), PutOnce::Created);
+    }
+
+    #[tokio::test]
+    async fn a_full_or_read_only_disk_is_told_at_once_and_nothing_is_written() {
+        let (faults, store) = faulty();
+        faults.inject(Rule::new(Fault::Full).times(1));
+        assert!(matches!(
+            put_once(&store, "a").await,
+            Err(StorageError::Full { .. })
+        ));
+        faults.inject(Rule::new(Fault::ReadOnly).times(1));
+        let put = store.put("x", "y".into()).await;
+        assert!(matches!(put, Err(StorageError::ReadOnly { .. })));
+        assert_eq!(store.list("").await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn reads_get_through_passing_trouble_and_every_attempt_counts() {
+        let (faults, store) = faulty();
+        store.put("x", "y".into()).await.unwrap();
+        faults.inject(Rule::new(Fault::FailBefore).at("x").times(3));
+        assert_eq!(store.get("x").await.unwrap(), "y");
+        assert_eq!(store.requests().of(Operation::Get), 4);
+        faults.inject(Rule::new(Fault::FailBefore).on(Operation::List).times(1));
+        assert_eq!(store.list("").await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_gate_forces_who_comes_first() {
+        let (faults, store) = faulty();
+        let gate = Gate::new();
+        let hold = Fault::HoldBefore(gate.clone());
+        faults.inject(Rule::new(hold).on(Operation::Create).times(1));
+        let slow = tokio::spawn({
+            let store = store.clone();
+            async move { put_once(&store, "slow").await }
+        });
+        gate.reached().await;
+        assert_eq!(put_once(&store, "fast").await.unwrap(), PutOnce::Created);
+        gate.open();
+        assert_eq!(slow.await.unwrap().unwrap(), PutOnce::Exists("fast".into()));
+    }
+
+    #[tokio::test]
+    async fn random_faults_repeat_with_their_seed() {
+        let run = |seed| async move {
+            let (faults, store) = faulty();
+            faults.random(
+                seed,
+                Odds {
+                    fail_before: 300,
+                    lose_answer: 200,
+                },
+            );
+            for i in 0..50 {
+                store.put(&format!("{i}"), "x".into()).await.ok();
+            }
+            store.requests()
+        };
+        assert_eq!(run(1).await, run(1).await);
+        assert!(run(1).await.total() > 50);
+    }
+}

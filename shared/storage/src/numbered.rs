@@ -1,0 +1,187 @@
+//! A log of numbered commits under one folder: `<folder>/00000000000000000042.json`.
+//!
+//! The number is the lock: whoever creates it has committed. The manifest (a Delta log) and the
+//! catalog are both such logs.
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+
+use crate::{PutOnce, Result, StorageError, Store};
+
+/// Commits that a reader fetches one by one before it asks for a listing.
+const STEPS_MAX: u64 = 4;
+/// Commits fetched at a time after a listing.
+const READS_IN_FLIGHT_MAX: usize = 16;
+
+/// Numbered commits, each written once and never changed. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NumberedLog {
+    store: Store,
+    folder: String,
+}
+
+impl NumberedLog {
+    /// The log in `folder` of `store`.
+    pub fn new(store: Store, folder: &str) -> Self {
+        Self {
+            store,
+            folder: folder.trim_matches('/').to_owned(),
+        }
+    }
+
+    /// The name of commit `number`, relative to the store.
+    pub fn name(&self, number: u64) -> String {
+        format!("{}/{number:020}.json", self.folder)
+    }
+
+    /// The number that a file of the log's folder stands for; none for other files.
+    pub fn parse(file_name: &str) -> Option<u64> {
+        let digits = file_name.strip_suffix(".json")?;
+        let plain = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
+        plain.then(|| digits.parse().ok())?
+    }
+
+    /// Takes the number, if it is free. See [`Store::put_once`].
+    pub async fn append(
+        &self,
+        number: u64,
+        bytes: Bytes,
+        is_ours: impl Fn(&[u8]) -> bool + Send + Sync,
+    ) -> Result<PutOnce> {
+        self.store
+            .put_once(&self.name(number), bytes, is_ours)
+            .await
+    }
+
+    /// One commit, if it exists. One request.
+    pub async fn read(&self, number: u64) -> Result<Option<Bytes>> {
+        self.store.get_opt(&self.name(number)).await
+    }
+
+    /// All commits from `number` on, in order, without a gap. One request where there is none.
+    pub async fn read_from(&self, number: u64) -> Result<Vec<(u64, Bytes)>> {
+        let mut commits = Vec::new();
+        let mut next = number;
+        // Mostly there are none or few: no listing then.
+        while next < number.saturating_add(STEPS_MAX) {
+            let Some(bytes) = self.read(next).await? else {
+                return Ok(commits);
+            };
+            commits.push((next, bytes));
+            next += 1;
+        }
+        let rest = self.numbers_from(next).await?;
+        if let Some((missing, _)) = (next..).zip(&rest).find(|(want, found)| want != *found) {
+            return Err(StorageError::Corrupt {
+                at: self.store.url_of(&self.name(missing)),
+                reason: "this commit is missing although later ones exist".into(),
+            });
+        }
+        let mut reads = futures::stream::iter(rest.into_iter().map(|number| async move {
+            let bytes = self.store.get(&self.name(number)).await?;
+            Ok::<_, StorageError>((number, bytes))
+        }))
+        .buffered(READS_IN_FLIGHT_MAX);
+        while let Some(commit) = reads.try_next().await? {
+            commits.push(commit);
+        }
+        Ok(commits)
+    }
+
+    /// Commits `numbers`, fetched concurrently, in order. A missing one is an error.
+    pub async fn read_all(&self, numbers: &[u64]) -> Result<Vec<(u64, Bytes)>> {
+        futures::stream::iter(
+            numbers.to_vec().into_iter().map(|number| async move {
+                Ok((number, self.store.get(&self.name(number)).await?))
+            }),
+        )
+        .buffered(READS_IN_FLIGHT_MAX)
+        .try_collect()
+        .await
+    }
+
+    /// The numbers present from `number` on, in order. One listing.
+    pub async fn numbers_from(&self, number: u64) -> Result<Vec<u64>> {
+        let found = match number.checked_sub(1) {
+            None => self.store.list(&self.folder).await?,
+            Some(before) => {
+                self.store
+                    .list_from(&self.folder, &self.name(before))
+                    .await?
+            }
+        };
+        let numbers = found
+            .iter()
+            .filter_map(|meta| Self::parse(meta.location.filename()?));
+        Ok(numbers.filter(|found| *found >= number).collect())
+    }
+
+    /// The highest number, if there is any commit. One listing.
+    pub async fn latest(&self) -> Result<Option<u64>> {
+        Ok(self.numbers_from(0).await?.last().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Operation, StoreOptions};
+
+    async fn log_of(commits: u64) -> (Store, NumberedLog) {
+        let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
+        let log = NumberedLog::new(store.clone(), "log/");
+        for number in 0..commits {
+            let put = log
+                .append(number, format!("{number}").into(), |_| false)
+                .await;
+            assert_eq!(put.unwrap(), PutOnce::Created);
+        }
+        (store, log)
+    }
+
+    #[tokio::test]
+    async fn reading_on_from_the_end_costs_one_request() {
+        let (store, log) = log_of(3).await;
+        let before = store.requests();
+        assert_eq!(log.read_from(3).await.unwrap(), []);
+        assert_eq!(store.requests().since(&before).total(), 1);
+        assert_eq!(store.requests().of(Operation::List), 0);
+    }
+
+    #[tokio::test]
+    async fn every_commit_comes_once_and_in_order() {
+        for commits in [0, 1, 4, 5, 40] {
+            let (_, log) = log_of(commits).await;
+            let read = log.read_from(0).await.unwrap();
+            let numbers: Vec<_> = read.iter().map(|(number, _)| *number).collect();
+            assert_eq!(numbers, (0..commits).collect::<Vec<_>>());
+            assert!(
+                read.iter()
+                    .all(|(number, bytes)| *bytes == number.to_string())
+            );
+            assert_eq!(log.latest().await.unwrap(), commits.checked_sub(1));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hole_is_corruption() {
+        let (store, log) = log_of(10).await;
+        store.delete(&log.name(7)).await.unwrap();
+        let error = log.read_from(0).await.unwrap_err();
+        assert!(matches!(&error, StorageError::Corrupt { at, .. } if at.contains("0007.json")));
+    }
+
+    #[test]
+    fn only_commit_names_are_numbers() {
+        assert_eq!(NumberedLog::parse("00000000000000000042.json"), Some(42));
+        for other in [
+            "42.json",
+            "00000000000000000042.json.tmp",
+            "_last_checkpoint",
+            "x.json",
+        ] {
+            assert_eq!(NumberedLog::parse(other), None, "{other}");
+        }
+        assert_eq!(NumberedLog::parse("+0000000000000000042.json"), None);
+    }
+}

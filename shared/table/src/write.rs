@@ -1,0 +1,204 @@
+//! Rows to a Parquet file.
+//!
+//! ```text
+//!  the table's columns (stored types, field ids) | __bucket int32 | __offset int64 | __row int32 | __timestamp timestamp(ms, UTC)
+//! ```
+//! The last four are the sequence of each row and when its message was written. They are physical
+//! only: the table's schema does not name them, so other readers don't see them. Rows stand in
+//! arrival order, bucket after bucket. The format of every byte is told in `docs/formats.md`.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::schema::types::ColumnPath;
+use tidelake_core::Bucket;
+use tidelake_manifest::{Stats, StatsCollector};
+use tidelake_schema::TableSchema;
+use tidelake_schema::arrow::{storage_schema, to_storage};
+
+use crate::encoding::{Choice, choose};
+use crate::{Chunk, Positions, Sealed, TableError};
+
+/// Names of the hidden columns, in the order they are written.
+pub const HIDDEN_COLUMNS: [&str; 4] = ["__bucket", "__offset", "__row", "__timestamp"];
+
+/// How files are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSettings {
+    /// zstd level; higher is smaller and slower.
+    pub zstd_level: i32,
+    /// Rows of a row group at most: what a reader must hold to decode one.
+    pub row_group_rows_max: usize,
+}
+
+impl Default for FileSettings {
+    fn default() -> Self {
+        Self {
+            zstd_level: 1,
+            row_group_rows_max: 1 << 20,
+        }
+    }
+}
+
+/// A data file, ready to be stored.
+#[derive(Debug)]
+pub struct EncodedFile {
+    pub bytes: Bytes,
+    pub rows: u64,
+    /// For the commit that names the file.
+    pub stats: Stats,
+    pub metadata: ParquetMetaData,
+}
+
+/// Rows of a page at most: what a row selection can skip.
+const PAGE_ROWS_MAX: usize = 20_000;
+/// Leaf columns that a commit keeps bounds of: more would make the log heavy.
+const STATISTICS_COLUMNS_MAX: usize = 64;
+/// Statistics of long strings are cut to so many bytes (as bounds that stay true).
+const STATISTICS_BYTES_MAX: usize = 64;
+
+/// The Arrow schema of a data file.
+pub fn file_schema(schema: &TableSchema) -> SchemaRef {
+    let stored = storage_schema(schema);
+    let mut fields: Vec<_> = stored.fields().iter().cloned().collect();
+    let [bucket, offset, row, timestamp] = HIDDEN_COLUMNS;
+    let time = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
+    fields.extend([
+        Arc::new(Field::new(bucket, DataType::Int32, false)),
+        Arc::new(Field::new(offset, DataType::Int64, false)),
+        Arc::new(Field::new(row, DataType::Int32, false)),
+        Arc::new(Field::new(timestamp, time, false)),
+    ]);
+    Arc::new(Schema::new(fields))
+}
+
+/// Encodes the rows of one or more buckets as one file; `None` where there is no row.
+pub fn encode(
+    schema: &TableSchema,
+    buckets: &[Sealed],
+    settings: FileSettings,
+) -> Result<Option<EncodedFile>, TableError> {
+    let file_schema = file_schema(schema);
+    let mut writer: Option<ArrowWriter<Vec<u8>>> = None;
+    let mut rows = 0;
+    let mut stats = StatsCollector::new(STATISTICS_COLUMNS_MAX);
+    for sealed in buckets {
+        for chunk in sealed.chunks.iter().filter(|chunk| chunk.rows() > 0) {
+            let batch = stored_batch(&file_schema, schema, sealed.bucket, chunk)?;
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                None => {
+                    let properties = properties(&batch, settings);
+                    let buffer = Vec::new();
+                    writer.insert(ArrowWriter::try_new(
+                        buffer,
+                        file_schema.clone(),
+                        Some(properties),
+                    )?)
+                }
+            };
+            rows += batch.num_rows() as u64;
+            stats.update(&batch);
+            writer.write(&batch)?;
+        }
+    }
+    let Some(mut writer) = writer else {
+        return Ok(None);
+    };
+    let metadata = writer.finish()?;
+    let bytes = Bytes::from(std::mem::take(writer.inner_mut()));
+    Ok(Some(EncodedFile {
+        bytes,
+        rows,
+        stats: stats.finish(),
+        metadata,
+    }))
+}
+
+fn stored_batch(
+    file_schema: &SchemaRef,
+    schema: &TableSchema,
+    bucket: Bucket,
+    chunk: &Chunk,
+) -> Result<RecordBatch, TableError> {
+    let stored = to_storage(&chunk.batch, schema)?;
+    let mut columns = stored.columns().to_vec();
+    columns.extend(hidden_columns(bucket, &chunk.positions));
+    Ok(RecordBatch::try_new(file_schema.clone(), columns)?)
+}
+
+fn hidden_columns(bucket: Bucket, positions: &Positions) -> [ArrayRef; 4] {
+    let bucket = i32::try_from(bucket.0).unwrap_or(i32::MAX);
+    let rows = positions
+        .rows
+        .iter()
+        .map(|&row| i32::try_from(row).unwrap_or(i32::MAX));
+    let timestamps =
+        TimestampMillisecondArray::from_iter_values(positions.timestamps_ms.iter().copied());
+    [
+        Arc::new(Int32Array::from_value(bucket, positions.len())),
+        Arc::new(Int64Array::from_iter_values(
+            positions.offsets.iter().copied(),
+        )),
+        Arc::new(Int32Array::from_iter_values(rows)),
+        Arc::new(timestamps.with_timezone("UTC")),
+    ]
+}
+
+/// Encodings are chosen from the first rows; page statistics go where a range can be skipped by them.
+fn properties(first: &RecordBatch, settings: FileSettings) -> WriterProperties {
+    let level = ZstdLevel::try_new(settings.zstd_level).unwrap_or_default();
+    let mut builder = WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_created_by(concat!("tidelake ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_row_count(Some(settings.row_group_rows_max))
+        .set_data_page_row_count_limit(PAGE_ROWS_MAX)
+        .set_write_batch_size(8192)
+        .set_statistics_truncate_length(Some(STATISTICS_BYTES_MAX))
+        .set_column_index_truncate_length(Some(STATISTICS_BYTES_MAX))
+        .set_statistics_enabled(EnabledStatistics::Chunk);
+    for (field, column) in first.schema().fields().iter().zip(first.columns()) {
+        let path = ColumnPath::from(vec![field.name().clone()]);
+        if is_ordered_number(field.data_type()) {
+            builder = builder.set_column_statistics_enabled(path.clone(), EnabledStatistics::Page);
+        }
+        if field.data_type().is_nested() {
+            continue;
+        }
+        builder = match choose(column) {
+            Choice::Dictionary => builder.set_column_dictionary_enabled(path, true),
+            Choice::Plain(encoding) => builder
+                .set_column_dictionary_enabled(path.clone(), false)
+                .set_column_encoding(path, encoding),
+        };
+    }
+    // All but constant, and rising: deltas take next to nothing.
+    for name in HIDDEN_COLUMNS {
+        let path = ColumnPath::from(vec![name.to_owned()]);
+        builder = builder
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+    }
+    builder.build()
+}
+
+fn is_ordered_number(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Int32
+            | DataType::Int64
+            | DataType::Date32
+            | DataType::Timestamp(..)
+            | DataType::Decimal128(..)
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! Delta readers that we did not write: DuckDB and delta-rs, each in a Python process of its own.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::external;
+
+const SCRIPT: &str = include_str!("readers.py");
+
+/// Rows as JSON objects: numbers as numbers; decimals, dates and times as text (times with six
+/// digits of a second, with zone in `Z`); binary as base64; maps as objects.
+pub type Rows = Vec<Value>;
+
+/// The Python environment of the cache.
+#[derive(Debug, Clone)]
+pub struct Readers {
+    python: PathBuf,
+    env: Vec<(String, String)>,
+}
+
+impl Readers {
+    /// `None` where external tests are switched off.
+    ///
+    /// # Errors
+    /// When the environment is not in the cache.
+    pub fn new() -> Result<Option<Self>> {
+        if !external::wanted("DuckDB and delta-rs") {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            python: external::cached("venv/bin/python")?,
+            env: Vec::new(),
+        }))
+    }
+
+    /// The environment that finds an S3 server ([`crate::S3Server::env`]); for delta-rs.
+    #[must_use]
+    pub fn with_env(mut self, env: Vec<(String, String)>) -> Self {
+        self.env = env;
+        self
+    }
+
+    /// Runs `sql` over the table at `path`, named `t` in it, with DuckDB's `delta_scan`; at the
+    /// latest version or the one given.
+    ///
+    /// # Errors
+    /// When DuckDB refuses.
+    pub async fn duckdb(&self, path: &str, version: Option<u64>, sql: &str) -> Result<Rows> {
+        self.read("duckdb", path, version, sql).await
+    }
+
+    /// The same with delta-rs (its own DataFusion).
+    ///
+    /// # Errors
+    /// When delta-rs refuses.
+    pub async fn delta_rs(&self, path: &str, version: Option<u64>, sql: &str) -> Result<Rows> {
+        self.read("delta-rs", path, version, sql).await
+    }
+
+    /// Runs any Python of a test with `arguments` (`sys.argv[1:]`), gives what it prints: for the
+    /// Kafka client and for writers.
+    ///
+    /// # Errors
+    /// When it ends with another exit code than 0; with what it printed as errors.
+    pub async fn python(&self, script: &str, arguments: &[&str]) -> Result<String> {
+        let done = Command::new(&self.python)
+            .args(["-c", script])
+            .args(arguments)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .with_context(|| format!("could not start {}", self.python.display()))?;
+        if !done.status.success() {
+            bail!(
+                "python: {}\n{}",
+                done.status,
+                String::from_utf8_lossy(&done.stderr)
+            );
+        }
+        Ok(String::from_utf8(done.stdout)?)
+    }
+
+    async fn read(
+        &self,
+        reader: &str,
+        path: &str,
+        version: Option<u64>,
+        sql: &str,
+    ) -> Result<Rows> {
+        let version = version
+            .map(|version| version.to_string())
+            .unwrap_or_default();
+        let text = self
+            .python(SCRIPT, &[reader, path, &version, sql])
+            .await
+            .context(reader.to_owned())?;
+        text.lines()
+            .map(|line| serde_json::from_str(line).context(line.to_owned()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITE: &str = r#"
+import datetime, decimal, sys
+import pyarrow as pa
+from deltalake import write_deltalake
+utc = datetime.timezone.utc
+rows = pa.table({
+    "id": pa.array([2, 1], pa.int64()),
+    "price": pa.array([decimal.Decimal("1.50"), None], pa.decimal128(10, 2)),
+    "at": pa.array([datetime.datetime(2026, 11, 21, 12, 0, 0, 5, utc)] * 2, pa.timestamp("us", "UTC")),
+    "raw": pa.array([b"\x00\xff", b""], pa.binary()),
+    "tags": pa.array([["a"], []], pa.list_(pa.string())),
+})
+write_deltalake(sys.argv[1], rows)
+write_deltalake(sys.argv[1], rows.slice(0, 1), mode="append")
+"#;
+
+    #[tokio::test]
+    async fn both_readers_give_the_same_rows_at_every_version() {
+        let Some(readers) = Readers::new().unwrap() else {
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t").display().to_string();
+        readers.python(WRITE, &[&path]).await.unwrap();
+        let sql = "SELECT * FROM t ORDER BY id";
+        for (version, rows) in [(Some(0), 2), (None, 3)] {
+            let duckdb = readers.duckdb(&path, version, sql).await.unwrap();
+            assert_eq!(duckdb.len(), rows);
+            assert_eq!(duckdb, readers.delta_rs(&path, version, sql).await.unwrap());
+            assert_eq!(
+                duckdb[1],
+                serde_json::json!({
+                    "id": 2, "price": "1.50", "at": "2026-11-21T12:00:00.000005Z",
+                    "raw": "AP8=", "tags": ["a"],
+                })
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_of_a_reader_is_an_error() {
+        let Some(readers) = Readers::new().unwrap() else {
+            return;
+        };
+        let error = readers
+            .duckdb("/no/such/table", None, "SELECT 1 FROM t")
+            .await
+            .unwrap_err();
+        assert!(format!("{error:#}").contains("/no/such/table"), "{error:#}");
+    }
+}

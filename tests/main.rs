@@ -1,0 +1,23 @@
+//! The promises, one file each.
+
+mod bad_input;
+mod exactly_once;
+mod faults;
+mod interop;
+mod local;
+mod log;
+
+use serde_json::{Value, json};
+
+/// A table of numbered records.
+fn numbered() -> Value {
+    json!({"type": "struct", "schema-id": 0, "fields": [
+        {"id": 1, "name": "id", "required": true, "type": "long"},
+        {"id": 2, "name": "note", "required": false, "type": "string"},
+    ]})
+}
+
+/// Records with these ids as NDJSON.
+fn lines(ids: impl IntoIterator<Item = u64>) -> String {
+    ids.into_iter().map(|id| format!("{{\"id\":{id},\"note\":\"n{}\"}}\n", id % 7)).collect()
+}
