@@ -47,7 +47,11 @@ impl Client {
     /// When the HTTP client can't be built.
     pub fn new(gateway: &str, query: &str) -> Result<Self> {
         let http = reqwest::Client::builder().timeout(REQUEST_MAX).build()?;
-        Ok(Self { gateway: gateway.to_owned(), query: query.to_owned(), http })
+        Ok(Self {
+            gateway: gateway.to_owned(),
+            query: query.to_owned(),
+            http,
+        })
     }
 
     /// # Errors
@@ -67,21 +71,30 @@ impl Client {
     /// # Errors
     /// As [`Self::send`].
     pub async fn get(&self, path: &str) -> Result<Answer> {
-        self.send(self.http.get(format!("{}{path}", self.gateway))).await
+        self.send(self.http.get(format!("{}{path}", self.gateway)))
+            .await
     }
 
     /// # Errors
     /// As [`Self::send`].
     pub async fn post(&self, path: &str, mime: &str, body: impl Into<Vec<u8>>) -> Result<Answer> {
         let url = format!("{}{path}", self.gateway);
-        self.send(self.http.post(url).header("content-type", mime).body(body.into())).await
+        self.send(
+            self.http
+                .post(url)
+                .header("content-type", mime)
+                .body(body.into()),
+        )
+        .await
     }
 
     /// # Errors
     /// As [`Self::send`], and when the table is not created.
     pub async fn create_table(&self, name: &str, schema: &Value, buckets: u32) -> Result<Value> {
         let body = json!({"name": name, "mode": "append", "buckets": buckets, "schema": schema});
-        self.post("/v1/tables", "application/json", body.to_string()).await?.ok()
+        self.post("/v1/tables", "application/json", body.to_string())
+            .await?
+            .ok()
     }
 
     /// Sends NDJSON.
@@ -109,7 +122,8 @@ impl Client {
         if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
             body.extend(more);
         }
-        self.send(self.http.post(format!("{}/v1/sql", self.query)).json(&body)).await
+        self.send(self.http.post(format!("{}/v1/sql", self.query)).json(&body))
+            .await
     }
 
     /// The rows of a query.
@@ -117,8 +131,13 @@ impl Client {
     /// # Errors
     /// As [`Self::send`], and when the query fails.
     pub async fn sql(&self, sql: &str, consistency: &str) -> Result<Vec<Value>> {
-        let answer = self.sql_with(sql, json!({ "consistency": consistency })).await?.ok()?;
-        let rows = answer["rows"].as_array().with_context(|| format!("no rows in {answer}"))?;
+        let answer = self
+            .sql_with(sql, json!({ "consistency": consistency }))
+            .await?
+            .ok()?;
+        let rows = answer["rows"]
+            .as_array()
+            .with_context(|| format!("no rows in {answer}"))?;
         Ok(rows.clone())
     }
 

@@ -50,12 +50,22 @@ impl Installation {
         environment: &[(&str, &str)],
     ) -> Result<Self> {
         let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
-        let environment: Vec<(String, String)> =
-            environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let environment: Vec<(String, String)> = environment
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
         let process = spawn(&data, &arguments, &environment).await?;
         let client = Client::new(process.ready("gateway")?, process.ready("query")?)?;
         let kafka = process.ready("kafka")?.to_owned();
-        Ok(Self { dir, data, process, client, kafka, arguments, environment })
+        Ok(Self {
+            dir,
+            data,
+            process,
+            client,
+            kafka,
+            arguments,
+            environment,
+        })
     }
 
     /// Starts it again on its folder; the ports are new.
@@ -109,7 +119,16 @@ async fn spawn(
     environment: &[(String, String)],
 ) -> Result<Process> {
     Program::new("tidelake")
-        .args(["local", "--gateway-port", "0", "--query-port", "0", "--kafka-port", "0", "--dir"])
+        .args([
+            "local",
+            "--gateway-port",
+            "0",
+            "--query-port",
+            "0",
+            "--kafka-port",
+            "0",
+            "--dir",
+        ])
         .args([data])
         .args(arguments)
         .envs(environment.to_vec())
@@ -127,7 +146,11 @@ pub struct Services {
 
 impl Services {
     pub fn new(bootstrap: &str, store: &str) -> Self {
-        Self { bootstrap: bootstrap.into(), store: store.into(), environment: Vec::new() }
+        Self {
+            bootstrap: bootstrap.into(),
+            store: store.into(),
+            environment: Vec::new(),
+        }
     }
 
     #[must_use]
@@ -141,7 +164,9 @@ impl Services {
     /// # Errors
     /// When it does not get ready.
     pub async fn start(&self, binary: &str, settings: &[(&str, &str)]) -> Result<Process> {
-        let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let settings = settings
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()));
         Program::new(binary)
             .args(["--kafka-bootstrap", &self.bootstrap, "--store", &self.store])
             .args(["--listen", "127.0.0.1:0"])

@@ -19,13 +19,23 @@ async fn the_log_keeps_its_contract_on_the_embedded_broker() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_keeps_its_contract_on_apache_kafka() {
-    let Some(kafka) = Kafka::start().await.unwrap() else { return };
-    let settings = KafkaSettings { bootstrap: kafka.bootstrap(), ..KafkaSettings::default() };
+    let Some(kafka) = Kafka::start().await.unwrap() else {
+        return;
+    };
+    let settings = KafkaSettings {
+        bootstrap: kafka.bootstrap(),
+        ..KafkaSettings::default()
+    };
     contract(&settings).await.unwrap();
 }
 
 fn spec(name: &str, buckets: u32) -> TopicSpec {
-    TopicSpec { name: name.into(), buckets, retention_ms: Some(3_600_000), config: BTreeMap::new() }
+    TopicSpec {
+        name: name.into(),
+        buckets,
+        retention_ms: Some(3_600_000),
+        config: BTreeMap::new(),
+    }
 }
 
 async fn contract(kafka: &KafkaSettings) -> Result<()> {
@@ -39,7 +49,9 @@ async fn topics(kafka: &KafkaSettings) -> Result<()> {
     ensure!(admin.describe("tidelake.a.t").await?.is_none());
     ensure!(admin.create_topic(&spec("tidelake.a.t", 3)).await? == TopicCreated::Created);
     ensure!(admin.create_topic(&spec("tidelake.a.t", 3)).await? == TopicCreated::Exists);
-    let Some(first) = admin.describe("tidelake.a.t").await? else { bail!("no topic") };
+    let Some(first) = admin.describe("tidelake.a.t").await? else {
+        bail!("no topic")
+    };
     ensure!(first.buckets == 3);
     admin.delete_topic("tidelake.a.t").await?;
     admin.delete_topic("tidelake.a.t").await?;
@@ -48,7 +60,9 @@ async fn topics(kafka: &KafkaSettings) -> Result<()> {
     })
     .await?;
     admin.create_topic(&spec("tidelake.a.t", 3)).await?;
-    let Some(second) = admin.describe("tidelake.a.t").await? else { bail!("no topic") };
+    let Some(second) = admin.describe("tidelake.a.t").await? else {
+        bail!("no topic")
+    };
     ensure!(first.id != second.id, "another incarnation has another id");
     Ok(())
 }
@@ -78,7 +92,10 @@ async fn offsets_and_tail(kafka: &KafkaSettings) -> Result<()> {
         if let Some(start) = start {
             from = [Offset(start); 2];
         }
-        let ranges = vec![(Bucket(0), from[0], Offset(to)), (Bucket(1), from[1], Offset(to))];
+        let ranges = vec![
+            (Bucket(0), from[0], Offset(to)),
+            (Bucket(1), from[1], Offset(to)),
+        ];
         let mut seen: Vec<(u32, i64, u8)> = Vec::new();
         for batch in reader.read(ranges.clone(), WAIT_MAX).await? {
             for message in batch.iter() {
@@ -90,16 +107,27 @@ async fn offsets_and_tail(kafka: &KafkaSettings) -> Result<()> {
         for (bucket, from, to) in ranges {
             for offset in from.0..to.0 {
                 let value = offset as u8 * 2 + bucket.0 as u8;
-                ensure!(seen.contains(&(bucket.0, offset, value)), "{bucket}@{offset} is missing");
+                ensure!(
+                    seen.contains(&(bucket.0, offset, value)),
+                    "{bucket}@{offset} is missing"
+                );
             }
         }
         from = [0, 1].map(|bucket| {
-            let last = seen.iter().filter(|(b, ..)| *b == bucket).map(|(_, offset, _)| *offset);
+            let last = seen
+                .iter()
+                .filter(|(b, ..)| *b == bucket)
+                .map(|(_, offset, _)| *offset);
             Offset(last.max().unwrap_or(-1) + 1)
         });
     }
-    let beyond = reader.read(vec![(Bucket(0), Offset(99), Offset(100))], WAIT_MAX).await;
-    ensure!(matches!(beyond, Err(LogError::OffsetOutOfRange { .. })), "{beyond:?}");
+    let beyond = reader
+        .read(vec![(Bucket(0), Offset(99), Offset(100))], WAIT_MAX)
+        .await;
+    ensure!(
+        matches!(beyond, Err(LogError::OffsetOutOfRange { .. })),
+        "{beyond:?}"
+    );
     let absent = producer.send(Message::new("absent", Bucket(0), "x"));
     ensure!(tokio::time::timeout(WAIT_MAX, absent).await?.is_err());
     Ok(())
@@ -112,7 +140,9 @@ async fn group(kafka: &KafkaSettings) -> Result<()> {
     admin.create_topic(&spec("tidelake.g.t", 4)).await?;
     let producer = Producer::new(kafka, ProducerSettings::default())?;
     for n in 0..40u32 {
-        producer.send(Message::new("tidelake.g.t", Bucket(n % 4), vec![n as u8])).await?;
+        producer
+            .send(Message::new("tidelake.g.t", Bucket(n % 4), vec![n as u8]))
+            .await?;
     }
     let member = |instance: &str| ConsumerSettings {
         group: "g".into(),
@@ -124,11 +154,20 @@ async fn group(kafka: &KafkaSettings) -> Result<()> {
     let mut first = GroupConsumer::start(kafka, &member("one"))?;
     let mut seen = BTreeMap::new();
     follow(&mut first, &mut seen, |seen| seen.len() == 40).await?;
-    ensure!(seen.keys().all(|(_, offset)| (0..10).contains(offset)), "{seen:?}");
+    ensure!(
+        seen.keys().all(|(_, offset)| (0..10).contains(offset)),
+        "{seen:?}"
+    );
 
     // Back to offset 7: nothing from before is seen after the consumer says so.
-    let at = TopicBucket { topic: "tidelake.g.t".into(), bucket: Bucket(2) };
-    first.restart(vec![Start { at: at.clone(), offset: Offset(7) }]);
+    let at = TopicBucket {
+        topic: "tidelake.g.t".into(),
+        bucket: Bucket(2),
+    };
+    first.restart(vec![Start {
+        at: at.clone(),
+        offset: Offset(7),
+    }]);
     let mut again = BTreeMap::new();
     let mut restarted = false;
     while again.len() < 3 {
@@ -138,7 +177,10 @@ async fn group(kafka: &KafkaSettings) -> Result<()> {
             _ => {}
         }
     }
-    ensure!(again.keys().copied().collect::<Vec<_>>() == [(2, 7), (2, 8), (2, 9)], "{again:?}");
+    ensure!(
+        again.keys().copied().collect::<Vec<_>>() == [(2, 7), (2, 8), (2, 9)],
+        "{again:?}"
+    );
 
     // A second member gets its share once the first has released it.
     let mut second = GroupConsumer::start(kafka, &member("two"))?;
@@ -168,7 +210,9 @@ async fn next(consumer: &mut GroupConsumer) -> Result<Event> {
 
 fn note(batch: &tidelake_log::MessageBatch, seen: &mut BTreeMap<(u32, i64), u32>) {
     for message in batch.iter() {
-        *seen.entry((message.bucket().0, message.offset().0)).or_default() += 1;
+        *seen
+            .entry((message.bucket().0, message.offset().0))
+            .or_default() += 1;
     }
 }
 
@@ -181,7 +225,10 @@ async fn follow(
     while !done(seen) {
         match next(consumer).await? {
             Event::Assigned(buckets) => {
-                let starts = buckets.into_iter().map(|at| Start { at, offset: Offset(0) });
+                let starts = buckets.into_iter().map(|at| Start {
+                    at,
+                    offset: Offset(0),
+                });
                 consumer.begin(starts.collect(), Vec::new());
             }
             Event::Revoked(buckets) => consumer.release(buckets),

@@ -19,5 +19,7 @@ fn numbered() -> Value {
 
 /// Records with these ids as NDJSON.
 fn lines(ids: impl IntoIterator<Item = u64>) -> String {
-    ids.into_iter().map(|id| format!("{{\"id\":{id},\"note\":\"n{}\"}}\n", id % 7)).collect()
+    ids.into_iter()
+        .map(|id| format!("{{\"id\":{id},\"note\":\"n{}\"}}\n", id % 7))
+        .collect()
 }

@@ -29,7 +29,10 @@ pub async fn run(count: u64, kafka: &str, kafka_pid: u32, rounds: u32) -> Result
 }
 
 async fn one(name: &str, bootstrap: &str, pid: u32, topic: &str, count: u64) -> Result<()> {
-    let kafka = KafkaSettings { bootstrap: bootstrap.to_owned(), ..KafkaSettings::default() };
+    let kafka = KafkaSettings {
+        bootstrap: bootstrap.to_owned(),
+        ..KafkaSettings::default()
+    };
     let spec = TopicSpec {
         name: topic.to_owned(),
         buckets: PARTITIONS,
@@ -61,7 +64,10 @@ async fn consume(kafka: &KafkaSettings, topic: &str, count: u64) -> Result<()> {
         match consumer.next().await {
             Some(Event::Messages(batch)) => seen += batch.len() as u64,
             Some(Event::Assigned(buckets)) => {
-                let start = |at: TopicBucket| Start { at, offset: Offset(0) };
+                let start = |at: TopicBucket| Start {
+                    at,
+                    offset: Offset(0),
+                };
                 consumer.begin(buckets.into_iter().map(start).collect(), Vec::new());
             }
             Some(Event::Revoked(buckets)) => consumer.release(buckets),

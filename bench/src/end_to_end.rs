@@ -1,16 +1,14 @@
 //! `end_to_end_kafka_json`: single JSON records from librdkafka with lz4, a backlog, to committed
 //! Parquet; on the embedded broker or on Apache Kafka. Beside it the afternoon script.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use futures::stream::{FuturesUnordered, StreamExt};
 use serde_json::{Value, json};
 use tidelake_core::Bucket;
 use tidelake_log::{KafkaSettings, Message, Producer, ProducerSettings};
-use tidelake_testkit::wait;
+use tidelake_testkit::{Readers, wait_until};
 
 use crate::records;
 use crate::report::{Stopwatch, report};
@@ -18,24 +16,41 @@ use crate::system::{Options, System};
 
 const BUCKETS: u32 = 4;
 const IN_FLIGHT_MAX: usize = 200_000;
+const COMMITTED_MAX: Duration = Duration::from_secs(300);
 
 /// Produces the backlog while nothing reads it, then measures from the start of the reader.
 pub async fn run(count: u64, kafka: Option<&str>, baseline: bool) -> Result<()> {
-    let broker = if kafka.is_some() { "apache kafka" } else { "embedded" };
+    let broker = if kafka.is_some() {
+        "apache kafka"
+    } else {
+        "embedded"
+    };
     // The flusher may not commit before the backlog stands: it looks for new topics first after a
     // long while.
-    let hold = vec![("TIDELAKE__FLUSHER__DISCOVERY_MS".to_owned(), "3600000".to_owned())];
-    let options = Options { kafka: kafka.map(str::to_owned), environment: hold };
+    let hold = vec![(
+        "TIDELAKE__FLUSHER__DISCOVERY_MS".to_owned(),
+        "3600000".to_owned(),
+    )];
+    let options = Options {
+        kafka: kafka.map(str::to_owned),
+        environment: hold,
+    };
     let system = System::start(&options)?;
     let table = format!("clicks_{}", std::process::id());
     system.create_table(&table, BUCKETS).await?;
-    let topic = system.describe(&table).await?["topic"].as_str().context("no topic")?.to_owned();
-    let settings = KafkaSettings { bootstrap: system.kafka.clone(), ..KafkaSettings::default() };
+    let topic = system.describe(&table).await?["topic"]
+        .as_str()
+        .context("no topic")?
+        .to_owned();
+    let settings = KafkaSettings {
+        bootstrap: system.kafka.clone(),
+        ..KafkaSettings::default()
+    };
     let watch = Stopwatch::start(&[("tidelake", system.pid())]);
     produce(&settings, &topic, count).await?;
     watch.report("backlog_produce", count, None, json!({"broker": broker}));
     if baseline {
-        afternoon(&system.kafka, &topic, count)?;
+        afternoon(&system.kafka, &topic, count).await?;
     }
     measure(system, kafka, &table, count, broker).await
 }
@@ -48,17 +63,24 @@ async fn measure(
     count: u64,
     broker: &str,
 ) -> Result<()> {
-    let system = held.restart(&Options { kafka: kafka.map(str::to_owned), environment: Vec::new() })?;
+    let system = held.restart(&Options {
+        kafka: kafka.map(str::to_owned),
+        environment: Vec::new(),
+    })?;
     let watch = Stopwatch::start(&[("tidelake", system.pid())]);
-    let done = wait::until_async(Duration::from_secs(300), Duration::from_millis(20), || async {
-        let described: Value = system.describe(table).await?;
-        let marks = described["watermarks"].as_object().context("no watermarks")?;
+    wait_until("the backlog to be committed", COMMITTED_MAX, async || {
+        let described: Value = system.describe(table).await.ok()?;
+        let marks = described["watermarks"].as_object()?;
         let sum: u64 = marks.values().filter_map(Value::as_u64).sum();
-        Ok::<bool, anyhow::Error>(sum >= count)
+        (sum >= count).then_some(())
     })
-    .await;
-    ensure!(done?, "the backlog was not committed in time");
-    watch.report("end_to_end_kafka_json", count, Some(1e6), json!({"broker": broker}));
+    .await?;
+    watch.report(
+        "end_to_end_kafka_json",
+        count,
+        Some(1e6),
+        json!({"broker": broker}),
+    );
     let found = system.count(table).await?;
     ensure!(found == count, "{found} rows of {count} were committed");
     Ok(())
@@ -93,19 +115,14 @@ pub async fn produce(kafka: &KafkaSettings, topic: &str, count: u64) -> Result<(
     Ok(())
 }
 
-fn afternoon(bootstrap: &str, topic: &str, count: u64) -> Result<()> {
+async fn afternoon(bootstrap: &str, topic: &str, count: u64) -> Result<()> {
+    let readers = Readers::new()?.context("external tools are switched off")?;
     let folder = tempfile::tempdir()?;
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("baseline/afternoon.py");
-    let out = Command::new(tidelake_testkit::readers::python()?)
-        .arg(script)
-        .args([bootstrap, topic, &count.to_string()])
-        .arg(folder.path().join("table"))
-        .output()
-        .context("run the afternoon script")?;
-    if !out.status.success() {
-        bail!("the afternoon script failed: {}", String::from_utf8_lossy(&out.stderr));
-    }
-    let line: Value = serde_json::from_slice(&out.stdout)?;
-    report("afternoon_script", line);
+    let table = folder.path().join("table").display().to_string();
+    let script = include_str!("../baseline/afternoon.py");
+    let line = readers
+        .python(script, &[bootstrap, topic, &count.to_string(), &table])
+        .await?;
+    report("afternoon_script", serde_json::from_str(&line)?);
     Ok(())
 }

@@ -17,8 +17,16 @@ pub async fn ndjson(count: u64) -> Result<()> {
     let bodies: Vec<Vec<u8>> = bodies(count)?;
     let body_bytes: usize = bodies.iter().map(Vec::len).sum();
     let more = json!({"clients": CLIENTS, "body_records": BODY_RECORDS, "input_bytes": body_bytes});
-    measure("ingest_packed", Some("end_to_end_packed"), bodies, "application/x-ndjson", 1e6, count, more)
-        .await
+    measure(
+        "ingest_packed",
+        Some("end_to_end_packed"),
+        bodies,
+        "application/x-ndjson",
+        1e6,
+        count,
+        more,
+    )
+    .await
 }
 
 /// The same records as Arrow streams.
@@ -71,7 +79,9 @@ async fn measure(
             let mut sent = 0;
             loop {
                 let body = queue.lock().await.pop();
-                let Some(body) = body else { return anyhow::Ok(sent) };
+                let Some(body) = body else {
+                    return anyhow::Ok(sent);
+                };
                 let answer = system.post("/v1/tables/clicks/records", body, mime).await?;
                 sent += answer["records"].as_u64().unwrap_or_default();
             }

@@ -21,7 +21,10 @@ pub fn run(count: u64) -> Result<()> {
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
         let cut = rest.len().min(CHUNK_BYTES);
-        let end = rest[..cut].iter().rposition(|byte| *byte == b'\n').map_or(rest.len(), |n| n + 1);
+        let end = rest[..cut]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(rest.len(), |n| n + 1);
         decoder.push_ndjson(&rest[..end])?;
         rows += decoder.finish()?.num_rows();
         rest = &rest[end..];
@@ -30,7 +33,11 @@ pub fn run(count: u64) -> Result<()> {
 
     let mut rows = 0;
     let watch = Stopwatch::start(&[]);
-    for line in text.as_bytes().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+    for line in text
+        .as_bytes()
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
         decoder.push_record(line)?;
         if decoder.rows() == 64 * 1024 {
             rows += decoder.finish()?.num_rows();

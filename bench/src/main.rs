@@ -17,9 +17,9 @@ mod records;
 mod report;
 mod system;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use tidelake_testkit::kafka::Kafka;
+use tidelake_testkit::Kafka;
 
 /// Measures Tidelake and prints one JSON line for each figure
 #[derive(Parser, Debug)]
@@ -85,15 +85,22 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
         Figure::IngestArrow => ingest::arrow(count).await,
         Figure::EndToEndKafkaJson => {
             end_to_end::run(count, None, false).await?;
-            let kafka = Kafka::start()?;
-            end_to_end::run(count, Some(kafka.bootstrap()), true).await
+            let kafka = kafka().await?;
+            end_to_end::run(count, Some(&kafka.bootstrap()), true).await
         }
         Figure::Broker => {
-            let kafka = Kafka::start()?;
-            broker::run(count, kafka.bootstrap(), kafka.pid(), arguments.rounds).await
+            let kafka = kafka().await?;
+            let pid = kafka.id().context("kafka is not running")?;
+            broker::run(count, &kafka.bootstrap(), pid, arguments.rounds).await
         }
         Figure::Size => footprint::size(count).await,
         Figure::FlusherMemory => footprint::flusher_memory(count).await,
         Figure::LocalStart => footprint::local_start(arguments.rounds.max(5)),
     }
+}
+
+async fn kafka() -> Result<Kafka> {
+    Kafka::start_for_benchmarks()
+        .await?
+        .context("external tools are switched off")
 }

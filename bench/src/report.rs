@@ -16,10 +16,15 @@ impl Usage {
     pub fn of(pid: u32) -> Self {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // Fields are counted from behind the name, which may hold spaces.
-        let rest: Vec<&str> =
-            stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+        let rest: Vec<&str> = stat
+            .rsplit_once(')')
+            .map_or("", |(_, rest)| rest)
+            .split_whitespace()
+            .collect();
         let ticks = |index: usize| {
-            rest.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default()
+            rest.get(index)
+                .and_then(|text| text.parse::<f64>().ok())
+                .unwrap_or_default()
         };
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let peak = status
@@ -48,8 +53,15 @@ impl Stopwatch {
     /// Starts now, watching this process and those named.
     pub fn start(others: &[(&'static str, u32)]) -> Self {
         let mut pids = vec![("client", std::process::id(), Usage::own().cpu_seconds)];
-        pids.extend(others.iter().map(|&(name, pid)| (name, pid, Usage::of(pid).cpu_seconds)));
-        Self { begun: Instant::now(), pids }
+        pids.extend(
+            others
+                .iter()
+                .map(|&(name, pid)| (name, pid, Usage::of(pid).cpu_seconds)),
+        );
+        Self {
+            begun: Instant::now(),
+            pids,
+        }
     }
 
     pub fn seconds(&self) -> f64 {
@@ -112,6 +124,10 @@ fn machine() -> Value {
         .lines()
         .find_map(|line| line.strip_prefix("model name"))
         .map_or("unknown", |text| text.trim_start_matches([' ', '\t', ':']));
-    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+    let profile = if cfg!(debug_assertions) {
+        "dev"
+    } else {
+        "release"
+    };
     json!({ "cores": cores, "cpu": model, "profile": profile })
 }

@@ -39,7 +39,9 @@ pub struct Options {
 impl System {
     /// Starts the binary that was built beside this one.
     pub fn start(options: &Options) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("tidelake-bench-").tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix("tidelake-bench-")
+            .tempdir()?;
         Self::start_in(Arc::new(folder), options)
     }
 
@@ -55,7 +57,14 @@ impl System {
         let mut command = Command::new(program("tidelake")?);
         command
             .arg("local")
-            .args(["--gateway-port", "0", "--query-port", "0", "--kafka-port", "0"])
+            .args([
+                "--gateway-port",
+                "0",
+                "--query-port",
+                "0",
+                "--kafka-port",
+                "0",
+            ])
             .arg("--dir")
             .arg(folder.path().join("data"))
             .envs(options.environment.iter().cloned())
@@ -114,7 +123,11 @@ impl System {
     /// Posts to the gateway; anything but success is an error with the answer in it.
     pub async fn post(&self, path: &str, body: Vec<u8>, content_type: &str) -> Result<Value> {
         let url = format!("{}{path}", self.gateway);
-        let request = self.http.post(url).header("content-type", content_type).body(body);
+        let request = self
+            .http
+            .post(url)
+            .header("content-type", content_type)
+            .body(body);
         let answer = request.send().await?;
         let status = answer.status();
         let text = answer.text().await?;
@@ -127,7 +140,14 @@ impl System {
     /// What the gateway says of a table.
     pub async fn describe(&self, table: &str) -> Result<Value> {
         let url = format!("{}/v1/tables/{table}", self.gateway);
-        Ok(self.http.get(url).send().await?.error_for_status()?.json().await?)
+        Ok(self
+            .http
+            .get(url)
+            .send()
+            .await?
+            .error_for_status()?
+            .json()
+            .await?)
     }
 
     /// Asks for a flush and waits until everything is committed.
@@ -143,9 +163,18 @@ impl System {
             "sql": format!("SELECT count(*) AS n FROM {table}"), "consistency": "committed"
         });
         let url = format!("{}/v1/sql", self.query);
-        let answer: Value =
-            self.http.post(url).json(&body).send().await?.error_for_status()?.json().await?;
-        answer["rows"][0][0].as_u64().with_context(|| format!("no count in {answer}"))
+        let answer: Value = self
+            .http
+            .post(url)
+            .json(&body)
+            .send()
+            .await?
+            .error_for_status()?
+            .json()
+            .await?;
+        answer["rows"][0][0]
+            .as_u64()
+            .with_context(|| format!("no count in {answer}"))
     }
 
     /// The table's folder.
@@ -167,7 +196,10 @@ pub fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let path = own.parent().context("no folder")?.join(name);
     if !path.exists() {
-        bail!("{} is not built: run cargo build --release --workspace", path.display());
+        bail!(
+            "{} is not built: run cargo build --release --workspace",
+            path.display()
+        );
     }
     Ok(path)
 }

@@ -15,7 +15,7 @@ use tidelake_service::{Runtime, program};
 
 use crate::client::{Client, json_of, send, table_name};
 use crate::failure::Failure;
-use crate::local::{FolderLock, Local, LocalSettings};
+use crate::local::{FolderLock, Local, LocalSettings, Places};
 use crate::output::{Format, Grid, bytes, say, thousands};
 use crate::table::{create_table, schema_of};
 use flights::{Flights, Half};
@@ -83,16 +83,20 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
         "everything runs in one process ({} ms)",
         begun.elapsed().as_millis()
     ))?;
-    program::say(&local.ready_line());
+    let places = local.places.clone();
+    program::say(&places.ready_line());
+    if cfg!(debug_assertions) {
+        say("    (a development build; a release build is faster)")?;
+    }
 
     let told = tokio::select! {
-        told = tell(&local, &flights) => told.map(|()| args.exit),
+        told = tell(&places, &flights) => told.map(|()| args.exit),
         () = runtime.shutdown.requested() => Ok(true),
         failure = local.failed() => Err(failure),
     };
     let ended = match told {
         Ok(false) => {
-            lines_to_try(&local, &args.dir)?;
+            lines_to_try(&places, &args.dir)?;
             tokio::select! {
                 () = runtime.shutdown.requested() => Ok(()),
                 failure = local.failed() => Err(failure),
@@ -147,10 +151,10 @@ fn empty(dir: &Path) -> Result<(), Failure> {
 }
 
 /// The whole story: table, both ways in, questions.
-async fn tell(local: &Local, flights: &Flights) -> Result<(), Failure> {
+async fn tell(places: &Places, flights: &Flights) -> Result<(), Failure> {
     let (gateway, query) = (
-        format!("http://{}", local.gateway),
-        format!("http://{}", local.query),
+        format!("http://{}", places.gateway),
+        format!("http://{}", places.query),
     );
     let client = Client::to(gateway, query, None)?;
     let table = table_name(TABLE)?;
@@ -169,7 +173,9 @@ async fn tell(local: &Local, flights: &Flights) -> Result<(), Failure> {
     ))?;
 
     let begun = Instant::now();
-    let kafka = flights.through_kafka(&local.kafka, &topic, BUCKETS).await?;
+    let kafka = flights
+        .through_kafka(&places.kafka, &topic, BUCKETS)
+        .await?;
     told(
         "through the Kafka protocol, one JSON record a message",
         &kafka,
@@ -238,14 +244,14 @@ fn told(how: &str, half: &Half) -> Result<(), Failure> {
     ))
 }
 
-fn lines_to_try(local: &Local, dir: &Path) -> Result<(), Failure> {
+fn lines_to_try(places: &Places, dir: &Path) -> Result<(), Failure> {
     let program = std::env::current_exe().unwrap_or_else(|_| "tidelake".into());
     let program = program.display();
     let urls = format!(
         "--url http://{} --query-url http://{}",
-        local.gateway, local.query
+        places.gateway, places.query
     );
-    let store = url::Url::parse(&local.store)
+    let store = url::Url::parse(&places.store)
         .ok()
         .and_then(|url| url.to_file_path().ok());
     let store = store.unwrap_or_else(|| dir.join("store"));
@@ -253,12 +259,12 @@ fn lines_to_try(local: &Local, dir: &Path) -> Result<(), Failure> {
     for line in [
         format!("{program} query {urls} \"SELECT * FROM flights LIMIT 5\""),
         format!("{program} table history flights {urls}"),
-        format!("{program} tail flights {urls} --kafka {}", local.kafka),
+        format!("{program} tail flights {urls} --kafka {}", places.kafka),
         format!(
             "curl -X POST http://{}/v1/tables/flights/records -H 'content-type: application/json' \
              -d '{{\"date\":\"2001-07-01T00:00:00\",\"delay\":3,\"distance\":11,\"origin\":\"LGA\",\
              \"destination\":\"JFK\"}}'",
-            local.gateway
+            places.gateway
         ),
         format!(
             "duckdb -c \"INSTALL delta; LOAD delta; SELECT count(*) FROM delta_scan('{}')\"",

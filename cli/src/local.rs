@@ -85,7 +85,7 @@ pub(crate) async fn run(args: LocalArgs) -> Result<(), Failure> {
     let runtime = Runtime::new();
     runtime.shutdown.on_signals()?;
     let mut local = Local::start(settings, &runtime).await?;
-    program::say(&local.ready_line());
+    program::say(&local.places.ready_line());
     let failed = tokio::select! {
         () = runtime.shutdown.requested() => None,
         failure = local.failed() => Some(failure),
@@ -97,15 +97,31 @@ pub(crate) async fn run(args: LocalArgs) -> Result<(), Failure> {
     }
 }
 
-/// Everything, running.
-#[derive(Debug)]
-pub(crate) struct Local {
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
     pub gateway: SocketAddr,
     pub query: SocketAddr,
     /// `host:port` of the broker in use.
     pub kafka: String,
     /// URL of the object store.
     pub store: String,
+}
+
+impl Places {
+    /// What a script waits for.
+    pub(crate) fn ready_line(&self) -> String {
+        format!(
+            "ready gateway=http://{} query=http://{} kafka={}",
+            self.gateway, self.query, self.kafka
+        )
+    }
+}
+
+/// Everything, running.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub places: Places,
     services: Vec<Service>,
     broker: Option<Broker>,
     _lock: FolderLock,
@@ -136,10 +152,12 @@ impl Local {
         };
         let unbound = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut local = Self {
-            gateway: unbound,
-            query: unbound,
-            kafka,
-            store,
+            places: Places {
+                gateway: unbound,
+                query: unbound,
+                kafka,
+                store,
+            },
             services: Vec::new(),
             broker,
             _lock: lock,
@@ -163,11 +181,11 @@ impl Local {
         settings: &LocalSettings,
         runtime: &Runtime,
     ) -> Result<(), Failure> {
-        let (kafka, store) = (self.kafka.clone(), self.store.clone());
+        let Places { kafka, store, .. } = self.places.clone();
         let child = runtime.detached();
         let gateway = settings.gateway(&kafka, &store);
         let running = tidelake_ingest_gateway::start(gateway, child.clone()).await;
-        self.gateway = self.keep("gateway", child, running)?;
+        self.places.gateway = self.keep("gateway", child, running)?;
 
         let child = runtime.detached();
         let flusher = settings.flusher(&kafka, &store);
@@ -177,7 +195,7 @@ impl Local {
         let child = runtime.detached();
         let query = settings.query(&kafka, &store);
         let running = tidelake_query_api::start(query, child.clone()).await;
-        self.query = self.keep("query", child, running)?;
+        self.places.query = self.keep("query", child, running)?;
         self.wait_ready(runtime).await
     }
 
@@ -223,14 +241,6 @@ impl Local {
                 )));
             }
         }
-    }
-
-    /// What a script waits for.
-    pub(crate) fn ready_line(&self) -> String {
-        format!(
-            "ready gateway=http://{} query=http://{} kafka={}",
-            self.gateway, self.query, self.kafka
-        )
     }
 
     /// Returns when a service has ended by itself, which none should.

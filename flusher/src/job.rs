@@ -18,6 +18,8 @@ use crate::due::Reason;
 use crate::metrics::FlusherMetrics;
 use crate::table::{OpenTable, Opener};
 
+/// Commits between two checkpoints, until the compactor writes them.
+const CHECKPOINT_COMMITS: u64 = 100;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -165,10 +167,27 @@ impl Job {
         if let Some(topic) = &bench.announce {
             self.announce(bench, topic, flushed.version, &moved).await;
         }
+        let snapshot = self.checkpoint(flushed.snapshot).await;
         Ended::Committed {
-            snapshot: flushed.snapshot,
+            snapshot,
             moved,
             fenced,
+        }
+    }
+
+    /// Keeps a reader's first look short. The next flush of the table waits for it, which bounds the
+    /// log whatever the rate; a failure is tried again after the next commit.
+    async fn checkpoint(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        if snapshot.commits_since_checkpoint() < CHECKPOINT_COMMITS {
+            return snapshot;
+        }
+        match self.table.delta.write_checkpoint(&snapshot).await {
+            Ok(checkpointed) => checkpointed,
+            Err(error) => {
+                let table = &self.table.entry.id;
+                tracing::warn!(%table, error = chain(&error), "checkpoint not written");
+                snapshot
+            }
         }
     }
 

@@ -60,6 +60,9 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
     };
     let store = Store::open(&settings.store, &StoreOptions::default())
         .map_err(|error| failed("open the object store", error.kind(), error.into()))?;
+    tidelake_storage::probe(&store, runtime.ids.as_ref())
+        .await
+        .map_err(|error| failed("use the object store", error.kind(), error.into()))?;
     let catalog = Catalog::open(&store, runtime.clock.clone(), runtime.ids.clone())
         .await
         .map_err(|error| failed("open the catalog", error.kind(), error.into()))?;

@@ -47,7 +47,8 @@ impl Admission {
 
     /// Places for a body that is streamed; never more than there are.
     pub(crate) async fn stream(&self, places: usize) -> Result<Place, Overloaded> {
-        self.place(&self.streams, places.min(self.streams_max) as u32).await
+        self.place(&self.streams, places.min(self.streams_max) as u32)
+            .await
     }
 
     async fn place(&self, places: &Arc<Semaphore>, wanted: u32) -> Result<Place, Overloaded> {
@@ -55,7 +56,9 @@ impl Admission {
             return Ok(place);
         }
         let _waiter = Waiter::enter(&self.waiting, self.waiting_max)?;
-        match tokio::time::timeout(self.timeout, Arc::clone(places).acquire_many_owned(wanted)).await {
+        match tokio::time::timeout(self.timeout, Arc::clone(places).acquire_many_owned(wanted))
+            .await
+        {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) | Err(_) => Err(Overloaded),
         }
@@ -105,8 +108,15 @@ mod tests {
         while admission.waiting.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(admission.stream(1).await.map(drop), Err(Overloaded), "one may wait");
-        assert!(admission.small().await.is_ok(), "small bodies have places of their own");
+        assert_eq!(
+            admission.stream(1).await.map(drop),
+            Err(Overloaded),
+            "one may wait"
+        );
+        assert!(
+            admission.small().await.is_ok(),
+            "small bodies have places of their own"
+        );
         drop(first);
         assert_eq!(second.await.unwrap(), Ok(()));
         assert_eq!(admission.waiting.load(Ordering::Relaxed), 0);

@@ -36,7 +36,10 @@ pub(crate) enum Fault {
     #[error("the body has more than {0} bytes, decompressed")]
     TooLarge(u64),
     #[error("the body is not valid {coding}: {reason}")]
-    Coding { coding: &'static str, reason: String },
+    Coding {
+        coding: &'static str,
+        reason: String,
+    },
 }
 
 /// `content-encoding`.
@@ -89,7 +92,11 @@ pub(crate) fn pump(body: Body, idle_timeout: Duration) -> Chunks {
             }
         }
     });
-    Chunks { current: Bytes::new(), inbox: Some(from), faults: FaultCell::default() }
+    Chunks {
+        current: Bytes::new(),
+        inbox: Some(from),
+        faults: FaultCell::default(),
+    }
 }
 
 async fn drain(mut body: axum::body::BodyDataStream) {
@@ -117,7 +124,11 @@ pub(crate) struct Chunks {
 impl Chunks {
     /// A body that is there already.
     pub(crate) fn whole(body: Bytes) -> Self {
-        Self { current: body, inbox: None, faults: FaultCell::default() }
+        Self {
+            current: body,
+            inbox: None,
+            faults: FaultCell::default(),
+        }
     }
 
     #[cfg(test)]
@@ -126,7 +137,11 @@ impl Chunks {
         for chunk in chunks {
             to.try_send(chunk).unwrap();
         }
-        Self { current: Bytes::new(), inbox: Some(from), faults: FaultCell::default() }
+        Self {
+            current: Bytes::new(),
+            inbox: Some(from),
+            faults: FaultCell::default(),
+        }
     }
 
     pub(crate) fn faults(&self) -> FaultCell {
@@ -150,10 +165,19 @@ impl Chunks {
             Coding::Zstd => {
                 let mut inner = zstd::stream::read::Decoder::with_buffer(self)?;
                 inner.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-                Box::new(Coded { inner, coding: "zstd", faults: faults.clone() })
+                Box::new(Coded {
+                    inner,
+                    coding: "zstd",
+                    faults: faults.clone(),
+                })
             }
         };
-        Ok(Capped { inner, left: bytes_max, bytes_max, faults })
+        Ok(Capped {
+            inner,
+            left: bytes_max,
+            bytes_max,
+            faults,
+        })
     }
 }
 

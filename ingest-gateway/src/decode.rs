@@ -10,10 +10,10 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Fields};
 use tidelake_catalog::TableEntry;
+use tidelake_codec::Rejection;
+use tidelake_codec::arrow_ipc::{self, StreamLimits};
 use tidelake_codec::json::stream::{ArraySplitter, LineSplitter};
 use tidelake_codec::json::{JsonDecoder, JsonLimits};
-use tidelake_codec::arrow_ipc::{self, StreamLimits};
-use tidelake_codec::Rejection;
 use tidelake_core::limits::RECORD_BYTES_MAX;
 use tidelake_schema::TableSchema;
 
@@ -86,14 +86,21 @@ pub(crate) enum BodyError {
 impl From<Rejection> for BodyError {
     /// Of a rejection whose row counts from the body's first record.
     fn from(rejection: Rejection) -> Self {
-        Self::Rejected { row: rejection.row as u64, rejection }
+        Self::Rejected {
+            row: rejection.row as u64,
+            rejection,
+        }
     }
 }
 
 /// Decodes the whole body, or refuses it.
 pub(crate) fn run(work: Work) -> Result<Decoded, BodyError> {
     let faults = work.chunks.faults();
-    let mut sink = Sink { packer: Packer::default(), spool: work.spool, rows: 0 };
+    let mut sink = Sink {
+        packer: Packer::default(),
+        spool: work.spool,
+        rows: 0,
+    };
     let outcome = work
         .chunks
         .decompressed(work.coding, work.bytes_max)
@@ -102,8 +109,15 @@ pub(crate) fn run(work: Work) -> Result<Decoded, BodyError> {
             match work.format {
                 Format::Json => json(&mut body, &work.table.schema, &mut sink)?,
                 Format::Ndjson => ndjson(&mut body, &work.table.schema, &mut sink)?,
-                Format::Arrow => arrow(&mut body, &work.table.schema, &mut sink)
-                    .map_err(|error| if body.passed() == 0 { BodyError::Empty } else { error })?,
+                Format::Arrow => {
+                    arrow(&mut body, &work.table.schema, &mut sink).map_err(|error| {
+                        if body.passed() == 0 {
+                            BodyError::Empty
+                        } else {
+                            error
+                        }
+                    })?
+                }
             }
             sink.finish()?;
             Ok(body.passed())
@@ -113,7 +127,10 @@ pub(crate) fn run(work: Work) -> Result<Decoded, BodyError> {
         (Some(fault), _) => Err(BodyError::Fault(fault)),
         (None, Ok(bytes)) => {
             sink.spool.rewind()?;
-            Ok(Decoded { spool: sink.spool, bytes })
+            Ok(Decoded {
+                spool: sink.spool,
+                bytes,
+            })
         }
         (None, Err(error)) => Err(error),
     }
@@ -130,12 +147,15 @@ struct Sink {
 impl Sink {
     fn take(&mut self, batch: RecordBatch) -> Result<(), BodyError> {
         let spool = &mut self.spool;
-        self.packer.push(batch, &mut |message: Packed| Ok::<_, BodyError>(spool.push(message)?))
+        self.packer.push(batch, &mut |message: Packed| {
+            Ok::<_, BodyError>(spool.push(message)?)
+        })
     }
 
     fn finish(&mut self) -> Result<(), BodyError> {
         let spool = &mut self.spool;
-        self.packer.finish(&mut |message: Packed| Ok::<_, BodyError>(spool.push(message)?))
+        self.packer
+            .finish(&mut |message: Packed| Ok::<_, BodyError>(spool.push(message)?))
     }
 }
 
@@ -153,11 +173,7 @@ fn fill(body: &mut impl Read, to: &mut [u8]) -> Result<usize, BodyError> {
     Ok(filled)
 }
 
-fn ndjson(
-    body: &mut impl Read,
-    schema: &TableSchema,
-    sink: &mut Sink,
-) -> Result<(), BodyError> {
+fn ndjson(body: &mut impl Read, schema: &TableSchema, sink: &mut Sink) -> Result<(), BodyError> {
     let mut columns = Columns::new(schema)?;
     let mut splitter = LineSplitter::new(RECORD_BYTES_MAX);
     let mut block = vec![0; BLOCK_BYTES];
@@ -170,7 +186,11 @@ fn ndjson(
     }
     splitter.finish(|line| columns.push_lines(line, sink))?;
     columns.flush(sink)?;
-    if sink.rows == 0 { Err(BodyError::Empty) } else { Ok(()) }
+    if sink.rows == 0 {
+        Err(BodyError::Empty)
+    } else {
+        Ok(())
+    }
 }
 
 fn json(body: &mut impl Read, schema: &TableSchema, sink: &mut Sink) -> Result<(), BodyError> {
@@ -198,8 +218,8 @@ fn arrow<R: Read>(
     schema: &TableSchema,
     sink: &mut Sink,
 ) -> Result<(), BodyError> {
-    let mut reader = arrow_ipc::StreamReader::new(&mut *body, ARROW_LIMITS);
-    while let Some(batch) = reader.next() {
+    let reader = arrow_ipc::StreamReader::new(&mut *body, ARROW_LIMITS);
+    for batch in reader {
         let first_row = sink.rows as usize;
         // The reader counts from the stream's beginning, as the body does.
         let batch = arrow_ipc::conform(&batch?, schema, first_row)?;
@@ -223,7 +243,11 @@ impl Columns {
         let decoder = JsonDecoder::new(schema, JsonLimits::default())
             .map_err(|error| BodyError::Schema(error.to_string()))?;
         let row_bytes_min = row_bytes_min(tidelake_schema::arrow::to_arrow(schema).fields());
-        Ok(Self { decoder, row_bytes_min, fed_bytes: 0 })
+        Ok(Self {
+            decoder,
+            row_bytes_min,
+            fed_bytes: 0,
+        })
     }
 
     /// Takes whole lines. Short lines may become many wide rows, so they are taken in portions.
@@ -266,8 +290,10 @@ impl Columns {
         if self.decoder.rows() == 0 {
             return Ok(());
         }
-        let batch =
-            self.decoder.finish().map_err(|error| BodyError::Worker(error.to_string()))?;
+        let batch = self
+            .decoder
+            .finish()
+            .map_err(|error| BodyError::Worker(error.to_string()))?;
         sink.take(batch)
     }
 }
@@ -279,11 +305,16 @@ fn end_of_lines(lines: &[u8], lines_max: usize) -> usize {
         return lines.len();
     }
     let mut ends = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-    ends.nth(lines_max - 1).map_or(lines.len(), |(end, _)| end + 1)
+    ends.nth(lines_max - 1)
+        .map_or(lines.len(), |(end, _)| end + 1)
 }
 
 fn row_bytes_min(fields: &Fields) -> usize {
-    fields.iter().map(|field| value_bytes_min(field.data_type())).sum::<usize>().max(1)
+    fields
+        .iter()
+        .map(|field| value_bytes_min(field.data_type()))
+        .sum::<usize>()
+        .max(1)
 }
 
 fn value_bytes_min(ty: &DataType) -> usize {

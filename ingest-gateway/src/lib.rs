@@ -90,11 +90,19 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         .map_err(|error| caused(error.kind(), "the log's settings can't be used", error))?;
     let (gateway, log) = assemble(&settings, &runtime, Arc::new(log)).await?;
     let listener = TcpListener::bind(&settings.listen).await.map_err(|error| {
-        caused(ErrorKind::Invalid, format!("can't listen on {}", settings.listen), error)
+        caused(
+            ErrorKind::Invalid,
+            format!("can't listen on {}", settings.listen),
+            error,
+        )
     })?;
     let address = listener.local_addr()?;
     let router = routes::routes(gateway).merge(standard_routes("gateway", &runtime));
-    let watch = tokio::spawn(watch_log(log, runtime.health.component("log"), runtime.shutdown.clone()));
+    let watch = tokio::spawn(watch_log(
+        log,
+        runtime.health.component("log"),
+        runtime.shutdown.clone(),
+    ));
     let shutdown = runtime.shutdown.clone();
     let task = tokio::spawn(async move {
         let served = tidelake_service::serve(listener, router, shutdown).await;
@@ -138,8 +146,14 @@ async fn gateway(
         .await
         .map_err(|error| caused(error.kind(), "the catalog can't be read", error))?;
     let prefix = settings.kafka.topic_prefix.clone();
-    let tables =
-        Tables::new(store, catalog, Arc::clone(&log), prefix, seams, settings.tables.clone());
+    let tables = Tables::new(
+        store,
+        catalog,
+        Arc::clone(&log),
+        prefix,
+        seams,
+        settings.tables.clone(),
+    );
     let ingest = settings.ingest.clone();
     Ok(Arc::new(Shared {
         tables: Arc::new(tables),

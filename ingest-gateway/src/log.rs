@@ -22,10 +22,8 @@ pub(crate) trait TableLog: Debug + Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<TopicCreated, LogError>>;
     /// One that is not there is fine.
     fn delete_topic<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<(), LogError>>;
-    fn describe<'a>(
-        &'a self,
-        topic: &'a str,
-    ) -> BoxFuture<'a, Result<Option<TopicInfo>, LogError>>;
+    fn describe<'a>(&'a self, topic: &'a str)
+    -> BoxFuture<'a, Result<Option<TopicInfo>, LogError>>;
     fn end_offsets<'a>(
         &'a self,
         topic: &'a str,
@@ -44,7 +42,10 @@ pub(crate) struct KafkaLog {
 impl KafkaLog {
     pub(crate) fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
         let producer = Producer::new(settings, ProducerSettings::default())?;
-        Ok(Self { producer, admin: Admin::new(settings)? })
+        Ok(Self {
+            producer,
+            admin: Admin::new(settings)?,
+        })
     }
 }
 

@@ -84,7 +84,9 @@ impl GatewayMetrics {
         let labels = [tenant, name];
         self.records.with_label_values(&labels).inc_by(records);
         self.bytes.with_label_values(&labels).inc_by(bytes);
-        self.messages.with_label_values(&labels).inc_by(messages as u64);
+        self.messages
+            .with_label_values(&labels)
+            .inc_by(messages as u64);
     }
 
     fn has_label(&self, table: &TableId) -> bool {
@@ -103,8 +105,10 @@ impl GatewayMetrics {
     }
 
     pub(crate) fn spooled(&self, memory_bytes: u64, disk_bytes: u64) {
-        self.spool_memory_bytes.set(i64::try_from(memory_bytes).unwrap_or(i64::MAX));
-        self.spool_disk_bytes.set(i64::try_from(disk_bytes).unwrap_or(i64::MAX));
+        self.spool_memory_bytes
+            .set(i64::try_from(memory_bytes).unwrap_or(i64::MAX));
+        self.spool_disk_bytes
+            .set(i64::try_from(disk_bytes).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn enter(&self) -> InFlight {

@@ -88,7 +88,11 @@ impl Packer {
         &mut self,
         sink: &mut impl FnMut(Packed) -> Result<(), E>,
     ) -> Result<(), E> {
-        if self.pending_rows > 0 { self.emit(sink) } else { Ok(()) }
+        if self.pending_rows > 0 {
+            self.emit(sink)
+        } else {
+            Ok(())
+        }
     }
 
     fn keep(&mut self, batch: RecordBatch, bytes: usize) {
@@ -109,7 +113,9 @@ impl Packer {
         let batch = match <[RecordBatch; 1]>::try_from(pending) {
             Ok([batch]) => batch,
             Err(batches) => {
-                let Some(first) = batches.first() else { return Ok(()) };
+                let Some(first) = batches.first() else {
+                    return Ok(());
+                };
                 concat_batches(&first.schema(), &batches)
                     .map_err(|error| PackError::Encode(error.to_string()))?
             }
@@ -130,29 +136,48 @@ fn encode<E: From<PackError>>(
     if rows == 1 || bytes <= MESSAGE_VALUE_BYTES_MAX {
         let encoded_bytes = match packed::encode(batch) {
             Ok(value) if value.len() <= MESSAGE_VALUE_BYTES_MAX => {
-                return sink(Packed { rows: rows as u32, value });
+                return sink(Packed {
+                    rows: rows as u32,
+                    value,
+                });
             }
             Ok(value) => value.len(),
             Err(CodecError::TooLarge { .. }) => bytes,
             Err(error) => return Err(PackError::Encode(error.to_string()).into()),
         };
         if rows == 1 {
-            return Err(PackError::RowTooLarge { row: first_row, bytes: encoded_bytes }.into());
+            return Err(PackError::RowTooLarge {
+                row: first_row,
+                bytes: encoded_bytes,
+            }
+            .into());
         }
     }
     let half = rows / 2;
     encode(&batch.slice(0, half), first_row, sink)?;
-    encode(&batch.slice(half, rows - half), first_row + half as u64, sink)
+    encode(
+        &batch.slice(half, rows - half),
+        first_row + half as u64,
+        sink,
+    )
 }
 
 /// Bytes that a batch's rows take, without what lies outside of its slice.
 pub(crate) fn column_bytes(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(|column| array_bytes(column.as_ref())).sum()
+    batch
+        .columns()
+        .iter()
+        .map(|column| array_bytes(column.as_ref()))
+        .sum()
 }
 
 fn array_bytes(array: &dyn Array) -> usize {
     let rows = array.len();
-    let validity = if array.nulls().is_some() { rows.div_ceil(8) } else { 0 };
+    let validity = if array.nulls().is_some() {
+        rows.div_ceil(8)
+    } else {
+        0
+    };
     let values = match array.data_type() {
         DataType::Boolean => rows.div_ceil(8),
         DataType::Utf8 => 4 * rows + spanned(array.as_string::<i32>().value_offsets()),
@@ -166,9 +191,12 @@ fn array_bytes(array: &dyn Array) -> usize {
             let map = array.as_map();
             4 * rows + child_bytes(map.entries(), map.value_offsets())
         }
-        DataType::Struct(_) => {
-            array.as_struct().columns().iter().map(|column| array_bytes(column.as_ref())).sum()
-        }
+        DataType::Struct(_) => array
+            .as_struct()
+            .columns()
+            .iter()
+            .map(|column| array_bytes(column.as_ref()))
+            .sum(),
         other => match other.primitive_width() {
             Some(width) => width * rows,
             None => array.to_data().get_slice_memory_size().unwrap_or(0),

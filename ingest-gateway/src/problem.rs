@@ -30,11 +30,21 @@ impl From<Problem> for Answer {
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let code = self.0.code;
-        tracing::debug!(status = self.0.status, code, detail = self.0.detail, "refused");
+        tracing::debug!(
+            status = self.0.status,
+            code,
+            detail = self.0.detail,
+            "refused"
+        );
         let mut response = self.0.into_response();
         response.extensions_mut().insert(RefusalCode(code));
         response
     }
+}
+
+/// The refusal as an outcome.
+pub(crate) fn refuse<T>(problem: Problem) -> Result<T, Answer> {
+    Err(problem.into())
 }
 
 pub(crate) async fn no_such_route() -> Answer {
@@ -44,12 +54,18 @@ pub(crate) async fn no_such_route() -> Answer {
 }
 
 pub(crate) async fn method_not_allowed() -> Answer {
-    Problem::new(405, "METHOD_NOT_ALLOWED", "the route does not take this method").into()
+    Problem::new(
+        405,
+        "METHOD_NOT_ALLOWED",
+        "the route does not take this method",
+    )
+    .into()
 }
 
 pub(crate) fn no_table(name: &str) -> Problem {
-    Problem::new(404, "TABLE_NOT_FOUND", "there is no such table")
-        .detail(format!("table {name} does not exist, or is not yours to see"))
+    Problem::new(404, "TABLE_NOT_FOUND", "there is no such table").detail(format!(
+        "table {name} does not exist, or is not yours to see"
+    ))
 }
 
 pub(crate) fn table_exists(id: &TableId) -> Problem {
@@ -59,28 +75,42 @@ pub(crate) fn table_exists(id: &TableId) -> Problem {
 }
 
 pub(crate) fn unsupported_type(found: &str) -> Problem {
-    Problem::new(415, "UNSUPPORTED_MEDIA_TYPE", "the content type is not supported")
-        .detail(format!("content type {found} is not one that records can come in"))
-        .hint(
-            "send application/json, application/x-ndjson or application/vnd.apache.arrow.stream",
-        )
+    Problem::new(
+        415,
+        "UNSUPPORTED_MEDIA_TYPE",
+        "the content type is not supported",
+    )
+    .detail(format!(
+        "content type {found} is not one that records can come in"
+    ))
+    .hint("send application/json, application/x-ndjson or application/vnd.apache.arrow.stream")
 }
 
 pub(crate) fn unsupported_coding(found: &str) -> Problem {
-    Problem::new(415, "UNSUPPORTED_ENCODING", "the content encoding is not supported")
-        .detail(format!("content encoding {found} is not supported"))
-        .hint("send gzip, zstd or identity")
+    Problem::new(
+        415,
+        "UNSUPPORTED_ENCODING",
+        "the content encoding is not supported",
+    )
+    .detail(format!("content encoding {found} is not supported"))
+    .hint("send gzip, zstd or identity")
 }
 
 fn unavailable(code: &'static str, title: &str, detail: impl Into<String>) -> Problem {
-    Problem::new(503, code, title).detail(detail).retry_after_s(1)
+    Problem::new(503, code, title)
+        .detail(detail)
+        .retry_after_s(1)
 }
 
 impl From<Overloaded> for Answer {
     fn from(error: Overloaded) -> Self {
-        unavailable("OVERLOADED", "too many requests at a time", error.to_string())
-            .hint("nothing was written: send it again later")
-            .into()
+        unavailable(
+            "OVERLOADED",
+            "too many requests at a time",
+            error.to_string(),
+        )
+        .hint("nothing was written: send it again later")
+        .into()
     }
 }
 
@@ -148,7 +178,10 @@ pub(crate) fn of_produce(id: &TableId, error: &ProduceError) -> Answer {
     match error {
         ProduceError::Nothing(LogError::NoTopic(_))
         | ProduceError::Unknown(LogError::NoTopic(_)) => no_table(id.table.as_str())
-            .detail(format!("the topic of table {} is gone: it is being dropped", id.table))
+            .detail(format!(
+                "the topic of table {} is gone: it is being dropped",
+                id.table
+            ))
             .into(),
         ProduceError::Nothing(_) => log_unavailable("the log does not take the records")
             .hint("nothing was written: send it again later")
@@ -223,7 +256,9 @@ fn of_rejection(row: u64, rejection: &Rejection) -> Problem {
         None => format!("row {row}: "),
     };
     let code = match &rejection.reason {
-        Reason::TooLarge { what: "the record", .. } => "RECORD_TOO_LARGE",
+        Reason::TooLarge {
+            what: "the record", ..
+        } => "RECORD_TOO_LARGE",
         _ => rejection.code(),
     };
     let problem = Problem::new(status, code, title)

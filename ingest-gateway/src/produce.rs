@@ -100,7 +100,9 @@ pub(crate) async fn write_flush_markers(
     for bucket in (0..to.buckets).map(Bucket) {
         let ask = vec![(headers::OP, Bytes::from_static(headers::OP_FLUSH))];
         let message = Message::marker(Arc::clone(&to.topic), bucket, ask);
-        let delivered = enqueue(log, message, to.timeout).await.map_err(ProduceError::Unknown)?;
+        let delivered = enqueue(log, message, to.timeout)
+            .await
+            .map_err(ProduceError::Unknown)?;
         in_flight.push(delivered.map(move |outcome| (bucket, outcome)).boxed());
     }
     while !in_flight.is_empty() {
@@ -110,7 +112,10 @@ pub(crate) async fn write_flush_markers(
 }
 
 fn packed_message(to: &Destination, bucket: Bucket, packed: Packed) -> Message {
-    let encoding = (headers::ENCODING, Bytes::from_static(headers::ENCODING_ARROW));
+    let encoding = (
+        headers::ENCODING,
+        Bytes::from_static(headers::ENCODING_ARROW),
+    );
     let mut message = Message::new(Arc::clone(&to.topic), bucket, packed.value);
     message.headers.push(encoding);
     message
@@ -128,7 +133,11 @@ async fn enqueue(
 }
 
 fn failed(sent: u64, error: LogError) -> ProduceError {
-    if sent == 0 { ProduceError::Nothing(error) } else { ProduceError::Unknown(error) }
+    if sent == 0 {
+        ProduceError::Nothing(error)
+    } else {
+        ProduceError::Unknown(error)
+    }
 }
 
 /// Waits for one more acknowledgement.

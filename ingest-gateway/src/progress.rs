@@ -11,7 +11,7 @@ use tidelake_core::{Bucket, Token, Watermark};
 use tidelake_service::Problem;
 
 use crate::Gateway;
-use crate::problem::{self, Answer};
+use crate::problem::{self, Answer, refuse};
 use crate::produce;
 use crate::request::{Query, Table};
 use crate::tables::LiveTable;
@@ -80,7 +80,9 @@ pub(crate) async fn flush(
     Query(query): Query<FlushQuery>,
 ) -> Result<Json<Flushed>, Answer> {
     let table = gateway.tables.current(&id).await?;
-    let timeout = query.timeout_ms.map_or(FLUSH_TIMEOUT_DEFAULT, Duration::from_millis);
+    let timeout = query
+        .timeout_ms
+        .map_or(FLUSH_TIMEOUT_DEFAULT, Duration::from_millis);
     let timeout = timeout.min(Duration::from_millis(gateway.tables.wait_ms_max()));
     let to = gateway.destination(&table);
     let token = produce::write_flush_markers(gateway.log.as_ref(), &to)
@@ -91,10 +93,13 @@ pub(crate) async fn flush(
         return Err(behind(&token, &table.watermarks(&snapshot), timeout).into());
     }
     let version = table.snapshot(LOOK_INTERVAL).await?.version().0;
-    Ok(Json(Flushed { token: token.to_string(), version }))
+    Ok(Json(Flushed {
+        token: token.to_string(),
+        version,
+    }))
 }
 
-fn parse(text: &str, table: &LiveTable) -> Result<Token, Problem> {
+fn parse(text: &str, table: &LiveTable) -> Result<Token, Answer> {
     let invalid = |detail: String| {
         Problem::new(400, "INVALID_TOKEN", "the token is not valid").detail(detail)
     };
@@ -102,7 +107,7 @@ fn parse(text: &str, table: &LiveTable) -> Result<Token, Problem> {
     let buckets = table.entry.buckets;
     let foreign = token.iter().find(|(bucket, _)| bucket.0 >= buckets);
     match foreign {
-        Some((bucket, _)) => Err(invalid(format!(
+        Some((bucket, _)) => refuse(invalid(format!(
             "it speaks of bucket {bucket}, and table {} has {buckets}: it is another table's",
             table.entry.id.table
         ))),
@@ -140,6 +145,10 @@ fn behind(token: &Token, marks: &BTreeMap<Bucket, Watermark>, timeout: Duration)
         .map(|(bucket, mark)| format!("bucket {bucket} is at {} of {mark}", reached(bucket)))
         .collect();
     Problem::new(504, "FLUSH_TIMEOUT", "the flush did not finish in time")
-        .detail(format!("after {} ms: {}", timeout.as_millis(), behind.join(", ")))
+        .detail(format!(
+            "after {} ms: {}",
+            timeout.as_millis(),
+            behind.join(", ")
+        ))
         .hint("the request stands and goes on; see whether a flusher runs, and ask for the status")
 }

@@ -14,7 +14,7 @@ use tidelake_service::Problem;
 use crate::admission::Place;
 use crate::body::{Chunks, Coding, Fault, pump};
 use crate::decode::{self, BodyError, Decoded, Format, Work};
-use crate::problem::{self, Answer};
+use crate::problem::{self, Answer, refuse};
 use crate::produce::{self, Destination};
 use crate::request::{Query, Table};
 use crate::spool::Spool;
@@ -55,16 +55,21 @@ pub(crate) async fn write(
     // A long body may have outlived its table; its rows must not land in one created anew.
     let now = gateway.tables.current(&id).await?;
     if now.entry.topic_id != table.entry.topic_id {
-        return Err(Problem::new(409, "TABLE_REPLACED", "the table is another one by now")
-            .detail(format!("table {} was dropped and created anew", id.table))
-            .hint("nothing was written: send it again")
-            .into());
+        return Err(
+            Problem::new(409, "TABLE_REPLACED", "the table is another one by now")
+                .detail(format!("table {} was dropped and created anew", id.table))
+                .hint("nothing was written: send it again")
+                .into(),
+        );
     }
     let (records, bytes) = (decoded.spool.rows(), decoded.bytes);
     let messages = decoded.spool.messages();
     let token = produce(&gateway, &table, decoded.spool).await?;
     gateway.metrics.accepted(&id, records, bytes, messages);
-    Ok(Json(Accepted { records, token: token.to_string() }))
+    Ok(Json(Accepted {
+        records,
+        token: token.to_string(),
+    }))
 }
 
 async fn decode_body(
@@ -98,7 +103,11 @@ async fn decode_body(
         let chunks = Chunks::whole(whole(body, gateway).await?);
         decode::run(work(chunks)).map(|decoded| (decoded, place))
     } else {
-        let places = if format == Format::Arrow { ARROW_PLACES } else { 1 };
+        let places = if format == Format::Arrow {
+            ARROW_PLACES
+        } else {
+            1
+        };
         let place = gateway.admission.stream(places).await?;
         let chunks = pump(body, gateway.ingest.body_idle_timeout());
         let work = work(chunks);
@@ -107,7 +116,9 @@ async fn decode_body(
             .await
             .unwrap_or_else(|error| Err(BodyError::Worker(error.to_string())))
     };
-    gateway.metrics.spooled(gateway.spool.memory_bytes(), gateway.spool.disk_bytes());
+    gateway
+        .metrics
+        .spooled(gateway.spool.memory_bytes(), gateway.spool.disk_bytes());
     Ok(outcome?)
 }
 
@@ -133,7 +144,9 @@ async fn produce(gateway: &Gateway, table: &LiveTable, spool: Spool) -> Result<T
         let started = Instant::now();
         let token = produce::write(shared.log.as_ref(), spool, &to).await;
         shared.metrics.produced(started.elapsed());
-        shared.metrics.spooled(shared.spool.memory_bytes(), shared.spool.disk_bytes());
+        shared
+            .metrics
+            .spooled(shared.spool.memory_bytes(), shared.spool.disk_bytes());
         token.map_err(|error| problem::of_produce(&id, &error))
     });
     match written.await {
@@ -157,44 +170,66 @@ impl Shared {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
-fn format(headers: &HeaderMap) -> Result<Format, Problem> {
-    let value = headers.get(header::CONTENT_TYPE).map_or("(none)", |v| v.to_str().unwrap_or("?"));
-    let mut parts = value.split(';').map(|part| part.trim().to_ascii_lowercase());
+fn format(headers: &HeaderMap) -> Result<Format, Answer> {
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .map_or("(none)", |v| v.to_str().unwrap_or("?"));
+    let mut parts = value
+        .split(';')
+        .map(|part| part.trim().to_ascii_lowercase());
     let format = match parts.next().as_deref() {
         Some("application/json") => Format::Json,
         Some("application/x-ndjson") => Format::Ndjson,
         Some("application/vnd.apache.arrow.stream") => Format::Arrow,
-        _ => return Err(problem::unsupported_type(value)),
+        _ => return refuse(problem::unsupported_type(value)),
     };
     let utf8 = |charset: &str| matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii");
     let foreign = parts.any(|part| part.strip_prefix("charset=").is_some_and(|c| !utf8(c)));
-    if foreign { Err(problem::unsupported_type(value)) } else { Ok(format) }
+    if foreign {
+        refuse(problem::unsupported_type(value))
+    } else {
+        Ok(format)
+    }
 }
 
-fn coding(headers: &HeaderMap) -> Result<Coding, Problem> {
+fn coding(headers: &HeaderMap) -> Result<Coding, Answer> {
     let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
-    let Some(value) = values.next() else { return Ok(Coding::Identity) };
+    let Some(value) = values.next() else {
+        return Ok(Coding::Identity);
+    };
     let text = value.to_str().unwrap_or("?");
     match text.trim().to_ascii_lowercase().as_str() {
-        _ if values.next().is_some() => Err(problem::unsupported_coding("given twice")),
+        _ if values.next().is_some() => refuse(problem::unsupported_coding("given twice")),
         "" | "identity" => Ok(Coding::Identity),
         "gzip" | "x-gzip" => Ok(Coding::Gzip),
         "zstd" => Ok(Coding::Zstd),
-        _ => Err(problem::unsupported_coding(text)),
+        _ => refuse(problem::unsupported_coding(text)),
     }
 }
 
 /// What may be done to an append table.
-fn check_op(op: Option<&str>) -> Result<(), Problem> {
+fn check_op(op: Option<&str>) -> Result<(), Answer> {
     match op {
         None | Some("upsert") => Ok(()),
-        Some("delete") => Err(Problem::new(422, "NO_PRIMARY_KEY", "the table takes no deletes")
-            .detail("an append table has no primary key to delete by")),
-        Some(other) => Err(Problem::new(400, "INVALID_QUERY", "a query parameter is wrong")
-            .detail(format!("op is {:?}; it is upsert or delete", excerpt(other)))),
+        Some("delete") => refuse(
+            Problem::new(422, "NO_PRIMARY_KEY", "the table takes no deletes")
+                .detail("an append table has no primary key to delete by"),
+        ),
+        Some(other) => refuse(
+            Problem::new(400, "INVALID_QUERY", "a query parameter is wrong").detail(format!(
+                "op is {:?}; it is upsert or delete",
+                excerpt(other)
+            )),
+        ),
     }
 }
 

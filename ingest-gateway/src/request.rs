@@ -13,6 +13,7 @@ use tidelake_service::Problem;
 use tracing::Instrument;
 
 use crate::Gateway;
+use crate::problem::Answer;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -29,7 +30,11 @@ pub(crate) async fn identify(
     request: Request,
     next: Next,
 ) -> Response {
-    let sent = request.headers().get(&REQUEST_ID).filter(|id| is_usable(id)).cloned();
+    let sent = request
+        .headers()
+        .get(&REQUEST_ID)
+        .filter(|id| is_usable(id))
+        .cloned();
     let id = match sent {
         Some(id) => id,
         None => {
@@ -62,19 +67,24 @@ fn is_usable(id: &HeaderValue) -> bool {
 #[derive(Debug, Clone)]
 pub(crate) struct Tenant(pub TenantId);
 
-fn tenant(headers: &HeaderMap) -> Result<TenantId, Problem> {
-    let Some(value) = headers.get(TENANT) else { return Ok(TenantId::default()) };
-    let named = value.to_str().map_err(|_| "it is not plain text".to_owned());
+fn tenant(headers: &HeaderMap) -> Result<TenantId, Answer> {
+    let Some(value) = headers.get(TENANT) else {
+        return Ok(TenantId::default());
+    };
+    let named = value
+        .to_str()
+        .map_err(|_| "it is not plain text".to_owned());
     named
         .and_then(|name| TenantId::new(name).map_err(|error| error.to_string()))
         .map_err(|reason| {
             Problem::new(400, "INVALID_TENANT", "the tenant header is not valid")
                 .detail(format!("header {TENANT}: {reason}"))
+                .into()
         })
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Tenant {
-    type Rejection = crate::problem::Answer;
+    type Rejection = Answer;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         Ok(Self(tenant(&parts.headers)?))
@@ -86,13 +96,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Tenant {
 pub(crate) struct Table(pub TableId);
 
 impl<S: Send + Sync> FromRequestParts<S> for Table {
-    type Rejection = crate::problem::Answer;
+    type Rejection = Answer;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         let tenant = tenant(&parts.headers)?;
-        let Path(name) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| {
-            Problem::new(400, "INVALID_NAME", "the path names no table")
-        })?;
+        let Path(name) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::new(400, "INVALID_NAME", "the path names no table"))?;
         let table = TableName::new(&name).map_err(|error| {
             // Such a table can't exist.
             crate::problem::no_table(&name).hint(error.to_string())
@@ -106,14 +116,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Table {
 pub(crate) struct Query<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
-    type Rejection = crate::problem::Answer;
+    type Rejection = Answer;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         match axum::extract::Query::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
-            Err(rejection) => Err(Problem::new(400, "INVALID_QUERY", "a query parameter is wrong")
-                .detail(rejection.body_text())
-                .into()),
+            Err(rejection) => Err(
+                Problem::new(400, "INVALID_QUERY", "a query parameter is wrong")
+                    .detail(rejection.body_text())
+                    .into(),
+            ),
         }
     }
 }

@@ -11,13 +11,19 @@ use crate::{Gateway, problem, progress, records, request, tables};
 pub(crate) fn routes(gateway: Gateway) -> Router {
     Router::new()
         .route("/v1/tables", get(tables::list).post(tables::create))
-        .route("/v1/tables/{table}", get(tables::describe).delete(tables::drop_table))
+        .route(
+            "/v1/tables/{table}",
+            get(tables::describe).delete(tables::drop_table),
+        )
         .layer(DefaultBodyLimit::max(CONTROL_BODY_BYTES_MAX))
         .route("/v1/tables/{table}/records", post(records::write))
         .route("/v1/tables/{table}/status", get(progress::status))
         .route("/v1/tables/{table}/flush", post(progress::flush))
         .method_not_allowed_fallback(problem::method_not_allowed)
         .fallback(problem::no_such_route)
-        .layer(middleware::from_fn_with_state(gateway.clone(), request::identify))
+        .layer(middleware::from_fn_with_state(
+            gateway.clone(),
+            request::identify,
+        ))
         .with_state(gateway)
 }

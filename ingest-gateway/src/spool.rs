@@ -58,7 +58,10 @@ impl SpoolBudget {
     }
 
     fn failed(&self, source: io::Error) -> SpoolError {
-        SpoolError::File { folder: self.folder.clone(), source }
+        SpoolError::File {
+            folder: self.folder.clone(),
+            source,
+        }
     }
 }
 
@@ -70,12 +73,17 @@ struct Account {
 
 impl Account {
     fn new(max: u64) -> Self {
-        Self { held: AtomicU64::new(0), max }
+        Self {
+            held: AtomicU64::new(0),
+            max,
+        }
     }
 
     fn take(&self, bytes: u64) -> bool {
         let more = |held: u64| held.checked_add(bytes).filter(|held| *held <= self.max);
-        self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        self.held
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
     }
 
     fn give_back(&self, bytes: u64) {
@@ -151,7 +159,8 @@ impl Spool {
                     .map_err(|error| self.budget.failed(error))?,
             ),
         };
-        file.write_all(&message.value).map_err(|error| self.budget.failed(error))?;
+        file.write_all(&message.value)
+            .map_err(|error| self.budget.failed(error))?;
         self.in_file.push_back((message.rows, message.value.len()));
         Ok(())
     }
@@ -179,8 +188,12 @@ impl Spool {
             return Ok(None);
         };
         let mut value = vec![0; bytes];
-        file.read_exact(&mut value).map_err(|error| self.budget.failed(error))?;
-        Ok(Some(Packed { rows, value: Bytes::from(value) }))
+        file.read_exact(&mut value)
+            .map_err(|error| self.budget.failed(error))?;
+        Ok(Some(Packed {
+            rows,
+            value: Bytes::from(value),
+        }))
     }
 }
 

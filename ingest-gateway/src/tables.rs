@@ -93,7 +93,11 @@ pub(crate) async fn create(
     let tables = Arc::clone(&gateway.tables);
     let made = tokio::spawn(async move { tables.create(request).await }).await;
     let table = made.map_err(died)??;
-    Ok((StatusCode::CREATED, Json(describe_one(&gateway, &table).await?)).into_response())
+    Ok((
+        StatusCode::CREATED,
+        Json(describe_one(&gateway, &table).await?),
+    )
+        .into_response())
 }
 
 /// `GET /v1/tables`
@@ -129,8 +133,13 @@ pub(crate) async fn drop_table(
 ) -> Result<Json<DroppedTable>, Answer> {
     let tables = Arc::clone(&gateway.tables);
     let name = id.table.clone();
-    tokio::spawn(async move { tables.drop_table(&id).await }).await.map_err(died)??;
-    Ok(Json(DroppedTable { name, dropped: true }))
+    tokio::spawn(async move { tables.drop_table(&id).await })
+        .await
+        .map_err(died)??;
+    Ok(Json(DroppedTable {
+        name,
+        dropped: true,
+    }))
 }
 
 fn died(error: tokio::task::JoinError) -> Problem {
@@ -158,7 +167,9 @@ fn description(
     let watermarks = table.watermarks(snapshot);
     let lag = |ends: &BTreeMap<Bucket, Watermark>| {
         let mark = |bucket| watermarks.get(bucket).copied().unwrap_or_default();
-        ends.iter().map(|(bucket, end)| (end.0 - mark(bucket).0).max(0)).sum()
+        ends.iter()
+            .map(|(bucket, end)| (end.0 - mark(bucket).0).max(0))
+            .sum()
     };
     Description {
         name: entry.id.table.clone(),
@@ -183,5 +194,8 @@ fn description(
 
 /// One value for each bucket.
 pub(crate) fn by_bucket<T>(buckets: u32, value: impl Fn(Bucket) -> T) -> BTreeMap<Bucket, T> {
-    (0..buckets).map(Bucket).map(|bucket| (bucket, value(bucket))).collect()
+    (0..buckets)
+        .map(Bucket)
+        .map(|bucket| (bucket, value(bucket)))
+        .collect()
 }

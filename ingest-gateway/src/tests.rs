@@ -1,5 +1,6 @@
 //! The gateway over HTTP, with a log in memory.
 
+mod broker;
 mod memory_log;
 mod records;
 mod tables;
@@ -40,12 +41,16 @@ impl Reply {
         assert_eq!(self.body["code"], code, "{}", self.body);
         assert_eq!(self.body["status"], status);
         assert_eq!(self.headers["content-type"], "application/problem+json");
-        assert!(self.body["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
+        assert!(
+            self.body["detail"]
+                .as_str()
+                .is_some_and(|detail| !detail.is_empty())
+        );
         &self.body
     }
 
     #[track_caller]
-    fn is_ok(self) -> Value {
+    fn answered(self) -> Value {
         assert!(self.status.is_success(), "{} {}", self.status, self.body);
         self.body
     }
@@ -62,20 +67,27 @@ impl Harness {
         change(&mut settings);
         let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
         let clock = Arc::new(ManualClock::at(1_000_000));
-        let runtime = Runtime { clock, ..Runtime::new() };
+        let runtime = Runtime {
+            clock,
+            ..Runtime::new()
+        };
         Self::over(store, Arc::default(), settings, runtime).await
     }
 
-    async fn over(
-        store: Store,
-        log: Arc<MemoryLog>,
-        settings: Settings,
-        runtime: Runtime,
-    ) -> Self {
+    async fn over(store: Store, log: Arc<MemoryLog>, settings: Settings, runtime: Runtime) -> Self {
         let shared: Arc<dyn TableLog> = log.clone();
-        let gateway = gateway(&settings, &runtime, store.clone(), shared).await.unwrap();
+        let gateway = gateway(&settings, &runtime, store.clone(), shared)
+            .await
+            .unwrap();
         let router = routes::routes(gateway.clone());
-        Self { gateway, router, log, store, runtime, settings }
+        Self {
+            gateway,
+            router,
+            log,
+            store,
+            runtime,
+            settings,
+        }
     }
 
     /// Another gateway over the same store and log.
@@ -89,11 +101,18 @@ impl Harness {
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, 1 << 24).await.unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Reply { status: parts.status, headers: parts.headers, body }
+        Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        }
     }
 
     async fn call(&self, method: Method, path: &str, body: impl Into<Body>) -> Reply {
-        let request = Request::builder().method(method).uri(path).header("content-type", JSON);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", JSON);
         self.send(request.body(body.into()).unwrap()).await
     }
 
@@ -102,7 +121,8 @@ impl Harness {
     }
 
     async fn create(&self, body: Value) -> Reply {
-        self.call(Method::POST, "/v1/tables", body.to_string()).await
+        self.call(Method::POST, "/v1/tables", body.to_string())
+            .await
     }
 
     async fn post(&self, media_type: &str, body: impl Into<Vec<u8>>) -> Reply {
@@ -143,6 +163,6 @@ fn orders() -> Value {
 /// A gateway with the table `orders`.
 async fn with_orders() -> Harness {
     let harness = Harness::new().await;
-    harness.create(orders()).await.is_ok();
+    harness.create(orders()).await.answered();
     harness
 }

@@ -53,7 +53,10 @@ fn decode_chunks(
 }
 
 fn decode(body: &[u8], coding: Coding, format: Format) -> Result<Decoded, BodyError> {
-    let chunks = body.chunks(10_007).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+    let chunks = body
+        .chunks(10_007)
+        .map(|chunk| Ok(Bytes::copy_from_slice(chunk)))
+        .collect();
     decode_chunks(chunks, coding, format, 1 << 30)
 }
 
@@ -63,7 +66,12 @@ fn rows_of(mut decoded: Decoded) -> Vec<(i64, Option<String>)> {
         let batch = packed::decode(&message.value, &schema()).unwrap();
         let n = batch.column(0).as_primitive::<Int64Type>();
         let s = batch.column(1).as_string::<i32>().iter();
-        rows.extend(n.values().iter().copied().zip(s.map(|s| s.map(str::to_owned))));
+        rows.extend(
+            n.values()
+                .iter()
+                .copied()
+                .zip(s.map(|s| s.map(str::to_owned))),
+        );
     }
     rows
 }
@@ -95,7 +103,9 @@ fn encode(rows: &[(i64, Option<String>)], format: Format, blanks: bool) -> Vec<u
                 let n = arrow::array::Int64Array::from_iter_values(rows.iter().map(|row| row.0));
                 let s = arrow::array::StringArray::from_iter(rows.iter().map(|row| row.1.clone()));
                 let columns: Vec<arrow::array::ArrayRef> = vec![Arc::new(n), Arc::new(s)];
-                writer.write(&RecordBatch::try_new(schema.clone(), columns).unwrap()).unwrap();
+                writer
+                    .write(&RecordBatch::try_new(schema.clone(), columns).unwrap())
+                    .unwrap();
             }
             writer.into_inner().unwrap()
         }
@@ -103,11 +113,19 @@ fn encode(rows: &[(i64, Option<String>)], format: Format, blanks: bool) -> Vec<u
 }
 
 fn codings() -> impl Strategy<Value = Coding> {
-    prop_oneof![Just(Coding::Identity), Just(Coding::Gzip), Just(Coding::Zstd)]
+    prop_oneof![
+        Just(Coding::Identity),
+        Just(Coding::Gzip),
+        Just(Coding::Zstd)
+    ]
 }
 
 fn formats() -> impl Strategy<Value = Format> {
-    prop_oneof![Just(Format::Json), Just(Format::Ndjson), Just(Format::Arrow)]
+    prop_oneof![
+        Just(Format::Json),
+        Just(Format::Ndjson),
+        Just(Format::Arrow)
+    ]
 }
 
 proptest! {
@@ -166,10 +184,16 @@ proptest! {
 
 #[test]
 fn many_rows_become_messages_of_bounded_rows_without_copies() {
-    let rows: Vec<_> = (0..200_000).map(|n| (n, Some(format!("text {n}")))).collect();
+    let rows: Vec<_> = (0..200_000)
+        .map(|n| (n, Some(format!("text {n}"))))
+        .collect();
     for format in [Format::Json, Format::Ndjson, Format::Arrow] {
         let decoded = decode(&encode(&rows, format, false), Coding::Identity, format).unwrap();
-        assert!((4..=6).contains(&decoded.spool.messages()), "{}", decoded.spool.messages());
+        assert!(
+            (4..=6).contains(&decoded.spool.messages()),
+            "{}",
+            decoded.spool.messages()
+        );
         assert_eq!(rows_of(decoded), rows, "{format:?}");
     }
 }
@@ -185,7 +209,10 @@ fn nothing_is_not_a_body_but_an_empty_array_is() {
     for format in [Format::Json, Format::Ndjson, Format::Arrow] {
         for coding in [Coding::Identity, Coding::Gzip, Coding::Zstd] {
             let error = decode(&compress(b"", coding), coding, format).unwrap_err();
-            assert!(matches!(error, BodyError::Empty), "{format:?} {coding:?} {error}");
+            assert!(
+                matches!(error, BodyError::Empty),
+                "{format:?} {coding:?} {error}"
+            );
         }
     }
     for format in [Format::Json, Format::Ndjson] {
@@ -194,7 +221,11 @@ fn nothing_is_not_a_body_but_an_empty_array_is() {
     }
     let decoded = decode(b"[]", Coding::Identity, Format::Json).unwrap();
     assert_eq!(decoded.spool.rows(), 0);
-    let decoded = decode(&encode(&[], Format::Arrow, false), Coding::Identity, Format::Arrow);
+    let decoded = decode(
+        &encode(&[], Format::Arrow, false),
+        Coding::Identity,
+        Format::Arrow,
+    );
     assert_eq!(decoded.unwrap().spool.rows(), 0);
 }
 
@@ -204,9 +235,15 @@ fn a_cut_or_broken_coding_is_named_as_such() {
     for coding in [Coding::Gzip, Coding::Zstd] {
         let sent = compress(&body, coding);
         let cut = decode(&sent[..sent.len() - 5], coding, Format::Ndjson).unwrap_err();
-        assert!(matches!(cut, BodyError::Fault(Fault::Coding { .. })), "{coding:?} {cut}");
+        assert!(
+            matches!(cut, BodyError::Fault(Fault::Coding { .. })),
+            "{coding:?} {cut}"
+        );
         let plain = decode(&body, coding, Format::Ndjson).unwrap_err();
-        assert!(matches!(plain, BodyError::Fault(Fault::Coding { .. })), "{coding:?} {plain}");
+        assert!(
+            matches!(plain, BodyError::Fault(Fault::Coding { .. })),
+            "{coding:?} {plain}"
+        );
     }
 }
 
@@ -217,7 +254,10 @@ fn a_body_that_ends_early_is_cut_short_not_malformed() {
         let half = Bytes::copy_from_slice(&body[..body.len() / 2]);
         let chunks = vec![Ok(half), Err(Fault::CutShort("reset".into()))];
         let error = decode_chunks(chunks, Coding::Identity, format, 1 << 30).unwrap_err();
-        assert!(matches!(error, BodyError::Fault(Fault::CutShort(_))), "{format:?} {error}");
+        assert!(
+            matches!(error, BodyError::Fault(Fault::CutShort(_))),
+            "{format:?} {error}"
+        );
     }
 }
 
@@ -227,7 +267,10 @@ fn a_bomb_ends_at_the_limit() {
     assert!(bomb.len() < 1 << 20);
     let chunks = vec![Ok(Bytes::from(bomb))];
     let error = decode_chunks(chunks, Coding::Gzip, Format::Ndjson, 1 << 20).unwrap_err();
-    assert!(matches!(error, BodyError::Fault(Fault::TooLarge(_))), "{error}");
+    assert!(
+        matches!(error, BodyError::Fault(Fault::TooLarge(_))),
+        "{error}"
+    );
 }
 
 #[test]
@@ -238,7 +281,9 @@ fn a_record_beyond_the_limit_is_refused_with_its_row() {
         (format!("[{{\"n\":1}},{large}]"), Format::Json),
     ] {
         let error = decode(body.as_bytes(), Coding::Identity, format).unwrap_err();
-        let BodyError::Rejected { row: 1, rejection } = error else { panic!("{error}") };
+        let BodyError::Rejected { row: 1, rejection } = error else {
+            panic!("{error}")
+        };
         assert_eq!(rejection.code(), "TOO_LARGE");
     }
 }

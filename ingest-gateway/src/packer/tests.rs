@@ -19,7 +19,9 @@ fn schema() -> TableSchema {
 fn noise(seed: u64, bytes: usize) -> String {
     let mut state = seed | 1;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         char::from(33 + ((state >> 33) % 90) as u8)
     };
     (0..bytes).map(|_| next()).collect()
@@ -52,7 +54,9 @@ fn unpack(messages: &[Packed]) -> Vec<(i64, String)> {
     for message in messages {
         let batch = packed::decode(&message.value, &schema).unwrap();
         assert_eq!(batch.num_rows(), message.rows as usize);
-        let n = batch.column(0).as_primitive::<arrow::datatypes::Int64Type>();
+        let n = batch
+            .column(0)
+            .as_primitive::<arrow::datatypes::Int64Type>();
         let s = batch.column(1).as_string::<i32>();
         rows.extend((0..batch.num_rows()).map(|row| (n.value(row), s.value(row).to_owned())));
     }
@@ -100,20 +104,35 @@ fn many_small_rows_are_cut_at_the_row_limit() {
     let rows = 2 * ROWS_MAX + 5;
     let texts = vec![String::new(); rows];
     let messages = pack(vec![batch(0, &texts)]).unwrap();
-    let counts: Vec<_> = messages.iter().map(|message| message.rows as usize).collect();
+    let counts: Vec<_> = messages
+        .iter()
+        .map(|message| message.rows as usize)
+        .collect();
     assert_eq!(counts, [ROWS_MAX, ROWS_MAX, 5]);
 }
 
 #[test]
 fn a_row_that_no_message_can_hold_is_named() {
-    let texts = [noise(1, 10), noise(2, 10), noise(3, MESSAGE_BYTES_MAX), noise(4, 10)];
+    let texts = [
+        noise(1, 10),
+        noise(2, 10),
+        noise(3, MESSAGE_BYTES_MAX),
+        noise(4, 10),
+    ];
     let error = pack(vec![batch(0, &texts[..1]), batch(1, &texts[1..])]).unwrap_err();
-    assert!(matches!(error, PackError::RowTooLarge { row: 2, .. }), "{error}");
+    assert!(
+        matches!(error, PackError::RowTooLarge { row: 2, .. }),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_large_row_that_shrinks_enough_is_taken() {
-    let texts = ["a".to_owned(), "x".repeat(2 * MESSAGE_BYTES_MAX), "b".to_owned()];
+    let texts = [
+        "a".to_owned(),
+        "x".repeat(2 * MESSAGE_BYTES_MAX),
+        "b".to_owned(),
+    ];
     let messages = pack(vec![batch(0, &texts)]).unwrap();
     assert_eq!(unpack(&messages).len(), 3);
 }

@@ -7,7 +7,10 @@ fn budget(each: usize, total: usize, disk: u64) -> Arc<SpoolBudget> {
 }
 
 fn message(index: usize) -> Packed {
-    Packed { rows: 2, value: Bytes::from(vec![index as u8; ONE + index % 7]) }
+    Packed {
+        rows: 2,
+        value: Bytes::from(vec![index as u8; ONE + index % 7]),
+    }
 }
 
 #[test]
@@ -46,8 +49,11 @@ fn memory_of_all_spools_together_stays_within_the_budget() {
         }
         assert!(budget.memory_bytes() <= total as u64);
     }
-    let held: usize =
-        spools.iter().flat_map(|spool| &spool.memory).map(|message| message.value.len()).sum();
+    let held: usize = spools
+        .iter()
+        .flat_map(|spool| &spool.memory)
+        .map(|message| message.value.len())
+        .sum();
     assert_eq!(held as u64, budget.memory_bytes());
     for (spool, pushed) in spools.iter_mut().zip(pushed) {
         spool.rewind().unwrap();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use serde::Deserialize;
 use serde_json::Value;
 use tidelake_catalog::{AddTable, TableEntry, TableMode};
@@ -15,7 +16,7 @@ use tidelake_schema::TableSchema;
 use tidelake_service::Problem;
 
 use super::live::{LiveTable, Tables};
-use crate::problem::{Answer, table_exists};
+use crate::problem::{Answer, refuse, table_exists};
 use crate::settings::TableSettings;
 
 /// Messages of a table's topic and of its dead letters are kept so long.
@@ -54,7 +55,9 @@ struct Request {
 }
 
 fn invalid(code: &'static str, field: &str, detail: impl Into<String>) -> Problem {
-    Problem::new(422, code, "the table can't be made like this").detail(detail).field(field)
+    Problem::new(422, code, "the table can't be made like this")
+        .detail(detail)
+        .field(field)
 }
 
 /// Checks a request body.
@@ -62,20 +65,30 @@ pub(super) fn parse(
     tenant: &TenantId,
     body: &[u8],
     settings: &TableSettings,
-) -> Result<NewTable, Problem> {
+) -> Result<NewTable, Answer> {
     if body.iter().all(u8::is_ascii_whitespace) {
-        return Err(Problem::new(400, "EMPTY_BODY", "the body is empty")
-            .hint(r#"send {"name":…,"schema":{"type":"struct","fields":[…]}}"#));
+        return refuse(
+            Problem::new(400, "EMPTY_BODY", "the body is empty")
+                .hint(r#"send {"name":…,"schema":{"type":"struct","fields":[…]}}"#),
+        );
     }
     let request: Request = serde_json::from_slice(body).map_err(|error| {
-        let code = if error.is_data() { "INVALID_REQUEST" } else { "MALFORMED_JSON" };
+        let code = if error.is_data() {
+            "INVALID_REQUEST"
+        } else {
+            "MALFORMED_JSON"
+        };
         Problem::new(400, code, "the body is not a table's description").detail(error.to_string())
     })?;
     if request.ddl.is_some() {
-        return Err(invalid("NOT_SUPPORTED", "ddl", "DDL is not supported yet")
-            .hint("describe the table by name and schema"));
+        return refuse(
+            invalid("NOT_SUPPORTED", "ddl", "DDL is not supported yet")
+                .hint("describe the table by name and schema"),
+        );
     }
-    let name = request.name.ok_or_else(|| invalid("MISSING_FIELD", "name", "name is missing"))?;
+    let name = request
+        .name
+        .ok_or_else(|| invalid("MISSING_FIELD", "name", "name is missing"))?;
     let name = TableName::new(&name)
         .map_err(|error| invalid("INVALID_NAME", "name", error.to_string()))?;
     let mode = request.mode.as_deref().unwrap_or("append");
@@ -97,8 +110,10 @@ pub(super) fn parse(
         .map_err(|error| invalid("INVALID_SCHEMA", "schema", error.to_string()))?;
     if !schema.identifier_field_ids.is_empty() {
         let detail = "an append table has no primary key";
-        return Err(invalid("INVALID_SCHEMA", "schema.identifier-field-ids", detail)
-            .hint("leave identifier-field-ids out"));
+        return refuse(
+            invalid("INVALID_SCHEMA", "schema.identifier-field-ids", detail)
+                .hint("leave identifier-field-ids out"),
+        );
     }
     let properties = check_properties(request.properties)?;
     let retention_ms = retention(&properties, settings)?;
@@ -111,42 +126,49 @@ pub(super) fn parse(
     })
 }
 
-fn check_mode(mode: &str) -> Result<(), Problem> {
+fn check_mode(mode: &str) -> Result<(), Answer> {
     match mode {
         "append" => Ok(()),
-        "upsert" => Err(invalid("NOT_SUPPORTED", "mode", "mode upsert is not supported yet")
-            .hint("make an append table")),
-        other => Err(invalid("INVALID_MODE", "mode", format!("{other:?} is not a mode"))
-            .hint("modes are append and upsert")),
+        "upsert" => refuse(
+            invalid("NOT_SUPPORTED", "mode", "mode upsert is not supported yet")
+                .hint("make an append table"),
+        ),
+        other => refuse(
+            invalid("INVALID_MODE", "mode", format!("{other:?} is not a mode"))
+                .hint("modes are append and upsert"),
+        ),
     }
 }
 
-fn check_properties(given: BTreeMap<String, Value>) -> Result<BTreeMap<String, String>, Problem> {
+fn check_properties(given: BTreeMap<String, Value>) -> Result<BTreeMap<String, String>, Answer> {
     let wrong = |name: &str, detail: &str| {
         let field = format!("properties.{}", name.chars().take(80).collect::<String>());
         invalid("INVALID_PROPERTY", &field, detail)
     };
     if given.len() > PROPERTIES_MAX {
         let detail = format!("{} properties; {PROPERTIES_MAX} are the limit", given.len());
-        return Err(invalid("INVALID_PROPERTY", "properties", detail));
+        return refuse(invalid("INVALID_PROPERTY", "properties", detail));
     }
     let mut properties = BTreeMap::new();
     for (name, value) in given {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
         if name.is_empty() || name.len() > 128 || !name.bytes().all(plain) {
-            return Err(wrong(&name, "a name is 1 to 128 letters, digits, '_', '.' and '-'"));
+            return refuse(wrong(
+                &name,
+                "a name is 1 to 128 letters, digits, '_', '.' and '-'",
+            ));
         }
         if name.starts_with(RESERVED_PREFIX) {
-            return Err(wrong(&name, "delta.* is set by Tidelake alone"));
+            return refuse(wrong(&name, "delta.* is set by Tidelake alone"));
         }
         let text = match value {
             Value::String(text) => text,
             Value::Number(number) => number.to_string(),
             Value::Bool(flag) => flag.to_string(),
-            _ => return Err(wrong(&name, "expected a string, a number, true or false")),
+            _ => return refuse(wrong(&name, "expected a string, a number, true or false")),
         };
         if text.len() > PROPERTY_BYTES_MAX {
-            return Err(wrong(&name, "the value has more than 4096 bytes"));
+            return refuse(wrong(&name, "the value has more than 4096 bytes"));
         }
         properties.insert(name, text);
     }
@@ -156,12 +178,17 @@ fn check_properties(given: BTreeMap<String, Value>) -> Result<BTreeMap<String, S
 fn retention(
     properties: &BTreeMap<String, String>,
     settings: &TableSettings,
-) -> Result<i64, Problem> {
-    let Some(text) = properties.get(RETENTION) else { return Ok(settings.retention_ms_default) };
-    text.parse().ok().filter(|ms| *ms > 0 || *ms == -1).ok_or_else(|| {
-        let detail = format!("{text:?}: expected milliseconds above 0, or -1 for ever");
-        invalid("INVALID_PROPERTY", "properties.retention_ms", detail)
-    })
+) -> Result<i64, Answer> {
+    let Some(text) = properties.get(RETENTION) else {
+        return Ok(settings.retention_ms_default);
+    };
+    text.parse()
+        .ok()
+        .filter(|ms| *ms > 0 || *ms == -1)
+        .ok_or_else(|| {
+            let detail = format!("{text:?}: expected milliseconds above 0, or -1 for ever");
+            invalid("INVALID_PROPERTY", "properties.retention_ms", detail).into()
+        })
 }
 
 impl Tables {
@@ -197,10 +224,15 @@ impl Tables {
                 AddTable::Moved => {}
             }
         }
-        Err(Problem::new(409, "TABLE_BEING_DROPPED", "the name is not free yet")
-            .detail(format!("others keep creating and dropping table {}", new.id.table))
-            .retry_after_s(1)
-            .into())
+        Err(
+            Problem::new(409, "TABLE_BEING_DROPPED", "the name is not free yet")
+                .detail(format!(
+                    "others keep creating and dropping table {}",
+                    new.id.table
+                ))
+                .retry_after_s(1)
+                .into(),
+        )
     }
 
     async fn make_topics(&self, new: &NewTable, topic: &str) -> Result<TopicId, Answer> {
@@ -212,10 +244,15 @@ impl Tables {
         };
         let dead_letters = topics::dead_letter_topic(&self.topic_prefix, &new.id);
         self.log.create_topic(&spec(dead_letters, 1)).await?;
-        let created = self.log.create_topic(&spec(topic.to_owned(), new.buckets)).await?;
-        let info = self.log.describe(topic).await?.ok_or_else(|| {
-            tidelake_log::LogError::NoTopic(topic.to_owned())
-        })?;
+        let created = self
+            .log
+            .create_topic(&spec(topic.to_owned(), new.buckets))
+            .await?;
+        let info = self
+            .log
+            .describe(topic)
+            .await?
+            .ok_or_else(|| tidelake_log::LogError::NoTopic(topic.to_owned()))?;
         if created == TopicCreated::Exists {
             self.check_adoptable(new, topic, info.buckets).await?;
         }
@@ -239,26 +276,30 @@ impl Tables {
         } else {
             return Ok(());
         };
-        self.refuse_leftover(new, "TOPIC_EXISTS", format!("topic {topic} exists and {reason}"))
-            .await
+        self.refuse_leftover(
+            new,
+            "TOPIC_EXISTS",
+            format!("topic {topic} exists and {reason}"),
+        )
+        .await
     }
 
     async fn make_delta(&self, new: &NewTable) -> Result<(), Answer> {
         let location = format!("{}/{}", new.id.tenant, new.id.table);
-        let made = self
-            .delta(&location)
-            .create(CreateTable {
-                name: new.id.table.to_string(),
-                schema: new.schema.clone(),
-                append_only: true,
-                properties: new.properties.clone(),
-            })
-            .await?;
+        let spec = CreateTable {
+            name: new.id.table.to_string(),
+            schema: new.schema.clone(),
+            append_only: true,
+            properties: new.properties.clone(),
+        };
+        // Boxed, or the compiler can't see that the whole future is `Send`.
+        let made = self.delta(&location).create(spec).boxed().await?;
         match made {
             CreateOutcome::Created(_) => Ok(()),
             CreateOutcome::Exists(found) if is_as_made(&found, new) => Ok(()),
             CreateOutcome::Exists(_) => {
-                let detail = format!("a Delta table that the catalog does not know is in {location}");
+                let detail =
+                    format!("a Delta table that the catalog does not know is in {location}");
                 self.refuse_leftover(new, "LOCATION_TAKEN", detail).await
             }
         }
@@ -279,10 +320,12 @@ impl Tables {
                 return Err(table_exists(&new.id).into());
             }
         }
-        Err(Problem::new(409, code, "something else has the table's place")
-            .detail(detail)
-            .hint("remove it if nothing needs it, or choose another name")
-            .into())
+        Err(
+            Problem::new(409, code, "something else has the table's place")
+                .detail(detail)
+                .hint("remove it if nothing needs it, or choose another name")
+                .into(),
+        )
     }
 }
 

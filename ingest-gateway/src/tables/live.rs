@@ -57,7 +57,10 @@ impl LiveTable {
             }
             None => {
                 let at = Instant::now();
-                Seen { snapshot: self.delta.snapshot().await?, at }
+                Seen {
+                    snapshot: self.delta.snapshot().await?,
+                    at,
+                }
             }
         };
         Ok(Arc::clone(&seen.insert(snapshot).snapshot))
@@ -131,7 +134,9 @@ impl Tables {
                     entry
                 }
                 Err(error) => {
-                    let Some(entry) = self.catalog.get(id) else { return Err(error.into()) };
+                    let Some(entry) = self.catalog.get(id) else {
+                        return Err(error.into());
+                    };
                     tracing::warn!(%error, "the catalog could not be refreshed");
                     Some(entry)
                 }
@@ -147,12 +152,14 @@ impl Tables {
     }
 
     /// The tenant's tables by name, as of now.
-    pub(crate) async fn of_tenant(
-        &self,
-        tenant: &TenantId,
-    ) -> Result<Vec<Arc<LiveTable>>, Answer> {
+    pub(crate) async fn of_tenant(&self, tenant: &TenantId) -> Result<Vec<Arc<LiveTable>>, Answer> {
         self.catalog.refresh().await?;
-        Ok(self.catalog.list(tenant).iter().map(|entry| self.live(entry)).collect())
+        Ok(self
+            .catalog
+            .list(tenant)
+            .iter()
+            .map(|entry| self.live(entry))
+            .collect())
     }
 
     /// The next offset of each bucket.
@@ -162,7 +169,10 @@ impl Tables {
     ) -> Result<BTreeMap<Bucket, Watermark>, Answer> {
         let buckets: Vec<_> = (0..table.entry.buckets).map(Bucket).collect();
         let ends = self.log.end_offsets(&table.entry.topic, &buckets).await?;
-        Ok(ends.into_iter().map(|(bucket, end)| (bucket, Watermark::from(end))).collect())
+        Ok(ends
+            .into_iter()
+            .map(|(bucket, end)| (bucket, Watermark::from(end)))
+            .collect())
     }
 
     pub(super) fn delta(&self, location: &str) -> DeltaTable {

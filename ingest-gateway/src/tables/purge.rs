@@ -52,7 +52,9 @@ impl Tables {
         loop {
             looks.tick().await;
             self.catalog.refresh().await?;
-            let Some(dropped) = self.catalog.dropped(id) else { return Ok(()) };
+            let Some(dropped) = self.catalog.dropped(id) else {
+                return Ok(());
+            };
             // By our own clock: since when this claim is known to us, or by its stamp if that is
             // longer ago (a purger that died before we looked).
             let since = match &seen {
@@ -70,7 +72,10 @@ impl Tables {
             } else if started.elapsed() >= 3 * LEASE {
                 let problem = Problem::new(409, "TABLE_BEING_DROPPED", "the name is not free yet");
                 return Err(problem
-                    .detail(format!("an earlier table {} is still being removed", id.table))
+                    .detail(format!(
+                        "an earlier table {} is still being removed",
+                        id.table
+                    ))
                     .hint("try again in a moment")
                     .retry_after_s(5)
                     .into());
@@ -81,7 +86,11 @@ impl Tables {
     /// Removes topics and folder. False: another purger took over.
     async fn purge(&self, held: Dropped) -> Result<bool, Answer> {
         let entry = Arc::clone(&held.entry);
-        let mut claim = Claim { tables: self, held, since: Instant::now() };
+        let mut claim = Claim {
+            tables: self,
+            held,
+            since: Instant::now(),
+        };
         // A topic of the same name but another id is not the table's.
         let topic = self.log.describe(&entry.topic).await?;
         if topic.is_some_and(|topic| topic.id == entry.topic_id) {
@@ -98,8 +107,12 @@ impl Tables {
         let store = self.store.scoped(&entry.location());
         loop {
             // The table's log sorts before its files: a reader finds no table rather than half one.
-            let names: Vec<_> =
-                store.list("").await?.iter().filter_map(|m| store.relative(&m.location)).collect();
+            let names: Vec<_> = store
+                .list("")
+                .await?
+                .iter()
+                .filter_map(|m| store.relative(&m.location))
+                .collect();
             if names.is_empty() {
                 break;
             }
@@ -119,8 +132,9 @@ async fn delete_all(store: &Store, names: Vec<String>) -> Result<(), StorageErro
         let store = store.clone();
         async move { store.delete(&name).await }
     };
-    let mut deletes =
-        futures::stream::iter(names).map(delete).buffer_unordered(DELETES_IN_FLIGHT_MAX);
+    let mut deletes = futures::stream::iter(names)
+        .map(delete)
+        .buffer_unordered(DELETES_IN_FLIGHT_MAX);
     while deletes.try_next().await?.is_some() {}
     Ok(())
 }

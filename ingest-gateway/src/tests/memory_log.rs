@@ -55,32 +55,50 @@ impl MemoryLog {
 
     /// Messages of all topics.
     pub(crate) fn message_count(&self) -> usize {
-        self.0.lock().topics.values().flat_map(|topic| &topic.buckets).map(Vec::len).sum()
+        self.0
+            .lock()
+            .topics
+            .values()
+            .flat_map(|topic| &topic.buckets)
+            .map(Vec::len)
+            .sum()
     }
 }
 
 impl State {
     fn check(&self) -> Result<(), LogError> {
         match self.down {
-            true => Err(LogError::Unavailable { what: "test".into(), reason: "down".into() }),
+            true => Err(LogError::Unavailable {
+                what: "test".into(),
+                reason: "down".into(),
+            }),
             false => Ok(()),
         }
     }
 
     fn topic(&mut self, name: &str) -> Result<&mut Topic, LogError> {
         self.check()?;
-        self.topics.get_mut(name).ok_or_else(|| LogError::NoTopic(name.into()))
+        self.topics
+            .get_mut(name)
+            .ok_or_else(|| LogError::NoTopic(name.into()))
     }
 
     fn append(&mut self, message: Message) -> Result<Delivered, LogError> {
         let bytes = message.value.as_ref().map_or(0, bytes::Bytes::len);
         if bytes > MESSAGE_BYTES_MAX {
-            return Err(LogError::MessageTooLarge { topic: message.topic.to_string(), bytes });
+            return Err(LogError::MessageTooLarge {
+                topic: message.topic.to_string(),
+                bytes,
+            });
         }
         let (topic, bucket) = (message.topic.to_string(), message.bucket);
         if self.acknowledges == Some(0) {
             let reason = "told to".into();
-            let lost = LogError::Unacknowledged { topic, bucket, reason };
+            let lost = LogError::Unacknowledged {
+                topic,
+                bucket,
+                reason,
+            };
             return Ok(futures::future::ready(Err(lost)).boxed());
         }
         self.acknowledges = self.acknowledges.map(|left| left - 1);
@@ -156,7 +174,10 @@ impl TableLog for MemoryLog {
             let mut state = self.0.lock();
             let topic = state.topic(topic)?;
             let end = |bucket: &Bucket| Offset(topic.buckets[bucket.0 as usize].len() as i64);
-            Ok(buckets.iter().map(|bucket| (*bucket, end(bucket))).collect())
+            Ok(buckets
+                .iter()
+                .map(|bucket| (*bucket, end(bucket)))
+                .collect())
         }
         .boxed()
     }

@@ -8,7 +8,7 @@ async fn a_table_is_made_described_listed_and_dropped() {
     let harness = Harness::new().await;
     let made = harness.create(orders()).await;
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
-    let described = harness.get("/v1/tables/orders").await.is_ok();
+    let described = harness.get("/v1/tables/orders").await.answered();
     assert_eq!(described, made.body);
     assert_eq!(described["name"], "orders");
     assert_eq!(described["tenant"], "default");
@@ -26,29 +26,46 @@ async fn a_table_is_made_described_listed_and_dropped() {
     assert_eq!(described["end_offsets"], json!({"0": 0, "1": 0, "2": 0}));
     assert_eq!(described["lag_records"], 0);
     assert_eq!(described["location"], "default/orders");
-    assert_eq!(harness.get("/v1/tables").await.is_ok(), json!({"tables": [described]}));
+    assert_eq!(
+        harness.get("/v1/tables").await.answered(),
+        json!({"tables": [described]})
+    );
 
     let topics = ["tidelake.default.orders", "tidelake.default.orders.dlq"];
     assert_eq!(harness.log.topics(), topics);
     assert_eq!(harness.log.spec(topics[0]).retention_ms, Some(60_000));
     assert_eq!(harness.log.spec(topics[0]).buckets, 3);
 
-    harness.call(Method::DELETE, "/v1/tables/orders", Body::empty()).await.is_ok();
-    harness.get("/v1/tables/orders").await.is_problem(404, "TABLE_NOT_FOUND");
-    assert_eq!(harness.get("/v1/tables").await.is_ok(), json!({"tables": []}));
+    harness
+        .call(Method::DELETE, "/v1/tables/orders", Body::empty())
+        .await
+        .answered();
+    harness
+        .get("/v1/tables/orders")
+        .await
+        .is_problem(404, "TABLE_NOT_FOUND");
+    assert_eq!(
+        harness.get("/v1/tables").await.answered(),
+        json!({"tables": []})
+    );
     assert_eq!(harness.log.topics(), Vec::<String>::new());
     assert_eq!(harness.store.list("default").await.unwrap().len(), 0);
-    let again = harness.call(Method::DELETE, "/v1/tables/orders", Body::empty()).await;
+    let again = harness
+        .call(Method::DELETE, "/v1/tables/orders", Body::empty())
+        .await;
     again.is_problem(404, "TABLE_NOT_FOUND");
 }
 
 #[tokio::test]
 async fn a_name_can_be_made_again_after_a_drop_and_is_another_table() {
     let harness = with_orders().await;
-    let first = harness.get("/v1/tables/orders").await.is_ok();
-    harness.post(JSON, r#"{"id":1}"#).await.is_ok();
-    harness.call(Method::DELETE, "/v1/tables/orders", Body::empty()).await.is_ok();
-    let second = harness.create(orders()).await.is_ok();
+    let first = harness.get("/v1/tables/orders").await.answered();
+    harness.post(JSON, r#"{"id":1}"#).await.answered();
+    harness
+        .call(Method::DELETE, "/v1/tables/orders", Body::empty())
+        .await
+        .answered();
+    let second = harness.create(orders()).await.answered();
     assert_ne!(first["topic_id"], second["topic_id"]);
     assert_eq!(second["lag_records"], 0);
 }
@@ -63,14 +80,17 @@ async fn of_two_gateways_that_make_one_name_exactly_one_does() {
             other["schema"]["fields"][1]["name"] = json!("remark");
         }
         let (first, second) = tokio::join!(one.create(orders()), two.create(other));
-        let (won, lost) =
-            if first.status == 201 { (first, second) } else { (second, first) };
+        let (won, lost) = if first.status == 201 {
+            (first, second)
+        } else {
+            (second, first)
+        };
         assert_eq!(won.status, 201, "{} {}", won.body, lost.body);
         lost.is_problem(409, "TABLE_EXISTS");
         for gateway in [&one, &two] {
-            let seen = gateway.get("/v1/tables/orders").await.is_ok();
+            let seen = gateway.get("/v1/tables/orders").await.answered();
             assert_eq!(seen["schema"], won.body["schema"]);
-            gateway.post(JSON, r#"{"id":1}"#).await.is_ok();
+            gateway.post(JSON, r#"{"id":1}"#).await.answered();
         }
     }
 }
@@ -78,20 +98,23 @@ async fn of_two_gateways_that_make_one_name_exactly_one_does() {
 #[tokio::test]
 async fn a_table_that_exists_is_not_made_again() {
     let harness = with_orders().await;
-    harness.create(orders()).await.is_problem(409, "TABLE_EXISTS");
+    harness
+        .create(orders())
+        .await
+        .is_problem(409, "TABLE_EXISTS");
 }
 
 #[tokio::test]
 async fn a_creation_that_died_half_way_can_be_repeated() {
     let harness = Harness::new().await;
     let dead = harness.another().await;
-    dead.create(orders()).await.is_ok();
+    dead.create(orders()).await.answered();
     // What is left where the catalog's entry was never written.
     for entry in harness.store.list("_tidelake/catalog").await.unwrap() {
         harness.store.delete(entry.location.as_ref()).await.unwrap();
     }
-    harness.create(orders()).await.is_ok();
-    harness.post(JSON, r#"{"id":1}"#).await.is_ok();
+    harness.create(orders()).await.answered();
+    harness.post(JSON, r#"{"id":1}"#).await.answered();
 }
 
 #[tokio::test]
@@ -109,41 +132,65 @@ async fn a_foreign_topic_or_folder_is_not_taken_over() {
     harness.log.enqueue(message).await.unwrap().await.unwrap();
     let refused = harness.create(orders()).await;
     let problem = refused.is_problem(409, "TOPIC_EXISTS");
-    assert!(problem["detail"].as_str().unwrap().contains("holds messages"), "{problem}");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("holds messages"),
+        "{problem}"
+    );
     harness.log.delete_topic(topic).await.unwrap();
 
     harness.log.create_topic(&spec(2)).await.unwrap();
     let refused = harness.create(orders()).await;
     let problem = refused.is_problem(409, "TOPIC_EXISTS");
-    assert!(problem["detail"].as_str().unwrap().contains("2 buckets"), "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("2 buckets"),
+        "{problem}"
+    );
     harness.log.delete_topic(topic).await.unwrap();
 
     let dead = harness.another().await;
-    dead.create(orders()).await.is_ok();
+    dead.create(orders()).await.answered();
     for entry in harness.store.list("_tidelake/catalog").await.unwrap() {
         harness.store.delete(entry.location.as_ref()).await.unwrap();
     }
     let mut other = orders();
     other["schema"]["fields"][1]["name"] = json!("remark");
-    harness.create(other).await.is_problem(409, "LOCATION_TAKEN");
-    assert_eq!(harness.get("/v1/tables").await.is_ok(), json!({"tables": []}));
+    harness
+        .create(other)
+        .await
+        .is_problem(409, "LOCATION_TAKEN");
+    assert_eq!(
+        harness.get("/v1/tables").await.answered(),
+        json!({"tables": []})
+    );
 }
 
 #[tokio::test]
 async fn what_a_dead_purger_left_is_removed_by_the_next_maker() {
     let harness = with_orders().await;
-    harness.post(JSON, r#"{"id":1}"#).await.is_ok();
-    let catalog =
-        Catalog::open(&harness.store, harness.runtime.clock.clone(), harness.runtime.ids.clone())
-            .await
-            .unwrap();
+    harness.post(JSON, r#"{"id":1}"#).await.answered();
+    let catalog = Catalog::open(
+        &harness.store,
+        harness.runtime.clock.clone(),
+        harness.runtime.ids.clone(),
+    )
+    .await
+    .unwrap();
     let id = TableId::new(TenantId::default(), TableName::new("orders").unwrap());
     catalog.drop_table(&id).await.unwrap();
-    harness.get("/v1/tables/orders").await.is_problem(404, "TABLE_NOT_FOUND");
+    harness
+        .get("/v1/tables/orders")
+        .await
+        .is_problem(404, "TABLE_NOT_FOUND");
     assert_eq!(harness.log.topics().len(), 2, "nobody removed them");
     // Another gateway, whose clock says that the purger has been silent for long.
     let clock = Arc::new(ManualClock::at(1_000_000 + 60_000));
-    let runtime = Runtime { clock, ..Runtime::new() };
+    let runtime = Runtime {
+        clock,
+        ..Runtime::new()
+    };
     let later = Harness::over(
         harness.store.clone(),
         harness.log.clone(),
@@ -151,24 +198,39 @@ async fn what_a_dead_purger_left_is_removed_by_the_next_maker() {
         runtime,
     )
     .await;
-    let made = later.create(orders()).await.is_ok();
-    assert_eq!(made["end_offsets"], json!({"0": 0, "1": 0, "2": 0}), "a new topic");
-    later.post(JSON, r#"{"id":2}"#).await.is_ok();
+    let made = later.create(orders()).await.answered();
+    assert_eq!(
+        made["end_offsets"],
+        json!({"0": 0, "1": 0, "2": 0}),
+        "a new topic"
+    );
+    later.post(JSON, r#"{"id":2}"#).await.answered();
 }
 
 #[tokio::test]
 async fn dropping_again_goes_on_with_a_removal_that_failed() {
     let harness = with_orders().await;
     harness.log.set_down(true);
-    let failed = harness.call(Method::DELETE, "/v1/tables/orders", Body::empty()).await;
+    let failed = harness
+        .call(Method::DELETE, "/v1/tables/orders", Body::empty())
+        .await;
     failed.is_problem(503, "LOG_UNAVAILABLE");
     harness.log.set_down(false);
-    harness.get("/v1/tables/orders").await.is_problem(404, "TABLE_NOT_FOUND");
+    harness
+        .get("/v1/tables/orders")
+        .await
+        .is_problem(404, "TABLE_NOT_FOUND");
     let clock = Arc::new(ManualClock::at(1_000_000 + 60_000));
-    let runtime = Runtime { clock, ..Runtime::new() };
+    let runtime = Runtime {
+        clock,
+        ..Runtime::new()
+    };
     let (store, log) = (harness.store.clone(), harness.log.clone());
     let later = Harness::over(store, log, harness.settings.clone(), runtime).await;
-    later.call(Method::DELETE, "/v1/tables/orders", Body::empty()).await.is_ok();
+    later
+        .call(Method::DELETE, "/v1/tables/orders", Body::empty())
+        .await
+        .answered();
     assert_eq!(later.log.topics(), Vec::<String>::new());
     assert_eq!(later.store.list("default").await.unwrap().len(), 0);
 }
@@ -188,21 +250,36 @@ async fn tenants_do_not_see_each_other() {
     };
     let seen = acme(Method::GET, "/v1/tables/orders", String::new()).await;
     seen.is_problem(404, "TABLE_NOT_FOUND");
-    let write = acme(Method::POST, "/v1/tables/orders/records", r#"{"id":1}"#.into()).await;
+    let write = acme(
+        Method::POST,
+        "/v1/tables/orders/records",
+        r#"{"id":1}"#.into(),
+    )
+    .await;
     write.is_problem(404, "TABLE_NOT_FOUND");
     let list = acme(Method::GET, "/v1/tables", String::new()).await;
-    assert_eq!(list.is_ok(), json!({"tables": []}));
-    let made = acme(Method::POST, "/v1/tables", orders().to_string()).await.is_ok();
+    assert_eq!(list.answered(), json!({"tables": []}));
+    let made = acme(Method::POST, "/v1/tables", orders().to_string())
+        .await
+        .answered();
     assert_eq!(made["topic"], "tidelake.acme.orders");
     assert_eq!(made["location"], "acme/orders");
-    assert_eq!(harness.get("/v1/tables").await.is_ok()["tables"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        harness.get("/v1/tables").await.answered()["tables"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
 async fn a_bad_tenant_header_is_named() {
     let harness = Harness::new().await;
     for name in ["", "Acme", "a/b", "../x"] {
-        let request = Request::builder().uri("/v1/tables").header("x-tidelake-tenant", name);
+        let request = Request::builder()
+            .uri("/v1/tables")
+            .header("x-tidelake-tenant", name);
         let reply = harness.send(request.body(Body::empty()).unwrap()).await;
         reply.is_problem(400, "INVALID_TENANT");
     }
@@ -236,12 +313,37 @@ async fn every_wrong_description_is_refused_and_leaves_nothing() {
         (with("/name", json!("a/../b")), 422, "INVALID_NAME", "name"),
         (with("/mode", json!("upsert")), 422, "NOT_SUPPORTED", "mode"),
         (with("/mode", json!("replace")), 422, "INVALID_MODE", "mode"),
-        (with("/ddl", json!("CREATE TABLE x")), 422, "NOT_SUPPORTED", "ddl"),
-        (with("/buckets", json!(0)), 422, "INVALID_BUCKETS", "buckets"),
-        (with("/buckets", json!(1025)), 422, "INVALID_BUCKETS", "buckets"),
+        (
+            with("/ddl", json!("CREATE TABLE x")),
+            422,
+            "NOT_SUPPORTED",
+            "ddl",
+        ),
+        (
+            with("/buckets", json!(0)),
+            422,
+            "INVALID_BUCKETS",
+            "buckets",
+        ),
+        (
+            with("/buckets", json!(1025)),
+            422,
+            "INVALID_BUCKETS",
+            "buckets",
+        ),
         (with("/schema", json!("x")), 422, "INVALID_SCHEMA", "schema"),
-        (with("/schema/fields/0/type", json!("blob")), 422, "INVALID_SCHEMA", "schema"),
-        (with("/schema/fields/0/name", json!("NOTE")), 422, "INVALID_SCHEMA", "schema"),
+        (
+            with("/schema/fields/0/type", json!("blob")),
+            422,
+            "INVALID_SCHEMA",
+            "schema",
+        ),
+        (
+            with("/schema/fields/0/name", json!("NOTE")),
+            422,
+            "INVALID_SCHEMA",
+            "schema",
+        ),
         (
             with("/schema/identifier-field-ids", json!([1])),
             422,
@@ -260,7 +362,12 @@ async fn every_wrong_description_is_refused_and_leaves_nothing() {
             "INVALID_PROPERTY",
             "properties.retention_ms",
         ),
-        (with("/properties/a", json!([])), 422, "INVALID_PROPERTY", "properties.a"),
+        (
+            with("/properties/a", json!([])),
+            422,
+            "INVALID_PROPERTY",
+            "properties.a",
+        ),
         (
             with("/properties/delta.appendOnly", json!("false")),
             422,
@@ -286,7 +393,10 @@ async fn every_wrong_description_is_refused_and_leaves_nothing() {
         reply.is_problem(400, code);
     }
     let large = format!("{{\"name\":\"{}\"}}", "x".repeat(3 << 20));
-    harness.call(Method::POST, "/v1/tables", large).await.is_problem(413, "BODY_TOO_LARGE");
+    harness
+        .call(Method::POST, "/v1/tables", large)
+        .await
+        .is_problem(413, "BODY_TOO_LARGE");
     assert_eq!(harness.log.topics(), Vec::<String>::new());
     assert_eq!(harness.store.list("").await.unwrap().len(), 0);
 }
@@ -297,8 +407,11 @@ async fn a_log_that_is_away_makes_no_table_and_a_described_one_says_so() {
     harness.log.set_down(true);
     let mut other = orders();
     other["name"] = json!("others");
-    harness.create(other).await.is_problem(503, "LOG_UNAVAILABLE");
-    let described = harness.get("/v1/tables/orders").await.is_ok();
+    harness
+        .create(other)
+        .await
+        .is_problem(503, "LOG_UNAVAILABLE");
+    let described = harness.get("/v1/tables/orders").await.answered();
     assert_eq!(described["end_offsets"], Value::Null);
     assert_eq!(described["lag_records"], Value::Null);
     assert_eq!(described["rows"], 0);
@@ -307,10 +420,18 @@ async fn a_log_that_is_away_makes_no_table_and_a_described_one_says_so() {
 #[tokio::test]
 async fn unknown_routes_methods_and_parameters_are_problems() {
     let harness = with_orders().await;
-    harness.get("/v2/tables").await.is_problem(404, "NO_SUCH_ROUTE");
-    let put = harness.call(Method::PUT, "/v1/tables/orders", Body::empty()).await;
+    harness
+        .get("/v2/tables")
+        .await
+        .is_problem(404, "NO_SUCH_ROUTE");
+    let put = harness
+        .call(Method::PUT, "/v1/tables/orders", Body::empty())
+        .await;
     put.is_problem(405, "METHOD_NOT_ALLOWED");
-    harness.get("/v1/tables/Bad-Name").await.is_problem(404, "TABLE_NOT_FOUND");
+    harness
+        .get("/v1/tables/Bad-Name")
+        .await
+        .is_problem(404, "TABLE_NOT_FOUND");
     let status = harness.get("/v1/tables/orders/status").await;
     status.is_problem(400, "INVALID_QUERY");
     let misspelt = harness.get("/v1/tables/orders/status?tokens=AQ").await;
@@ -322,8 +443,14 @@ async fn requests_keep_their_id_or_get_one() {
     let harness = Harness::new().await;
     let minted = harness.get("/v1/tables").await;
     assert_eq!(minted.headers["x-request-id"].len(), 36);
-    for (sent, kept) in [("abc-1", true), ("with space", false), (&"x".repeat(129), false)] {
-        let request = Request::builder().uri("/v1/tables").header("x-request-id", sent);
+    for (sent, kept) in [
+        ("abc-1", true),
+        ("with space", false),
+        (&"x".repeat(129), false),
+    ] {
+        let request = Request::builder()
+            .uri("/v1/tables")
+            .header("x-request-id", sent);
         let reply = harness.send(request.body(Body::empty()).unwrap()).await;
         assert_eq!(reply.headers["x-request-id"] == sent, kept, "{sent}");
     }

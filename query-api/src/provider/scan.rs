@@ -135,9 +135,11 @@ impl PinnedRows {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let scan = &self.shape.scan;
         let columns = self.columns_of_interest(projection, filters);
-        let total = merged(&files, scan, &columns)?;
-        let described = futures::stream::iter(files)
-            .map(|file| self.describe(file, columns.clone()))
+        let statistics: Vec<_> =
+            files.iter().map(|file| file.statistics(scan, &columns)).collect();
+        let total = Statistics::try_merge_iter(statistics.iter().map(AsRef::as_ref), scan)?;
+        let described = futures::stream::iter(files.into_iter().zip(statistics))
+            .map(|(file, statistics)| self.describe(file, statistics))
             .buffered(VECTORS_IN_FLIGHT_MAX);
         let described: Vec<PartitionedFile> = described.try_collect().await?;
 
@@ -177,9 +179,8 @@ impl PinnedRows {
     async fn describe(
         &self,
         file: Arc<FileFacts>,
-        columns: Arc<BTreeSet<usize>>,
+        statistics: Arc<Statistics>,
     ) -> Result<PartitionedFile> {
-        let statistics = file.statistics(&self.shape.scan, &columns);
         let described = PartitionedFile::new_from_meta(file.meta()).with_statistics(statistics);
         match file.selection(&self.readers).await? {
             Some(selection) => {
@@ -194,7 +195,7 @@ impl PinnedRows {
         &self,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
-    ) -> Arc<BTreeSet<usize>> {
+    ) -> BTreeSet<usize> {
         let schema = &self.shape.schema;
         let mut columns: BTreeSet<usize> = match projection {
             Some(places) => places.iter().copied().collect(),
@@ -204,7 +205,7 @@ impl PinnedRows {
             let names = filter.column_refs();
             columns.extend(names.iter().filter_map(|name| schema.index_of(name.name()).ok()));
         }
-        Arc::new(columns)
+        columns
     }
 
     fn memory(
@@ -226,16 +227,6 @@ impl PinnedRows {
         let source = MemorySourceConfig::try_new(&groups, schema, projection.cloned())?;
         Ok(DataSourceExec::from_data_source(source.with_limit(limit)))
     }
-}
-
-/// Statistics of all files together.
-fn merged(
-    files: &[Arc<FileFacts>],
-    schema: &datafusion::arrow::datatypes::SchemaRef,
-    columns: &BTreeSet<usize>,
-) -> Result<Statistics> {
-    let all: Vec<_> = files.iter().map(|file| file.statistics(schema, columns)).collect();
-    Statistics::try_merge_iter(all.iter().map(AsRef::as_ref), schema)
 }
 
 /// Files in groups of like size, each group in the order of the table.

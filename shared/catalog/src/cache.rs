@@ -81,10 +81,15 @@ impl State {
                 if !matches!(self.name(&table.id), None | Some(Name::Purged)) {
                     return Err("creates a table that exists or is not purged");
                 }
-                (table.id.clone(), Name::Live(Arc::new(table.as_ref().clone())))
+                (
+                    table.id.clone(),
+                    Name::Live(Arc::new(table.as_ref().clone())),
+                )
             }
             Event::DropTable { table, purger } => {
-                let entry = self.table(table).ok_or("drops a table that does not exist")?;
+                let entry = self
+                    .table(table)
+                    .ok_or("drops a table that does not exist")?;
                 let dropped = Dropped {
                     entry: Arc::clone(entry),
                     purger: purger.clone(),
@@ -93,7 +98,9 @@ impl State {
                 (table.clone(), Name::Dropped(dropped))
             }
             Event::ClaimPurge { table, purger } => {
-                let dropped = self.dropped(table).ok_or("claims a table that is not dropped")?;
+                let dropped = self
+                    .dropped(table)
+                    .ok_or("claims a table that is not dropped")?;
                 let dropped = Dropped {
                     entry: Arc::clone(&dropped.entry),
                     purger: purger.clone(),
@@ -102,7 +109,8 @@ impl State {
                 (table.clone(), Name::Dropped(dropped))
             }
             Event::Purged { table } => {
-                self.dropped(table).ok_or("purges a table that is not dropped")?;
+                self.dropped(table)
+                    .ok_or("purges a table that is not dropped")?;
                 (table.clone(), Name::Purged)
             }
         };

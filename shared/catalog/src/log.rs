@@ -83,7 +83,9 @@ struct Inner {
 
 impl fmt::Debug for Catalog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Catalog").field("next", &self.state().next).finish_non_exhaustive()
+        f.debug_struct("Catalog")
+            .field("next", &self.state().next)
+            .finish_non_exhaustive()
     }
 }
 
@@ -184,7 +186,9 @@ impl Catalog {
         self.append(|state, _| match state.name(&id) {
             Some(Name::Live(entry)) => Decision::Answer(AddTable::Exists(Arc::clone(entry))),
             None | Some(Name::Purged) if state.mark(&id) == mark => Decision::Append(
-                Event::CreateTable { table: Box::new(entry.clone()) },
+                Event::CreateTable {
+                    table: Box::new(entry.clone()),
+                },
                 AddTable::Added(Arc::new(entry.clone())),
             ),
             _ => Decision::Answer(AddTable::Moved),
@@ -197,7 +201,10 @@ impl Catalog {
         let purger = self.inner.ids.next_uuid().to_string();
         self.append(|state, claimed_ms| match state.table(id) {
             Some(entry) => Decision::Append(
-                Event::DropTable { table: id.clone(), purger: purger.clone() },
+                Event::DropTable {
+                    table: id.clone(),
+                    purger: purger.clone(),
+                },
                 DropTable::Dropped(Dropped {
                     entry: Arc::clone(entry),
                     purger: purger.clone(),
@@ -216,7 +223,10 @@ impl Catalog {
         let id = &held.entry.id;
         self.append(|state, claimed_ms| match state.dropped(id) {
             Some(now) if now == held => Decision::Append(
-                Event::ClaimPurge { table: id.clone(), purger: purger.clone() },
+                Event::ClaimPurge {
+                    table: id.clone(),
+                    purger: purger.clone(),
+                },
                 Some(Dropped {
                     entry: Arc::clone(&held.entry),
                     purger: purger.clone(),
@@ -232,9 +242,7 @@ impl Catalog {
     pub async fn purged(&self, held: &Dropped) -> Result<bool, CatalogError> {
         let id = &held.entry.id;
         self.append(|state, _| match state.dropped(id) {
-            Some(now) if now == held => {
-                Decision::Append(Event::Purged { table: id.clone() }, true)
-            }
+            Some(now) if now == held => Decision::Append(Event::Purged { table: id.clone() }, true),
             _ => Decision::Answer(false),
         })
         .await
@@ -275,10 +283,21 @@ impl Catalog {
     ) -> Result<bool, CatalogError> {
         let id = self.inner.ids.next_uuid().to_string();
         let engine = ENGINE.to_owned();
-        let record = Record { format: FORMAT, id, timestamp_ms, engine, event };
+        let record = Record {
+            format: FORMAT,
+            id,
+            timestamp_ms,
+            engine,
+            event,
+        };
         let bytes = Bytes::from(serde_json::to_vec(&record)?);
         let is_ours = |bytes: &[u8]| entry::is_record(bytes, &record.id);
-        let (stored, ours) = match self.inner.log.append(number, bytes.clone(), is_ours).await? {
+        let (stored, ours) = match self
+            .inner
+            .log
+            .append(number, bytes.clone(), is_ours)
+            .await?
+        {
             PutOnce::Created => (bytes, true),
             PutOnce::Exists(winner) => (winner, false),
         };
@@ -315,7 +334,9 @@ fn apply(state: &mut State, bytes: &[u8]) -> Result<(), CatalogError> {
     let number = state.next;
     let corrupt = |reason| CatalogError::Corrupt { number, reason };
     let record = Record::parse(bytes).map_err(corrupt)?;
-    state.apply(&record).map_err(|reason| corrupt(format!("it {reason}")))
+    state
+        .apply(&record)
+        .map_err(|reason| corrupt(format!("it {reason}")))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Writes a small table into a folder, for trying other Delta readers on what the log says.
 //!
 //! ```text
-//! cargo run -p tidelake-manifest --example table_for_readers -- /tmp/table [append|upsert]
+//! cargo run -p tidelake-manifest --example table_for_readers -- FOLDER [append|upsert]
 //! ```
 //!
 //! Twelve flushes of ten rows (ids 0 to 119); in an upsert table each flush after the first deletes

@@ -1,7 +1,7 @@
 //! The actions of a Delta log, as they stand in a commit: one JSON object on each line.
 //!
 //! Field names and meanings are those of the Delta protocol. Unknown actions and unknown fields are
-//! ignored. Nothing here decides anything: that is [`crate::replay`] and [`crate::conflict`].
+//! ignored. Nothing here decides anything: that is replay's and [`crate::conflict`]'s part.
 
 use std::collections::BTreeMap;
 

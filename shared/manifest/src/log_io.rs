@@ -227,20 +227,17 @@ impl LogReader {
                 continue;
             }
             let mut replay = Replay::new(&self.at());
-            if let Some((version, parts)) = start {
-                if let Err(error) = self
+            if let Some((version, parts)) = start
+                && let Err(error) = self
                     .read_checkpoint(&mut replay, version, parts, files)
                     .await
-                {
-                    match error {
-                        ManifestError::Corrupt { .. } => {
-                            tracing::warn!(at = self.at(), version, %error, "skipping a checkpoint");
-                            damaged = Some(error);
-                            continue;
-                        }
-                        other => return Err(other),
-                    }
-                }
+            {
+                let ManifestError::Corrupt { .. } = error else {
+                    return Err(error);
+                };
+                tracing::warn!(at = self.at(), version, %error, "skipping a checkpoint");
+                damaged = Some(error);
+                continue;
             }
             let numbers: Vec<_> = (next..=target).collect();
             for (version, bytes) in self.log.read_all(&numbers).await? {

@@ -285,3 +285,70 @@ fn schema_of(at: &str, metadata: &Metadata) -> Result<TableSchema> {
     }
     Ok(schema)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vector;
+
+    const METADATA: &str = r#"{"metaData":{"id":"x","format":{"provider":"parquet"},"schemaString":"{\"type\":\"struct\",\"fields\":[{\"name\":\"id\",\"type\":\"long\",\"nullable\":true,\"metadata\":{}}]}","partitionColumns":[],"configuration":{}}}
+{"protocol":{"minReaderVersion":1,"minWriterVersion":2}}"#;
+
+    fn add(row: Option<u64>) -> Add {
+        let deletion_vector = row.map(|row| vector::inline(&[row].into_iter().collect()));
+        Add {
+            path: "a".into(),
+            size: 1,
+            deletion_vector,
+            ..Add::default()
+        }
+    }
+
+    /// Vectors of the removes and of the adds of a commit.
+    type Step<'a> = (&'a [Option<u64>], &'a [Option<u64>]);
+
+    /// Replays commits of removes and adds of the file `a` with the vectors of these rows.
+    fn replay(commits: &[Step<'_>]) -> Result<Snapshot> {
+        let mut replay = Replay::new("t");
+        replay.commit(TableVersion(0), Commit::parse("t", 0, METADATA.as_bytes())?)?;
+        for (i, (removes, adds)) in commits.iter().enumerate() {
+            let commit = Commit {
+                removes: removes
+                    .iter()
+                    .map(|row| add(*row).to_remove(1, true))
+                    .collect(),
+                adds: adds.iter().map(|row| add(*row)).collect(),
+                ..Commit::default()
+            };
+            replay.commit(TableVersion(i as u64 + 1), commit)?;
+        }
+        replay.finish(0)
+    }
+
+    #[test]
+    fn a_remove_takes_only_the_vector_that_it_names() {
+        let snapshot = replay(&[(&[], &[Some(1)]), (&[Some(2)], &[]), (&[None], &[])]).unwrap();
+        assert_eq!(snapshot.file_count(), 1);
+        let snapshot = replay(&[(&[], &[Some(1)]), (&[Some(1)], &[])]).unwrap();
+        assert_eq!((snapshot.file_count(), snapshot.total_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn an_add_of_what_is_live_replaces_it() {
+        let snapshot = replay(&[(&[], &[Some(1)]), (&[], &[Some(1)])]).unwrap();
+        assert_eq!((snapshot.file_count(), snapshot.total_bytes()), (1, 1));
+        assert!(replay(&[(&[], &[Some(1)]), (&[], &[Some(2)])]).is_err());
+    }
+
+    #[test]
+    fn what_comes_back_is_no_longer_gone() {
+        let there_and_back: [Step<'_>; 3] =
+            [(&[], &[None]), (&[None], &[Some(1)]), (&[Some(1)], &[None])];
+        let snapshot = replay(&there_and_back).unwrap();
+        let gone: Vec<_> = snapshot
+            .tombstones()
+            .map(|r| r.deletion_vector.clone())
+            .collect();
+        assert_eq!(gone, [add(Some(1)).deletion_vector]);
+    }
+}

@@ -300,7 +300,11 @@ mod tests {
 
     #[tokio::test]
     async fn memory_conforms() {
+        fn sendable<T: Send>(future: T) -> T {
+            future
+        }
         let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
+        sendable(suite(&store, &RandomIds)).await.unwrap();
         suite(&store, &RandomIds).await.unwrap();
     }
 
@@ -350,7 +354,44 @@ mod tests {
         let Ok(url) = std::env::var("TIDELAKE_TEST_S3_URL") else {
             return;
         };
-        let store = Store::open(&url, &StoreOptions::default()).unwrap();
+        let open = |url: &str, s3: &[(&str, &str)]| {
+            let s3 = s3
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect();
+            Store::open(
+                url,
+                &StoreOptions {
+                    s3,
+                    ..StoreOptions::default()
+                },
+            )
+            .unwrap()
+        };
+        let store = open(&url, &[]);
         suite(&store, &RandomIds).await.unwrap();
+        let refused = open(&url, &[("aws_secret_access_key", "wrong")])
+            .get_opt("x")
+            .await;
+        assert!(
+            matches!(refused, Err(StorageError::Credentials { .. })),
+            "{refused:?}"
+        );
+        let elsewhere = open("s3://tidelake-no-such-bucket/x", &[]);
+        let missing = elsewhere.get_opt("x").await;
+        assert!(
+            matches!(missing, Err(StorageError::NoBucket { .. })),
+            "{missing:?}"
+        );
+        let missing = elsewhere.put_once("x", "x".into(), |_| true).await;
+        assert!(
+            matches!(missing, Err(StorageError::NoBucket { .. })),
+            "{missing:?}"
+        );
+        let missing = elsewhere.list("").await;
+        assert!(
+            matches!(missing, Err(StorageError::NoBucket { .. })),
+            "{missing:?}"
+        );
     }
 }

@@ -126,26 +126,13 @@ impl Class {
     pub(crate) fn of(error: &object_store::Error) -> Self {
         use object_store::Error as E;
         match error {
-            E::NotFound { source, .. } if mentions(source.as_ref(), "NoSuchBucket") => {
-                Self::NoBucket
-            }
-            E::NotFound { .. } => Self::NotFound,
+            E::NotFound { source, .. } => of_answer(source.as_ref()).unwrap_or(Self::NotFound),
             E::AlreadyExists { .. } | E::Precondition { .. } => Self::Exists,
             E::InvalidPath { .. } => Self::BadName,
             E::NotImplemented { .. } | E::NotSupported { .. } => Self::Unsupported,
             E::Unauthenticated { .. } => Self::Credentials,
             E::PermissionDenied { source, .. } => {
-                let source = source.as_ref();
-                let refused = [
-                    "InvalidAccessKeyId",
-                    "SignatureDoesNotMatch",
-                    "InvalidToken",
-                ];
-                if refused.iter().any(|code| mentions(source, code)) {
-                    Self::Credentials
-                } else {
-                    Self::Denied
-                }
+                of_answer(source.as_ref()).unwrap_or(Self::Denied)
             }
             E::Generic { source, .. } => Self::of_generic(source.as_ref()),
             _ => Self::Other,
@@ -170,19 +157,18 @@ impl Class {
                 _ => Self::Other,
             };
         }
-        // Without keys of its own the S3 client asks the machine's metadata service for some.
-        if mentions(source, "169.254.169.254") {
-            return Self::Credentials;
+        if let Some(class) = of_answer(source) {
+            return class;
         }
-        if mentions(source, "InvalidBucketName") {
-            return Self::NoBucket;
+        // Without keys of its own the S3 client asks the machine's metadata service for some.
+        if mentions(source, "http://169.254.169.254/") {
+            return Self::Credentials;
         }
         let away = [
             "error sending request",
-            "status: 5",
-            "429",
+            "status code: 5",
+            "status code: 429",
             "timed out",
-            "operation timed",
         ];
         if away.iter().any(|sign| mentions(source, sign)) {
             Self::Transient
@@ -190,6 +176,24 @@ impl Class {
             Self::Other
         }
     }
+}
+
+/// What the error code in an S3 server's answer says.
+fn of_answer(source: &(dyn Error + Send + Sync + 'static)) -> Option<Class> {
+    let codes = [
+        ("NoSuchBucket", Class::NoBucket),
+        ("InvalidBucketName", Class::NoBucket),
+        ("InvalidAccessKeyId", Class::Credentials),
+        ("SignatureDoesNotMatch", Class::Credentials),
+        ("InvalidToken", Class::Credentials),
+        ("ExpiredToken", Class::Credentials),
+        ("AccessDenied", Class::Denied),
+    ];
+    let said = |code: &str| mentions(source, &format!("<Code>{code}</Code>"));
+    codes
+        .into_iter()
+        .find(|(code, _)| said(code))
+        .map(|(_, class)| class)
 }
 
 fn chain<'a>(

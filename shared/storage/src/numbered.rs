@@ -90,8 +90,9 @@ impl NumberedLog {
 
     /// Commits `numbers`, fetched concurrently, in order. A missing one is an error.
     pub async fn read_all(&self, numbers: &[u64]) -> Result<Vec<(u64, Bytes)>> {
+        // Numbers by value: a closure over borrowed ones makes a future that can't be sent.
         futures::stream::iter(
-            numbers.to_vec().into_iter().map(|number| async move {
+            numbers.iter().copied().map(|number| async move {
                 Ok((number, self.store.get(&self.name(number)).await?))
             }),
         )

@@ -23,8 +23,14 @@ pub struct Kafka {
     dir: TempDir,
     libs: PathBuf,
     port: u16,
+    jvm: &'static [&'static str],
     process: Option<Process>,
 }
+
+/// Up soon and small: tests start many.
+const JVM_FOR_TESTS: &[&str] = &["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+/// As its own scripts start it.
+const JVM_FOR_BENCHMARKS: &[&str] = &["-Xmx1g", "-Xms1g", "-server", "-XX:+UseG1GC"];
 
 impl Kafka {
     /// Formats and starts a node and waits until it answers. `None` where external tests are
@@ -41,6 +47,21 @@ impl Kafka {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_with(properties: &[(&str, &str)]) -> Result<Option<Self>> {
+        Self::start_on(JVM_FOR_TESTS, properties).await
+    }
+
+    /// With the full compiler and heap, to be measured against.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_for_benchmarks() -> Result<Option<Self>> {
+        Self::start_on(JVM_FOR_BENCHMARKS, &[]).await
+    }
+
+    async fn start_on(
+        jvm: &'static [&'static str],
+        properties: &[(&str, &str)],
+    ) -> Result<Option<Self>> {
         if !external::wanted("Apache Kafka") {
             return Ok(None);
         }
@@ -51,6 +72,7 @@ impl Kafka {
             dir,
             libs,
             port,
+            jvm,
             process: None,
         };
         let mut text = server_properties(port, controller, &kafka.dir.path().join("data"));
@@ -66,6 +88,11 @@ impl Kafka {
     /// `host:port`, the same over restarts.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The node's process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
     }
 
     /// kill -9, as a crash of the machine's broker. The disk keeps what it has.
@@ -94,13 +121,9 @@ impl Kafka {
     /// When it does not answer within [`WAIT_MAX`].
     pub async fn restart(&mut self) -> Result<()> {
         let process = Program::new("/usr/bin/env")
-            .args([
-                "java",
-                "-Xmx512m",
-                "-XX:+UseSerialGC",
-                "-XX:TieredStopAtLevel=1",
-                "-cp",
-            ])
+            .args(["java"])
+            .args(self.jvm.iter().copied())
+            .args(["-cp"])
             .args([self.libs.join("*").into_os_string(), "kafka.Kafka".into()])
             .args([self.properties_path()])
             .without_ready_line()

@@ -126,6 +126,8 @@ impl Partition {
         let now_ms = self.context.clock.now_ms();
         let segment_bytes_max = self.config.read().segment_bytes_max;
         let mut round = Round::default();
+        let bytes = appends.iter().map(|append| append.records.len()).sum();
+        round.bytes.reserve_exact(bytes);
         for append in appends {
             if log.view.read().deleted {
                 _ = append.answer.send(Err(AppendError::Deleted));

@@ -19,7 +19,9 @@ async fn open(store: &Store) -> Catalog {
 }
 
 async fn open_with(store: &Store, ids: SharedIds) -> Catalog {
-    Catalog::open(store, Arc::new(ManualClock::at(7)), ids).await.unwrap()
+    Catalog::open(store, Arc::new(ManualClock::at(7)), ids)
+        .await
+        .unwrap()
 }
 
 fn id(name: &str) -> TableId {
@@ -55,7 +57,10 @@ async fn a_table_is_the_same_after_reopening() {
     let added = catalog.add_table(entry("orders", 1)).await.unwrap();
     assert_eq!(added, AddTable::Added(Arc::new(entry("orders", 1))));
     let again = open(&store).await;
-    assert_eq!(again.get(&id("orders")).as_deref(), Some(&entry("orders", 1)));
+    assert_eq!(
+        again.get(&id("orders")).as_deref(),
+        Some(&entry("orders", 1))
+    );
     assert_eq!(again.list(&TenantId::default()).len(), 1);
     assert_eq!(again.list(&TenantId::new("other").unwrap()).len(), 0);
     assert_eq!(again.list_all().len(), 1);
@@ -65,7 +70,10 @@ async fn a_table_is_the_same_after_reopening() {
 async fn a_second_catalog_finds_what_the_first_added() {
     let store = memory();
     let ids: SharedIds = Arc::new(CountingIds::default());
-    let (one, two) = (open_with(&store, ids.clone()).await, open_with(&store, ids).await);
+    let (one, two) = (
+        open_with(&store, ids.clone()).await,
+        open_with(&store, ids).await,
+    );
     one.add_table(entry("orders", 1)).await.unwrap();
     assert_eq!(two.get(&id("orders")), None);
     assert!(two.find(&id("orders")).await.unwrap().is_some());
@@ -79,9 +87,14 @@ async fn a_second_catalog_finds_what_the_first_added() {
 async fn of_two_creators_one_wins_and_the_other_sees_the_winners_table() {
     let store = memory();
     let ids: SharedIds = Arc::new(CountingIds::default());
-    let (one, two) = (open_with(&store, ids.clone()).await, open_with(&store, ids).await);
-    let (first, second) =
-        tokio::join!(one.add_table(entry("orders", 1)), two.add_table(entry("orders", 2)));
+    let (one, two) = (
+        open_with(&store, ids.clone()).await,
+        open_with(&store, ids).await,
+    );
+    let (first, second) = tokio::join!(
+        one.add_table(entry("orders", 1)),
+        two.add_table(entry("orders", 2))
+    );
     let (first, second) = (first.unwrap(), second.unwrap());
     let winner = match (&first, &second) {
         (AddTable::Added(added), AddTable::Exists(seen))
@@ -92,7 +105,10 @@ async fn of_two_creators_one_wins_and_the_other_sees_the_winners_table() {
         other => panic!("{other:?}"),
     };
     for catalog in [one, two] {
-        assert_eq!(catalog.find_fresh(&id("orders")).await.unwrap(), Some(winner.clone()));
+        assert_eq!(
+            catalog.find_fresh(&id("orders")).await.unwrap(),
+            Some(winner.clone())
+        );
     }
 }
 
@@ -100,17 +116,30 @@ async fn of_two_creators_one_wins_and_the_other_sees_the_winners_table() {
 async fn a_creator_that_was_overtaken_by_a_drop_must_look_again() {
     let store = memory();
     let ids: SharedIds = Arc::new(CountingIds::default());
-    let (slow, fast) = (open_with(&store, ids.clone()).await, open_with(&store, ids).await);
+    let (slow, fast) = (
+        open_with(&store, ids.clone()).await,
+        open_with(&store, ids).await,
+    );
     let mark = slow.mark(&id("orders"));
     fast.add_table(entry("orders", 1)).await.unwrap();
     let DropTable::Dropped(held) = fast.drop_table(&id("orders")).await.unwrap() else {
         panic!("it exists")
     };
-    let late = slow.add_table_since(entry("orders", 1), mark).await.unwrap();
+    let late = slow
+        .add_table_since(entry("orders", 1), mark)
+        .await
+        .unwrap();
     assert_eq!(late, AddTable::Moved, "dropped, not purged");
     assert!(fast.purged(&held).await.unwrap());
-    let late = slow.add_table_since(entry("orders", 1), mark).await.unwrap();
-    assert_eq!(late, AddTable::Moved, "purged, but the topic was removed with it");
+    let late = slow
+        .add_table_since(entry("orders", 1), mark)
+        .await
+        .unwrap();
+    assert_eq!(
+        late,
+        AddTable::Moved,
+        "purged, but the topic was removed with it"
+    );
     let fresh = slow.add_table(entry("orders", 2)).await.unwrap();
     assert!(matches!(fresh, AddTable::Added(_)));
 }
@@ -123,12 +152,18 @@ async fn one_purger_at_a_time() {
     let DropTable::Dropped(first) = catalog.drop_table(&id("orders")).await.unwrap() else {
         panic!("it exists")
     };
-    assert_eq!(catalog.drop_table(&id("orders")).await.unwrap(), DropTable::NotFound);
+    assert_eq!(
+        catalog.drop_table(&id("orders")).await.unwrap(),
+        DropTable::NotFound
+    );
     let second = catalog.claim_purge(&first).await.unwrap().unwrap();
     assert_eq!(catalog.claim_purge(&first).await.unwrap(), None);
     assert!(!catalog.purged(&first).await.unwrap());
     assert_eq!(catalog.dropped(&id("orders")), Some(second.clone()));
-    assert_eq!(open(&store).await.dropped(&id("orders")), Some(second.clone()));
+    assert_eq!(
+        open(&store).await.dropped(&id("orders")),
+        Some(second.clone())
+    );
     assert!(catalog.purged(&second).await.unwrap());
     assert_eq!(catalog.dropped(&id("orders")), None);
 }
@@ -137,7 +172,10 @@ async fn one_purger_at_a_time() {
 async fn a_damaged_entry_stops_the_catalog_and_names_it() {
     for (bytes, reason) in [
         (&b"{}"[..], "missing field `format`"),
-        (&br#"{"format":9,"id":"00000000-0000-0000-0000-000000000000"}"#[..], "newer"),
+        (
+            &br#"{"format":9,"id":"00000000-0000-0000-0000-000000000000"}"#[..],
+            "newer",
+        ),
     ] {
         let store = memory();
         let catalog = open(&store).await;
@@ -196,7 +234,13 @@ async fn run(catalog: Catalog, steps: Vec<Step>) -> Vec<(usize, Option<u8>)> {
 /// A store that loses answers, drawn from `seed`.
 fn lossy(seed: u64) -> Store {
     let store = FaultStore::new(memory().object_store());
-    store.random(seed, Odds { lose_answer: 100, ..Odds::default() });
+    store.random(
+        seed,
+        Odds {
+            lose_answer: 100,
+            ..Odds::default()
+        },
+    );
     Store::new(Arc::new(store), "memory:///")
 }
 
@@ -235,10 +279,19 @@ proptest! {
 
 /// The log by a plain map, and what its writers must have been told.
 async fn replay(store: &Store) -> (BTreeMap<TableId, TableEntry>, Vec<(usize, Option<u8>)>) {
-    let place = |id: &TableId| NAMES.iter().position(|name| *name == id.table.as_str()).unwrap();
+    let place = |id: &TableId| {
+        NAMES
+            .iter()
+            .position(|name| *name == id.table.as_str())
+            .unwrap()
+    };
     let mut model = BTreeMap::new();
     let mut told = Vec::new();
-    for (_, bytes) in NumberedLog::new(store.clone(), PREFIX).read_from(0).await.unwrap() {
+    for (_, bytes) in NumberedLog::new(store.clone(), PREFIX)
+        .read_from(0)
+        .await
+        .unwrap()
+    {
         match Record::parse(&bytes).unwrap().event {
             Event::CreateTable { table } => {
                 told.push((place(&table.id), Some(table.topic_id.0[0])));

@@ -452,6 +452,20 @@ fn balanced(text: &[u8]) -> &[u8] {
     text
 }
 
+/// How many of a string's first bytes surely neither end it nor begin an escape.
+#[inline]
+pub(super) fn plain_prefix(text: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk::<WORD>) {
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return at + special.trailing_zeros() as usize / 8;
+        }
+        at += WORD;
+    }
+    at
+}
+
 /// Bit 7 of each byte that is a quote, a backslash or a control character. Bits above the lowest
 /// may be wrong (borrows run upwards); the lowest is exact.
 #[inline]

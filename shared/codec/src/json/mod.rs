@@ -114,7 +114,7 @@ impl JsonDecoder {
         let pushed = self
             .next_record(&mut cursor)
             .and_then(|()| self.expect_end(&mut cursor));
-        pushed.map_err(|fault| self.undo(before, fault, 0))
+        pushed.map_err(|fault| self.undo(before, *fault, 0))
     }
 
     /// Adds the records of many lines and tells how many; blank lines are skipped and not counted.
@@ -138,7 +138,7 @@ impl JsonDecoder {
                     None | Some(b'\n') => Ok(()),
                     Some(_) => Err(cursor.malformed("expected a newline after the record")),
                 });
-            pushed.map_err(|fault| self.undo(before, fault, row))?;
+            pushed.map_err(|fault| self.undo(before, *fault, row))?;
         }
     }
 
@@ -157,7 +157,7 @@ impl JsonDecoder {
             Ok(()) => Ok(self.rows - before),
             Err(fault) => {
                 let row = self.rows - before;
-                Err(self.undo(before, fault, row))
+                Err(self.undo(before, *fault, row))
             }
         }
     }
@@ -241,7 +241,7 @@ impl JsonDecoder {
     }
 
     #[cold]
-    fn undo(&mut self, rows: usize, fault: Box<Fault>, row: usize) -> Rejection {
+    fn undo(&mut self, rows: usize, fault: Fault, row: usize) -> Rejection {
         self.record.truncate(rows);
         self.rows = rows;
         fault.into_rejection(row)

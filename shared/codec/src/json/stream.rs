@@ -9,6 +9,7 @@
 //! ArraySplitter   [{…},{…},{…   ──► one record at a time
 //! ```
 
+use super::cursor::plain_prefix;
 use crate::reject::{Reason, Rejection};
 
 /// Cuts newline-delimited records out of chunks. Pieces are one or more whole lines, for
@@ -246,7 +247,11 @@ fn scan_record(
     single: bool,
 ) -> (usize, Place) {
     let after = if single { Place::End } else { Place::After };
-    while let Some(&byte) = chunk.get(at) {
+    loop {
+        if text == 1 {
+            at += plain_prefix(chunk.get(at..).unwrap_or_default());
+        }
+        let Some(&byte) = chunk.get(at) else { break };
         match (text, byte) {
             (2, _) | (1, b'\\') => text = 3 - text,
             (1, b'"') => text = 0,

@@ -866,6 +866,21 @@ async fn vectors_are_read_from_their_files() {
     );
 }
 
+#[tokio::test]
+async fn every_call_may_run_on_any_thread() {
+    fn sendable(_: impl Send) {}
+    let (Fixture { table, .. }, base) = Fixture::created(true).await;
+    sendable(table.create(spec(true)));
+    sendable(table.snapshot());
+    sendable(table.snapshot_at(TableVersion(0)));
+    sendable(table.refresh(&base));
+    sendable(table.commit(&base, flush("a", 1, vec![])));
+    sendable(table.write_checkpoint(&base));
+    sendable(table.history(1));
+    sendable(table.version_at(0));
+    sendable(table.deleted_rows(&vector::inline(&DeletedRows::new())));
+}
+
 #[test]
 fn retention_is_read_as_delta_writes_it() {
     assert_eq!(parse_interval("interval 7 days"), Some(7 * DAY));

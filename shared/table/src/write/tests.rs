@@ -1,4 +1,4 @@
-use arrow::array::{AsArray, StringArray};
+use arrow::array::{Array, AsArray, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Int32Type, Int64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
