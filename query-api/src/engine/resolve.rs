@@ -291,8 +291,8 @@ impl Engine {
     ) -> Result<Vec<(String, Arc<crate::provider::shape::Shape>)>, QueryError> {
         use futures::{StreamExt, TryStreamExt};
         let age = Duration::from_millis(self.inner.settings.snapshot_age_ms_max);
-        let shapes = futures::stream::iter(entries).map(|entry| async move {
-            let pinned = self.inner.pins.newest(entry, age).await?;
+        let shapes = futures::stream::iter(entries.to_vec()).map(|entry| async move {
+            let pinned = self.inner.pins.newest(&entry, age).await?;
             Ok::<_, QueryError>((entry.id.table.to_string(), Arc::clone(&pinned.shape)))
         });
         shapes.buffered(SCHEMAS_IN_FLIGHT_MAX).try_collect().await
