@@ -18,7 +18,7 @@ async fn a_kafka_that_goes_away_and_comes_back_loses_nothing() {
     let bootstrap = kafka.bootstrap();
     let mut local = Installation::start_with(
         &["--kafka-bootstrap", &bootstrap],
-        &[("TIDELAKE__GATEWAY__DELIVERY_TIMEOUT_MS", "3000")],
+        &[("TIDELAKE__GATEWAY__INGEST__PRODUCE_TIMEOUT_MS", "3000")],
     )
     .await
     .unwrap();

@@ -137,17 +137,17 @@ async fn offsets_and_tail(kafka: &KafkaSettings) -> Result<()> {
 /// its bucket from where the owner said.
 async fn group(kafka: &KafkaSettings) -> Result<()> {
     let admin = Admin::new(kafka)?;
-    admin.create_topic(&spec("tidelake.g.t", 4)).await?;
+    admin.create_topic(&spec("other.g.t", 4)).await?;
     let producer = Producer::new(kafka, ProducerSettings::default())?;
     for n in 0..40u32 {
         producer
-            .send(Message::new("tidelake.g.t", Bucket(n % 4), vec![n as u8]))
+            .send(Message::new("other.g.t", Bucket(n % 4), vec![n as u8]))
             .await?;
     }
     let member = |instance: &str| ConsumerSettings {
         group: "g".into(),
         instance_id: Some(instance.into()),
-        subscription: tidelake_log::topics::table_topics_pattern("tidelake"),
+        subscription: tidelake_log::topics::table_topics_pattern("other"),
         prefetch_kib_max: 1024,
         discovery: Duration::from_millis(200),
     };
@@ -161,7 +161,7 @@ async fn group(kafka: &KafkaSettings) -> Result<()> {
 
     // Back to offset 7: nothing from before is seen after the consumer says so.
     let at = TopicBucket {
-        topic: "tidelake.g.t".into(),
+        topic: "other.g.t".into(),
         bucket: Bucket(2),
     };
     first.restart(vec![Start {

@@ -202,7 +202,7 @@ async fn tell(places: &Places, flights: &Flights) -> Result<(), Failure> {
     for (number, (question, sql)) in QUESTIONS.iter().enumerate() {
         ask(&client, number + 1, question, sql).await?;
     }
-    commit(&client, kafka.bytes + http.bytes).await
+    commit(&client, flights.rows(), kafka.bytes + http.bytes).await
 }
 
 async fn ask(client: &Client, number: usize, question: &str, sql: &str) -> Result<(), Failure> {
@@ -218,12 +218,20 @@ async fn ask(client: &Client, number: usize, question: &str, sql: &str) -> Resul
     say(&format!("    answered in {} ms", elapsed.as_millis()))
 }
 
-/// Commits what is in the log, and says what the store holds now.
-async fn commit(client: &Client, json_bytes: u64) -> Result<(), Failure> {
+/// Commits what is in the log, and says what the store holds now: all of it, or the demo has failed.
+async fn commit(client: &Client, rows: u64, json_bytes: u64) -> Result<(), Failure> {
     let path = format!("/v1/tables/{TABLE}/flush?timeout_ms=120000");
     send(client.gateway(Method::POST, &path)).await?;
     let request = client.gateway(Method::GET, &format!("/v1/tables/{TABLE}"));
     let table: Value = json_of(send(request).await?).await?;
+    let committed = table["rows"].as_u64().unwrap_or_default();
+    if committed != rows {
+        return Err(Failure::failed(format!(
+            "{} rows were committed, not {}",
+            thousands(committed),
+            thousands(rows)
+        )));
+    }
     let stored = table["bytes"].as_u64().unwrap_or_default();
     let smaller = 100.0 * (1.0 - stored as f64 / json_bytes.max(1) as f64);
     headline(&format!(

@@ -93,12 +93,29 @@ pub(crate) async fn respond(
     json_bytes_max: usize,
 ) -> Result<Response<Body>, QueryError> {
     let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(format.media_type()),
+    );
     seen_headers(&answer.seen, &mut headers);
-    let Answer { schema, seen, max_rows, stream, running } = answer;
+    let Answer {
+        schema,
+        seen,
+        max_rows,
+        stream,
+        running,
+    } = answer;
     let metrics = metrics.clone();
     let (left, sent, truncated) = (max_rows, 0, false);
-    let rows = Rows { stream, running, schema, left, sent, truncated, metrics };
+    let rows = Rows {
+        stream,
+        running,
+        schema,
+        left,
+        sent,
+        truncated,
+        metrics,
+    };
     let body = match format {
         Format::Json => buffered(rows, &seen, json_bytes_max, &mut headers).await?,
         _ => streamed(rows, format, &mut headers).await?,
@@ -189,7 +206,10 @@ impl Sending {
                     self.state = State::Rows;
                     bytes
                 }
-                Ok(None) => self.encoder.finish().inspect(|_| self.rows.running.ended("ok")),
+                Ok(None) => self
+                    .encoder
+                    .finish()
+                    .inspect(|_| self.rows.running.ended("ok")),
                 Err(error) => return Err(error),
             };
             match bytes {
@@ -207,13 +227,13 @@ impl Sending {
     }
 }
 
-async fn streamed(
-    rows: Rows,
-    format: Format,
-    headers: &mut HeaderMap,
-) -> Result<Body, QueryError> {
+async fn streamed(rows: Rows, format: Format, headers: &mut HeaderMap) -> Result<Body, QueryError> {
     let encoder = encoder(format, &rows.schema)?;
-    let mut sending = Sending { rows, encoder, state: State::Rows };
+    let mut sending = Sending {
+        rows,
+        encoder,
+        state: State::Rows,
+    };
     let mut begun = BytesMut::new();
     loop {
         match sending.next().await? {
@@ -263,8 +283,11 @@ fn by_table(
 }
 
 fn positions_json(seen: &Seen) -> serde_json::Value {
-    let positions: BTreeMap<String, i64> =
-        seen.positions.iter().map(|(bucket, mark)| (bucket.to_string(), mark.0)).collect();
+    let positions: BTreeMap<String, i64> = seen
+        .positions
+        .iter()
+        .map(|(bucket, mark)| (bucket.to_string(), mark.0))
+        .collect();
     json!(positions)
 }
 
@@ -278,8 +301,10 @@ fn seen_headers(seen: &[Seen], headers: &mut HeaderMap) {
         [] => return,
         [only] => only.version.to_string(),
         several => {
-            let each: Vec<_> =
-                several.iter().map(|s| format!("{}={}", s.table.table, s.version)).collect();
+            let each: Vec<_> = several
+                .iter()
+                .map(|s| format!("{}={}", s.table.table, s.version))
+                .collect();
             each.join(",")
         }
     };

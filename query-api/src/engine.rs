@@ -93,7 +93,9 @@ pub struct Answer {
 
 impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answer").field("seen", &self.seen).finish_non_exhaustive()
+        f.debug_struct("Answer")
+            .field("seen", &self.seen)
+            .finish_non_exhaustive()
     }
 }
 
@@ -101,7 +103,15 @@ impl Engine {
     /// # Errors
     /// When the spill folder can't be used.
     pub fn new(parts: Parts) -> Result<Self, QueryError> {
-        let Parts { settings, store, catalog, tail, clock, ids, metrics } = parts;
+        let Parts {
+            settings,
+            store,
+            catalog,
+            tail,
+            clock,
+            ids,
+            metrics,
+        } = parts;
         let session = session::Template::new(&settings, store.object_store())?;
         let readers = Readers::new(
             store.object_store(),
@@ -118,7 +128,9 @@ impl Engine {
             session,
             settings,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     pub fn settings(&self) -> &QuerySettings {
@@ -160,12 +172,20 @@ impl Engine {
         request: &Request,
     ) -> Result<Answer, QueryError> {
         let queries = &self.inner.queries;
-        let mut running = queries.admit(id, tenant, &request.sql, request.timeout).await?;
+        let mut running = queries
+            .admit(id, tenant, &request.sql, request.timeout)
+            .await?;
         let begun = running.bounded(self.begin(tenant, request, &running)).await;
         match begun {
             Ok((stream, seen)) => {
                 let schema = output_schema(&stream.schema());
-                Ok(Answer { schema, seen, max_rows: request.max_rows, stream, running })
+                Ok(Answer {
+                    schema,
+                    seen,
+                    max_rows: request.max_rows,
+                    stream,
+                    running,
+                })
             }
             Err(error) => {
                 running.ended(error.outcome());
@@ -186,18 +206,15 @@ impl Engine {
         sql::fold_columns(&mut statement, &resolved.names);
         let mut state = self.inner.session.state(tenant, resolved.tables);
         state.mark_start_execution();
-        let is_query = matches!(
-            &statement,
-            datafusion::sql::parser::Statement::Statement(_)
-        );
+        let is_query = matches!(&statement, datafusion::sql::parser::Statement::Statement(_));
         let plan = state.statement_to_plan(statement).await?;
         read_only(&plan)?;
         let plan = with_params(plan, request)?;
         // One row more than is sent: it tells that the answer was cut.
         let plan = match request.max_rows {
-            Some(rows) if is_query => {
-                LogicalPlanBuilder::from(plan).limit(0, Some(rows.saturating_add(1)))?.build()?
-            }
+            Some(rows) if is_query => LogicalPlanBuilder::from(plan)
+                .limit(0, Some(rows.saturating_add(1)))?
+                .build()?,
             _ => plan,
         };
         let stream = start(&state, &plan).await?;
@@ -228,9 +245,11 @@ fn with_params(plan: LogicalPlan, request: &Request) -> Result<LogicalPlan, Quer
     let highest = named
         .iter()
         .map(|name| {
-            name.strip_prefix('$').and_then(|place| place.parse::<usize>().ok()).ok_or_else(|| {
-                QueryError::Invalid(format!("parameter {name} has no number; write $1, $2, …"))
-            })
+            name.strip_prefix('$')
+                .and_then(|place| place.parse::<usize>().ok())
+                .ok_or_else(|| {
+                    QueryError::Invalid(format!("parameter {name} has no number; write $1, $2, …"))
+                })
         })
         .try_fold(0, |highest, place| place.map(|place| highest.max(place)))?;
     if highest > request.params.len() {

@@ -35,24 +35,45 @@ pub enum QueryError {
     #[error("{0}")]
     Failed(String),
     #[error("table {name} does not exist")]
-    TableNotFound { name: String, nearest: Option<String> },
+    TableNotFound {
+        name: String,
+        nearest: Option<String>,
+    },
     #[error("table {table} has no version {asked}: {reason}")]
-    VersionNotFound { table: TableId, asked: String, reason: String },
+    VersionNotFound {
+        table: TableId,
+        asked: String,
+        reason: String,
+    },
     #[error("{0}")]
     Token(String),
     #[error(
         "the token asks for table {table} bucket {bucket} up to offset {wanted}, reached is {reached}"
     )]
-    TokenNotCovered { table: TableId, bucket: Bucket, wanted: i64, reached: i64 },
+    TokenNotCovered {
+        table: TableId,
+        bucket: Bucket,
+        wanted: i64,
+        reached: i64,
+    },
     #[error(
         "rows of table {table} bucket {bucket} are lost: the log begins at offset {start}, the table \
          is committed up to {watermark}"
     )]
-    LogGap { table: TableId, bucket: Bucket, start: i64, watermark: i64 },
+    LogGap {
+        table: TableId,
+        bucket: Bucket,
+        start: i64,
+        watermark: i64,
+    },
     #[error(
         "the unflushed rows of table {table} take more than {bytes_max} bytes ({left} messages left)"
     )]
-    TailTooLarge { table: TableId, bytes_max: usize, left: i64 },
+    TailTooLarge {
+        table: TableId,
+        bytes_max: usize,
+        left: i64,
+    },
     #[error("the answer takes more than {bytes_max} bytes as application/json")]
     ResultTooLarge { bytes_max: usize },
     #[error("the query needs more memory than there is: {0}")]
@@ -68,7 +89,11 @@ pub enum QueryError {
     #[error("no query {0} is running")]
     QueryNotFound(String),
     #[error("file {path} of table {table} version {version} is gone")]
-    FileGone { table: String, version: TableVersion, path: String },
+    FileGone {
+        table: String,
+        version: TableVersion,
+        path: String,
+    },
     #[error("the table's log could not be read")]
     Manifest(#[source] Arc<ManifestError>),
     #[error("the catalog could not be read")]
@@ -137,7 +162,10 @@ impl QueryError {
     }
 
     pub(crate) fn request(field: &'static str, reason: impl Into<String>) -> Self {
-        Self::Request { field, reason: reason.into() }
+        Self::Request {
+            field,
+            reason: reason.into(),
+        }
     }
 }
 

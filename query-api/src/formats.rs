@@ -61,7 +61,8 @@ impl Format {
                 best = Some((*format, quality));
             }
         }
-        best.map(|(format, _)| format).ok_or_else(|| QueryError::NotAcceptable(accept.to_owned()))
+        best.map(|(format, _)| format)
+            .ok_or_else(|| QueryError::NotAcceptable(accept.to_owned()))
     }
 
     pub(crate) fn media_type(self) -> &'static str {
@@ -78,9 +79,10 @@ impl Format {
 fn matches(range: &str, name: &str) -> bool {
     range == name
         || range == "*/*"
-        || range
-            .strip_suffix("/*")
-            .is_some_and(|kind| name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('/')))
+        || range.strip_suffix("/*").is_some_and(|kind| {
+            name.strip_prefix(kind)
+                .is_some_and(|rest| rest.starts_with('/'))
+        })
 }
 
 /// Turns batches into bytes. Batches must have the schema the encoder was made for.
@@ -99,10 +101,7 @@ pub(crate) trait Encoder: Send {
 }
 
 /// The encoder of a streamed format; JSON is built by `answer`, which knows what surrounds the rows.
-pub(crate) fn encoder(
-    format: Format,
-    schema: &SchemaRef,
-) -> Result<Box<dyn Encoder>, QueryError> {
+pub(crate) fn encoder(format: Format, schema: &SchemaRef) -> Result<Box<dyn Encoder>, QueryError> {
     Ok(match format {
         Format::Json | Format::Ndjson => Box::new(json::Ndjson::new(schema)),
         Format::Csv => Box::new(csv::Csv::new(schema)),
@@ -132,16 +131,24 @@ pub(crate) fn output_batch(
     batch: &RecordBatch,
     schema: &SchemaRef,
 ) -> Result<RecordBatch, QueryError> {
-    let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| {
-        if column.data_type() == field.data_type() {
-            Ok(Arc::clone(column))
-        } else {
-            cast(column, field.data_type())
-        }
-    });
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(|(column, field)| {
+            if column.data_type() == field.data_type() {
+                Ok(Arc::clone(column))
+            } else {
+                cast(column, field.data_type())
+            }
+        });
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        Arc::clone(schema),
+        columns,
+        &options,
+    )?)
 }
 
 fn plain_field(field: &FieldRef) -> FieldRef {

@@ -86,12 +86,13 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         let what = "setting store is missing: give the object store's URL";
         return Err(ServiceError::new(ErrorKind::Invalid, what));
     }
-    let store = Store::open(&settings.store, &StoreOptions::default())
-        .map_err(|error| ServiceError::caused_by(error.kind(), "could not open the store", error))?;
+    let store = Store::open(&settings.store, &StoreOptions::default()).map_err(|error| {
+        ServiceError::caused_by(error.kind(), "could not open the store", error)
+    })?;
     let catalog = Catalog::open(&store, Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
-    let catalog = catalog
-        .await
-        .map_err(|error| ServiceError::caused_by(error.kind(), "could not read the catalog", error))?;
+    let catalog = catalog.await.map_err(|error| {
+        ServiceError::caused_by(error.kind(), "could not read the catalog", error)
+    })?;
     store_health.ready();
     let admin = Admin::new(&settings.kafka)
         .map_err(|error| ServiceError::caused_by(error.kind(), "could not reach the log", error))?;
@@ -106,17 +107,18 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         metrics: QueryMetrics::new(&runtime.metrics),
     })
     .map_err(|error| ServiceError::caused_by(error.kind(), "could not start the engine", error))?;
-    let listener = tokio::net::TcpListener::bind(&settings.listen).await.map_err(|error| {
-        let what = format!("could not listen on {}", settings.listen);
-        ServiceError::caused_by(ErrorKind::Unavailable, what, error)
-    })?;
+    let listener = tokio::net::TcpListener::bind(&settings.listen)
+        .await
+        .map_err(|error| {
+            let what = format!("could not listen on {}", settings.listen);
+            ServiceError::caused_by(ErrorKind::Unavailable, what, error)
+        })?;
     let address = listener.local_addr()?;
     let router = router(engine, &runtime);
     let shutdown = runtime.shutdown.clone();
     tokio::spawn(watch_log(admin, log_health, shutdown.clone()));
-    let task = tokio::spawn(async move {
-        Ok(tidelake_service::serve(listener, router, shutdown).await?)
-    });
+    let task =
+        tokio::spawn(async move { Ok(tidelake_service::serve(listener, router, shutdown).await?) });
     Ok(Running { address, task })
 }
 

@@ -3,8 +3,9 @@
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use tidelake_service::Metrics;
 
-const SECONDS: &[f64] =
-    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
 
 /// Handles to the collectors; clones are the same collectors.
 #[derive(Debug, Clone)]
@@ -52,8 +53,10 @@ impl QueryMetrics {
                 "tidelake_query_files_pruned_total",
                 "Data files that the manifest's statistics ruled out.",
             ),
-            tail_rows: metrics
-                .int_counter("tidelake_query_tail_rows_total", "Unflushed rows that queries saw."),
+            tail_rows: metrics.int_counter(
+                "tidelake_query_tail_rows_total",
+                "Unflushed rows that queries saw.",
+            ),
             tail_bytes: metrics.int_counter(
                 "tidelake_query_tail_bytes_total",
                 "Decoded bytes of the unflushed rows that queries saw.",

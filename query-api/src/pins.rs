@@ -37,7 +37,9 @@ pub(crate) struct Pinned {
 impl Pinned {
     /// What the version covers of a bucket.
     pub(crate) fn watermark(&self, bucket: Bucket) -> Watermark {
-        self.snapshot.watermark(&self.entry.topic_id, bucket).unwrap_or_default()
+        self.snapshot
+            .watermark(&self.entry.topic_id, bucket)
+            .unwrap_or_default()
     }
 }
 
@@ -63,7 +65,13 @@ struct Held {
 
 impl Pins {
     pub(crate) fn new(store: Store, catalog: Catalog, clock: SharedClock, ids: SharedIds) -> Self {
-        Self { store, catalog, clock, ids, held: Mutex::default() }
+        Self {
+            store,
+            catalog,
+            clock,
+            ids,
+            held: Mutex::default(),
+        }
     }
 
     pub(crate) fn catalog(&self) -> &Catalog {
@@ -138,7 +146,11 @@ impl Pins {
                     AsOf::Timestamp(ms) => format!("at {}", moment(*ms)),
                 };
                 let (table, reason) = (entry.id.clone(), error.to_string());
-                QueryError::VersionNotFound { table, asked, reason }
+                QueryError::VersionNotFound {
+                    table,
+                    asked,
+                    reason,
+                }
             }
             _ => error.into(),
         };
@@ -192,7 +204,11 @@ impl Held {
             return Some(Arc::clone(pinned));
         }
         let newest = self.newest.lock().await;
-        newest.as_ref().map(|(pinned, _)| pinned).filter(is_it).cloned()
+        newest
+            .as_ref()
+            .map(|(pinned, _)| pinned)
+            .filter(is_it)
+            .cloned()
     }
 
     /// Takes over what `before` knows of files that are still there.
@@ -220,7 +236,12 @@ impl Held {
             }
         });
         let files = Arc::new(files.collect());
-        Ok(Pinned { entry: Arc::clone(entry), snapshot, shape, files })
+        Ok(Pinned {
+            entry: Arc::clone(entry),
+            snapshot,
+            shape,
+            files,
+        })
     }
 }
 

@@ -12,27 +12,31 @@ impl From<&QueryError> for Problem {
             QueryError::Request { field, .. } => {
                 invalid("INVALID_REQUEST", "the request is not valid", detail).field(*field)
             }
-            QueryError::UnknownField(field) => {
-                invalid("UNKNOWN_FIELD", "the request has a field that does not exist", detail)
-                    .field(field.as_str())
-                    .hint(
-                        "known fields are sql, params, as_of_version, as_of_timestamp, \
+            QueryError::UnknownField(field) => invalid(
+                "UNKNOWN_FIELD",
+                "the request has a field that does not exist",
+                detail,
+            )
+            .field(field.as_str())
+            .hint(
+                "known fields are sql, params, as_of_version, as_of_timestamp, \
                          consistency, token, max_rows, timeout_ms",
-                    )
-            }
+            ),
             QueryError::Body(_) => invalid("MALFORMED_BODY", "the body is malformed", detail)
                 .hint("send a JSON object such as {\"sql\":\"SELECT 1\"}"),
-            QueryError::MediaType(_) => {
-                Self::new(415, "UNSUPPORTED_MEDIA_TYPE", "the body's type is not supported")
-                    .detail(detail)
-                    .hint("send application/json, or the bare statement as application/sql")
-            }
-            QueryError::NotAcceptable(_) => {
-                Self::new(406, "NOT_ACCEPTABLE", "no such format").detail(detail).hint(
+            QueryError::MediaType(_) => Self::new(
+                415,
+                "UNSUPPORTED_MEDIA_TYPE",
+                "the body's type is not supported",
+            )
+            .detail(detail)
+            .hint("send application/json, or the bare statement as application/sql"),
+            QueryError::NotAcceptable(_) => Self::new(406, "NOT_ACCEPTABLE", "no such format")
+                .detail(detail)
+                .hint(
                     "formats are application/json, application/x-ndjson, text/csv, \
                      application/vnd.apache.arrow.stream, application/vnd.apache.parquet",
-                )
-            }
+                ),
             QueryError::Syntax(_) => invalid("SQL_SYNTAX", "the SQL can't be parsed", detail),
             QueryError::NotAllowed(_) => {
                 invalid("SQL_NOT_ALLOWED", "this SQL is not allowed", detail).hint(
@@ -44,7 +48,9 @@ impl From<&QueryError> for Problem {
                 invalid("SQL_NOT_SUPPORTED", "this SQL is not supported", detail)
             }
             QueryError::Invalid(_) => invalid("SQL_INVALID", "the SQL has no meaning", detail),
-            QueryError::Failed(_) => invalid("QUERY_FAILED", "the query failed on its data", detail),
+            QueryError::Failed(_) => {
+                invalid("QUERY_FAILED", "the query failed on its data", detail)
+            }
             QueryError::TableNotFound { nearest, .. } => {
                 let problem = Self::new(404, "TABLE_NOT_FOUND", "there is no such table");
                 let problem = problem.detail(detail);
@@ -56,8 +62,9 @@ impl From<&QueryError> for Problem {
             QueryError::VersionNotFound { .. } => {
                 Self::new(404, "VERSION_NOT_FOUND", "there is no such version").detail(detail)
             }
-            QueryError::Token(_) => invalid("INVALID_TOKEN", "the token can't be used", detail)
-                .field("token"),
+            QueryError::Token(_) => {
+                invalid("INVALID_TOKEN", "the token can't be used", detail).field("token")
+            }
             QueryError::TokenNotCovered { .. } => {
                 Self::new(503, "TOKEN_NOT_COVERED", "the token is not covered yet")
                     .detail(detail)
@@ -79,14 +86,16 @@ impl From<&QueryError> for Problem {
                     .hint("ask with \"consistency\":\"committed\", or once the flusher caught up")
                     .retry_after_s(5)
             }
-            QueryError::ResultTooLarge { .. } => {
-                Self::new(413, "RESULT_TOO_LARGE", "the answer is too large for this format")
-                    .detail(detail)
-                    .hint(
-                        "accept application/x-ndjson or application/vnd.apache.arrow.stream, which \
+            QueryError::ResultTooLarge { .. } => Self::new(
+                413,
+                "RESULT_TOO_LARGE",
+                "the answer is too large for this format",
+            )
+            .detail(detail)
+            .hint(
+                "accept application/x-ndjson or application/vnd.apache.arrow.stream, which \
                          stream, or set max_rows",
-                    )
-            }
+            ),
             QueryError::Memory(_) => {
                 Self::new(503, "QUERY_MEMORY_EXCEEDED", "the query ran out of memory")
                     .detail(detail)

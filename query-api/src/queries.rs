@@ -92,14 +92,18 @@ pub(crate) struct Running {
 }
 
 impl Queries {
-    pub(crate) fn new(
-        settings: QuerySettings,
-        metrics: QueryMetrics,
-        clock: SharedClock,
-    ) -> Self {
+    pub(crate) fn new(settings: QuerySettings, metrics: QueryMetrics, clock: SharedClock) -> Self {
         let turns = Arc::new(Semaphore::new(settings.running_max.max(1)));
         let listed = Mutex::default();
-        Self { inner: Arc::new(Inner { turns, settings, metrics, clock, listed }) }
+        Self {
+            inner: Arc::new(Inner {
+                turns,
+                settings,
+                metrics,
+                clock,
+                listed,
+            }),
+        }
     }
 
     /// Lists the query and waits for its turn.
@@ -119,15 +123,29 @@ impl Queries {
                 inner.metrics.queries.with_label_values(&["invalid"]).inc();
                 return Err(QueryError::DuplicateId(id.to_string()));
             }
-            let running = listed.values().filter(|query| query.tenant == *tenant).count();
+            let running = listed
+                .values()
+                .filter(|query| query.tenant == *tenant)
+                .count();
             if running >= inner.settings.running_per_tenant_max.max(1) {
                 inner.metrics.queries.with_label_values(&["refused"]).inc();
-                return Err(QueryError::Overloaded { running, of_tenant: true });
+                return Err(QueryError::Overloaded {
+                    running,
+                    of_tenant: true,
+                });
             }
             let sql = sql.chars().take(SQL_SHOWN_MAX).collect();
             let started_ms = inner.clock.now_ms();
             let (tenant, cancel) = (tenant.clone(), cancel.clone());
-            listed.insert(id.clone(), Listed { tenant, sql, started_ms, cancel });
+            listed.insert(
+                id.clone(),
+                Listed {
+                    tenant,
+                    sql,
+                    started_ms,
+                    cancel,
+                },
+            );
         }
         inner.metrics.running.inc();
         let mut running = Running {
@@ -243,7 +261,11 @@ mod tests {
     use super::*;
 
     fn queries(settings: QuerySettings) -> Queries {
-        Queries::new(settings, QueryMetrics::new(&Metrics::new()), clock::system())
+        Queries::new(
+            settings,
+            QueryMetrics::new(&Metrics::new()),
+            clock::system(),
+        )
     }
 
     fn id(text: &str) -> QueryId {
@@ -254,7 +276,11 @@ mod tests {
 
     #[test]
     fn ids_are_plain() {
-        for good in ["a", "01J:x.y_z-1".replace('_', "-").as_str(), &"x".repeat(64)] {
+        for good in [
+            "a",
+            "01J:x.y_z-1".replace('_', "-").as_str(),
+            &"x".repeat(64),
+        ] {
             assert!(QueryId::parse(good).is_some(), "{good}");
         }
         for bad in ["", "a b", "a/b", "a\n", "é", &"x".repeat(65)] {
@@ -273,13 +299,34 @@ mod tests {
         let queries = queries(settings);
         let [a, b, c] = ["a", "b", "c"].map(|name| TenantId::new(name).unwrap());
         let first = queries.admit(id("1"), &a, "SELECT 1", LONG).await.unwrap();
-        let again = queries.admit(id("2"), &a, "SELECT 1", LONG).await.unwrap_err();
-        assert!(matches!(again, QueryError::Overloaded { of_tenant: true, .. }));
-        let same = queries.admit(id("1"), &b, "SELECT 1", LONG).await.unwrap_err();
+        let again = queries
+            .admit(id("2"), &a, "SELECT 1", LONG)
+            .await
+            .unwrap_err();
+        assert!(matches!(
+            again,
+            QueryError::Overloaded {
+                of_tenant: true,
+                ..
+            }
+        ));
+        let same = queries
+            .admit(id("1"), &b, "SELECT 1", LONG)
+            .await
+            .unwrap_err();
         assert!(matches!(same, QueryError::DuplicateId(_)));
         let _second = queries.admit(id("2"), &b, "SELECT 1", LONG).await.unwrap();
-        let full = queries.admit(id("3"), &c, "SELECT 1", LONG).await.unwrap_err();
-        assert!(matches!(full, QueryError::Overloaded { of_tenant: false, .. }));
+        let full = queries
+            .admit(id("3"), &c, "SELECT 1", LONG)
+            .await
+            .unwrap_err();
+        assert!(matches!(
+            full,
+            QueryError::Overloaded {
+                of_tenant: false,
+                ..
+            }
+        ));
         drop(first);
         queries.admit(id("3"), &c, "SELECT 1", LONG).await.unwrap();
         assert_eq!(queries.list(&c).len(), 0, "an ended query is not listed");
@@ -293,7 +340,9 @@ mod tests {
         assert!(queries.cancel(&id("1"), &b).is_err());
         assert!(!running.cancel.is_cancelled());
         queries.cancel(&id("1"), &a).unwrap();
-        let stopped = running.bounded(std::future::pending::<Result<(), _>>()).await;
+        let stopped = running
+            .bounded(std::future::pending::<Result<(), _>>())
+            .await;
         assert!(matches!(stopped, Err(QueryError::Cancelled)));
     }
 
@@ -302,8 +351,13 @@ mod tests {
         let queries = queries(QuerySettings::default());
         let tenant = TenantId::default();
         let timeout = Duration::from_millis(5);
-        let running = queries.admit(id("1"), &tenant, "SELECT 1", timeout).await.unwrap();
-        let stopped = running.bounded(std::future::pending::<Result<(), _>>()).await;
+        let running = queries
+            .admit(id("1"), &tenant, "SELECT 1", timeout)
+            .await
+            .unwrap();
+        let stopped = running
+            .bounded(std::future::pending::<Result<(), _>>())
+            .await;
         assert!(matches!(stopped, Err(QueryError::Timeout(5))));
     }
 }

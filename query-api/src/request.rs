@@ -76,8 +76,10 @@ impl Request {
     ) -> Result<Self, QueryError> {
         let mut fields = serde_json::Map::new();
         for (key, text) in pairs {
-            let json = matches!(key.as_str(), "params" | "as_of_version" | "max_rows" | "timeout_ms")
-                || (key == "token" && text.starts_with('{'));
+            let json = matches!(
+                key.as_str(),
+                "params" | "as_of_version" | "max_rows" | "timeout_ms"
+            ) || (key == "token" && text.starts_with('{'));
             let value = match json {
                 true => serde_json::from_str(&text).unwrap_or(Value::String(text)),
                 false => Value::String(text),
@@ -147,7 +149,10 @@ impl Request {
 fn text(field: &'static str, value: Value) -> Result<String, QueryError> {
     match value {
         Value::String(text) => Ok(text),
-        _ => Err(QueryError::request(field, format!("{field} must be a string"))),
+        _ => Err(QueryError::request(
+            field,
+            format!("{field} must be a string"),
+        )),
     }
 }
 
@@ -161,7 +166,10 @@ fn params(value: Value) -> Result<Vec<Value>, QueryError> {
     let Value::Array(values) = value else {
         return Err(QueryError::request("params", "params must be an array"));
     };
-    match values.iter().find(|value| value.is_array() || value.is_object()) {
+    match values
+        .iter()
+        .find(|value| value.is_array() || value.is_object())
+    {
         Some(nested) => {
             let reason = format!("a parameter must be a string, number, boolean or null: {nested}");
             Err(QueryError::request("params", reason))
@@ -182,18 +190,19 @@ fn consistency(value: &Value) -> Result<Consistency, QueryError> {
 }
 
 fn tokens(value: Value) -> Result<Tokens, QueryError> {
-    let parse = |text: &str| {
-        Token::parse(text).map_err(|error| QueryError::Token(error.to_string()))
-    };
+    let parse =
+        |text: &str| Token::parse(text).map_err(|error| QueryError::Token(error.to_string()));
     match value {
         Value::String(text) => Ok(Tokens::Only(parse(&text)?)),
         Value::Object(tables) => {
             let mut tokens = BTreeMap::new();
             for (table, token) in tables {
-                let name = TableName::new(&table)
-                    .map_err(|error| QueryError::Token(error.to_string()))?;
+                let name =
+                    TableName::new(&table).map_err(|error| QueryError::Token(error.to_string()))?;
                 let Value::String(token) = token else {
-                    return Err(QueryError::Token(format!("the token of {table} is no string")));
+                    return Err(QueryError::Token(format!(
+                        "the token of {table} is no string"
+                    )));
                 };
                 tokens.insert(name, parse(&token)?);
             }
@@ -247,12 +256,21 @@ mod tests {
             (json!({"sql": "x", "params": {}}), "params"),
             (json!({"sql": "x", "params": [[1]]}), "params"),
             (json!({"sql": "x", "as_of_version": -1}), "as_of_version"),
-            (json!({"sql": "x", "as_of_version": 1, "as_of_timestamp": "2026-01-01"}), "as_of_timestamp"),
-            (json!({"sql": "x", "as_of_timestamp": "yesterday"}), "as_of_timestamp"),
+            (
+                json!({"sql": "x", "as_of_version": 1, "as_of_timestamp": "2026-01-01"}),
+                "as_of_timestamp",
+            ),
+            (
+                json!({"sql": "x", "as_of_timestamp": "yesterday"}),
+                "as_of_timestamp",
+            ),
             (json!({"sql": "x", "consistency": "strong"}), "consistency"),
             (json!({"sql": "x", "max_rows": 1.5}), "max_rows"),
             (json!({"sql": "x", "timeout_ms": 0}), "timeout_ms"),
-            (json!({"sql": "x", "as_of_version": 1, "token": Token::default().to_string()}), "token"),
+            (
+                json!({"sql": "x", "as_of_version": 1, "token": Token::default().to_string()}),
+                "token",
+            ),
         ];
         for (body, wanted) in cases {
             match read(body.clone()) {
@@ -268,11 +286,13 @@ mod tests {
     #[test]
     fn a_query_string_says_the_same() {
         let pairs = |list: &[(&str, &str)]| {
-            let owned = list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let owned = list
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect();
             Request::from_pairs(owned, &QuerySettings::default())
         };
-        let request =
-            pairs(&[("sql", "SELECT $1"), ("params", "[1]"), ("max_rows", "5")]).unwrap();
+        let request = pairs(&[("sql", "SELECT $1"), ("params", "[1]"), ("max_rows", "5")]).unwrap();
         assert_eq!((request.params.len(), request.max_rows), (1, Some(5)));
         assert_eq!(pairs(&[("sql", "123")]).unwrap().sql, "123");
         assert!(pairs(&[("sql", "a"), ("sql", "b")]).is_err());

@@ -43,7 +43,10 @@ async fn post_sql(
         Ok(body) => body,
         Err(rejection) => return unread(&rejection),
     };
-    run(&engine, &headers, |engine| read_body(engine, &headers, &body)).await
+    run(&engine, &headers, |engine| {
+        read_body(engine, &headers, &body)
+    })
+    .await
 }
 
 async fn get_sql(
@@ -110,7 +113,12 @@ async fn run(
 
 fn read_body(engine: &Engine, headers: &HeaderMap, body: &[u8]) -> Result<Request, QueryError> {
     let content_type = text_of(headers, header::CONTENT_TYPE.as_str())?.unwrap_or_default();
-    let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let media = content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     match media.as_str() {
         // A client that says nothing sends JSON; so does curl -d, whatever it claims.
         "" | "application/json" | "application/x-www-form-urlencoded" => {
@@ -169,5 +177,10 @@ async fn no_route() -> Response<Body> {
 }
 
 async fn no_method() -> Response<Body> {
-    Problem::new(405, "METHOD_NOT_ALLOWED", "the route does not take this method").into_response()
+    Problem::new(
+        405,
+        "METHOD_NOT_ALLOWED",
+        "the route does not take this method",
+    )
+    .into_response()
 }

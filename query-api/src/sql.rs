@@ -69,8 +69,6 @@ pub(crate) struct Query {
     pub relations: BTreeMap<TableReference, Relation>,
     /// `information_schema` tables that are read.
     pub information: Vec<String>,
-    /// Reads without executing: `EXPLAIN` without `ANALYZE`.
-    pub explain_only: bool,
 }
 
 /// Parses one statement and checks that it only reads the tenant's tables.
@@ -84,13 +82,14 @@ pub(crate) fn parse(sql: &str, params: &[serde_json::Value]) -> Result<Query, Qu
         QueryError::Syntax("the statement is empty; send one such as SELECT 1".into())
     })?;
     if !statements.is_empty() {
-        return Err(QueryError::NotAllowed("send one statement at a time".into()));
+        return Err(QueryError::NotAllowed(
+            "send one statement at a time".into(),
+        ));
     }
     let mut statement = allow::rewrite_show(statement)?;
     allow::check(&statement)?;
     let mut relations = relations::rewrite(&mut statement, params)?;
-    let (references, _) =
-        datafusion::sql::resolve::resolve_table_references(&statement, true)?;
+    let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)?;
     let mut information = Vec::new();
     for reference in references {
         if relations.contains_key(&reference) {
@@ -100,7 +99,11 @@ pub(crate) fn parse(sql: &str, params: &[serde_json::Value]) -> Result<Query, Qu
             information.push(reference.table().to_owned());
             continue;
         }
-        let relation = Relation { view: View::Rows, table: reference.clone(), as_of: None };
+        let relation = Relation {
+            view: View::Rows,
+            table: reference.clone(),
+            as_of: None,
+        };
         relations.insert(reference, relation);
     }
     if relations.len() > RELATIONS_MAX {
@@ -109,7 +112,9 @@ pub(crate) fn parse(sql: &str, params: &[serde_json::Value]) -> Result<Query, Qu
             relations.len()
         )));
     }
-    let explain_only =
-        matches!(&statement, Statement::Explain(explain) if !explain.options.analyze);
-    Ok(Query { statement, relations, information, explain_only })
+    Ok(Query {
+        statement,
+        relations,
+        information,
+    })
 }

@@ -139,7 +139,12 @@ impl Tails {
         settings: QuerySettings,
         metrics: QueryMetrics,
     ) -> Self {
-        Self { source, settings, metrics, tables: Mutex::default() }
+        Self {
+            source,
+            settings,
+            metrics,
+            tables: Mutex::default(),
+        }
     }
 
     /// The rows of `ranges`. `newest` is the watermark of the newest snapshot known: rows before it
@@ -198,12 +203,15 @@ impl Tails {
         let mut tables = self.tables.lock();
         tables.tick += 1;
         let tick = tables.tick;
-        let kept = tables.by_id.entry(entry.id.clone()).or_insert_with(|| Kept {
-            tail: Arc::default(),
-            topic: entry.topic.clone(),
-            used: tick,
-            bytes: 0,
-        });
+        let kept = tables
+            .by_id
+            .entry(entry.id.clone())
+            .or_insert_with(|| Kept {
+                tail: Arc::default(),
+                topic: entry.topic.clone(),
+                used: tick,
+                bytes: 0,
+            });
         kept.used = tick;
         Arc::clone(&kept.tail)
     }
@@ -216,11 +224,15 @@ impl Tails {
         }
         loop {
             let total: usize = tables.by_id.values().map(|kept| kept.bytes).sum();
-            self.metrics.tail_cached_bytes.set(i64::try_from(total).unwrap_or(i64::MAX));
+            self.metrics
+                .tail_cached_bytes
+                .set(i64::try_from(total).unwrap_or(i64::MAX));
             let fits = total <= self.settings.tail_cache_bytes_max
                 && tables.by_id.len() <= self.settings.tail_readers_max.max(1);
             let oldest = tables.by_id.iter().min_by_key(|(_, kept)| kept.used);
-            let (false, Some((oldest, _))) = (fits, oldest) else { return };
+            let (false, Some((oldest, _))) = (fits, oldest) else {
+                return;
+            };
             let oldest = oldest.clone();
             if let Some(kept) = tables.by_id.remove(&oldest) {
                 self.source.close(&kept.topic);

@@ -61,7 +61,11 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn json(text: &str) -> Self {
-        Self { value: Some(text.as_bytes().to_vec()), encoding: None, op: None }
+        Self {
+            value: Some(text.as_bytes().to_vec()),
+            encoding: None,
+            op: None,
+        }
     }
 }
 
@@ -112,7 +116,10 @@ impl Messages for Part {
 impl TailSource for MemoryLog {
     async fn ends(&self, topic: &str, buckets: u32) -> Result<Vec<(Bucket, Offset)>, LogError> {
         if *self.broken.lock() {
-            return Err(LogError::Unavailable { what: "ends".into(), reason: "broken".into() });
+            return Err(LogError::Unavailable {
+                what: "ends".into(),
+                reason: "broken".into(),
+            });
         }
         let ends = (0..buckets).map(|bucket| (Bucket(bucket), Offset(self.end(topic, bucket))));
         Ok(ends.collect())
@@ -134,12 +141,17 @@ impl TailSource for MemoryLog {
             let start = self.topics.lock()[topic][bucket.0 as usize].start;
             if from.0 < start {
                 let topic = topic.to_owned();
-                return Err(LogError::OffsetOutOfRange { topic, bucket, offset: from.0 });
+                return Err(LogError::OffsetOutOfRange {
+                    topic,
+                    bucket,
+                    offset: from.0,
+                });
             }
             // As the real one: a little more than was asked for may come.
             let to = (to.0 + 2).min(self.end(topic, bucket.0));
-            let messages: Vec<_> =
-                (from.0..to).zip(self.messages(topic, bucket.0, from.0, to)).collect();
+            let messages: Vec<_> = (from.0..to)
+                .zip(self.messages(topic, bucket.0, from.0, to))
+                .collect();
             self.delivered.fetch_add(messages.len(), Ordering::SeqCst);
             parts.push(Box::new(Part { bucket, messages }));
         }
@@ -163,7 +175,9 @@ impl World {
     pub(crate) async fn new(settings: QuerySettings) -> Self {
         let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
         let clock = Arc::new(clock::ManualClock::at(1_800_000_000_000));
-        let catalog = Catalog::open(&store, clock.clone(), ids::random()).await.unwrap();
+        let catalog = Catalog::open(&store, clock.clone(), ids::random())
+            .await
+            .unwrap();
         let log = Arc::new(MemoryLog::default());
         let engine = Engine::new(Parts {
             settings,
@@ -175,7 +189,14 @@ impl World {
             metrics: QueryMetrics::new(&Metrics::new()),
         })
         .unwrap();
-        Self { store, catalog, log, engine, clock, runtime: Runtime::new() }
+        Self {
+            store,
+            catalog,
+            log,
+            engine,
+            clock,
+            runtime: Runtime::new(),
+        }
     }
 
     /// Creates a table of the default tenant.
@@ -190,7 +211,10 @@ impl World {
         schema: &str,
         buckets: u32,
     ) -> TestTable {
-        let id = TableId::new(TenantId::new(tenant).unwrap(), TableName::new(name).unwrap());
+        let id = TableId::new(
+            TenantId::new(tenant).unwrap(),
+            TableName::new(name).unwrap(),
+        );
         let schema = TableSchema::from_iceberg_json(schema).unwrap();
         let incarnation = ids::random().next_uuid();
         let entry = TableEntry {
@@ -213,10 +237,22 @@ impl World {
         };
         let snapshot = Arc::clone(delta.create(spec).await.unwrap().snapshot());
         let partitions = (0..buckets).map(|_| Partition::default()).collect();
-        self.log.topics.lock().insert(entry.topic.clone(), partitions);
+        self.log
+            .topics
+            .lock()
+            .insert(entry.topic.clone(), partitions);
         let added = self.catalog.add_table(entry).await.unwrap();
-        let AddTable::Added(entry) = added else { panic!("{added:?}") };
-        TestTable { entry, delta, schema, log: self.log.clone(), snapshot, files: 0 }
+        let AddTable::Added(entry) = added else {
+            panic!("{added:?}")
+        };
+        TestTable {
+            entry,
+            delta,
+            schema,
+            log: self.log.clone(),
+            snapshot,
+            files: 0,
+        }
     }
 
     /// Sends a request through the router.
@@ -228,7 +264,9 @@ impl World {
         let router = crate::routes::router(self.engine.clone(), &self.runtime);
         let response = router.oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
-        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+        let bytes = axum::body::to_bytes(body, usize::MAX)
+            .await
+            .unwrap_or_default();
         (parts, bytes.to_vec())
     }
 
@@ -261,7 +299,9 @@ impl World {
     /// The code of the problem that a query must end with.
     pub(crate) async fn code(&self, body: serde_json::Value) -> (u16, String) {
         let (parts, value) = self.sql(body.clone()).await;
-        let code = value["code"].as_str().unwrap_or_else(|| panic!("{body}: {value}"));
+        let code = value["code"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{body}: {value}"));
         (parts.status.as_u16(), code.to_owned())
     }
 }
@@ -280,12 +320,15 @@ impl TestTable {
     /// Appends records to the log.
     pub(crate) fn push(&self, bucket: u32, records: &[serde_json::Value]) {
         for record in records {
-            self.log.push(&self.entry.topic, bucket, Wire::json(&record.to_string()));
+            self.log
+                .push(&self.entry.topic, bucket, Wire::json(&record.to_string()));
         }
     }
 
     pub(crate) fn watermark(&self, bucket: u32) -> i64 {
-        let mark = self.snapshot.watermark(&self.entry.topic_id, Bucket(bucket));
+        let mark = self
+            .snapshot
+            .watermark(&self.entry.topic_id, Bucket(bucket));
         mark.unwrap_or_default().0
     }
 
@@ -372,7 +415,7 @@ impl TestTable {
     pub(crate) async fn delete(&mut self, path: &str, rows: &[u64]) -> TableVersion {
         let file = Arc::clone(self.snapshot.file(path).unwrap());
         let deleted: DeletedRows = rows.iter().copied().collect();
-        let descriptor = if rows.len() % 2 == 0 {
+        let descriptor = if rows.len().is_multiple_of(2) {
             vector::inline(&deleted)
         } else {
             let mut pen = vector::VectorFile::new(ids::random().next_uuid());

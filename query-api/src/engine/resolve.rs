@@ -58,7 +58,10 @@ impl Engine {
         let mut targets = Vec::new();
         for (name, relation) in &query.relations {
             let id = self.table_id(tenant, relation).await?;
-            let as_of = relation.as_of.clone().unwrap_or_else(|| request.as_of.clone());
+            let as_of = relation
+                .as_of
+                .clone()
+                .unwrap_or_else(|| request.as_of.clone());
             let key = (id, as_of);
             *wanted.entry(key.clone()).or_default() |= relation.view == View::Rows;
             targets.push((name, relation, key));
@@ -71,13 +74,14 @@ impl Engine {
                 Ok::<_, QueryError>((key.clone(), position))
             }
         });
-        let positions: BTreeMap<_, _> =
-            try_join_all(positions).await?.into_iter().collect();
+        let positions: BTreeMap<_, _> = try_join_all(positions).await?.into_iter().collect();
 
         let mut tables = HashMap::new();
         let mut names = FoldedNames::default();
         for (name, relation, key) in targets {
-            let Some(position) = positions.get(&key) else { continue };
+            let Some(position) = positions.get(&key) else {
+                continue;
+            };
             let provider = self.provider(relation.view, position).await?;
             if relation.view == View::Rows {
                 names.add(position.pinned.shape.schema.fields());
@@ -89,8 +93,15 @@ impl Engine {
             let table = self.information(tenant, name).await?;
             tables.insert((about::INFORMATION_SCHEMA.to_owned(), name.clone()), table);
         }
-        let seen = positions.into_values().map(|position| position.seen).collect();
-        Ok(Resolved { tables, seen, names })
+        let seen = positions
+            .into_values()
+            .map(|position| position.seen)
+            .collect();
+        Ok(Resolved {
+            tables,
+            seen,
+            names,
+        })
     }
 
     async fn table_id(
@@ -99,8 +110,12 @@ impl Engine {
         relation: &Relation,
     ) -> Result<TableId, QueryError> {
         let reference = &relation.table;
-        let own_catalog = reference.catalog().is_none_or(|catalog| catalog == about::CATALOG);
-        let own_schema = reference.schema().is_none_or(|schema| schema == tenant.as_str());
+        let own_catalog = reference
+            .catalog()
+            .is_none_or(|catalog| catalog == about::CATALOG);
+        let own_schema = reference
+            .schema()
+            .is_none_or(|schema| schema == tenant.as_str());
         if own_catalog
             && own_schema
             && let Ok(name) = TableName::new(reference.table())
@@ -129,7 +144,9 @@ impl Engine {
     async fn entry(&self, id: &TableId) -> Result<Arc<TableEntry>, QueryError> {
         match self.inner.pins.entry(id).await? {
             Some(entry) => Ok(entry),
-            None => Err(self.not_found(&id.tenant, &TableReference::bare(id.table.as_str())).await),
+            None => Err(self
+                .not_found(&id.tenant, &TableReference::bare(id.table.as_str()))
+                .await),
         }
     }
 
@@ -158,7 +175,12 @@ impl Engine {
             let pinned = self.covered(&entry, token, running).await?;
             return Ok(committed(pinned));
         }
-        let latest = self.latest(&entry, token, self.inner.settings.snapshot_age_ms_max, running);
+        let latest = self.latest(
+            &entry,
+            token,
+            self.inner.settings.snapshot_age_ms_max,
+            running,
+        );
         match latest.await {
             // The log may have let go of rows that are committed by now.
             Err(QueryError::LogGap { .. }) => self.latest(&entry, token, 0, running).await,
@@ -198,10 +220,17 @@ impl Engine {
         let tail = if ranges.is_empty() {
             TailRows::default()
         } else {
-            let known = inner.pins.known(entry).await.unwrap_or_else(|| Arc::clone(&pinned));
+            let known = inner
+                .pins
+                .known(entry)
+                .await
+                .unwrap_or_else(|| Arc::clone(&pinned));
             let forget = |bucket| known.watermark(bucket);
             let (schema, shape) = (&pinned.shape.table, pinned.shape.as_ref());
-            inner.tails.rows(entry, schema, shape, &ranges, forget).await?
+            inner
+                .tails
+                .rows(entry, schema, shape, &ranges, forget)
+                .await?
         };
         let positions = ends
             .into_iter()
@@ -220,12 +249,19 @@ impl Engine {
     ) -> Result<Vec<(Bucket, Offset)>, QueryError> {
         let mut pause = TOKEN_PAUSE_FIRST;
         loop {
-            let ends = self.inner.tails.source.ends(&entry.topic, entry.buckets).await?;
+            let ends = self
+                .inner
+                .tails
+                .source
+                .ends(&entry.topic, entry.buckets)
+                .await?;
             let reached = |bucket| {
                 let end = ends.iter().find(|(found, _)| *found == bucket);
                 end.map_or(Watermark(0), |(_, end)| Watermark(end.0))
             };
-            let Some(behind) = behind(entry, token, reached) else { return Ok(ends) };
+            let Some(behind) = behind(entry, token, reached) else {
+                return Ok(ends);
+            };
             wait(running, &mut pause, behind).await?;
         }
     }
@@ -269,8 +305,11 @@ impl Engine {
         };
         Ok(Arc::new(match name {
             "tables" => {
-                let names: Vec<_> =
-                    entries.await?.iter().map(|entry| entry.id.table.to_string()).collect();
+                let names: Vec<_> = entries
+                    .await?
+                    .iter()
+                    .map(|entry| entry.id.table.to_string())
+                    .collect();
                 about::tables(tenant, &names)?
             }
             "columns" => about::all_columns(tenant, &self.shapes(&entries.await?).await?)?,
@@ -301,13 +340,23 @@ impl Engine {
 
 fn committed(pinned: Arc<Pinned>) -> Position {
     let buckets = (0..pinned.entry.buckets).map(Bucket);
-    let positions = buckets.map(|bucket| (bucket, pinned.watermark(bucket))).collect();
+    let positions = buckets
+        .map(|bucket| (bucket, pinned.watermark(bucket)))
+        .collect();
     let seen = seen(&pinned, positions);
-    Position { pinned, tail: TailRows::default(), seen }
+    Position {
+        pinned,
+        tail: TailRows::default(),
+        seen,
+    }
 }
 
 fn seen(pinned: &Pinned, positions: BTreeMap<Bucket, Watermark>) -> Seen {
-    Seen { table: pinned.entry.id.clone(), version: pinned.snapshot.version(), positions }
+    Seen {
+        table: pinned.entry.id.clone(),
+        version: pinned.snapshot.version(),
+        positions,
+    }
 }
 
 /// The tokens by table; a single one belongs to the only table there is.
@@ -329,9 +378,9 @@ fn tokens_of(
             }
         }
         Tokens::ByTable(tokens) => match tokens.keys().find(|table| !tables.contains(table)) {
-            Some(table) => {
-                Err(QueryError::Token(format!("the query does not read table {table}")))
-            }
+            Some(table) => Err(QueryError::Token(format!(
+                "the query does not read table {table}"
+            ))),
             None => Ok(tokens.clone()),
         },
     }
@@ -343,7 +392,9 @@ fn behind(
     token: Option<&Token>,
     reached: impl Fn(Bucket) -> Watermark,
 ) -> Option<QueryError> {
-    let (bucket, wanted) = token?.iter().find(|(bucket, mark)| reached(*bucket) < *mark)?;
+    let (bucket, wanted) = token?
+        .iter()
+        .find(|(bucket, mark)| reached(*bucket) < *mark)?;
     Some(QueryError::TokenNotCovered {
         table: entry.id.clone(),
         bucket,

@@ -83,7 +83,10 @@ impl Template {
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .with_table_functions(functions)
             .build();
-        Ok(Self { state, store_url: ObjectStoreUrl::parse(STORE_URL)? })
+        Ok(Self {
+            state,
+            store_url: ObjectStoreUrl::parse(STORE_URL)?,
+        })
     }
 
     /// Under which URL plans refer to the store.
@@ -105,11 +108,7 @@ impl Template {
 struct OneStore(Arc<dyn ObjectStore>);
 
 impl ObjectStoreRegistry for OneStore {
-    fn register_store(
-        &self,
-        _: &Url,
-        _: Arc<dyn ObjectStore>,
-    ) -> Option<Arc<dyn ObjectStore>> {
+    fn register_store(&self, _: &Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
         None
     }
 
@@ -117,7 +116,9 @@ impl ObjectStoreRegistry for OneStore {
         if url.as_str().starts_with(STORE_URL) {
             return Ok(Arc::clone(&self.0));
         }
-        Err(DataFusionError::from(QueryError::NotAllowed(format!("{url} can't be read"))))
+        Err(DataFusionError::from(QueryError::NotAllowed(format!(
+            "{url} can't be read"
+        ))))
     }
 }
 
@@ -152,7 +153,10 @@ impl CatalogProvider for OneCatalog {
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
-        Some(Arc::new(OneSchema { name: name.to_owned(), tables: Arc::clone(&self.0) }))
+        Some(Arc::new(OneSchema {
+            name: name.to_owned(),
+            tables: Arc::clone(&self.0),
+        }))
     }
 }
 
@@ -171,7 +175,10 @@ impl OneSchema {
 #[async_trait]
 impl SchemaProvider for OneSchema {
     fn table_names(&self) -> Vec<String> {
-        let own = self.tables.keys().filter(|(schema, _)| *schema == self.name);
+        let own = self
+            .tables
+            .keys()
+            .filter(|(schema, _)| *schema == self.name);
         own.map(|(_, name)| name.clone()).collect()
     }
 

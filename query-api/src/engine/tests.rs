@@ -14,7 +14,8 @@ const ORDERS: &str = r#"{"type": "struct", "fields": [
     {"name": "note", "type": "string", "required": false}]}"#;
 
 fn orders(ids: std::ops::Range<i64>) -> Vec<Value> {
-    ids.map(|id| json!({"id": id, "userId": id % 3, "note": format!("n{id}")})).collect()
+    ids.map(|id| json!({"id": id, "userId": id % 3, "note": format!("n{id}")}))
+        .collect()
 }
 
 /// Ten rows committed (bucket 0: 0..6, bucket 1: 6..10), five in the tail.
@@ -33,7 +34,9 @@ async fn world() -> (World, TestTable) {
 #[tokio::test]
 async fn latest_sees_the_tail_and_committed_does_not() {
     let (world, _table) = world().await;
-    let (parts, body) = world.sql(json!({"sql": "SELECT count(*) AS n FROM orders"})).await;
+    let (parts, body) = world
+        .sql(json!({"sql": "SELECT count(*) AS n FROM orders"}))
+        .await;
     assert_eq!(parts.status, 200, "{body}");
     assert_eq!(body["rows"], json!([[15]]));
     assert_eq!(body["columns"], json!([{"name": "n", "type": "long"}]));
@@ -41,12 +44,14 @@ async fn latest_sees_the_tail_and_committed_does_not() {
     assert_eq!(body["positions"], json!({"orders": {"0": 8, "1": 7}}));
     assert_eq!(parts.headers["x-table-version"], "2");
     assert_eq!(parts.headers["x-rows"], "1");
-    assert_eq!(parts.headers["x-tidelake-positions"], r#"{"orders":{"0":8,"1":7}}"#);
+    assert_eq!(
+        parts.headers["x-tidelake-positions"],
+        r#"{"orders":{"0":8,"1":7}}"#
+    );
     assert!(parts.headers.contains_key("x-query-id"));
     assert!(!parts.headers.contains_key("x-truncated"));
 
-    let committed =
-        json!({"sql": "SELECT count(*) FROM orders", "consistency": "committed"});
+    let committed = json!({"sql": "SELECT count(*) FROM orders", "consistency": "committed"});
     let (_, body) = world.sql(committed).await;
     assert_eq!(body["rows"], json!([[10]]));
     assert_eq!(body["positions"], json!({"orders": {"0": 6, "1": 4}}));
@@ -68,7 +73,11 @@ async fn past_versions_show_their_rows_and_no_tail() {
     let count = "SELECT count(*) FROM orders";
     for (version, rows) in [(0, 0), (1, 6), (2, 10)] {
         let body = json!({"sql": count, "as_of_version": version});
-        assert_eq!(world.rows_of(body).await, json!([[rows]]), "version {version}");
+        assert_eq!(
+            world.rows_of(body).await,
+            json!([[rows]]),
+            "version {version}"
+        );
         let sql = format!("{count} VERSION AS OF {version}");
         assert_eq!(world.rows(&sql).await, json!([[rows]]), "version {version}");
     }
@@ -92,7 +101,13 @@ async fn a_point_in_time_names_a_version() {
     table.flush(0, 2).await;
     world.clock.advance(std::time::Duration::from_secs(10));
     table.flush(0, 3).await;
-    for (at, rows) in [("08:00:05", 0), ("08:00:10", 2), ("08:00:19", 2), ("08:00:20", 3), ("09:00:00", 3)] {
+    for (at, rows) in [
+        ("08:00:05", 0),
+        ("08:00:10", 2),
+        ("08:00:19", 2),
+        ("08:00:20", 3),
+        ("09:00:00", 3),
+    ] {
         let at = format!("2027-01-15T{at}Z");
         let sql = format!("SELECT count(*) FROM orders TIMESTAMP AS OF '{at}'");
         assert_eq!(world.rows(&sql).await, json!([[rows]]), "{at}");
@@ -129,7 +144,10 @@ async fn tables_of_others_and_misspelt_ones_are_not_there() {
         .unwrap();
     let (_, bytes) = world.http(request).await;
     let body: Value = serde_json::from_slice(&bytes).unwrap();
-    assert_eq!(body["rows"], json!([["tidelake", "acme", "secrets", "BASE TABLE"]]));
+    assert_eq!(
+        body["rows"],
+        json!([["tidelake", "acme", "secrets", "BASE TABLE"]])
+    );
     assert_eq!(
         world.rows("SHOW TABLES").await,
         json!([["tidelake", "default", "orders", "BASE TABLE"]])
@@ -145,7 +163,10 @@ async fn tables_can_be_described() {
         ["note", "string", "YES", null]
     ]);
     assert_eq!(world.rows("DESCRIBE orders").await, columns);
-    assert_eq!(world.rows("SHOW COLUMNS FROM default.orders").await, columns);
+    assert_eq!(
+        world.rows("SHOW COLUMNS FROM default.orders").await,
+        columns
+    );
     assert_eq!(
         world.rows("SHOW COLUMNS FROM orders LIKE 'user%'").await,
         json!([["userId", "int", "YES", null]])
@@ -156,11 +177,18 @@ async fn tables_can_be_described() {
             .await,
         json!([["orders", "id", 1], ["orders", "userId", 2], ["orders", "note", 3]])
     );
-    assert_eq!(world.rows("SELECT * FROM information_schema.views").await, json!([]));
+    assert_eq!(
+        world.rows("SELECT * FROM information_schema.views").await,
+        json!([])
+    );
     for hidden in ["df_settings", "routines", "parameters"] {
         let sql = format!("SELECT * FROM information_schema.{hidden}");
         let (status, code) = world.code(json!({ "sql": sql })).await;
-        assert_eq!((status, code.as_str()), (400, "SQL_NOT_ALLOWED"), "{hidden}");
+        assert_eq!(
+            (status, code.as_str()),
+            (400, "SQL_NOT_ALLOWED"),
+            "{hidden}"
+        );
     }
 }
 
@@ -172,7 +200,12 @@ async fn history_and_files_are_tables() {
         world
             .rows("SELECT version, operation, rows_added FROM table_history('orders') ORDER BY 1")
             .await,
-        json!([[0, "CREATE TABLE", 0], [1, "FLUSH", 6], [2, "FLUSH", 4], [3, "DELETE", 6]])
+        json!([
+            [0, "CREATE TABLE", 0],
+            [1, "FLUSH", 6],
+            [2, "FLUSH", 4],
+            [3, "DELETE", 6]
+        ])
     );
     let files = "SELECT path, rows, deleted_rows FROM table_files('orders') ORDER BY path";
     assert_eq!(
@@ -180,8 +213,14 @@ async fn history_and_files_are_tables() {
         json!([["part-00001.parquet", 4, 2], ["part-00002.parquet", 4, 0]])
     );
     let past = json!({"sql": files, "as_of_version": 1});
-    assert_eq!(world.rows_of(past).await, json!([["part-00001.parquet", 6, 0]]));
-    assert_eq!(world.rows("SELECT count(*) FROM orders").await, json!([[13]]));
+    assert_eq!(
+        world.rows_of(past).await,
+        json!([["part-00001.parquet", 6, 0]])
+    );
+    assert_eq!(
+        world.rows("SELECT count(*) FROM orders").await,
+        json!([[13]])
+    );
 }
 
 #[tokio::test]
@@ -193,12 +232,21 @@ async fn tokens_are_waited_for() {
             "token": token, "timeout_ms": timeout})
     };
     let token = json!(token);
-    assert_eq!(world.rows_of(ask("latest", &token, 5_000)).await, json!([[15]]));
+    assert_eq!(
+        world.rows_of(ask("latest", &token, 5_000)).await,
+        json!([[15]])
+    );
 
     let (parts, problem) = world.sql(ask("committed", &token, 30)).await;
-    assert_eq!((parts.status.as_u16(), &problem["code"]), (503, &json!("TOKEN_NOT_COVERED")));
+    assert_eq!(
+        (parts.status.as_u16(), &problem["code"]),
+        (503, &json!("TOKEN_NOT_COVERED"))
+    );
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.contains("bucket 0 up to offset 8, reached is 6"), "{detail}");
+    assert!(
+        detail.contains("bucket 0 up to offset 8, reached is 6"),
+        "{detail}"
+    );
 
     let later = async {
         table.flush(0, 8).await;
@@ -211,24 +259,43 @@ async fn tokens_are_waited_for() {
     let (status, code) = world.code(ask("latest", &ahead, 30)).await;
     assert_eq!((status, code.as_str()), (503, "TOKEN_NOT_COVERED"));
     let alien = json!(Token::new([(Bucket(9), Watermark(1))]).to_string());
-    assert_eq!(world.code(ask("latest", &alien, 1000)).await, (400, "INVALID_TOKEN".into()));
+    assert_eq!(
+        world.code(ask("latest", &alien, 1000)).await,
+        (400, "INVALID_TOKEN".into())
+    );
     assert_eq!(
         world.code(ask("latest", &json!("garbage"), 1000)).await,
         (400, "INVALID_TOKEN".into())
     );
-    assert_eq!(world.rows_of(ask("latest", &json!({"orders": token}), 1000)).await, json!([[15]]));
+    assert_eq!(
+        world
+            .rows_of(ask("latest", &json!({"orders": token}), 1000))
+            .await,
+        json!([[15]])
+    );
     let other = json!({"others": token});
-    assert_eq!(world.code(ask("latest", &other, 1000)).await, (400, "INVALID_TOKEN".into()));
+    assert_eq!(
+        world.code(ask("latest", &other, 1000)).await,
+        (400, "INVALID_TOKEN".into())
+    );
 }
 
 #[tokio::test]
 async fn lost_rows_are_an_error_not_a_gap() {
     let (world, table) = world().await;
     world.log.cut(&table.entry.topic, 1, 6);
-    let (parts, problem) = world.sql(json!({"sql": "SELECT count(*) FROM orders"})).await;
-    assert_eq!((parts.status.as_u16(), &problem["code"]), (500, &json!("LOG_GAP")));
+    let (parts, problem) = world
+        .sql(json!({"sql": "SELECT count(*) FROM orders"}))
+        .await;
+    assert_eq!(
+        (parts.status.as_u16(), &problem["code"]),
+        (500, &json!("LOG_GAP"))
+    );
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.contains("bucket 1") && detail.contains("offset 6"), "{detail}");
+    assert!(
+        detail.contains("bucket 1") && detail.contains("offset 6"),
+        "{detail}"
+    );
     let committed = json!({"sql": "SELECT count(*) FROM orders", "consistency": "committed"});
     assert_eq!(world.rows_of(committed).await, json!([[10]]));
 }
@@ -236,18 +303,26 @@ async fn lost_rows_are_an_error_not_a_gap() {
 #[tokio::test]
 async fn a_table_created_again_starts_empty() {
     let (world, table) = world().await;
-    assert_eq!(world.rows("SELECT count(*) FROM orders").await, json!([[15]]));
+    assert_eq!(
+        world.rows("SELECT count(*) FROM orders").await,
+        json!([[15]])
+    );
     let dropped = world.catalog.drop_table(&table.entry.id).await.unwrap();
     let (status, code) = world.code(json!({"sql": "SELECT 1 FROM orders"})).await;
     assert_eq!((status, code.as_str()), (404, "TABLE_NOT_FOUND"));
-    let tidelake_catalog::DropTable::Dropped(held) = dropped else { panic!("{dropped:?}") };
+    let tidelake_catalog::DropTable::Dropped(held) = dropped else {
+        panic!("{dropped:?}")
+    };
     for object in world.store.list(&table.entry.location()).await.unwrap() {
         world.store.delete(object.location.as_ref()).await.unwrap();
     }
     world.catalog.purged(&held).await.unwrap();
     let again = world.table("orders", ORDERS, 1).await;
     again.push(0, &orders(0..1));
-    assert_eq!(world.rows("SELECT count(*) FROM orders").await, json!([[1]]));
+    assert_eq!(
+        world.rows("SELECT count(*) FROM orders").await,
+        json!([[1]])
+    );
 }
 
 #[tokio::test]
@@ -262,14 +337,26 @@ async fn parameters_stand_for_values() {
     let (world, _table) = world().await;
     let ask = |sql: &str, params: Value| json!({"sql": sql, "params": params});
     let rows = world
-        .rows_of(ask("SELECT id FROM orders WHERE id > $1 AND note <> $2 ORDER BY 1", json!([11, "n13"])))
+        .rows_of(ask(
+            "SELECT id FROM orders WHERE id > $1 AND note <> $2 ORDER BY 1",
+            json!([11, "n13"]),
+        ))
         .await;
     assert_eq!(rows, json!([[12], [14]]));
-    let rows = world.rows_of(ask("SELECT $1 IS NULL, $2, $3", json!([null, true, 1.5]))).await;
+    let rows = world
+        .rows_of(ask("SELECT $1 IS NULL, $2, $3", json!([null, true, 1.5])))
+        .await;
     assert_eq!(rows, json!([[true, true, 1.5]]));
-    let rows = world.rows_of(ask("SELECT id FROM orders ORDER BY 1 LIMIT $1", json!([1]))).await;
+    let rows = world
+        .rows_of(ask("SELECT id FROM orders ORDER BY 1 LIMIT $1", json!([1])))
+        .await;
     assert_eq!(rows, json!([[0]]));
-    let rows = world.rows_of(ask("SELECT count(*) FROM orders VERSION AS OF 1 WHERE id < $1", json!([3]))).await;
+    let rows = world
+        .rows_of(ask(
+            "SELECT count(*) FROM orders VERSION AS OF 1 WHERE id < $1",
+            json!([3]),
+        ))
+        .await;
     assert_eq!(rows, json!([[3]]));
     let (status, code) = world.code(ask("SELECT $2", json!([1]))).await;
     assert_eq!((status, code.as_str()), (400, "INVALID_REQUEST"));
@@ -299,7 +386,10 @@ async fn problems_say_what_is_wrong() {
         assert!(found.headers.contains_key("x-query-id"), "{sql}");
     }
     let (_, problem) = world.sql(json!({"sql": "SELECT 1", "maxrows": 1})).await;
-    assert_eq!((&problem["code"], &problem["field"]), (&json!("UNKNOWN_FIELD"), &json!("maxrows")));
+    assert_eq!(
+        (&problem["code"], &problem["field"]),
+        (&json!("UNKNOWN_FIELD"), &json!("maxrows"))
+    );
 }
 
 #[tokio::test]
@@ -313,10 +403,18 @@ async fn rows_beyond_the_wish_are_cut_and_said_so() {
     assert_eq!(parts.headers["x-rows"], "2");
     let body = json!({"sql": "SELECT id FROM orders", "max_rows": 15});
     let (parts, value) = world.sql(body).await;
-    assert_eq!((value["rows"].as_array().unwrap().len(), &value["truncated"]), (15, &json!(false)));
+    assert_eq!(
+        (value["rows"].as_array().unwrap().len(), &value["truncated"]),
+        (15, &json!(false))
+    );
     assert!(!parts.headers.contains_key("x-truncated"));
-    let (parts, value) = world.sql(json!({"sql": "SELECT id FROM orders", "max_rows": 0})).await;
-    assert_eq!((&value["rows"], &value["truncated"]), (&json!([]), &json!(true)));
+    let (parts, value) = world
+        .sql(json!({"sql": "SELECT id FROM orders", "max_rows": 0}))
+        .await;
+    assert_eq!(
+        (&value["rows"], &value["truncated"]),
+        (&json!([]), &json!(true))
+    );
     assert_eq!(parts.headers["x-rows"], "0");
 }
 
@@ -333,7 +431,10 @@ async fn limits_end_queries_with_a_reason() {
     assert_eq!(world.code(large).await, (413, "RESULT_TOO_LARGE".into()));
     let hungry = json!({"sql": "SELECT count(*) FROM (SELECT value % 1000003 v, count(*) FROM \
         generate_series(1, 2000000) GROUP BY 1)"});
-    assert_eq!(world.code(hungry).await, (503, "QUERY_MEMORY_EXCEEDED".into()));
+    assert_eq!(
+        world.code(hungry).await,
+        (503, "QUERY_MEMORY_EXCEEDED".into())
+    );
     let slow = json!({"sql": "SELECT count(*) FROM generate_series(1, 100000000000)",
         "timeout_ms": 50});
     assert_eq!(world.code(slow).await, (504, "QUERY_TIMEOUT".into()));
@@ -341,7 +442,10 @@ async fn limits_end_queries_with_a_reason() {
 
 #[tokio::test]
 async fn a_tail_beyond_the_limit_is_refused_and_not_kept() {
-    let settings = QuerySettings { tail_bytes_max: 4_000, ..QuerySettings::default() };
+    let settings = QuerySettings {
+        tail_bytes_max: 4_000,
+        ..QuerySettings::default()
+    };
     let world = World::new(settings).await;
     let table = world.table("orders", ORDERS, 1).await;
     table.push(0, &orders(0..5000));
@@ -364,13 +468,17 @@ async fn a_query_can_be_cancelled_by_its_id() {
         while world.engine.queries(&tenant).is_empty() {
             tokio::task::yield_now().await;
         }
-        let request = HttpRequest::delete("/v1/queries/slow-1").body(Body::empty()).unwrap();
+        let request = HttpRequest::delete("/v1/queries/slow-1")
+            .body(Body::empty())
+            .unwrap();
         assert_eq!(world.http(request).await.0.status, 204);
     };
     let ((parts, body), ()) = tokio::join!(world.http(request), cancel);
     assert_eq!(parts.status, 409, "{}", String::from_utf8_lossy(&body));
     assert_eq!(parts.headers["x-query-id"], "slow-1");
-    let gone = HttpRequest::delete("/v1/queries/slow-1").body(Body::empty()).unwrap();
+    let gone = HttpRequest::delete("/v1/queries/slow-1")
+        .body(Body::empty())
+        .unwrap();
     assert_eq!(world.http(gone).await.0.status, 404);
 }
 
@@ -379,20 +487,31 @@ async fn dropping_an_answer_ends_its_query() {
     let (world, _table) = world().await;
     let tenant = TenantId::default();
     let request = Request::new("SELECT * FROM orders", world.engine.settings());
-    let answer = world.engine.query(&tenant, world.engine.fresh_id(), &request).await.unwrap();
+    let answer = world
+        .engine
+        .query(&tenant, world.engine.fresh_id(), &request)
+        .await
+        .unwrap();
     assert_eq!(world.engine.queries(&tenant).len(), 1);
     drop(answer);
     assert_eq!(world.engine.queries(&tenant).len(), 0);
-    let ended = world.engine.metrics().queries.with_label_values(&["disconnected"]).get();
+    let ended = world
+        .engine
+        .metrics()
+        .queries
+        .with_label_values(&["disconnected"])
+        .get();
     assert_eq!(ended, 1);
 }
 
 #[tokio::test]
 async fn requests_come_in_several_shapes() {
     let (world, _table) = world().await;
-    let get = HttpRequest::get("/v1/sql?sql=SELECT%20max(id)%20FROM%20orders%20WHERE%20id%20%3C%20%241&params=[5]")
-        .body(Body::empty())
-        .unwrap();
+    let get = HttpRequest::get(
+        "/v1/sql?sql=SELECT%20max(id)%20FROM%20orders%20WHERE%20id%20%3C%20%241&params=[5]",
+    )
+    .body(Body::empty())
+    .unwrap();
     let (parts, bytes) = world.http(get).await;
     let body: Value = serde_json::from_slice(&bytes).unwrap();
     assert_eq!((parts.status.as_u16(), &body["rows"]), (200, &json!([[4]])));
@@ -411,9 +530,15 @@ async fn requests_come_in_several_shapes() {
             .header(name, value)
             .body(Body::from(r#"{"sql":"SELECT 1"}"#))
             .unwrap();
-        assert_eq!(world.http(request).await.0.status, status, "{name}: {value}");
+        assert_eq!(
+            world.http(request).await.0.status,
+            status,
+            "{name}: {value}"
+        );
     }
-    let long = HttpRequest::post("/v1/sql").body(Body::from(" ".repeat(3_000_000))).unwrap();
+    let long = HttpRequest::post("/v1/sql")
+        .body(Body::from(" ".repeat(3_000_000)))
+        .unwrap();
     assert_eq!(world.http(long).await.0.status, 413);
     let wrong = HttpRequest::put("/v1/sql").body(Body::empty()).unwrap();
     assert_eq!(world.http(wrong).await.0.status, 405);
@@ -443,7 +568,10 @@ async fn an_error_after_the_first_byte_cuts_the_answer_and_ndjson_says_why() {
         }
     }
     assert!(failed, "the body must not end as if it were whole");
-    let last = bytes.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).unwrap();
+    let last = bytes
+        .split(|byte| *byte == b'\n')
+        .rfind(|line| !line.is_empty())
+        .unwrap();
     let last: Value = serde_json::from_slice(last).unwrap();
     assert_eq!(last["error"]["code"], "QUERY_FAILED");
 }
@@ -453,10 +581,28 @@ async fn bad_records_of_the_tail_are_no_rows() {
     let (world, table) = world().await;
     let topic = &table.entry.topic;
     world.log.push(topic, 0, Wire::json("{\"id\": \"x\"}"));
-    world.log.push(topic, 0, Wire { value: None, encoding: None, op: None });
-    world.log.push(topic, 0, Wire { value: None, encoding: None, op: Some(b"flush".to_vec()) });
+    world.log.push(
+        topic,
+        0,
+        Wire {
+            value: None,
+            encoding: None,
+            op: None,
+        },
+    );
+    world.log.push(
+        topic,
+        0,
+        Wire {
+            value: None,
+            encoding: None,
+            op: Some(b"flush".to_vec()),
+        },
+    );
     table.push(0, &orders(100..101));
-    let (_, body) = world.sql(json!({"sql": "SELECT count(*), max(id) FROM orders"})).await;
+    let (_, body) = world
+        .sql(json!({"sql": "SELECT count(*), max(id) FROM orders"}))
+        .await;
     assert_eq!(body["rows"], json!([[16, 100]]));
     assert_eq!(body["positions"], json!({"orders": {"0": 12, "1": 7}}));
 }
@@ -464,13 +610,25 @@ async fn bad_records_of_the_tail_are_no_rows() {
 #[tokio::test]
 async fn plans_can_be_explained() {
     let (world, _table) = world().await;
-    let rows = world.rows("EXPLAIN SELECT id FROM orders WHERE id = 3").await.to_string();
+    let rows = world
+        .rows("EXPLAIN SELECT id FROM orders WHERE id = 3")
+        .await
+        .to_string();
     assert!(rows.contains("DataSourceExec"), "{rows}");
     assert!(rows.contains("part-00001.parquet"), "{rows}");
-    assert!(!rows.contains("part-00002.parquet"), "the second file is pruned: {rows}");
-    let rows = world.rows("EXPLAIN ANALYZE SELECT id FROM orders").await.to_string();
+    assert!(
+        !rows.contains("part-00002.parquet"),
+        "the second file is pruned: {rows}"
+    );
+    let rows = world
+        .rows("EXPLAIN ANALYZE SELECT id FROM orders")
+        .await
+        .to_string();
     assert!(rows.contains("output_rows"), "{rows}");
     let counted = json!({"sql": "EXPLAIN SELECT count(*) FROM orders", "consistency": "committed"});
     let rows = world.rows_of(counted).await.to_string();
-    assert!(!rows.contains("DataSourceExec"), "count(*) comes from the manifest: {rows}");
+    assert!(
+        !rows.contains("DataSourceExec"),
+        "count(*) comes from the manifest: {rows}"
+    );
 }

@@ -74,7 +74,9 @@ impl Parquet {
 
 impl Encoder for Parquet {
     fn write(&mut self, batch: &RecordBatch) -> Result<Bytes, QueryError> {
-        let Some(writer) = &mut self.0 else { return Ok(Bytes::new()) };
+        let Some(writer) = &mut self.0 else {
+            return Ok(Bytes::new());
+        };
         writer.write(batch).map_err(engine)?;
         if writer.in_progress_size() > ROW_GROUP_BYTES_MAX {
             writer.flush().map_err(engine)?;
@@ -83,7 +85,9 @@ impl Encoder for Parquet {
     }
 
     fn finish(&mut self) -> Result<Bytes, QueryError> {
-        let Some(writer) = self.0.take() else { return Ok(Bytes::new()) };
+        let Some(writer) = self.0.take() else {
+            return Ok(Bytes::new());
+        };
         Ok(writer.into_inner().map_err(engine)?.0.into())
     }
 }

@@ -22,12 +22,12 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{
-    ArrowNativeType, ArrowPrimitiveType, ArrowTemporalType, DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type,
-    Decimal128Type, Decimal256Type, DecimalType, Float16Type, Float32Type, Float64Type, Int8Type,
-    Int16Type, Int32Type, Int64Type, SchemaRef, Time32MillisecondType, Time32SecondType,
-    Time64MicrosecondType, Time64NanosecondType, TimeUnit, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type,
+    ArrowNativeType, ArrowPrimitiveType, ArrowTemporalType, DataType, Date32Type, Date64Type,
+    Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DecimalType, Float16Type,
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef,
+    Time32MillisecondType, Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions};
@@ -73,7 +73,9 @@ impl Ndjson {
             key.push(b':');
             key
         });
-        Self { keys: keys.collect() }
+        Self {
+            keys: keys.collect(),
+        }
     }
 }
 
@@ -133,7 +135,11 @@ pub(crate) fn writer(array: &dyn Array) -> Result<Writer<'_>, QueryError> {
         }
         T::Float32 => primitive::<Float32Type>(array, write_float),
         T::Float64 => primitive::<Float64Type>(array, |value, out| {
-            if value.is_finite() { write_number(&value, out) } else { null(out) }
+            if value.is_finite() {
+                write_number(&value, out)
+            } else {
+                null(out)
+            }
         }),
         T::Decimal32(_, _) => decimal::<Decimal32Type>(array),
         T::Decimal64(_, _) => decimal::<Decimal64Type>(array),
@@ -165,7 +171,10 @@ pub(crate) fn writer(array: &dyn Array) -> Result<Writer<'_>, QueryError> {
         T::List(_) => list(array.as_list::<i32>())?,
         T::LargeList(_) => list(array.as_list::<i64>())?,
         T::FixedSizeList(_, size) => {
-            let (list, size) = (array.as_fixed_size_list(), usize::try_from(*size).unwrap_or(0));
+            let (list, size) = (
+                array.as_fixed_size_list(),
+                usize::try_from(*size).unwrap_or(0),
+            );
             let values = writer(list.values().as_ref())?;
             nullable(list, move |row, out| {
                 elements(row * size, (row + 1) * size, &values, out);
@@ -197,7 +206,13 @@ fn nullable<'a>(array: &'a dyn Array, write: impl Fn(usize, &mut Vec<u8>) + 'a) 
     if array.null_count() == 0 {
         return Box::new(write);
     }
-    Box::new(move |row, out| if array.is_null(row) { null(out) } else { write(row, out) })
+    Box::new(move |row, out| {
+        if array.is_null(row) {
+            null(out)
+        } else {
+            write(row, out)
+        }
+    })
 }
 
 fn null(out: &mut Vec<u8>) {
@@ -222,7 +237,11 @@ where
 }
 
 fn write_float(value: f32, out: &mut Vec<u8>) {
-    if value.is_finite() { write_number(&value, out) } else { null(out) }
+    if value.is_finite() {
+        write_number(&value, out)
+    } else {
+        null(out)
+    }
 }
 
 fn write_number(value: &impl serde::Serialize, out: &mut Vec<u8>) {
@@ -323,9 +342,9 @@ fn write_time(time: &impl Timelike, out: &mut Vec<u8>) {
         return;
     }
     out.push(b'.');
-    if nanos % 1_000_000 == 0 {
+    if nanos.is_multiple_of(1_000_000) {
         digits(nanos / 1_000_000, 3, out);
-    } else if nanos % 1_000 == 0 {
+    } else if nanos.is_multiple_of(1_000) {
         digits(nanos / 1_000, 6, out);
     } else {
         digits(nanos, 9, out);
@@ -385,7 +404,12 @@ fn list<O: OffsetSizeTrait>(array: &GenericListArray<O>) -> Result<Writer<'_>, Q
     let values = writer(array.values().as_ref())?;
     let offsets = array.value_offsets();
     Ok(nullable(array, move |row, out| {
-        elements(offsets[row].as_usize(), offsets[row + 1].as_usize(), &values, out);
+        elements(
+            offsets[row].as_usize(),
+            offsets[row + 1].as_usize(),
+            &values,
+            out,
+        );
     }))
 }
 

@@ -27,7 +27,11 @@ fn name(data_type: &DataType) -> String {
         T::Date32 | T::Date64 => "date".into(),
         T::Time32(_) | T::Time64(_) => "time".into(),
         T::Timestamp(unit, zone) => {
-            let zoned = if zone.is_some() { "timestamptz" } else { "timestamp" };
+            let zoned = if zone.is_some() {
+                "timestamptz"
+            } else {
+                "timestamp"
+            };
             match unit {
                 TimeUnit::Nanosecond => format!("{zoned}_ns"),
                 _ => zoned.into(),
@@ -43,8 +47,10 @@ fn name(data_type: &DataType) -> String {
         | T::LargeListView(element)
         | T::FixedSizeList(element, _) => format!("list<{}>", type_name(element)),
         T::Struct(fields) => {
-            let parts: Vec<_> =
-                fields.iter().map(|f| format!("{}: {}", f.name(), type_name(f))).collect();
+            let parts: Vec<_> = fields
+                .iter()
+                .map(|f| format!("{}: {}", f.name(), type_name(f)))
+                .collect();
             format!("struct<{}>", parts.join(", "))
         }
         T::Map(entries, _) => match entries.data_type() {

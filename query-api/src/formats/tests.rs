@@ -25,7 +25,13 @@ fn everything() -> RecordBatch {
         let entries = StructArray::new(fields.clone(), vec![keys, values], None);
         let field = Arc::new(Field::new("entries", DataType::Struct(fields), false));
         let offsets = OffsetBuffer::from_lengths([2, 0]);
-        Arc::new(MapArray::new(field, offsets, entries, Some(vec![true, false].into()), false))
+        Arc::new(MapArray::new(
+            field,
+            offsets,
+            entries,
+            Some(vec![true, false].into()),
+            false,
+        ))
     };
     let structs: ArrayRef = Arc::new(StructArray::new(
         Fields::from(vec![
@@ -40,16 +46,46 @@ fn everything() -> RecordBatch {
     ));
     let decimal = Decimal128Array::from(vec![Some(-1234), None]);
     let columns: Vec<(&str, ArrayRef)> = vec![
-        ("boolean", Arc::new(BooleanArray::from(vec![Some(true), None]))),
+        (
+            "boolean",
+            Arc::new(BooleanArray::from(vec![Some(true), None])),
+        ),
         ("tiny", Arc::new(Int8Array::from(vec![Some(-1), None]))),
-        ("long", Arc::new(Int64Array::from(vec![Some(i64::MIN), None]))),
-        ("huge", Arc::new(UInt64Array::from(vec![Some(u64::MAX), None]))),
-        ("float", Arc::new(Float32Array::from(vec![Some(0.1), Some(f32::NAN)]))),
-        ("double", Arc::new(Float64Array::from(vec![Some(1e300), Some(f64::INFINITY)]))),
-        ("decimal", Arc::new(decimal.with_precision_and_scale(10, 2).unwrap())),
-        ("date", Arc::new(Date32Array::from(vec![Some(20_778), None]))),
-        ("time", Arc::new(Time64MicrosecondArray::from(vec![Some(45_296_000_001), None]))),
-        ("local", Arc::new(TimestampMicrosecondArray::from(vec![Some(-1), None]))),
+        (
+            "long",
+            Arc::new(Int64Array::from(vec![Some(i64::MIN), None])),
+        ),
+        (
+            "huge",
+            Arc::new(UInt64Array::from(vec![Some(u64::MAX), None])),
+        ),
+        (
+            "float",
+            Arc::new(Float32Array::from(vec![Some(0.1), Some(f32::NAN)])),
+        ),
+        (
+            "double",
+            Arc::new(Float64Array::from(vec![Some(1e300), Some(f64::INFINITY)])),
+        ),
+        (
+            "decimal",
+            Arc::new(decimal.with_precision_and_scale(10, 2).unwrap()),
+        ),
+        (
+            "date",
+            Arc::new(Date32Array::from(vec![Some(20_778), None])),
+        ),
+        (
+            "time",
+            Arc::new(Time64MicrosecondArray::from(vec![
+                Some(45_296_000_001),
+                None,
+            ])),
+        ),
+        (
+            "local",
+            Arc::new(TimestampMicrosecondArray::from(vec![Some(-1), None])),
+        ),
         (
             "moment",
             Arc::new(TimestampMillisecondArray::from(vec![Some(1), None]).with_timezone("+02:00")),
@@ -58,27 +94,53 @@ fn everything() -> RecordBatch {
             "fine",
             Arc::new(TimestampNanosecondArray::from(vec![Some(1), None]).with_timezone("UTC")),
         ),
-        ("text", Arc::new(StringArray::from(vec![Some("a\"b\n\u{1}é"), None]))),
-        ("view", Arc::new(StringViewArray::from(vec![Some(""), None]))),
-        ("bytes", Arc::new(BinaryViewArray::from(vec![Some(&b"\xde\xad"[..]), None]))),
+        (
+            "text",
+            Arc::new(StringArray::from(vec![Some("a\"b\n\u{1}é"), None])),
+        ),
+        (
+            "view",
+            Arc::new(StringViewArray::from(vec![Some(""), None])),
+        ),
+        (
+            "bytes",
+            Arc::new(BinaryViewArray::from(vec![Some(&b"\xde\xad"[..]), None])),
+        ),
         ("fixed", {
             let values = vec![Some(&b"ab"[..]), None].into_iter();
             Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(values, 2).unwrap())
         }),
-        ("list", list(Arc::new(Int32Array::from(vec![Some(1), None])), [2, 0])),
+        (
+            "list",
+            list(Arc::new(Int32Array::from(vec![Some(1), None])), [2, 0]),
+        ),
         ("struct", structs),
         ("map", map(Arc::new(StringArray::from(vec!["a", "b"])))),
         ("numbered", map(Arc::new(Int64Array::from(vec![1, 2])))),
-        ("dictionary", Arc::new(DictionaryArray::<Int32Type>::from_iter([Some("d"), None]))),
-        ("interval", Arc::new(IntervalDayTimeArray::from(vec![
-            Some(IntervalDayTime { days: 1, milliseconds: 500 }),
-            None,
-        ]))),
-        ("duration", Arc::new(DurationSecondArray::from(vec![Some(90), None]))),
+        (
+            "dictionary",
+            Arc::new(DictionaryArray::<Int32Type>::from_iter([Some("d"), None])),
+        ),
+        (
+            "interval",
+            Arc::new(IntervalDayTimeArray::from(vec![
+                Some(IntervalDayTime {
+                    days: 1,
+                    milliseconds: 500,
+                }),
+                None,
+            ])),
+        ),
+        (
+            "duration",
+            Arc::new(DurationSecondArray::from(vec![Some(90), None])),
+        ),
         ("nothing", Arc::new(NullArray::new(2))),
     ];
     RecordBatch::try_from_iter_with_nullable(
-        columns.into_iter().map(|(name, column)| (name, column, true)),
+        columns
+            .into_iter()
+            .map(|(name, column)| (name, column, true)),
     )
     .unwrap()
 }
@@ -116,10 +178,26 @@ fn every_type_has_its_json() {
 #[test]
 fn csv_tells_null_from_empty_and_quotes_what_it_must() {
     let batch = RecordBatch::try_from_iter_with_nullable([
-        ("a,b", Arc::new(Int64Array::from(vec![Some(1), None, Some(3)])) as ArrayRef, true),
-        ("text", Arc::new(StringArray::from(vec![Some("x\"y"), Some(""), None])), true),
-        ("lines", Arc::new(StringArray::from(vec![" a", "b\r\nc", "plain"])), true),
-        ("nan", Arc::new(Float64Array::from(vec![f64::NAN, 1.0, 2.5])), true),
+        (
+            "a,b",
+            Arc::new(Int64Array::from(vec![Some(1), None, Some(3)])) as ArrayRef,
+            true,
+        ),
+        (
+            "text",
+            Arc::new(StringArray::from(vec![Some("x\"y"), Some(""), None])),
+            true,
+        ),
+        (
+            "lines",
+            Arc::new(StringArray::from(vec![" a", "b\r\nc", "plain"])),
+            true,
+        ),
+        (
+            "nan",
+            Arc::new(Float64Array::from(vec![f64::NAN, 1.0, 2.5])),
+            true,
+        ),
     ])
     .unwrap();
     assert_eq!(
@@ -127,7 +205,10 @@ fn csv_tells_null_from_empty_and_quotes_what_it_must() {
         "\"a,b\",text,lines,nan\r\n1,\"x\"\"y\",\" a\",\r\n,\"\",\"b\r\nc\",1.0\r\n3,,plain,2.5\r\n"
     );
     let nested = String::from_utf8(written(Format::Csv, &everything())).unwrap();
-    assert!(nested.contains(r#","[1,null]","{""x"":1,""s"":null}","#), "{nested}");
+    assert!(
+        nested.contains(r#","[1,null]","{""x"":1,""s"":null}","#),
+        "{nested}"
+    );
 }
 
 #[test]
@@ -137,7 +218,12 @@ fn formats_without_rows_still_have_their_frame() {
     assert!(written(Format::Csv, &empty).starts_with(b"boolean,tiny,"));
     let schema = output_schema(&empty.schema());
     let stream = written(Format::Arrow, &empty);
-    assert_eq!(StreamReader::try_new(stream.as_slice(), None).unwrap().schema(), schema);
+    assert_eq!(
+        StreamReader::try_new(stream.as_slice(), None)
+            .unwrap()
+            .schema(),
+        schema
+    );
 }
 
 #[test]
@@ -182,9 +268,21 @@ fn result_columns_have_plain_types_and_names_of_their_own() {
         Field::new_list("l", Field::new("element", DataType::Utf8View, true), true),
     ]);
     let plain = output_schema(&schema);
-    let shown: Vec<_> =
-        plain.fields().iter().map(|f| format!("{} {}", f.name(), type_name(f))).collect();
-    assert_eq!(shown, ["a string", "a_2 binary", "a_2_2 long", "d string", "l list<string>"]);
+    let shown: Vec<_> = plain
+        .fields()
+        .iter()
+        .map(|f| format!("{} {}", f.name(), type_name(f)))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "a string",
+            "a_2 binary",
+            "a_2_2 long",
+            "d string",
+            "l list<string>"
+        ]
+    );
     assert_eq!(plain.field(3).data_type(), &DataType::Utf8);
 }
 
@@ -197,9 +295,18 @@ fn types_have_icebergs_names() {
         (DataType::Float32, "float"),
         (DataType::Float64, "double"),
         (DataType::Decimal128(10, 2), "decimal(10,2)"),
-        (DataType::Timestamp(TimeUnit::Microsecond, None), "timestamp"),
-        (DataType::Timestamp(TimeUnit::Microsecond, utc()), "timestamptz"),
-        (DataType::Timestamp(TimeUnit::Nanosecond, utc()), "timestamptz_ns"),
+        (
+            DataType::Timestamp(TimeUnit::Microsecond, None),
+            "timestamp",
+        ),
+        (
+            DataType::Timestamp(TimeUnit::Microsecond, utc()),
+            "timestamptz",
+        ),
+        (
+            DataType::Timestamp(TimeUnit::Nanosecond, utc()),
+            "timestamptz_ns",
+        ),
         (DataType::Time64(TimeUnit::Microsecond), "time"),
         (DataType::Utf8View, "string"),
         (DataType::FixedSizeBinary(3), "fixed[3]"),
@@ -220,9 +327,18 @@ fn the_best_acceptable_format_is_taken() {
         (Some("application/*"), Some(Format::Json)),
         (Some("text/*"), Some(Format::Csv)),
         (Some("text/csv, application/json"), Some(Format::Csv)),
-        (Some("text/csv;q=0.5, application/x-ndjson"), Some(Format::Ndjson)),
-        (Some("application/vnd.apache.arrow.stream"), Some(Format::Arrow)),
-        (Some("application/vnd.apache.parquet"), Some(Format::Parquet)),
+        (
+            Some("text/csv;q=0.5, application/x-ndjson"),
+            Some(Format::Ndjson),
+        ),
+        (
+            Some("application/vnd.apache.arrow.stream"),
+            Some(Format::Arrow),
+        ),
+        (
+            Some("application/vnd.apache.parquet"),
+            Some(Format::Parquet),
+        ),
         (Some("text/html, */*;q=0.1"), Some(Format::Json)),
         (Some("text/csv;q=0"), None),
         (Some("image/png"), None),

@@ -47,15 +47,23 @@ fn long<T: Into<Option<i64>>>(
     values: impl IntoIterator<Item = T>,
 ) -> (Field, ArrayRef) {
     let values: Int64Array = values.into_iter().map(Into::into).collect();
-    (Field::new(name, DataType::Int64, nullable), Arc::new(values))
+    (
+        Field::new(name, DataType::Int64, nullable),
+        Arc::new(values),
+    )
 }
 
 fn moment(name: &str, millis: impl IntoIterator<Item = i64>) -> (Field, ArrayRef) {
-    let values: TimestampMicrosecondArray =
-        millis.into_iter().map(|ms| Some(ms.saturating_mul(1000))).collect();
+    let values: TimestampMicrosecondArray = millis
+        .into_iter()
+        .map(|ms| Some(ms.saturating_mul(1000)))
+        .collect();
     let zone: Arc<str> = Arc::from("UTC");
     let ty = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::clone(&zone)));
-    (Field::new(name, ty, false), Arc::new(values.with_timezone(zone)))
+    (
+        Field::new(name, ty, false),
+        Arc::new(values.with_timezone(zone)),
+    )
 }
 
 fn signed(value: u64) -> i64 {
@@ -65,14 +73,45 @@ fn signed(value: u64) -> i64 {
 /// `table_history('t')`: one row for each version, newest first.
 pub(crate) fn history(commits: &[CommitSummary]) -> Result<MemTable, QueryError> {
     table(vec![
-        long("version", false, commits.iter().map(|commit| signed(commit.version.0))),
-        moment("timestamp", commits.iter().map(|commit| commit.timestamp_ms)),
-        text("operation", false, commits.iter().map(|commit| commit.operation.clone())),
-        text("commit_id", true, commits.iter().map(|commit| commit.commit_id.clone())),
-        long("rows_added", false, commits.iter().map(|commit| signed(commit.rows_added))),
-        long("files_added", false, commits.iter().map(|commit| signed(commit.files_added))),
-        long("files_removed", false, commits.iter().map(|commit| signed(commit.files_removed))),
-        text("parameters", false, commits.iter().map(|commit| json(&commit.parameters))),
+        long(
+            "version",
+            false,
+            commits.iter().map(|commit| signed(commit.version.0)),
+        ),
+        moment(
+            "timestamp",
+            commits.iter().map(|commit| commit.timestamp_ms),
+        ),
+        text(
+            "operation",
+            false,
+            commits.iter().map(|commit| commit.operation.clone()),
+        ),
+        text(
+            "commit_id",
+            true,
+            commits.iter().map(|commit| commit.commit_id.clone()),
+        ),
+        long(
+            "rows_added",
+            false,
+            commits.iter().map(|commit| signed(commit.rows_added)),
+        ),
+        long(
+            "files_added",
+            false,
+            commits.iter().map(|commit| signed(commit.files_added)),
+        ),
+        long(
+            "files_removed",
+            false,
+            commits.iter().map(|commit| signed(commit.files_removed)),
+        ),
+        text(
+            "parameters",
+            false,
+            commits.iter().map(|commit| json(&commit.parameters)),
+        ),
     ])
 }
 
@@ -83,10 +122,26 @@ fn json(value: &impl serde::Serialize) -> String {
 /// `table_files('t')`: one row for each data file of the version.
 pub(crate) fn files(files: &[Arc<FileFacts>]) -> Result<MemTable, QueryError> {
     table(vec![
-        text("path", false, files.iter().map(|file| file.name().to_owned())),
-        long("size_bytes", false, files.iter().map(|file| signed(file.size()))),
-        long("rows", true, files.iter().map(|file| file.live_rows().map(signed))),
-        long("deleted_rows", false, files.iter().map(|file| signed(file.deleted()))),
+        text(
+            "path",
+            false,
+            files.iter().map(|file| file.name().to_owned()),
+        ),
+        long(
+            "size_bytes",
+            false,
+            files.iter().map(|file| signed(file.size())),
+        ),
+        long(
+            "rows",
+            true,
+            files.iter().map(|file| file.live_rows().map(signed)),
+        ),
+        long(
+            "deleted_rows",
+            false,
+            files.iter().map(|file| signed(file.deleted())),
+        ),
         moment("modified", files.iter().map(|file| file.modified_ms())),
         text("tags", false, files.iter().map(|file| file.tags_json())),
     ])
@@ -96,27 +151,67 @@ pub(crate) fn files(files: &[Arc<FileFacts>]) -> Result<MemTable, QueryError> {
 pub(crate) fn columns(shape: &Shape) -> Result<MemTable, QueryError> {
     let fields = shape.schema.fields();
     table(vec![
-        text("column_name", false, fields.iter().map(|field| field.name().clone())),
-        text("data_type", false, fields.iter().map(|field| type_name(field))),
-        text("is_nullable", false, fields.iter().map(|field| yes_no(field.is_nullable()))),
-        text("comment", true, shape.table.fields.iter().map(|field| field.doc.clone())),
+        text(
+            "column_name",
+            false,
+            fields.iter().map(|field| field.name().clone()),
+        ),
+        text(
+            "data_type",
+            false,
+            fields.iter().map(|field| type_name(field)),
+        ),
+        text(
+            "is_nullable",
+            false,
+            fields.iter().map(|field| yes_no(field.is_nullable())),
+        ),
+        text(
+            "comment",
+            true,
+            shape.table.fields.iter().map(|field| field.doc.clone()),
+        ),
     ])
 }
 
 fn yes_no(yes: bool) -> String {
-    if yes { "YES".to_owned() } else { "NO".to_owned() }
+    if yes {
+        "YES".to_owned()
+    } else {
+        "NO".to_owned()
+    }
 }
 
 /// `information_schema.tables`
 pub(crate) fn tables(tenant: &TenantId, names: &[String]) -> Result<MemTable, QueryError> {
-    let own = names.iter().map(|name| (tenant.as_str(), name.as_str(), "BASE TABLE"));
-    let views = INFORMATION.iter().map(|name| (INFORMATION_SCHEMA, *name, "VIEW"));
+    let own = names
+        .iter()
+        .map(|name| (tenant.as_str(), name.as_str(), "BASE TABLE"));
+    let views = INFORMATION
+        .iter()
+        .map(|name| (INFORMATION_SCHEMA, *name, "VIEW"));
     let all: Vec<_> = own.chain(views).collect();
     table(vec![
-        text("table_catalog", false, all.iter().map(|_| CATALOG.to_owned())),
-        text("table_schema", false, all.iter().map(|(schema, _, _)| (*schema).to_owned())),
-        text("table_name", false, all.iter().map(|(_, name, _)| (*name).to_owned())),
-        text("table_type", false, all.iter().map(|(_, _, kind)| (*kind).to_owned())),
+        text(
+            "table_catalog",
+            false,
+            all.iter().map(|_| CATALOG.to_owned()),
+        ),
+        text(
+            "table_schema",
+            false,
+            all.iter().map(|(schema, _, _)| (*schema).to_owned()),
+        ),
+        text(
+            "table_name",
+            false,
+            all.iter().map(|(_, name, _)| (*name).to_owned()),
+        ),
+        text(
+            "table_type",
+            false,
+            all.iter().map(|(_, _, kind)| (*kind).to_owned()),
+        ),
     ])
 }
 
@@ -129,24 +224,65 @@ pub(crate) fn all_columns(
         .iter()
         .flat_map(|(name, shape)| {
             let fields = shape.schema.fields().iter().zip(&shape.table.fields);
-            fields.enumerate().map(move |(place, (field, declared))| (name, place, field, declared))
+            fields
+                .enumerate()
+                .map(move |(place, (field, declared))| (name, place, field, declared))
         })
         .collect();
-    let places: Int32Array =
-        all.iter().map(|(_, place, _, _)| i32::try_from(place + 1).ok()).collect();
-    let required: BooleanArray =
-        all.iter().map(|(_, _, field, _)| Some(!field.is_nullable())).collect();
+    let places: Int32Array = all
+        .iter()
+        .map(|(_, place, _, _)| i32::try_from(place + 1).ok())
+        .collect();
+    let required: BooleanArray = all
+        .iter()
+        .map(|(_, _, field, _)| Some(!field.is_nullable()))
+        .collect();
     table(vec![
-        text("table_catalog", false, all.iter().map(|_| CATALOG.to_owned())),
-        text("table_schema", false, all.iter().map(|_| tenant.to_string())),
-        text("table_name", false, all.iter().map(|(name, ..)| (*name).clone())),
-        text("column_name", false, all.iter().map(|(_, _, field, _)| field.name().clone())),
-        (Field::new("ordinal_position", DataType::Int32, true), Arc::new(places)),
+        text(
+            "table_catalog",
+            false,
+            all.iter().map(|_| CATALOG.to_owned()),
+        ),
+        text(
+            "table_schema",
+            false,
+            all.iter().map(|_| tenant.to_string()),
+        ),
+        text(
+            "table_name",
+            false,
+            all.iter().map(|(name, ..)| (*name).clone()),
+        ),
+        text(
+            "column_name",
+            false,
+            all.iter().map(|(_, _, field, _)| field.name().clone()),
+        ),
+        (
+            Field::new("ordinal_position", DataType::Int32, true),
+            Arc::new(places),
+        ),
         text("column_default", true, all.iter().map(|_| None::<String>)),
-        text("is_nullable", false, all.iter().map(|(_, _, field, _)| yes_no(field.is_nullable()))),
-        text("data_type", false, all.iter().map(|(_, _, field, _)| type_name(field))),
-        (Field::new("required", DataType::Boolean, true), Arc::new(required)),
-        text("comment", true, all.iter().map(|(_, _, _, declared)| declared.doc.clone())),
+        text(
+            "is_nullable",
+            false,
+            all.iter()
+                .map(|(_, _, field, _)| yes_no(field.is_nullable())),
+        ),
+        text(
+            "data_type",
+            false,
+            all.iter().map(|(_, _, field, _)| type_name(field)),
+        ),
+        (
+            Field::new("required", DataType::Boolean, true),
+            Arc::new(required),
+        ),
+        text(
+            "comment",
+            true,
+            all.iter().map(|(_, _, _, declared)| declared.doc.clone()),
+        ),
     ])
 }
 
@@ -165,7 +301,11 @@ pub(crate) fn views() -> Result<MemTable, QueryError> {
 pub(crate) fn schemata(tenant: &TenantId) -> Result<MemTable, QueryError> {
     let names = [tenant.to_string(), INFORMATION_SCHEMA.to_owned()];
     table(vec![
-        text("catalog_name", false, names.iter().map(|_| CATALOG.to_owned())),
+        text(
+            "catalog_name",
+            false,
+            names.iter().map(|_| CATALOG.to_owned()),
+        ),
         text("schema_name", false, names.iter().cloned()),
     ])
 }

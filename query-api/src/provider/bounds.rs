@@ -63,9 +63,7 @@ pub(super) fn bound(value: &Value, primitive: Primitive, edge: Edge) -> Option<S
         }
         Primitive::TimestampNs => ScalarValue::TimestampNanosecond(Some(value.as_i64()?), None),
         Primitive::TimestampTzNs => ScalarValue::TimestampNanosecond(Some(value.as_i64()?), utc()),
-        Primitive::String | Primitive::Uuid => {
-            ScalarValue::Utf8(Some(value.as_str()?.to_owned()))
-        }
+        Primitive::String | Primitive::Uuid => ScalarValue::Utf8(Some(value.as_str()?.to_owned())),
         Primitive::Boolean | Primitive::Fixed(_) | Primitive::Binary => return None,
     })
 }
@@ -113,9 +111,17 @@ fn decimal(value: &Value, precision: u8, scale: i8) -> Option<i128> {
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    let unscaled: i128 = digits.trim_start_matches('0').parse().or_else(|error| {
-        if digits.bytes().all(|byte| byte == b'0') { Ok(0) } else { Err(error) }
-    }).ok()?;
+    let unscaled: i128 = digits
+        .trim_start_matches('0')
+        .parse()
+        .or_else(|error| {
+            if digits.bytes().all(|byte| byte == b'0') {
+                Ok(0)
+            } else {
+                Err(error)
+            }
+        })
+        .ok()?;
     let fits = unscaled < 10i128.checked_pow(u32::from(precision))?;
     fits.then_some(sign * unscaled)
 }
@@ -158,8 +164,15 @@ mod tests {
             ))
         );
         assert_eq!(
-            bound(&json!("2026-11-21T12:34:56.789"), Primitive::Timestamp, Edge::Least),
-            Some(ScalarValue::TimestampMicrosecond(Some(1_795_264_496_789_000), None))
+            bound(
+                &json!("2026-11-21T12:34:56.789"),
+                Primitive::Timestamp,
+                Edge::Least
+            ),
+            Some(ScalarValue::TimestampMicrosecond(
+                Some(1_795_264_496_789_000),
+                None
+            ))
         );
     }
 

@@ -54,7 +54,9 @@ pub(crate) struct FileFacts {
 
 impl fmt::Debug for FileFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileFacts").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("FileFacts")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
     }
 }
 
@@ -129,12 +131,20 @@ impl FileFacts {
         let columns = self.shape.table.fields.iter().zip(self.shape.scan.fields());
         let bounds = columns.map(|(declared, field)| {
             let name = field.name().as_str();
-            let nulls = stats.null_count.get(name).and_then(serde_json::Value::as_u64);
+            let nulls = stats
+                .null_count
+                .get(name)
+                .and_then(serde_json::Value::as_u64);
             let Type::Primitive(primitive) = &declared.ty else {
-                return Bound { nulls, ..Bound::default() };
+                return Bound {
+                    nulls,
+                    ..Bound::default()
+                };
             };
             let edge = |values: &serde_json::Map<String, serde_json::Value>, edge| {
-                bound(values.get(name)?, *primitive, edge)?.cast_to(field.data_type()).ok()
+                bound(values.get(name)?, *primitive, edge)?
+                    .cast_to(field.data_type())
+                    .ok()
             };
             Bound {
                 min: edge(&stats.min_values, Edge::Least),
@@ -182,7 +192,12 @@ impl FileFacts {
             None => Precision::Absent,
         };
         let (min_value, max_value) = (value(&bound.min), value(&bound.max));
-        ColumnStatistics { null_count, min_value, max_value, ..ColumnStatistics::new_unknown() }
+        ColumnStatistics {
+            null_count,
+            min_value,
+            max_value,
+            ..ColumnStatistics::new_unknown()
+        }
     }
 
     /// The rows that count, where the file has a deletion vector. Kept once it was read.
@@ -190,9 +205,13 @@ impl FileFacts {
         &self,
         readers: &Readers,
     ) -> Result<Option<Arc<RowSelection>>, QueryError> {
-        let Some(descriptor) = self.file.dv() else { return Ok(None) };
+        let Some(descriptor) = self.file.dv() else {
+            return Ok(None);
+        };
         let read = || self.read_selection(descriptor, readers);
-        Ok(Some(Arc::clone(self.selection.get_or_try_init(read).await?)))
+        Ok(Some(Arc::clone(
+            self.selection.get_or_try_init(read).await?,
+        )))
     }
 
     async fn read_selection(
@@ -201,7 +220,10 @@ impl FileFacts {
         readers: &Readers,
     ) -> Result<Arc<RowSelection>, QueryError> {
         let unusable = |reason: &dyn fmt::Display| {
-            QueryError::Corrupt(format!("the deletion vector of {}: {reason}", self.location))
+            QueryError::Corrupt(format!(
+                "the deletion vector of {}: {reason}",
+                self.location
+            ))
         };
         let rows = self.table.deleted_rows(descriptor).await?;
         let total = match self.records() {
@@ -212,7 +234,8 @@ impl FileFacts {
                 u64::try_from(footer.file_metadata().num_rows()).unwrap_or(0)
             }
         };
-        let selection = live(&rows, total).ok_or_else(|| unusable(&"it names rows beyond the end"))?;
+        let selection =
+            live(&rows, total).ok_or_else(|| unusable(&"it names rows beyond the end"))?;
         Ok(Arc::new(selection))
     }
 }
@@ -244,5 +267,8 @@ fn live(deleted: &DeletedRows, total: u64) -> Option<RowSelection> {
         next = row + 1;
     }
     let total = usize::try_from(total).ok()?;
-    Some(RowSelection::from_consecutive_ranges(ranges.into_iter(), total))
+    Some(RowSelection::from_consecutive_ranges(
+        ranges.into_iter(),
+        total,
+    ))
 }

@@ -81,7 +81,10 @@ impl PruningStatistics for Bounds<'_> {
     /// Physical counts, deleted rows included, as are the row counts: the two are only compared.
     fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
         let place = self.schema.index_of(column.name()).ok()?;
-        let counts = self.files.iter().map(|file| file.bounds().and_then(|b| b[place].nulls));
+        let counts = self
+            .files
+            .iter()
+            .map(|file| file.bounds().and_then(|b| b[place].nulls));
         Some(Arc::new(counts.collect::<UInt64Array>()))
     }
 

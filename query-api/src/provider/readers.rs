@@ -61,7 +61,9 @@ impl Footers {
         let mut held = self.held.lock();
         held.tick += 1;
         let tick = held.tick;
-        let Held { by_path, by_use, .. } = &mut *held;
+        let Held {
+            by_path, by_use, ..
+        } = &mut *held;
         let footer = by_path.get_mut(path)?;
         by_use.remove(&footer.used);
         by_use.insert(tick, path.clone());
@@ -77,19 +79,30 @@ impl Footers {
         let mut held = self.held.lock();
         held.tick += 1;
         let used = held.tick;
-        if let Some(old) = held.by_path.insert(path.clone(), Footer { metadata, bytes, used }) {
+        if let Some(old) = held.by_path.insert(
+            path.clone(),
+            Footer {
+                metadata,
+                bytes,
+                used,
+            },
+        ) {
             held.by_use.remove(&old.used);
             held.bytes -= old.bytes;
         }
         held.by_use.insert(used, path.clone());
         held.bytes += bytes;
         while held.bytes > self.bytes_max {
-            let Some((_, oldest)) = held.by_use.pop_first() else { break };
+            let Some((_, oldest)) = held.by_use.pop_first() else {
+                break;
+            };
             if let Some(dropped) = held.by_path.remove(&oldest) {
                 held.bytes -= dropped.bytes;
             }
         }
-        self.metrics.metadata_bytes.set(i64::try_from(held.bytes).unwrap_or(i64::MAX));
+        self.metrics
+            .metadata_bytes
+            .set(i64::try_from(held.bytes).unwrap_or(i64::MAX));
     }
 }
 
@@ -99,7 +112,11 @@ impl Readers {
         bytes_max: usize,
         metrics: QueryMetrics,
     ) -> Self {
-        let cache = Arc::new(Footers { bytes_max, metrics, held: Mutex::default() });
+        let cache = Arc::new(Footers {
+            bytes_max,
+            metrics,
+            held: Mutex::default(),
+        });
         Self { store, cache }
     }
 
@@ -114,7 +131,10 @@ impl Readers {
             return Ok(metadata);
         }
         self.cache.metrics.metadata_misses.inc();
-        let fetch = Fetch { store: self.store.as_ref(), path };
+        let fetch = Fetch {
+            store: self.store.as_ref(),
+            path,
+        };
         let metadata = ParquetMetaDataReader::new()
             .with_page_index_policy(PageIndexPolicy::Optional)
             .with_prefetch_hint(Some(FOOTER_BYTES_GUESS))
@@ -128,7 +148,9 @@ impl Readers {
 
 impl fmt::Debug for Readers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Readers").field("store", &self.store).finish_non_exhaustive()
+        f.debug_struct("Readers")
+            .field("store", &self.store)
+            .finish_non_exhaustive()
     }
 }
 
@@ -143,7 +165,12 @@ impl ParquetFileReaderFactory for Readers {
         let path = file.object_meta.location;
         let metrics = ParquetFileMetrics::new(partition_index, path.as_ref(), metrics);
         let readers = self.clone();
-        Ok(Box::new(Reader { readers, path, size: file.object_meta.size, metrics }))
+        Ok(Box::new(Reader {
+            readers,
+            path,
+            size: file.object_meta.size,
+            metrics,
+        }))
     }
 }
 
@@ -154,7 +181,10 @@ struct Fetch<'a> {
 
 impl MetadataFetch for Fetch<'_> {
     fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        self.store.get_range(self.path, range).map_err(external).boxed()
+        self.store
+            .get_range(self.path, range)
+            .map_err(external)
+            .boxed()
     }
 }
 
@@ -168,7 +198,11 @@ struct Reader {
 impl AsyncFileReader for Reader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
         self.count(range.end - range.start);
-        self.readers.store.get_range(&self.path, range).map_err(external).boxed()
+        self.readers
+            .store
+            .get_range(&self.path, range)
+            .map_err(external)
+            .boxed()
     }
 
     fn get_byte_ranges(
@@ -177,7 +211,11 @@ impl AsyncFileReader for Reader {
     ) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
         self.count(ranges.iter().map(|range| range.end - range.start).sum());
         async move {
-            self.readers.store.get_ranges(&self.path, &ranges).await.map_err(external)
+            self.readers
+                .store
+                .get_ranges(&self.path, &ranges)
+                .await
+                .map_err(external)
         }
         .boxed()
     }
@@ -192,7 +230,9 @@ impl AsyncFileReader for Reader {
 
 impl Reader {
     fn count(&self, bytes: u64) {
-        self.metrics.bytes_scanned.add(usize::try_from(bytes).unwrap_or(usize::MAX));
+        self.metrics
+            .bytes_scanned
+            .add(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 }
 

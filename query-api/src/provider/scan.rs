@@ -87,12 +87,17 @@ impl TableProvider for PinnedRows {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let files = self.kept(state, filters)?;
         self.metrics.files_scanned.inc_by(files.len() as u64);
-        self.metrics.files_pruned.inc_by((self.files.len() - files.len()) as u64);
+        self.metrics
+            .files_pruned
+            .inc_by((self.files.len() - files.len()) as u64);
         let limit = limit.filter(|_| filters.is_empty());
         let partitions = state.config().target_partitions();
         let mut inputs = Vec::with_capacity(2);
         if !files.is_empty() {
-            inputs.push(self.parquet(partitions, files, projection, filters, limit, state).await?);
+            inputs.push(
+                self.parquet(partitions, files, projection, filters, limit, state)
+                    .await?,
+            );
         }
         if self.tail.rows > 0 {
             inputs.push(self.memory(partitions, projection, limit)?);
@@ -135,16 +140,20 @@ impl PinnedRows {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let scan = &self.shape.scan;
         let columns = self.columns_of_interest(projection, filters);
-        let statistics: Vec<_> =
-            files.iter().map(|file| file.statistics(scan, &columns)).collect();
+        let statistics: Vec<_> = files
+            .iter()
+            .map(|file| file.statistics(scan, &columns))
+            .collect();
         let total = Statistics::try_merge_iter(statistics.iter().map(AsRef::as_ref), scan)?;
         let described = futures::stream::iter(files.into_iter().zip(statistics))
             .map(|(file, statistics)| self.describe(file, statistics))
             .buffered(VECTORS_IN_FLIGHT_MAX);
         let described: Vec<PartitionedFile> = described.try_collect().await?;
 
-        let mut options = TableParquetOptions::default();
-        options.global = state.config_options().execution.parquet.clone();
+        let mut options = TableParquetOptions {
+            global: state.config_options().execution.parquet.clone(),
+            ..TableParquetOptions::default()
+        };
         options.global.pushdown_filters = self.pushdown_filters;
         let readers: Arc<dyn ParquetFileReaderFactory> = Arc::new(self.readers.clone());
         let source = ParquetSource::new(ScanSchema::from(Arc::clone(scan)))
@@ -157,7 +166,11 @@ impl PinnedRows {
             .with_limit(limit)
             .build();
         let plan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(config);
-        if self.shape.renamed { self.logical_names(plan, projection) } else { Ok(plan) }
+        if self.shape.renamed {
+            self.logical_names(plan, projection)
+        } else {
+            Ok(plan)
+        }
     }
 
     /// Puts the columns' names of today over those that the files use.
@@ -167,13 +180,18 @@ impl PinnedRows {
         projection: Option<&Vec<usize>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = &self.shape.schema;
-        let places = projection.cloned().unwrap_or_else(|| (0..schema.fields().len()).collect());
+        let places = projection
+            .cloned()
+            .unwrap_or_else(|| (0..schema.fields().len()).collect());
         let scanned = plan.schema();
         let named = places.iter().enumerate().map(|(at, place)| {
             let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(scanned.field(at).name(), at));
             (column, schema.field(*place).name().clone())
         });
-        Ok(Arc::new(ProjectionExec::try_new(named.collect::<Vec<_>>(), plan)?))
+        Ok(Arc::new(ProjectionExec::try_new(
+            named.collect::<Vec<_>>(),
+            plan,
+        )?))
     }
 
     async fn describe(
@@ -203,7 +221,11 @@ impl PinnedRows {
         };
         for filter in filters {
             let names = filter.column_refs();
-            columns.extend(names.iter().filter_map(|name| schema.index_of(name.name()).ok()));
+            columns.extend(
+                names
+                    .iter()
+                    .filter_map(|name| schema.index_of(name.name()).ok()),
+            );
         }
         columns
     }
@@ -214,7 +236,11 @@ impl PinnedRows {
         projection: Option<&Vec<usize>>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let partitions = if self.tail.rows < TAIL_PARTITION_ROWS_MIN { 1 } else { partitions };
+        let partitions = if self.tail.rows < TAIL_PARTITION_ROWS_MIN {
+            1
+        } else {
+            partitions
+        };
         let mut groups = vec![(0, Vec::new()); partitions.max(1)];
         for batch in &self.tail.batches {
             if let Some(smallest) = groups.iter_mut().min_by_key(|(rows, _)| *rows) {
@@ -232,7 +258,11 @@ impl PinnedRows {
 /// Files in groups of like size, each group in the order of the table.
 fn balanced(files: Vec<PartitionedFile>, groups: usize) -> Vec<FileGroup> {
     let groups = groups.clamp(1, files.len().max(1));
-    let mut by_size: Vec<_> = files.iter().map(|file| file.object_meta.size).enumerate().collect();
+    let mut by_size: Vec<_> = files
+        .iter()
+        .map(|file| file.object_meta.size)
+        .enumerate()
+        .collect();
     by_size.sort_by_key(|(place, size)| (std::cmp::Reverse(*size), *place));
     let mut bytes = vec![0u64; groups];
     let mut group_of = vec![0; files.len()];
@@ -245,5 +275,9 @@ fn balanced(files: Vec<PartitionedFile>, groups: usize) -> Vec<FileGroup> {
     for (file, group) in files.into_iter().zip(group_of) {
         grouped[group].push(file);
     }
-    grouped.into_iter().filter(|group| !group.is_empty()).map(FileGroup::new).collect()
+    grouped
+        .into_iter()
+        .filter(|group| !group.is_empty())
+        .map(FileGroup::new)
+        .collect()
 }

@@ -1,6 +1,5 @@
 //! A table's columns as queries see them, and under which names and types its files hold them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::compute::cast;
@@ -46,37 +45,53 @@ impl Shape {
             fields.push(shown);
         }
         let mut nested = Vec::new();
-        table.fields.iter().for_each(|field| nested_ids(&field.ty, &mut nested));
+        table
+            .fields
+            .iter()
+            .for_each(|field| nested_ids(&field.ty, &mut nested));
         if let Some(id) = nested.iter().find(|id| physical.contains_key(id)) {
             return Err(QueryError::Unsupported(format!(
                 "the nested field with id {id} was renamed by another engine; renamed nested \
                  fields can't be read yet"
             )));
         }
-        let renamed = scanned.iter().zip(&fields).any(|(a, b)| a.name() != b.name());
+        let renamed = scanned
+            .iter()
+            .zip(&fields)
+            .any(|(a, b)| a.name() != b.name());
         let schema = Arc::new(Schema::new(fields));
-        let scan = if renamed { Arc::new(Schema::new(scanned)) } else { Arc::clone(&schema) };
-        Ok(Self { schema, scan, table, renamed })
+        let scan = if renamed {
+            Arc::new(Schema::new(scanned))
+        } else {
+            Arc::clone(&schema)
+        };
+        Ok(Self {
+            schema,
+            scan,
+            table,
+            renamed,
+        })
     }
 
     /// A decoded batch of logical columns, as queries see it. Views share the batch's buffers.
-    pub(crate) fn from_logical(&self, batch: &RecordBatch) -> Result<RecordBatch, QueryError> {
-        let columns = batch.columns().iter().zip(self.schema.fields()).map(|(column, field)| {
-            if column.data_type() == field.data_type() {
-                Ok(Arc::clone(column))
-            } else {
-                cast(column, field.data_type())
-            }
-        });
+    pub(crate) fn scanned(&self, batch: &RecordBatch) -> Result<RecordBatch, QueryError> {
+        let columns = batch
+            .columns()
+            .iter()
+            .zip(self.schema.fields())
+            .map(|(column, field)| {
+                if column.data_type() == field.data_type() {
+                    Ok(Arc::clone(column))
+                } else {
+                    cast(column, field.data_type())
+                }
+            });
         let columns = columns.collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let schema = Arc::clone(&self.schema);
-        Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
-    }
-
-    /// The place of each column by the name that files and statistics use.
-    pub(crate) fn physical_places(&self) -> HashMap<&str, usize> {
-        self.scan.fields().iter().enumerate().map(|(i, field)| (field.name().as_str(), i)).collect()
+        Ok(RecordBatch::try_new_with_options(
+            schema, columns, &options,
+        )?)
     }
 }
 

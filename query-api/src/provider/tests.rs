@@ -79,11 +79,23 @@ fn decode(schema: &TableSchema, rows: &[Value]) -> RecordBatch {
     for (offset, row) in rows.iter().enumerate() {
         let text = row.to_string();
         let value = Some(text.as_bytes());
-        let message = WireMessage { offset: offset as i64, timestamp_ms: 0, value, encoding: None, op: None };
-        decoder.push(&message).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let message = WireMessage {
+            offset: offset as i64,
+            timestamp_ms: 0,
+            value,
+            encoding: None,
+            op: None,
+        };
+        decoder
+            .push(&message)
+            .unwrap_or_else(|error| panic!("{error}: {text}"));
     }
     let parts = decoder.finish().unwrap();
-    concat_batches(&parts[0].batch.schema(), parts.iter().map(|part| &part.batch)).unwrap()
+    concat_batches(
+        &parts[0].batch.schema(),
+        parts.iter().map(|part| &part.batch),
+    )
+    .unwrap()
 }
 
 /// Files of 60, 60 and 30 rows, 20 rows in the tail, and rows deleted from the first two files.
@@ -94,7 +106,10 @@ struct Case {
 }
 
 async fn case(pushdown_filters: bool, deleted: &[(&str, &[u64])]) -> Case {
-    let settings = QuerySettings { pushdown_filters, ..QuerySettings::default() };
+    let settings = QuerySettings {
+        pushdown_filters,
+        ..QuerySettings::default()
+    };
     let world = World::new(settings).await;
     let mut table = world.table("things", EVERYTHING, 2).await;
     let rows: Vec<Value> = (0..170).map(row).collect();
@@ -107,7 +122,9 @@ async fn case(pushdown_filters: bool, deleted: &[(&str, &[u64])]) -> Case {
     for (path, positions) in deleted {
         table.delete(path, positions).await;
         let first = if *path == "part-00001.parquet" { 0 } else { 60 };
-        positions.iter().for_each(|position| alive[first + *position as usize] = false);
+        positions
+            .iter()
+            .for_each(|position| alive[first + *position as usize] = false);
     }
     let all = decode(&table.schema, &rows);
     let live = filter_record_batch(&all, &BooleanArray::from(alive)).unwrap();
@@ -118,10 +135,17 @@ async fn expected(live: &RecordBatch, sql: &str) -> Value {
     let context = SessionContext::new();
     let table = MemTable::try_new(live.schema(), vec![vec![live.clone()]]).unwrap();
     context.register_table("things", Arc::new(table)).unwrap();
-    let frame = context.sql(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let frame = context
+        .sql(sql)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
     let schema = output_schema(frame.schema().as_arrow());
     let mut out = vec![b'['];
-    for batch in frame.collect().await.unwrap_or_else(|error| panic!("{sql}: {error}")) {
+    for batch in frame
+        .collect()
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"))
+    {
         if batch.num_rows() > 0 {
             if out.len() > 1 {
                 out.push(b',');
@@ -134,7 +158,12 @@ async fn expected(live: &RecordBatch, sql: &str) -> Value {
 }
 
 fn sorted(rows: Value) -> Vec<String> {
-    let mut rows: Vec<_> = rows.as_array().unwrap().iter().map(ToString::to_string).collect();
+    let mut rows: Vec<_> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     rows.sort();
     rows
 }
@@ -151,7 +180,8 @@ async fn check(case: &Case, sql: &str) {
 
 const SPARSE: &[u64] = &[0, 1, 17, 59];
 const DENSE: &[u64] = &[
-    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 26, 28, 30, 32, 40, 48,
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 26, 28, 30, 32, 40,
+    48,
 ];
 
 const QUERIES: &[&str] = &[
@@ -231,12 +261,26 @@ async fn answers_are_those_of_the_model_with_pushdown() {
 
 #[tokio::test]
 async fn answers_are_those_of_the_model_with_deleted_rows() {
-    matrix(false, &[("part-00001.parquet", SPARSE), ("part-00002.parquet", DENSE)]).await;
+    matrix(
+        false,
+        &[
+            ("part-00001.parquet", SPARSE),
+            ("part-00002.parquet", DENSE),
+        ],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn answers_are_those_of_the_model_with_deleted_rows_and_pushdown() {
-    matrix(true, &[("part-00001.parquet", SPARSE), ("part-00002.parquet", DENSE)]).await;
+    matrix(
+        true,
+        &[
+            ("part-00001.parquet", SPARSE),
+            ("part-00002.parquet", DENSE),
+        ],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -257,7 +301,10 @@ async fn versions_from_before_a_delete_keep_their_rows() {
         format!("SELECT count(*), min(id) FROM things VERSION AS OF {version} WHERE id > 2")
     };
     assert_eq!(case.world.rows(&count(before)).await, json!([[147, 3]]));
-    assert_eq!(case.world.rows(&count(before.next())).await, json!([[144, 6]]));
+    assert_eq!(
+        case.world.rows(&count(before.next())).await,
+        json!([[144, 6]])
+    );
 }
 
 #[tokio::test]
@@ -317,7 +364,9 @@ fn a_renamed_column_keeps_its_name_in_the_files() {
 async fn columns_that_another_engine_renamed_are_found() {
     let mut case = case(true, &[("part-00001.parquet", SPARSE)]).await;
     let mut metadata = case.table.snapshot.metadata().clone();
-    let text = metadata.schema_string.replace(r#""name":"small""#, r#""name":"tiny""#);
+    let text = metadata
+        .schema_string
+        .replace(r#""name":"small""#, r#""name":"tiny""#);
     assert_ne!(text, metadata.schema_string);
     metadata.schema_string = text;
     case.table
@@ -330,7 +379,9 @@ async fn columns_that_another_engine_renamed_are_found() {
     let body = |sql: &str| json!({"sql": sql, "consistency": "committed"});
     let found = case
         .world
-        .rows_of(body("SELECT tiny, count(*) FROM things WHERE tiny > 14 GROUP BY 1 ORDER BY 1"))
+        .rows_of(body(
+            "SELECT tiny, count(*) FROM things WHERE tiny > 14 GROUP BY 1 ORDER BY 1",
+        ))
         .await;
     let live = case.live.slice(0, 146);
     let wanted = expected(
@@ -341,7 +392,9 @@ async fn columns_that_another_engine_renamed_are_found() {
     assert_eq!(found, wanted);
     let top = case
         .world
-        .rows_of(body("SELECT id, tiny FROM things ORDER BY tiny DESC NULLS LAST, id LIMIT 3"))
+        .rows_of(body(
+            "SELECT id, tiny FROM things ORDER BY tiny DESC NULLS LAST, id LIMIT 3",
+        ))
         .await;
     let wanted = expected(
         &live,

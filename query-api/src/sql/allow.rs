@@ -16,7 +16,9 @@ use crate::error::QueryError;
 
 /// Turns `SHOW TABLES`, `SHOW COLUMNS FROM t` and `DESCRIBE t` into queries; others pass unchanged.
 pub(super) fn rewrite_show(statement: Statement) -> Result<Statement, QueryError> {
-    let Statement::Statement(inner) = &statement else { return Ok(statement) };
+    let Statement::Statement(inner) = &statement else {
+        return Ok(statement);
+    };
     let sql = match inner.as_ref() {
         Sql::ShowTables { show_options, .. } => {
             let filter = like(show_options, "table_name")?;
@@ -27,12 +29,22 @@ pub(super) fn rewrite_show(statement: Statement) -> Result<Statement, QueryError
             )
         }
         Sql::ShowColumns { show_options, .. } => {
-            let name = show_options.show_in.as_ref().and_then(|show| show.parent_name.as_ref());
+            let name = show_options
+                .show_in
+                .as_ref()
+                .and_then(|show| show.parent_name.as_ref());
             let Some(name) = name else {
-                return Err(QueryError::NotAllowed("write SHOW COLUMNS FROM table".into()));
+                return Err(QueryError::NotAllowed(
+                    "write SHOW COLUMNS FROM table".into(),
+                ));
             };
             let filter = like(show_options, "column_name")?;
-            describe(name, filter.strip_prefix(" AND").map(|rest| format!(" WHERE{rest}")))
+            describe(
+                name,
+                filter
+                    .strip_prefix(" AND")
+                    .map(|rest| format!(" WHERE{rest}")),
+            )
         }
         Sql::ExplainTable { table_name, .. } => describe(table_name, None),
         Sql::ShowVariable { .. } | Sql::ShowVariables { .. } | Sql::ShowStatus { .. } => {
@@ -44,7 +56,9 @@ pub(super) fn rewrite_show(statement: Statement) -> Result<Statement, QueryError
         .with_dialect(&TidelakeDialect)
         .build()?
         .parse_statements()?;
-    parsed.pop_front().ok_or_else(|| QueryError::Engine("a rewritten SHOW is empty".into()))
+    parsed
+        .pop_front()
+        .ok_or_else(|| QueryError::Engine("a rewritten SHOW is empty".into()))
 }
 
 fn describe(table: &ObjectName, filter: Option<String>) -> String {
@@ -71,7 +85,10 @@ fn like(options: &ShowStatementOptions, column: &str) -> Result<String, QueryErr
         ShowStatementFilter::ILike(pattern) => ("ILIKE", pattern),
         _ => return Err(only_like()),
     };
-    Ok(format!(" AND {column} {operator} {}", Value::SingleQuotedString(pattern.clone())))
+    Ok(format!(
+        " AND {column} {operator} {}",
+        Value::SingleQuotedString(pattern.clone())
+    ))
 }
 
 /// Refuses everything that is not a query or an explanation of one.
@@ -86,7 +103,9 @@ pub(super) fn check(statement: &Statement) -> Result<(), QueryError> {
         Statement::CreateExternalTable(_) => "CREATE EXTERNAL TABLE".to_owned(),
         Statement::Reset(_) => "RESET".to_owned(),
     };
-    Err(QueryError::NotAllowed(format!("{refused} is not allowed: queries only read")))
+    Err(QueryError::NotAllowed(format!(
+        "{refused} is not allowed: queries only read"
+    )))
 }
 
 fn first_words(statement: &str) -> String {
@@ -110,8 +129,7 @@ impl Visitor for Check {
         if !query.locks.is_empty() {
             return refuse("FOR UPDATE and FOR SHARE are not allowed: queries take no locks");
         }
-        if query.for_clause.is_some() || query.settings.is_some() || query.format_clause.is_some()
-        {
+        if query.for_clause.is_some() || query.settings.is_some() || query.format_clause.is_some() {
             return refuse("FOR, SETTINGS and FORMAT clauses are not allowed");
         }
         let ctes = query.with.iter().flat_map(|with| &with.cte_tables);
@@ -134,7 +152,10 @@ impl Visitor for Check {
     fn pre_visit_statement(&mut self, statement: &Sql) -> ControlFlow<String> {
         match statement {
             Sql::Query(_) => ControlFlow::Continue(()),
-            other => refuse(format!("{} is not allowed", first_words(&other.to_string()))),
+            other => refuse(format!(
+                "{} is not allowed",
+                first_words(&other.to_string())
+            )),
         }
     }
 
@@ -163,15 +184,18 @@ impl Visitor for Check {
                 }
                 check_name(name)
             }
-            TableFactor::Derived { sample: Some(_), .. } => {
-                refuse("TABLESAMPLE is not supported; WHERE random() < 0.1 samples")
-            }
+            TableFactor::Derived {
+                sample: Some(_), ..
+            } => refuse("TABLESAMPLE is not supported; WHERE random() < 0.1 samples"),
             TableFactor::Derived { .. }
             | TableFactor::NestedJoin { .. }
             | TableFactor::UNNEST { .. }
             | TableFactor::Function { .. }
             | TableFactor::TableFunction { .. } => ControlFlow::Continue(()),
-            other => refuse(format!("{} is not allowed", first_words(&other.to_string()))),
+            other => refuse(format!(
+                "{} is not allowed",
+                first_words(&other.to_string())
+            )),
         }
     }
 

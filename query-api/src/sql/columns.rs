@@ -46,7 +46,9 @@ impl FoldedNames {
             DataType::List(element) => self.add_nested(element.data_type()),
             DataType::Map(entries, _) => {
                 if let DataType::Struct(fields) = entries.data_type() {
-                    fields.iter().for_each(|field| self.add_nested(field.data_type()));
+                    fields
+                        .iter()
+                        .for_each(|field| self.add_nested(field.data_type()));
                 }
             }
             _ => {}
@@ -118,7 +120,10 @@ impl VisitorMut for Fold<'_> {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         for cte in query.with.iter_mut().flat_map(|with| &mut with.cte_tables) {
-            cte.alias.columns.iter_mut().for_each(|column| self.0.fix(&mut column.name));
+            cte.alias
+                .columns
+                .iter_mut()
+                .for_each(|column| self.0.fix(&mut column.name));
         }
         ControlFlow::Continue(())
     }

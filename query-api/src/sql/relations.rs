@@ -32,7 +32,10 @@ pub(super) fn rewrite(
     statement: &mut Statement,
     params: &[serde_json::Value],
 ) -> Result<BTreeMap<TableReference, Relation>, QueryError> {
-    let mut rewrite = Rewrite { params, relations: BTreeMap::new() };
+    let mut rewrite = Rewrite {
+        params,
+        relations: BTreeMap::new(),
+    };
     let flow = match statement {
         Statement::Statement(inner) => inner.visit(&mut rewrite),
         Statement::Explain(explain) => return self::rewrite(&mut explain.statement, params),
@@ -63,8 +66,16 @@ impl VisitorMut for Rewrite<'_> {
 impl Rewrite<'_> {
     fn factor(&mut self, factor: &mut TableFactor) -> Result<(), QueryError> {
         match factor {
-            TableFactor::Table { name, args: None, alias, version, .. } => {
-                let Some(asked) = version.take() else { return Ok(()) };
+            TableFactor::Table {
+                name,
+                args: None,
+                alias,
+                version,
+                ..
+            } => {
+                let Some(asked) = version.take() else {
+                    return Ok(());
+                };
                 let as_of = self.version(&asked)?;
                 let table = reference(name)?;
                 let suffix = match as_of {
@@ -77,14 +88,24 @@ impl Rewrite<'_> {
                 self.replace(name, alias, shown, made, View::Rows, table, Some(as_of));
                 Ok(())
             }
-            TableFactor::Table { name, args: args @ Some(_), alias, version, .. } => {
+            TableFactor::Table {
+                name,
+                args: args @ Some(_),
+                alias,
+                version,
+                ..
+            } => {
                 let function = function_name(name)?;
                 let taken = args.take().map(|args| (args.args, args.settings));
                 let Some((given, None)) = taken else {
-                    return Err(QueryError::NotAllowed(format!("{function} takes no SETTINGS")));
+                    return Err(QueryError::NotAllowed(format!(
+                        "{function} takes no SETTINGS"
+                    )));
                 };
                 if version.is_some() {
-                    return Err(QueryError::NotAllowed(format!("{function} has no versions")));
+                    return Err(QueryError::NotAllowed(format!(
+                        "{function} has no versions"
+                    )));
                 }
                 let Some(view) = view_of(&function) else {
                     *args = Some(datafusion::sql::sqlparser::ast::TableFunctionArgs {
@@ -126,10 +147,16 @@ impl Rewrite<'_> {
     ) {
         if alias.is_none() {
             let columns = Vec::new();
-            *alias = Some(TableAlias { explicit: true, name: shown, columns, at: None });
+            *alias = Some(TableAlias {
+                explicit: true,
+                name: shown,
+                columns,
+                at: None,
+            });
         }
         *name = ObjectName::from(vec![Ident::with_quote('"', made.clone())]);
-        self.relations.insert(TableReference::bare(made), Relation { view, table, as_of });
+        self.relations
+            .insert(TableReference::bare(made), Relation { view, table, as_of });
     }
 
     fn version(&self, version: &SqlVersion) -> Result<AsOf, QueryError> {
@@ -144,7 +171,9 @@ impl Rewrite<'_> {
                 let text = self.literal(expr).ok_or_else(|| {
                     QueryError::Invalid(format!("TIMESTAMP AS OF takes a literal, not {expr}"))
                 })?;
-                parse_timestamp(&text).map(AsOf::Timestamp).map_err(QueryError::Invalid)
+                parse_timestamp(&text)
+                    .map(AsOf::Timestamp)
+                    .map_err(QueryError::Invalid)
             }
             other => Err(QueryError::NotAllowed(format!(
                 "{other} is not supported; write VERSION AS OF n or TIMESTAMP AS OF '…'"
@@ -213,18 +242,26 @@ fn harmless(function: &str) -> Result<(), QueryError> {
 fn function_name(name: &ObjectName) -> Result<String, QueryError> {
     match name.0.as_slice() {
         [ObjectNamePart::Identifier(ident)] => Ok(fold(ident)),
-        _ => Err(QueryError::NotAllowed(format!("table function {name} is not allowed"))),
+        _ => Err(QueryError::NotAllowed(format!(
+            "table function {name} is not allowed"
+        ))),
     }
 }
 
 fn reference(name: &ObjectName) -> Result<TableReference, QueryError> {
-    let parts: Option<Vec<_>> = name.0.iter().map(|part| part.as_ident().map(fold)).collect();
+    let parts: Option<Vec<_>> = name
+        .0
+        .iter()
+        .map(|part| part.as_ident().map(fold))
+        .collect();
     match parts.unwrap_or_default().as_slice() {
         [table] => Ok(TableReference::bare(table.as_str())),
         [schema, table] => Ok(TableReference::partial(schema.as_str(), table.as_str())),
-        [catalog, schema, table] => {
-            Ok(TableReference::full(catalog.as_str(), schema.as_str(), table.as_str()))
-        }
+        [catalog, schema, table] => Ok(TableReference::full(
+            catalog.as_str(),
+            schema.as_str(),
+            table.as_str(),
+        )),
         _ => Err(QueryError::Invalid(format!("{name} is not a table's name"))),
     }
 }
@@ -239,5 +276,9 @@ pub(super) fn fold(ident: &Ident) -> String {
 
 /// An identifier that is taken as it is.
 pub(super) fn quoted(name: &str, span: Span) -> Ident {
-    Ident { value: name.to_owned(), quote_style: Some('"'), span }
+    Ident {
+        value: name.to_owned(),
+        quote_style: Some('"'),
+        span,
+    }
 }

@@ -3,7 +3,9 @@ use serde_json::json;
 use super::*;
 
 fn refused(sql: &str) -> QueryError {
-    parse(sql, &[]).map(|query| query.statement.to_string()).expect_err(sql)
+    parse(sql, &[])
+        .map(|query| query.statement.to_string())
+        .expect_err(sql)
 }
 
 #[test]
@@ -122,10 +124,22 @@ fn versions_belong_to_their_table_reference() {
     let version = |number| Some(AsOf::Version(TableVersion(number)));
     for (sql, as_of) in [
         ("SELECT * FROM t VERSION AS OF 3", version(3)),
-        ("SELECT * FROM T VERSION AS OF 3 x WHERE x.a = 1", version(3)),
-        ("SELECT t.a FROM t TIMESTAMP AS OF '1970-01-01T00:00:01Z'", Some(AsOf::Timestamp(1000))),
-        ("SELECT * FROM t TIMESTAMP AS OF TIMESTAMP '1970-01-01 00:00:01'", Some(AsOf::Timestamp(1000))),
-        ("SELECT * FROM t FOR SYSTEM_TIME AS OF '1970-01-01'", Some(AsOf::Timestamp(0))),
+        (
+            "SELECT * FROM T VERSION AS OF 3 x WHERE x.a = 1",
+            version(3),
+        ),
+        (
+            "SELECT t.a FROM t TIMESTAMP AS OF '1970-01-01T00:00:01Z'",
+            Some(AsOf::Timestamp(1000)),
+        ),
+        (
+            "SELECT * FROM t TIMESTAMP AS OF TIMESTAMP '1970-01-01 00:00:01'",
+            Some(AsOf::Timestamp(1000)),
+        ),
+        (
+            "SELECT * FROM t FOR SYSTEM_TIME AS OF '1970-01-01'",
+            Some(AsOf::Timestamp(0)),
+        ),
         ("SELECT * FROM t", None),
     ] {
         let (_, relation) = only_relation(sql, &[]);
@@ -138,7 +152,11 @@ fn versions_belong_to_their_table_reference() {
         &[],
     )
     .unwrap();
-    let versions: Vec<_> = query.relations.into_values().map(|relation| relation.as_of).collect();
+    let versions: Vec<_> = query
+        .relations
+        .into_values()
+        .map(|relation| relation.as_of)
+        .collect();
     assert_eq!(versions.len(), 3);
     for wanted in [None, version(1), version(2)] {
         assert!(versions.contains(&wanted), "{versions:?}");
@@ -152,20 +170,29 @@ fn bad_versions_are_refused() {
         "SELECT * FROM t TIMESTAMP AS OF now()",
         "SELECT * FROM t VERSION AS OF 1.5",
     ] {
-        assert!(matches!(refused(sql), QueryError::Invalid(_) | QueryError::Syntax(_)), "{sql}");
+        assert!(
+            matches!(refused(sql), QueryError::Invalid(_) | QueryError::Syntax(_)),
+            "{sql}"
+        );
     }
 }
 
 #[test]
 fn table_functions_name_their_table() {
     let (name, relation) = only_relation("SELECT * FROM table_history('t')", &[]);
-    assert_eq!((relation.view, relation.table), (View::History, TableReference::bare("t")));
+    assert_eq!(
+        (relation.view, relation.table),
+        (View::History, TableReference::bare("t"))
+    );
     assert_eq!(name, TableReference::bare("table_history(t)"));
     let (_, relation) = only_relation("SELECT * FROM TABLE_FILES($1)", &[json!("default.t")]);
     assert_eq!(relation.table, TableReference::partial("default", "t"));
     let (_, relation) = only_relation("DESCRIBE t", &[]);
     assert_eq!(relation.view, View::Columns);
-    for sql in ["SELECT * FROM table_history()", "SELECT * FROM table_files(1 + 1)"] {
+    for sql in [
+        "SELECT * FROM table_history()",
+        "SELECT * FROM table_files(1 + 1)",
+    ] {
         assert!(matches!(refused(sql), QueryError::Invalid(_)), "{sql}");
     }
 }
@@ -181,7 +208,11 @@ fn a_common_table_expression_is_no_table() {
 #[test]
 fn mixed_case_columns_are_found_without_quotes() {
     use datafusion::arrow::datatypes::{DataType, Field, Fields};
-    let inner = DataType::Struct(Fields::from(vec![Field::new("postCode", DataType::Utf8, true)]));
+    let inner = DataType::Struct(Fields::from(vec![Field::new(
+        "postCode",
+        DataType::Utf8,
+        true,
+    )]));
     let mut names = FoldedNames::default();
     names.add(&Fields::from(vec![
         Field::new("userId", DataType::Int64, true),
@@ -194,7 +225,10 @@ fn mixed_case_columns_are_found_without_quotes() {
         ("SELECT userId FROM t", r#"SELECT "userId" FROM t"#),
         ("SELECT T.USERID FROM t", r#"SELECT T."userId" FROM t"#),
         ("SELECT \"userid\" FROM t", r#"SELECT "userid" FROM t"#),
-        ("SELECT address.postcode FROM t", r#"SELECT "Address"."postCode" FROM t"#),
+        (
+            "SELECT address.postcode FROM t",
+            r#"SELECT "Address"."postCode" FROM t"#,
+        ),
         ("SELECT Plain FROM t", "SELECT Plain FROM t"),
         ("SELECT twice FROM t", "SELECT twice FROM t"),
         (

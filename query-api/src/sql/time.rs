@@ -20,7 +20,5 @@ pub(crate) fn parse_timestamp(text: &str) -> Result<UnixMillis, String> {
         .ok()
         .and_then(|date| date.and_hms_opt(0, 0, 0))
         .map(|first| first.and_utc().timestamp_millis())
-        .ok_or_else(|| {
-            format!("{text:?} is not a point in time; write it as 2026-11-21T12:34:56Z")
-        })
+        .ok_or_else(|| format!("{text:?} is not a point in time; write it as 2026-11-21T12:34:56Z"))
 }

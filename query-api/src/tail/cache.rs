@@ -78,7 +78,11 @@ impl TableTail {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.buckets.values().flat_map(|tail| &tail.chunks).map(|chunk| chunk.bytes).sum()
+        self.buckets
+            .values()
+            .flat_map(|tail| &tail.chunks)
+            .map(|chunk| chunk.bytes)
+            .sum()
     }
 
     /// Drops chunks that lie before the watermarks as a whole.
@@ -104,7 +108,10 @@ impl TableTail {
                     let to = tail.from.min(range.to);
                     wanted_before.push(TailRange { to, ..*range });
                     if tail.to < range.to {
-                        wanted.push(TailRange { from: tail.to, ..*range });
+                        wanted.push(TailRange {
+                            from: tail.to,
+                            ..*range
+                        });
                     }
                 }
                 // A hole between what is kept and what is asked for: start anew.
@@ -113,7 +120,10 @@ impl TableTail {
                     wanted.push(*range);
                 }
                 Some(tail) if tail.to >= range.to => {}
-                Some(tail) => wanted.push(TailRange { from: tail.to, ..*range }),
+                Some(tail) => wanted.push(TailRange {
+                    from: tail.to,
+                    ..*range
+                }),
                 None => wanted.push(*range),
             }
         }
@@ -133,8 +143,13 @@ impl TableTail {
     }
 
     fn held(&self, ranges: &[TailRange]) -> usize {
-        let tails = ranges.iter().filter_map(|range| self.buckets.get(&range.bucket));
-        tails.flat_map(|tail| &tail.chunks).map(|chunk| chunk.bytes).sum()
+        let tails = ranges
+            .iter()
+            .filter_map(|range| self.buckets.get(&range.bucket));
+        tails
+            .flat_map(|tail| &tail.chunks)
+            .map(|chunk| chunk.bytes)
+            .sum()
     }
 }
 
@@ -169,7 +184,9 @@ impl BucketTail {
 
     fn collect(&self, range: &TailRange, rows: &mut TailRows) {
         for chunk in &self.chunks {
-            let begin = chunk.offsets.partition_point(|offset| *offset < range.from.0);
+            let begin = chunk
+                .offsets
+                .partition_point(|offset| *offset < range.from.0);
             let end = chunk.offsets.partition_point(|offset| *offset < range.to.0);
             if begin < end {
                 rows.batches.push(chunk.batch.slice(begin, end - begin));
@@ -198,10 +215,19 @@ async fn read_into(
         let each = (step / buckets).max(1);
         let asked: Vec<_> = left
             .iter()
-            .map(|r| (r.bucket, r.from, r.to.min(Offset(r.from.0.saturating_add(each)))))
+            .map(|r| {
+                (
+                    r.bucket,
+                    r.from,
+                    r.to.min(Offset(r.from.0.saturating_add(each))),
+                )
+            })
             .collect();
         let topic = reader.entry.topic.as_str();
-        let messages = reader.source.read(topic, asked.clone(), reader.deadline).await?;
+        let messages = reader
+            .source
+            .read(topic, asked.clone(), reader.deadline)
+            .await?;
         let decoded = decode(messages, &asked, reader).await?;
         let (mut bytes, mut delivered) = (0, 0);
         for (range, (_, from, to)) in left.iter_mut().zip(asked) {
@@ -255,8 +281,10 @@ async fn decode(
 ) -> Result<BTreeMap<Bucket, Decoded>, QueryError> {
     let schema = Arc::clone(reader.schema);
     let shape = reader.shape.clone();
-    let froms: BTreeMap<Bucket, Offset> =
-        asked.iter().map(|&(bucket, from, _)| (bucket, from)).collect();
+    let froms: BTreeMap<Bucket, Offset> = asked
+        .iter()
+        .map(|&(bucket, from, _)| (bucket, from))
+        .collect();
     let rejected = reader.metrics.tail_rejected.clone();
     let work = move || -> Result<BTreeMap<Bucket, Decoded>, QueryError> {
         let mut decoders: BTreeMap<Bucket, (MessageDecoder, Decoded)> = BTreeMap::new();
@@ -264,7 +292,10 @@ async fn decode(
         for part in &messages {
             part.visit(&mut |message| {
                 // Anything before the range was delivered by an earlier read.
-                if froms.get(&message.bucket).is_none_or(|from| message.offset < from.0) {
+                if froms
+                    .get(&message.bucket)
+                    .is_none_or(|from| message.offset < from.0)
+                {
                     return;
                 }
                 let (decoder, decoded) = match decoders.entry(message.bucket) {
@@ -299,11 +330,17 @@ async fn decode(
         }
         let mut found = BTreeMap::new();
         for (bucket, (mut decoder, mut decoded)) in decoders {
-            let rows = decoder.finish().map_err(|error| QueryError::Engine(error.to_string()))?;
+            let rows = decoder
+                .finish()
+                .map_err(|error| QueryError::Engine(error.to_string()))?;
             for part in rows {
-                let batch = shape.from_logical(&part.batch)?;
+                let batch = shape.scanned(&part.batch)?;
                 let bytes = bytes_of(&batch, &part.offsets);
-                decoded.chunks.push(Chunk { batch, offsets: part.offsets, bytes });
+                decoded.chunks.push(Chunk {
+                    batch,
+                    offsets: part.offsets,
+                    bytes,
+                });
             }
             found.insert(bucket, decoded);
         }

@@ -20,7 +20,11 @@ pub struct KafkaTail {
 
 impl KafkaTail {
     pub fn new(kafka: KafkaSettings, admin: Admin) -> Self {
-        Self { kafka, admin, readers: Mutex::default() }
+        Self {
+            kafka,
+            admin,
+            readers: Mutex::default(),
+        }
     }
 
     fn reader(&self, topic: &str) -> Result<TailReader, LogError> {
@@ -54,7 +58,10 @@ impl TailSource for KafkaTail {
     ) -> Result<Vec<Box<dyn Messages>>, LogError> {
         let reader = self.reader(topic)?;
         let batches = reader.read(ranges, deadline).await?;
-        Ok(batches.into_iter().map(|batch| Box::new(Batch(batch)) as Box<dyn Messages>).collect())
+        Ok(batches
+            .into_iter()
+            .map(|batch| Box::new(Batch(batch)) as Box<dyn Messages>)
+            .collect())
     }
 
     fn close(&self, topic: &str) {

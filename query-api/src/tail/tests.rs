@@ -25,19 +25,28 @@ fn message(table: &TestTable, n: i64, packed_rows: bool) -> Wire {
     if !packed_rows {
         return Wire::json(&json!({"id": n, "batch": null}).to_string());
     }
-    let mut decoder = tidelake_codec::json::JsonDecoder::new(&table.schema, Default::default()).unwrap();
+    let mut decoder =
+        tidelake_codec::json::JsonDecoder::new(&table.schema, Default::default()).unwrap();
     for part in 0..3 {
         let record = json!({"id": n * 1000 + part, "batch": n}).to_string();
         decoder.push_record(record.as_bytes()).unwrap();
     }
     let bytes = packed::encode(&decoder.finish().unwrap()).unwrap();
     let encoding = Some(packed::ENCODING.as_bytes().to_vec());
-    Wire { value: Some(bytes.to_vec()), encoding, op: None }
+    Wire {
+        value: Some(bytes.to_vec()),
+        encoding,
+        op: None,
+    }
 }
 
 async fn ids(world: &World) -> Vec<i64> {
     let rows = world.rows("SELECT id FROM t ORDER BY id").await;
-    rows.as_array().unwrap().iter().map(|row| row[0].as_i64().unwrap()).collect()
+    rows.as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row[0].as_i64().unwrap())
+        .collect()
 }
 
 #[tokio::test]
@@ -47,7 +56,9 @@ async fn the_union_is_exact_at_every_cut() {
         let mut wanted = BTreeSet::new();
         for n in 0..12 {
             let packed_rows = n % 3 == 1;
-            world.log.push(&table.entry.topic, 0, message(&table, n, packed_rows));
+            world
+                .log
+                .push(&table.entry.topic, 0, message(&table, n, packed_rows));
             match packed_rows {
                 true => wanted.extend((0..3).map(|part| n * 1000 + part)),
                 false => _ = wanted.insert(n),
@@ -66,13 +77,21 @@ async fn the_union_is_exact_at_every_cut() {
 async fn what_was_read_is_not_read_again() {
     let (world, table) = world(QuerySettings::default(), 1).await;
     for n in 0..10 {
-        world.log.push(&table.entry.topic, 0, message(&table, n, false));
+        world
+            .log
+            .push(&table.entry.topic, 0, message(&table, n, false));
     }
     ids(&world).await;
     let reads = world.log.reads.load(Ordering::SeqCst);
     ids(&world).await;
-    assert_eq!(world.log.reads.load(Ordering::SeqCst), reads, "nothing new, nothing read");
-    world.log.push(&table.entry.topic, 0, message(&table, 10, false));
+    assert_eq!(
+        world.log.reads.load(Ordering::SeqCst),
+        reads,
+        "nothing new, nothing read"
+    );
+    world
+        .log
+        .push(&table.entry.topic, 0, message(&table, 10, false));
     let delivered = world.log.delivered.load(Ordering::SeqCst);
     assert_eq!(ids(&world).await.len(), 11);
     assert_eq!(world.log.delivered.load(Ordering::SeqCst) - delivered, 1);
@@ -80,26 +99,42 @@ async fn what_was_read_is_not_read_again() {
 
 #[tokio::test]
 async fn flushed_rows_leave_the_cache() {
-    let settings = QuerySettings { snapshot_age_ms_max: 0, ..QuerySettings::default() };
+    let settings = QuerySettings {
+        snapshot_age_ms_max: 0,
+        ..QuerySettings::default()
+    };
     let (world, mut table) = world(settings, 1).await;
     for n in 0..20_000 {
-        world.log.push(&table.entry.topic, 0, message(&table, n, false));
+        world
+            .log
+            .push(&table.entry.topic, 0, message(&table, n, false));
     }
-    assert_eq!(world.rows("SELECT count(*) FROM t").await, json!([[20_000]]));
+    assert_eq!(
+        world.rows("SELECT count(*) FROM t").await,
+        json!([[20_000]])
+    );
     let cached = || world.engine.metrics().tail_cached_bytes.get();
     let before = cached();
     assert!(before > 0);
     table.flush(0, 19_000).await;
-    assert_eq!(world.rows("SELECT count(*) FROM t").await, json!([[20_000]]));
+    assert_eq!(
+        world.rows("SELECT count(*) FROM t").await,
+        json!([[20_000]])
+    );
     assert!(cached() < before / 2, "{} of {before}", cached());
 }
 
 #[tokio::test]
 async fn the_cache_is_bounded_over_all_tables() {
-    let settings = QuerySettings { tail_cache_bytes_max: 1, ..QuerySettings::default() };
+    let settings = QuerySettings {
+        tail_cache_bytes_max: 1,
+        ..QuerySettings::default()
+    };
     let (world, table) = world(settings, 1).await;
     for n in 0..10 {
-        world.log.push(&table.entry.topic, 0, message(&table, n, false));
+        world
+            .log
+            .push(&table.entry.topic, 0, message(&table, n, false));
     }
     assert_eq!(ids(&world).await.len(), 10);
     assert_eq!(world.engine.metrics().tail_cached_bytes.get(), 0);
@@ -110,9 +145,16 @@ async fn the_cache_is_bounded_over_all_tables() {
 async fn many_messages_are_read_in_steps() {
     let (world, table) = world(QuerySettings::default(), 3).await;
     for n in 0..6_000 {
-        world.log.push(&table.entry.topic, (n % 3) as u32, message(&table, n, false));
+        world.log.push(
+            &table.entry.topic,
+            (n % 3) as u32,
+            message(&table, n, false),
+        );
     }
-    assert_eq!(world.rows("SELECT count(*), sum(id) FROM t").await, json!([[6_000, 17_997_000]]));
+    assert_eq!(
+        world.rows("SELECT count(*), sum(id) FROM t").await,
+        json!([[6_000, 17_997_000]])
+    );
     let delivered = world.log.delivered.load(Ordering::SeqCst);
     assert!(delivered <= 6_000 + 200, "{delivered}");
 }

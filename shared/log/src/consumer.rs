@@ -76,8 +76,6 @@ const BATCH_MESSAGES_MAX: usize = 10_000;
 /// Batches that wait for the owner.
 const EVENTS_MAX: usize = 4;
 const POLL_MS: i32 = 10;
-/// librdkafka's `RD_KAFKA_OFFSET_END`.
-const OFFSET_END: Offset = Offset(-1);
 /// How long the channel may be full before everything is paused.
 const STALL_MAX: Duration = Duration::from_millis(500);
 
@@ -118,6 +116,7 @@ impl GroupConsumer {
             client: client.clone(),
             events: event_sender,
             commands,
+            owned: HashSet::new(),
             assigned: HashSet::new(),
             held: HashSet::new(),
             news: Vec::new(),
@@ -228,6 +227,9 @@ struct Poller {
     client: Arc<Client>,
     events: mpsc::Sender<Event>,
     commands: std_mpsc::Receiver<Command>,
+    /// What the group gave us.
+    owned: HashSet<TopicBucket>,
+    /// What of it is being consumed.
     assigned: HashSet<TopicBucket>,
     /// Paused at the owner's wish.
     held: HashSet<TopicBucket>,
@@ -296,19 +298,19 @@ impl Poller {
         }
     }
 
+    /// Parked buckets are left out of librdkafka's assignment. Never assign them at a logical offset
+    /// instead: the answer to its look-up can arrive after a restart, and move the bucket past
+    /// messages that nobody has seen.
     fn begin(&mut self, starts: &[Start], parked: Vec<TopicBucket>) -> Result<(), LogError> {
-        // The group waits for all of the assignment, so parked buckets are part of it, paused at
-        // their end.
-        let ends = parked.iter().map(|at| (at.clone(), OFFSET_END));
         let from: Vec<_> = starts
             .iter()
             .map(|start| (start.at.clone(), start.offset))
-            .chain(ends)
             .collect();
+        // Also an empty answer must reach the group: it waits for one.
         self.client.assign(&from)?;
+        self.owned.extend(parked);
+        self.owned.extend(from.iter().map(|(at, _)| at.clone()));
         self.assigned.extend(from.into_iter().map(|(at, _)| at));
-        self.client.pause(&parked)?;
-        self.held.extend(parked);
         if self.stalled {
             self.client.pause(&self.all())?;
         }
@@ -316,28 +318,33 @@ impl Poller {
     }
 
     fn restart(&mut self, starts: &[Start]) -> Result<(), LogError> {
-        let starts: Vec<_> = starts
+        let from: Vec<_> = starts
             .iter()
-            .filter(|start| self.assigned.contains(&start.at))
+            .filter(|start| self.owned.contains(&start.at))
+            .map(|start| (start.at.clone(), start.offset))
             .collect();
-        let buckets: Vec<_> = starts.iter().map(|start| start.at.clone()).collect();
+        let buckets: Vec<_> = from.iter().map(|(at, _)| at.clone()).collect();
         if buckets.is_empty() {
             return Ok(());
         }
-        let from: Vec<_> = starts
+        let moved: Vec<_> = buckets
             .iter()
-            .map(|start| (start.at.clone(), start.offset))
+            .filter(|at| self.assigned.remove(*at))
+            .cloned()
             .collect();
-        self.client.unassign(&buckets)?;
+        if !moved.is_empty() {
+            self.client.unassign(&moved)?;
+        }
         self.client.assign(&from)?;
+        self.assigned.extend(buckets.iter().cloned());
         // Pausing outlives an assignment.
         for at in &buckets {
             self.held.remove(at);
         }
         if self.stalled {
-            self.client.pause(&buckets)?
+            self.client.pause(&buckets)?;
         } else {
-            self.client.resume(&buckets)?
+            self.client.resume(&buckets)?;
         }
         self.news.push(Event::Restarted(buckets));
         Ok(())
@@ -345,10 +352,15 @@ impl Poller {
 
     fn release(&mut self, buckets: &[TopicBucket]) -> Result<(), LogError> {
         for at in buckets {
-            self.assigned.remove(at);
+            self.owned.remove(at);
             self.held.remove(at);
         }
-        self.client.unassign(buckets)
+        let assigned: Vec<_> = buckets
+            .iter()
+            .filter(|at| self.assigned.remove(*at))
+            .cloned()
+            .collect();
+        self.client.unassign(&assigned)
     }
 
     fn pause(&mut self, buckets: Vec<TopicBucket>) -> Result<(), LogError> {
@@ -432,6 +444,10 @@ impl Poller {
 }
 
 fn event_of(mishap: Mishap) -> Option<Event> {
+    // A pattern that matches no topic yet is reported as an unknown topic: nothing is wrong.
+    if mishap.topic.starts_with('^') {
+        return None;
+    }
     let at = TopicBucket {
         topic: Arc::from(mishap.topic.as_str()),
         bucket: mishap.bucket,

@@ -213,10 +213,10 @@ impl Client {
         self.callbacks
             .closing
             .store(true, std::sync::atomic::Ordering::SeqCst);
-        for rebalance in self.take_rebalances() {
-            if let Rebalance::Revoke(buckets) = rebalance {
-                let _ = self.unassign(&buckets);
-            }
+        let revoked = |rebalance: &Rebalance| matches!(rebalance, Rebalance::Revoke(_));
+        if self.take_rebalances().iter().any(revoked) {
+            // SAFETY: valid handle.
+            unsafe { unassign_all(self.handle) };
         }
         // SAFETY: valid handle; may be called once, which the consumer thread sees to.
         unsafe { rd::rd_kafka_consumer_close(self.handle) };
@@ -405,8 +405,7 @@ unsafe extern "C" fn on_rebalance(
             }
             RespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
                 if closing {
-                    let error = rd::rd_kafka_incremental_unassign(handle, partitions);
-                    let _ = owned_error(error, "unassign");
+                    unassign_all(handle);
                     return;
                 }
                 Rebalance::Revoke(buckets_of(partitions))
@@ -414,6 +413,26 @@ unsafe extern "C" fn on_rebalance(
             other => Rebalance::Failed(describe(other)),
         };
         lock(&callbacks.rebalances).push(rebalance);
+    }
+}
+
+/// Gives up what is assigned, which may be less than what the group gave us.
+///
+/// # Safety
+/// `handle` must be a live client.
+unsafe fn unassign_all(handle: *mut rd::rd_kafka_t) {
+    let mut assigned = ptr::null_mut();
+    // SAFETY: by the caller; the list that we are given is ours to free.
+    unsafe {
+        if rd::rd_kafka_assignment(handle, &raw mut assigned) != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+        {
+            return;
+        }
+        let error = rd::rd_kafka_incremental_unassign(handle, assigned);
+        if let Err(error) = owned_error(error, "unassign") {
+            tracing::debug!(%error, "close");
+        }
+        rd::rd_kafka_topic_partition_list_destroy(assigned);
     }
 }
 

@@ -37,7 +37,8 @@ impl Verbosity {
 
     fn directives(self) -> &'static str {
         match self {
-            Self::Quiet => "warn",
+            // That connections close at the end is no news to a person.
+            Self::Quiet => "warn,librdkafka=error,tidelake_service::health=error",
             Self::Normal => "info,librdkafka=warn,rdkafka=warn",
             Self::Verbose => "info,tidelake=debug",
         }
