@@ -136,7 +136,7 @@ pub(crate) fn unreachable(error: &reqwest::Error) -> Failure {
 }
 
 /// A problem answer as this program tells it.
-fn of_problem(status: StatusCode, text: &str) -> Failure {
+pub(crate) fn of_problem(status: StatusCode, text: &str) -> Failure {
     let exit = match status.as_u16() {
         404 => Exit::NotFound,
         409 => Exit::Conflict,

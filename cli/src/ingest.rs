@@ -21,7 +21,7 @@ pub(crate) use source::{Body, FileFormat, Source};
 
 use crate::Global;
 use crate::client::{Client, json_of, send, table_name};
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::output::{Format, note, print_object, say, thousands};
 use crate::table::create_table;
 
@@ -157,38 +157,35 @@ pub(crate) async fn post_body(
         .gateway(Method::POST, &path)
         .header(header::CONTENT_TYPE, body.media_type)
         .body(body.bytes);
-    let response = request.send().await;
-    match response {
-        // Rows of a refused body are counted from its start.
-        Ok(response) if response.status() == 422 => {
-            let problem: Value = json_of(response).await?;
-            let detail = problem["detail"]
-                .as_str()
-                .unwrap_or("does not fit the schema");
-            let field = problem["field"]
-                .as_str()
-                .map(|field| format!(", field {field:?}"));
-            let place = match problem["row"].as_u64() {
-                Some(row) => format!(
-                    "record {}{}",
-                    body.first_record + row,
-                    field.unwrap_or_default()
-                ),
-                None => "a record".to_owned(),
-            };
-            let mut failure = Failure::failed(format!("{place}: {detail}"));
-            failure.hint = problem["hint"].as_str().map(str::to_owned);
-            Err(failure)
-        }
-        Ok(response) if response.status().is_success() => json_of(response).await,
-        Ok(response) => Err(crate::client::failure_of(response).await),
-        Err(error) => Err(crate::client::unreachable(&error)),
+    let response = request
+        .send()
+        .await
+        .map_err(|error| crate::client::unreachable(&error))?;
+    if response.status().is_success() {
+        return json_of(response).await;
     }
+    let status = response.status();
+    let text = response.text().await.unwrap_or_default();
+    let failure = crate::client::of_problem(status, &text);
+    let problem: Value = serde_json::from_str(&text).unwrap_or_default();
+    Err(in_file(failure, problem["row"].as_u64(), body.first_record))
+}
+
+/// The gateway counts rows from the start of the body; a person looks them up in the file.
+fn in_file(mut failure: Failure, row: Option<u64>, first_record: u64) -> Failure {
+    if let Some(row) = row {
+        let record = format!("record {}", first_record + row);
+        failure.message = match failure.message.strip_prefix(&format!("row {row}")) {
+            Some(rest) => format!("{record}{rest}"),
+            None => format!("{record}: {}", failure.message),
+        };
+    }
+    failure
 }
 
 pub(crate) fn token_of(answer: &Value) -> Result<Token, Failure> {
     let text = answer["token"].as_str().unwrap_or_default();
-    Token::parse(text).map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+    Token::parse(text).map_err(|error| Failure::failed(error.to_string()))
 }
 
 async fn flush(client: &Client, table: &TableName) -> Result<u64, Failure> {
@@ -223,4 +220,31 @@ fn progress_bar(bytes_total: Option<u64>) -> ProgressBar {
     }
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_row_is_named_by_its_place_in_the_file() {
+        let told = |message: &str, row| in_file(Failure::failed(message), row, 2400).message;
+        assert_eq!(
+            told("row 7, field \"x\": expected int", Some(7)),
+            "record 2407, field \"x\": expected int"
+        );
+        assert_eq!(told("too long", Some(7)), "record 2407: too long");
+        assert_eq!(told("the log is away", None), "the log is away");
+    }
+
+    #[test]
+    fn what_is_in_the_table_already_is_told() {
+        let failure = with_place(Failure::failed("no"), 1234);
+        assert!(
+            failure
+                .message
+                .ends_with("the 1,234 records before this body are in the table")
+        );
+        assert_eq!(with_place(Failure::failed("no"), 0).message, "no");
+    }
 }

@@ -2,8 +2,8 @@
 //! administration of whatever runs.
 //!
 //! One file for each noun; each holds its flags and what it does. Administration speaks HTTP to a
-//! gateway and a query service like any other client ([`client`]), so what works here works from
-//! anywhere. [`failure`] turns every error into a message, a hint and an exit code.
+//! gateway and a query service like any other client (`client.rs`), so what works here works from
+//! anywhere. `failure.rs` turns every error into a message, a hint and an exit code.
 //!
 //! | exit code | means |
 //! | --- | --- |

@@ -32,6 +32,8 @@ pub struct Taken {
     pub rows: u64,
     pub bytes: u64,
     pub rejected: u64,
+    /// Offsets that hold no message for us: markers of producers' transactions, normally none.
+    pub skipped: u64,
 }
 
 /// A bucket's state between two commits.
@@ -105,6 +107,7 @@ impl BucketState {
                 op: headed.then(|| message.header(OP)).flatten(),
             };
             taken.messages += 1;
+            taken.skipped += u64::try_from(offset.0 - self.next.0).unwrap_or(0);
             taken.bytes += wire.value.map_or(0, <[u8]>::len) as u64;
             match self.decoder.push(&wire) {
                 Ok(Pushed::Rows(rows)) => taken.rows += rows as u64,

@@ -10,6 +10,7 @@ pub struct FlusherMetrics {
     pub records: IntCounterVec,
     pub bytes: IntCounterVec,
     pub dead_letters: IntCounterVec,
+    pub skipped: IntCounterVec,
     pub flushes: IntCounterVec,
     pub commits: IntCounterVec,
     pub conflicts: IntCounterVec,
@@ -45,6 +46,11 @@ impl FlusherMetrics {
             dead_letters: metrics.int_counter_vec(
                 "tidelake_dead_letters_total",
                 "Messages that could not be decoded and went to the dead-letter topic.",
+                &BY_TABLE,
+            ),
+            skipped: metrics.int_counter_vec(
+                "tidelake_flusher_offsets_skipped_total",
+                "Offsets without a message: transaction markers of direct producers, or a fault.",
                 &BY_TABLE,
             ),
             flushes: metrics.int_counter_vec(

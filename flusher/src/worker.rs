@@ -236,6 +236,13 @@ impl Owner {
                         .with_label_values(&labels)
                         .inc_by(taken.rows);
                     metrics.bytes.with_label_values(&labels).inc_by(taken.bytes);
+                    if taken.skipped > 0 {
+                        tracing::warn!(bucket = %at, offsets = taken.skipped, "gap in the log");
+                        metrics
+                            .skipped
+                            .with_label_values(&labels)
+                            .inc_by(taken.skipped);
+                    }
                     if taken.rejected > 0 {
                         metrics
                             .dead_letters

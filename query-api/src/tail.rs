@@ -161,7 +161,9 @@ impl Tails {
         ranges: &[TailRange],
         newest: impl Fn(Bucket) -> Watermark,
     ) -> Result<TailRows, QueryError> {
-        let tail = self.tail(entry);
+        let Some(tail) = self.tail(entry, ranges.is_empty()) else {
+            return Ok(TailRows::default());
+        };
         let mut tail = tail.lock().await;
         tail.belongs_to(entry.topic_id, schema);
         tail.forget_before(newest);
@@ -199,21 +201,26 @@ impl Tails {
         Ok(rows)
     }
 
-    fn tail(&self, entry: &TableEntry) -> Arc<tokio::sync::Mutex<TableTail>> {
+    /// What is kept of a table. Where nothing is asked for, nothing is begun.
+    fn tail(
+        &self,
+        entry: &TableEntry,
+        only_kept: bool,
+    ) -> Option<Arc<tokio::sync::Mutex<TableTail>>> {
         let mut tables = self.tables.lock();
+        if only_kept && !tables.by_id.contains_key(&entry.id) {
+            return None;
+        }
         tables.tick += 1;
         let tick = tables.tick;
-        let kept = tables
-            .by_id
-            .entry(entry.id.clone())
-            .or_insert_with(|| Kept {
-                tail: Arc::default(),
-                topic: entry.topic.clone(),
-                used: tick,
-                bytes: 0,
-            });
+        let kept = tables.by_id.entry(entry.id.clone()).or_insert_with(|| Kept {
+            tail: Arc::default(),
+            topic: entry.topic.clone(),
+            used: tick,
+            bytes: 0,
+        });
         kept.used = tick;
-        Arc::clone(&kept.tail)
+        Some(Arc::clone(&kept.tail))
     }
 
     /// Notes a table's size, then drops the tables used longest ago until the bounds hold.

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, SchemaProvider, TableFunction, TableProvider,
 };
@@ -15,9 +16,12 @@ use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SessionState, SessionStateDefaults};
+use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::prelude::SessionConfig;
+use datafusion::sql::sqlparser::ast::{DataType as SqlType, TimezoneInfo};
 use object_store::ObjectStore;
 use tidelake_core::TenantId;
+use tidelake_schema::arrow::UTC;
 use url::Url;
 
 use crate::error::QueryError;
@@ -66,7 +70,7 @@ impl Template {
             .with_information_schema(false);
         let options = config.options_mut();
         options.catalog.default_catalog = CATALOG.to_owned();
-        options.execution.time_zone = Some("UTC".to_owned());
+        options.execution.time_zone = Some(UTC.to_owned());
         options.execution.parquet.pushdown_filters = settings.pushdown_filters;
         let functions = SessionStateDefaults::default_table_functions();
         let functions: HashMap<String, Arc<TableFunction>> = functions
@@ -76,6 +80,7 @@ impl Template {
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(runtime)
+            .with_type_planner(Arc::new(OurTypes))
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
             .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())
@@ -100,6 +105,31 @@ impl Template {
         state.config_mut().options_mut().catalog.default_schema = tenant.to_string();
         state.register_catalog_list(Arc::new(OneCatalog(Arc::new(tables))));
         state
+    }
+}
+
+/// SQL types as our tables have them: times and timestamps count microseconds, unless their precision
+/// says more. DataFusion's nanoseconds can't be compared with a `time`, and end in 2262.
+#[derive(Debug)]
+struct OurTypes;
+
+impl TypePlanner for OurTypes {
+    fn plan_type_field(&self, sql_type: &SqlType) -> DfResult<Option<FieldRef>> {
+        let unit = |precision: &Option<u64>| match precision {
+            Some(7..) => TimeUnit::Nanosecond,
+            _ => TimeUnit::Microsecond,
+        };
+        let zoned =
+            |zone: &TimezoneInfo| matches!(zone, TimezoneInfo::Tz | TimezoneInfo::WithTimeZone);
+        let data_type = match sql_type {
+            SqlType::Time(precision, zone) if !zoned(zone) => DataType::Time64(unit(precision)),
+            SqlType::Timestamp(precision, zone) => {
+                DataType::Timestamp(unit(precision), zoned(zone).then(|| UTC.into()))
+            }
+            SqlType::Uuid => DataType::Utf8View,
+            _ => return Ok(None),
+        };
+        Ok(Some(Arc::new(Field::new("", data_type, true))))
     }
 }
 

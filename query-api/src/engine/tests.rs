@@ -81,9 +81,9 @@ async fn past_versions_show_their_rows_and_no_tail() {
         let sql = format!("{count} VERSION AS OF {version}");
         assert_eq!(world.rows(&sql).await, json!([[rows]]), "version {version}");
     }
-    let both = "SELECT (SELECT count(*) FROM orders VERSION AS OF 1), count(*) FROM orders";
+    let both = "SELECT (SELECT count(*) FROM orders VERSION AS OF 1) a, count(*) b FROM orders";
     assert_eq!(world.rows(both).await, json!([[6, 15]]));
-    let inner = json!({"sql": "SELECT (SELECT max(id) FROM orders VERSION AS OF 1), max(id) FROM orders",
+    let inner = json!({"sql": "SELECT (SELECT max(id) FROM orders VERSION AS OF 1) a, max(id) b FROM orders",
         "as_of_version": 2});
     assert_eq!(world.rows_of(inner).await, json!([[5, 9]]));
     let gone = json!({"sql": count, "as_of_version": 3});

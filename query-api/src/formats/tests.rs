@@ -159,7 +159,7 @@ fn every_type_has_its_json() {
     let text = String::from_utf8(written(Format::Ndjson, &everything())).unwrap();
     let wanted = concat!(
         r#"{"boolean":true,"tiny":-1,"long":-9223372036854775808,"huge":18446744073709551615,"#,
-        r#""float":0.1,"double":1e300,"decimal":"-12.34","date":"2026-11-21","time":"12:34:56.000001","#,
+        r#""float":0.1,"double":1e+300,"decimal":"-12.34","date":"2026-11-21","time":"12:34:56.000001","#,
         r#""local":"1969-12-31T23:59:59.999999","moment":"1970-01-01T00:00:00.001Z","#,
         r#""fine":"1970-01-01T00:00:00.000000001Z","text":"a\"b\n\u0001é","view":"","bytes":"3q0=","#,
         r#""fixed":"YWI=","list":[1,null],"struct":{"x":1,"s":null},"map":{"a":0.5,"b":null},"#,

@@ -5,7 +5,7 @@
 //! `table_files('t')` becomes `"table_files(t)" AS table_files`; the engine puts tables under these
 //! names. A name with a space or parenthesis is never a table's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use datafusion::common::TableReference;
@@ -27,29 +27,41 @@ pub(super) const TABLE_COLUMNS: &str = "table_columns";
 /// DataFusion's own table functions that read nothing.
 const HARMLESS: [&str; 2] = ["generate_series", "range"];
 
-/// Replaces versioned tables and our functions; returns the relations that were made.
+/// What rewriting found.
+#[derive(Debug, Default)]
+pub(super) struct Rewritten {
+    /// Versioned tables and our functions, by the names that they were given.
+    pub relations: BTreeMap<TableReference, Relation>,
+    /// Names that stand for DataFusion's functions only, not for tables.
+    pub functions: BTreeSet<TableReference>,
+}
+
+/// Replaces versioned tables and our functions.
 pub(super) fn rewrite(
     statement: &mut Statement,
     params: &[serde_json::Value],
-) -> Result<BTreeMap<TableReference, Relation>, QueryError> {
-    let mut rewrite = Rewrite {
-        params,
-        relations: BTreeMap::new(),
-    };
+) -> Result<Rewritten, QueryError> {
+    let mut rewrite = Rewrite { params, found: Rewritten::default(), tables: BTreeSet::new() };
     let flow = match statement {
         Statement::Statement(inner) => inner.visit(&mut rewrite),
         Statement::Explain(explain) => return self::rewrite(&mut explain.statement, params),
         _ => ControlFlow::Continue(()),
     };
     match flow {
-        ControlFlow::Continue(()) => Ok(rewrite.relations),
+        ControlFlow::Continue(()) => {
+            let Rewrite { mut found, tables, .. } = rewrite;
+            found.functions.retain(|function| !tables.contains(function));
+            Ok(found)
+        }
         ControlFlow::Break(error) => Err(error),
     }
 }
 
 struct Rewrite<'a> {
     params: &'a [serde_json::Value],
-    relations: BTreeMap<TableReference, Relation>,
+    found: Rewritten,
+    /// Names that stand for tables.
+    tables: BTreeSet<TableReference>,
 }
 
 impl VisitorMut for Rewrite<'_> {
@@ -74,6 +86,7 @@ impl Rewrite<'_> {
                 ..
             } => {
                 let Some(asked) = version.take() else {
+                    self.tables.insert(reference(name)?);
                     return Ok(());
                 };
                 let as_of = self.version(&asked)?;
@@ -112,7 +125,7 @@ impl Rewrite<'_> {
                         args: given,
                         settings: None,
                     });
-                    return harmless(&function);
+                    return self.harmless(&function);
                 };
                 let table = self.table_argument(&function, &given)?;
                 let made = format!("{function}({table})");
@@ -125,7 +138,7 @@ impl Rewrite<'_> {
                     let reason = format!("{function} is not allowed after LATERAL");
                     return Err(QueryError::NotAllowed(reason));
                 }
-                harmless(&function)
+                self.harmless(&function)
             }
             TableFactor::TableFunction { expr, .. } => Err(QueryError::NotAllowed(format!(
                 "TABLE({expr}) is not allowed; write FROM {expr}"
@@ -155,8 +168,18 @@ impl Rewrite<'_> {
             });
         }
         *name = ObjectName::from(vec![Ident::with_quote('"', made.clone())]);
-        self.relations
-            .insert(TableReference::bare(made), Relation { view, table, as_of });
+        self.found.relations.insert(TableReference::bare(made), Relation { view, table, as_of });
+    }
+
+    fn harmless(&mut self, function: &str) -> Result<(), QueryError> {
+        if HARMLESS.contains(&function) {
+            self.found.functions.insert(TableReference::bare(function));
+            return Ok(());
+        }
+        Err(QueryError::NotAllowed(format!(
+            "table function {function} is not allowed; there are {TABLE_HISTORY}, {TABLE_FILES}, {}",
+            HARMLESS.join(", ")
+        )))
     }
 
     fn version(&self, version: &SqlVersion) -> Result<AsOf, QueryError> {
@@ -227,16 +250,6 @@ fn view_of(function: &str) -> Option<View> {
         TABLE_COLUMNS => Some(View::Columns),
         _ => None,
     }
-}
-
-fn harmless(function: &str) -> Result<(), QueryError> {
-    if HARMLESS.contains(&function) {
-        return Ok(());
-    }
-    Err(QueryError::NotAllowed(format!(
-        "table function {function} is not allowed; there are {TABLE_HISTORY}, {TABLE_FILES}, {}",
-        HARMLESS.join(", ")
-    )))
 }
 
 fn function_name(name: &ObjectName) -> Result<String, QueryError> {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{c_char, c_int};
 use std::ptr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::bindings as rd;
@@ -48,6 +48,10 @@ pub struct TopicInfo {
 }
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks at something that is about to change.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Attempts at a request that meets a broker whose leadership has just moved.
+const LEADER_ATTEMPTS_MAX: u32 = 20;
 
 /// A shared administrative client.
 #[derive(Clone)]
@@ -106,12 +110,30 @@ impl Admin {
             .create_topics([&topic], &options())
             .await
             .map_err(|error| LogError::unavailable(format!("create topic {}", spec.name), error))?;
-        match results.into_iter().next() {
-            Some(Ok(_)) => Ok(TopicCreated::Created),
-            Some(Err((_, Code::TopicAlreadyExists))) => Ok(TopicCreated::Exists),
-            Some(Err((name, code))) => Err(topic_error("create topic", &name, code)),
-            None => Err(LogError::Client("create topics: empty answer".into())),
+        let created = match results.into_iter().next() {
+            Some(Ok(_)) => TopicCreated::Created,
+            Some(Err((_, Code::TopicAlreadyExists))) => TopicCreated::Exists,
+            Some(Err((name, code))) => return Err(topic_error("create topic", &name, code)),
+            None => return Err(LogError::Client("create topics: empty answer".into())),
+        };
+        self.wait_described(&spec.name).await?;
+        Ok(created)
+    }
+
+    /// A controller answers before every broker knows the topic.
+    async fn wait_described(&self, name: &str) -> Result<(), LogError> {
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        let begun = Instant::now();
+        while self.describe(name).await?.is_none() {
+            if begun.elapsed() > REQUEST_TIMEOUT {
+                return Err(LogError::unavailable(
+                    format!("create topic {name}"),
+                    "created, but not known to the brokers yet",
+                ));
+            }
+            looks.tick().await;
         }
+        Ok(())
     }
 
     /// Deletes a topic; one that is not there is fine.
@@ -186,6 +208,7 @@ impl Admin {
         if buckets.is_empty() {
             return Ok(Vec::new());
         }
+        let what = format!("offsets of {topic}");
         let topic: Arc<str> = Arc::from(topic);
         let wanted: Vec<_> = buckets
             .iter()
@@ -199,8 +222,22 @@ impl Admin {
                 )
             })
             .collect();
-        self.blocking(move |client| list_offsets(client, &topic, &wanted))
-            .await
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        let mut attempt = 1;
+        loop {
+            let (topic, wanted) = (topic.clone(), wanted.clone());
+            let listed = self
+                .blocking(move |client| list_offsets(client, &topic, &wanted))
+                .await?;
+            match listed {
+                Listed::Offsets(offsets) => return Ok(offsets),
+                Listed::LeaderMoved(why) if attempt >= LEADER_ATTEMPTS_MAX => {
+                    return Err(LogError::unavailable(what, why));
+                }
+                Listed::LeaderMoved(_) => _ = looks.tick().await,
+            }
+            attempt += 1;
+        }
     }
 
     async fn blocking<T: Send + 'static>(
@@ -352,11 +389,18 @@ fn describe_topic(client: &Client, name: &str) -> Result<Option<TopicInfo>, LogE
     }
 }
 
+/// The answer to a request for offsets.
+enum Listed {
+    Offsets(Vec<(Bucket, Offset)>),
+    /// What the client knew of the leaders is out of date; it knows better now.
+    LeaderMoved(String),
+}
+
 fn list_offsets(
     client: &Client,
     topic: &str,
     wanted: &[(TopicBucket, Offset)],
-) -> Result<Vec<(Bucket, Offset)>, LogError> {
+) -> Result<Listed, LogError> {
     let what = format!("offsets of {topic}");
     let list = PartitionList::of(wanted)?;
     let mut request = Request::new(
@@ -380,12 +424,38 @@ fn list_offsets(
                 | RespErr::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION => {
                     return Err(LogError::NoTopic(topic.to_owned()));
                 }
+                code @ (RespErr::RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH
+                | RespErr::RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH
+                | RespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE
+                | RespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION) => {
+                    refresh_metadata(client);
+                    return Ok(Listed::LeaderMoved(describe(code)));
+                }
                 code => return Err(LogError::unavailable(what, describe(code))),
             }
             let bucket = Bucket(u32::try_from(entry.partition).unwrap_or(u32::MAX));
             offsets.push((bucket, Offset(entry.offset)));
         }
         offsets.sort_unstable_by_key(|(bucket, _)| *bucket);
-        Ok(offsets)
+        Ok(Listed::Offsets(offsets))
+    }
+}
+
+/// Asks for all topics' metadata, which renews the client's cache of leaders.
+fn refresh_metadata(client: &Client) {
+    let timeout = c_int::try_from(REQUEST_TIMEOUT.as_millis()).unwrap_or(c_int::MAX);
+    let mut metadata: *const rd::rd_kafka_metadata = ptr::null();
+    // SAFETY: valid handle; what is given back is ours to free.
+    unsafe {
+        let code = rd::rd_kafka_metadata(
+            client.handle(),
+            1,
+            ptr::null_mut(),
+            &raw mut metadata,
+            timeout,
+        );
+        if code == RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            rd::rd_kafka_metadata_destroy(metadata);
+        }
     }
 }

@@ -10,7 +10,7 @@
 //! | timestamp_ns, timestamptz_ns | Timestamp(ns), Timestamp(ns, "UTC") | Int64: nanoseconds since 1970 |
 //! | string | Utf8 | |
 //! | uuid | Utf8: canonical lower-case hyphenated text | |
-//! | fixed[n], binary | Binary | |
+//! | fixed\[n\], binary | Binary | |
 //! | struct | Struct | |
 //! | list | List(`element`) | |
 //! | map | Map(`key_value`{`key`,`value`}) | |

@@ -8,7 +8,7 @@
 //! | timestamp, timestamptz | `timestamp_ntz`, `timestamp` | |
 //! | time, timestamp_ns, timestamptz_ns | `long` | `time`, `timestamp_ns`, `timestamptz_ns` |
 //! | uuid | `string` | `uuid` |
-//! | fixed[n] | `binary` | `fixed[n]` |
+//! | fixed\[n\] | `binary` | `fixed[n]` |
 //! | struct, list, map | `struct`, `array`, `map` | |
 //!
 //! Reading foreign tables also takes `byte` and `short` (as int).

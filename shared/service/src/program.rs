@@ -48,7 +48,7 @@ pub struct ServiceFlags {
     /// YAML file with settings
     #[arg(long, value_name = "FILE", env = "TIDELAKE_CONFIG", global = true)]
     pub config: Option<PathBuf>,
-    /// Kafka to use, as host:port[,host:port]
+    /// Kafka to use, as host:port; several with commas
     #[arg(long, value_name = "HOST:PORT", global = true)]
     pub kafka_bootstrap: Option<String>,
     /// Object store: file:///folder or s3://bucket/prefix

@@ -14,7 +14,7 @@
 //! | timestamptz, timestamptz_ns | Timestamp of any unit with a zone |
 //! | string | Utf8, LargeUtf8, Utf8View |
 //! | uuid | the same, as hyphenated text; FixedSizeBinary(16) |
-//! | fixed[n], binary | Binary, LargeBinary, BinaryView, FixedSizeBinary; of length n for fixed |
+//! | fixed\[n\], binary | Binary, LargeBinary, BinaryView, FixedSizeBinary; of length n for fixed |
 //! | struct | Struct, fields by name |
 //! | list | List, LargeList, FixedSizeList |
 //! | map | Map |

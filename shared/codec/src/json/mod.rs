@@ -11,7 +11,7 @@
 //! | timestamptz, timestamptz_ns | the same with `Z` or `±HH:MM` |
 //! | string | a string |
 //! | uuid | a string, 8-4-4-4-12 hexadecimal digits; kept in lower case |
-//! | fixed[n], binary | a string: base64, standard alphabet, padded |
+//! | fixed\[n\], binary | a string: base64, standard alphabet, padded |
 //! | struct, list | an object, an array |
 //! | map | an object if the key is string or uuid, else an array of `{"key":…,"value":…}` |
 //!
