@@ -10,7 +10,7 @@ use tidelake_log::LogError;
 use tidelake_manifest::ManifestError;
 use tidelake_schema::SchemaError;
 
-/// A query's failure. [`QueryError::code`] is the stable word that clients see.
+/// A query's failure. Its code is the stable word that clients see.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueryError {
     /// A part of the request other than its SQL.

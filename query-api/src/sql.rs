@@ -88,8 +88,10 @@ pub(crate) fn parse(sql: &str, params: &[serde_json::Value]) -> Result<Query, Qu
     }
     let mut statement = allow::rewrite_show(statement)?;
     allow::check(&statement)?;
-    let relations::Rewritten { mut relations, functions } =
-        relations::rewrite(&mut statement, params)?;
+    let relations::Rewritten {
+        mut relations,
+        functions,
+    } = relations::rewrite(&mut statement, params)?;
     let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)?;
     let mut information = Vec::new();
     for reference in references {

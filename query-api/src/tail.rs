@@ -213,12 +213,15 @@ impl Tails {
         }
         tables.tick += 1;
         let tick = tables.tick;
-        let kept = tables.by_id.entry(entry.id.clone()).or_insert_with(|| Kept {
-            tail: Arc::default(),
-            topic: entry.topic.clone(),
-            used: tick,
-            bytes: 0,
-        });
+        let kept = tables
+            .by_id
+            .entry(entry.id.clone())
+            .or_insert_with(|| Kept {
+                tail: Arc::default(),
+                topic: entry.topic.clone(),
+                used: tick,
+                bytes: 0,
+            });
         kept.used = tick;
         Some(Arc::clone(&kept.tail))
     }

@@ -217,10 +217,17 @@ impl Engine {
         let newest = inner.pins.newest(entry, Duration::from_millis(age_ms_max));
         let (pinned, ends) = tokio::try_join!(newest, self.ends(entry, token, running))?;
         let ranges = tail::ranges(|bucket| pinned.watermark(bucket), &ends);
-        let known = inner.pins.known(entry).await.unwrap_or_else(|| Arc::clone(&pinned));
+        let known = inner
+            .pins
+            .known(entry)
+            .await
+            .unwrap_or_else(|| Arc::clone(&pinned));
         let forget = |bucket| known.watermark(bucket);
         let (schema, shape) = (&pinned.shape.table, pinned.shape.as_ref());
-        let tail = inner.tails.rows(entry, schema, shape, &ranges, forget).await?;
+        let tail = inner
+            .tails
+            .rows(entry, schema, shape, &ranges, forget)
+            .await?;
         let positions = ends
             .into_iter()
             .map(|(bucket, end)| (bucket, pinned.watermark(bucket).max(Watermark(end.0))))

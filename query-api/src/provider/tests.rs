@@ -136,7 +136,9 @@ async fn expected(live: &RecordBatch, sql: &str) -> Value {
     let table = MemTable::try_new(live.schema(), vec![vec![live.clone()]]).unwrap();
     context.register_table("things", Arc::new(table)).unwrap();
     // Our session counts times in microseconds: so must the model's literals.
-    let sql = &sql.replace("CAST('10:00:0", "arrow_cast('10:00:0").replace("' AS time)", "', 'Time64(µs)')");
+    let sql = &sql
+        .replace("CAST('10:00:0", "arrow_cast('10:00:0")
+        .replace("' AS time)", "', 'Time64(µs)')");
     let frame = context
         .sql(sql)
         .await

@@ -41,7 +41,11 @@ pub(super) fn rewrite(
     statement: &mut Statement,
     params: &[serde_json::Value],
 ) -> Result<Rewritten, QueryError> {
-    let mut rewrite = Rewrite { params, found: Rewritten::default(), tables: BTreeSet::new() };
+    let mut rewrite = Rewrite {
+        params,
+        found: Rewritten::default(),
+        tables: BTreeSet::new(),
+    };
     let flow = match statement {
         Statement::Statement(inner) => inner.visit(&mut rewrite),
         Statement::Explain(explain) => return self::rewrite(&mut explain.statement, params),
@@ -49,8 +53,12 @@ pub(super) fn rewrite(
     };
     match flow {
         ControlFlow::Continue(()) => {
-            let Rewrite { mut found, tables, .. } = rewrite;
-            found.functions.retain(|function| !tables.contains(function));
+            let Rewrite {
+                mut found, tables, ..
+            } = rewrite;
+            found
+                .functions
+                .retain(|function| !tables.contains(function));
             Ok(found)
         }
         ControlFlow::Break(error) => Err(error),
@@ -168,7 +176,9 @@ impl Rewrite<'_> {
             });
         }
         *name = ObjectName::from(vec![Ident::with_quote('"', made.clone())]);
-        self.found.relations.insert(TableReference::bare(made), Relation { view, table, as_of });
+        self.found
+            .relations
+            .insert(TableReference::bare(made), Relation { view, table, as_of });
     }
 
     fn harmless(&mut self, function: &str) -> Result<(), QueryError> {

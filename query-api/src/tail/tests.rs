@@ -123,7 +123,10 @@ async fn flushed_rows_leave_the_cache() {
     );
     assert!(cached() < before, "{} of {before}", cached());
     table.flush(0, 20_000).await;
-    assert_eq!(world.rows("SELECT count(*) FROM t").await, json!([[20_000]]));
+    assert_eq!(
+        world.rows("SELECT count(*) FROM t").await,
+        json!([[20_000]])
+    );
     assert_eq!(cached(), 0);
 }
 
