@@ -178,52 +178,42 @@ fn ended(rows: &mut Rows, headers: &mut HeaderMap) {
     }
 }
 
-/// What a streamed body still has to send.
+/// A streamed body on its way.
 struct Sending {
     rows: Rows,
     encoder: Box<dyn Encoder>,
-    state: State,
+    done: bool,
 }
 
-enum State {
-    Rows,
-    Failed(QueryError),
-    Done,
+/// What a streamed body still has to send.
+enum Left {
+    Rows(Box<Sending>),
+    /// The client was told why; now the body must not end as if it were whole.
+    Cut(QueryError),
+    Nothing,
 }
 
 impl Sending {
     /// The next bytes, never empty; none at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, QueryError> {
-        loop {
-            match std::mem::replace(&mut self.state, State::Done) {
-                State::Done => return Ok(None),
-                State::Failed(error) => return Err(error),
-                State::Rows => {}
-            }
-            let bytes = match self.rows.next().await {
-                Ok(Some(batch)) => {
-                    let bytes = self.encoder.write(&batch);
-                    self.state = State::Rows;
-                    bytes
+        while !self.done {
+            let bytes = match self.rows.next().await? {
+                Some(batch) => self.encoder.write(&batch),
+                None => {
+                    self.done = true;
+                    self.encoder.finish()
                 }
-                Ok(None) => self
-                    .encoder
-                    .finish()
-                    .inspect(|_| self.rows.running.ended("ok")),
-                Err(error) => return Err(error),
             };
-            match bytes {
-                Ok(bytes) if bytes.is_empty() => {}
-                Ok(bytes) => {
-                    self.rows.metrics.bytes.inc_by(bytes.len() as u64);
-                    return Ok(Some(bytes));
-                }
-                Err(error) => {
-                    self.state = State::Done;
-                    return Err(self.rows.failed(error));
-                }
+            let bytes = bytes.map_err(|error| self.rows.failed(error))?;
+            if self.done {
+                self.rows.running.ended("ok");
+            }
+            if !bytes.is_empty() {
+                self.rows.metrics.bytes.inc_by(bytes.len() as u64);
+                return Ok(Some(bytes));
             }
         }
+        Ok(None)
     }
 }
 
@@ -232,7 +222,7 @@ async fn streamed(rows: Rows, format: Format, headers: &mut HeaderMap) -> Result
     let mut sending = Sending {
         rows,
         encoder,
-        state: State::Rows,
+        done: false,
     };
     let mut begun = BytesMut::new();
     loop {
@@ -248,17 +238,18 @@ async fn streamed(rows: Rows, format: Format, headers: &mut HeaderMap) -> Result
         }
     }
     let first = futures::stream::once(async { Ok::<_, QueryError>(begun.freeze()) });
-    let rest = futures::stream::unfold(Some(sending), |sending| async {
-        let mut sending = sending?;
+    let rest = futures::stream::unfold(Left::Rows(Box::new(sending)), |left| async {
+        let mut sending = match left {
+            Left::Rows(sending) => sending,
+            Left::Cut(error) => return Some((Err(error), Left::Nothing)),
+            Left::Nothing => return None,
+        };
         match sending.next().await {
             Ok(None) => None,
-            Ok(Some(bytes)) => Some((Ok(bytes), Some(sending))),
+            Ok(Some(bytes)) => Some((Ok(bytes), Left::Rows(sending))),
             Err(error) => match sending.encoder.failed(&error) {
-                Some(line) => {
-                    sending.state = State::Failed(error);
-                    Some((Ok(line), Some(sending)))
-                }
-                None => Some((Err(error), None)),
+                Some(line) => Some((Ok(line), Left::Cut(error))),
+                None => Some((Err(error), Left::Nothing)),
             },
         }
     });

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
+use parquet::errors::ParquetError;
 use tidelake_catalog::CatalogError;
-use tidelake_core::{Bucket, ErrorKind, TableId, TableVersion};
+use tidelake_core::{Bucket, ErrorKind, TableId};
 use tidelake_log::LogError;
 use tidelake_manifest::ManifestError;
 use tidelake_schema::SchemaError;
@@ -88,12 +89,8 @@ pub enum QueryError {
     DuplicateId(String),
     #[error("no query {0} is running")]
     QueryNotFound(String),
-    #[error("file {path} of table {table} version {version} is gone")]
-    FileGone {
-        table: String,
-        version: TableVersion,
-        path: String,
-    },
+    #[error("data file {0} is gone")]
+    FileGone(String),
     #[error("the table's log could not be read")]
     Manifest(#[source] Arc<ManifestError>),
     #[error("the catalog could not be read")]
@@ -129,7 +126,7 @@ impl QueryError {
             Self::TableNotFound { .. }
             | Self::VersionNotFound { .. }
             | Self::QueryNotFound(_)
-            | Self::FileGone { .. } => ErrorKind::NotFound,
+            | Self::FileGone(_) => ErrorKind::NotFound,
             Self::TokenNotCovered { .. }
             | Self::TailTooLarge { .. }
             | Self::Memory(_)
@@ -200,49 +197,68 @@ impl From<ArrowError> for QueryError {
 }
 
 impl From<DataFusionError> for QueryError {
-    /// What the user can do about it decides, not where it was raised.
+    /// What the user can do about it decides, not where it was raised. Context that DataFusion puts
+    /// around an error names its own passes, so only the root is told.
     fn from(error: DataFusionError) -> Self {
-        let text = || error.strip_backtrace();
         match error.find_root() {
             DataFusionError::SQL(parser, _) => Self::Syntax(parser.to_string()),
-            DataFusionError::Plan(_)
-            | DataFusionError::SchemaError(_, _)
-            | DataFusionError::Collection(_) => Self::Invalid(text()),
-            DataFusionError::NotImplemented(reason) => Self::Unsupported(reason.clone()),
-            DataFusionError::ResourcesExhausted(reason) => Self::Memory(reason.clone()),
-            DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
-                ArrowError::MemoryError(reason) => Self::Memory(reason.clone()),
-                ArrowError::ExternalError(source) => from_external(source.as_ref(), &text),
-                ArrowError::ParquetError(reason) => Self::Corrupt(reason.clone()),
-                ArrowError::IpcError(reason) => Self::Engine(reason.clone()),
-                _ => Self::Failed(arrow.to_string()),
-            },
-            DataFusionError::Execution(_) | DataFusionError::Configuration(_) => {
-                Self::Failed(text())
+            DataFusionError::Plan(reason) => Self::Invalid(plain(reason)),
+            DataFusionError::SchemaError(source, _) => {
+                Self::Invalid(source.to_string().replace('\n', " "))
             }
-            DataFusionError::ObjectStore(source) => Self::Store(source.to_string()),
+            DataFusionError::Collection(errors) => {
+                Self::Invalid(errors.first().unwrap_or(&error).strip_backtrace())
+            }
+            DataFusionError::NotImplemented(reason) => Self::Unsupported(plain(reason)),
+            DataFusionError::ResourcesExhausted(reason) => Self::Memory(plain(reason)),
+            DataFusionError::ArrowError(source, _) => from_arrow(source),
+            DataFusionError::Execution(reason) | DataFusionError::Configuration(reason) => {
+                Self::Failed(plain(reason))
+            }
+            DataFusionError::ObjectStore(source) => from_store(source),
             DataFusionError::IoError(source) => Self::Store(source.to_string()),
             DataFusionError::ParquetError(source) => match source.as_ref() {
-                parquet::errors::ParquetError::External(source) => {
-                    from_external(source.as_ref(), &text)
-                }
+                ParquetError::External(source) => from_external(source.as_ref()),
                 source => Self::Corrupt(source.to_string()),
             },
-            DataFusionError::External(source) => from_external(source.as_ref(), &text),
-            _ => Self::Engine(text()),
+            DataFusionError::External(source) => from_external(source.as_ref()),
+            other => Self::Engine(other.strip_backtrace()),
         }
     }
 }
 
-fn from_external(
-    source: &(dyn std::error::Error + Send + Sync + 'static),
-    text: &dyn Fn() -> String,
-) -> QueryError {
+/// The message without what DataFusion appends in debugging builds.
+fn plain(reason: &str) -> String {
+    reason
+        .split(DataFusionError::BACK_TRACE_SEP)
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn from_arrow(source: &ArrowError) -> QueryError {
+    match source {
+        ArrowError::MemoryError(reason) => QueryError::Memory(reason.clone()),
+        ArrowError::ExternalError(source) => from_external(source.as_ref()),
+        ArrowError::ParquetError(reason) => QueryError::Corrupt(reason.clone()),
+        ArrowError::IpcError(reason) => QueryError::Engine(reason.clone()),
+        other => QueryError::Failed(other.to_string()),
+    }
+}
+
+fn from_store(source: &object_store::Error) -> QueryError {
+    match source {
+        object_store::Error::NotFound { path, .. } => QueryError::FileGone(path.clone()),
+        other => QueryError::Store(other.to_string()),
+    }
+}
+
+fn from_external(source: &(dyn std::error::Error + Send + Sync + 'static)) -> QueryError {
     if let Some(own) = source.downcast_ref::<QueryError>() {
         return own.clone();
     }
     if let Some(store) = source.downcast_ref::<object_store::Error>() {
-        return QueryError::Store(store.to_string());
+        return from_store(store);
     }
-    QueryError::Engine(text())
+    QueryError::Engine(source.to_string())
 }

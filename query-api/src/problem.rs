@@ -120,8 +120,10 @@ impl From<&QueryError> for Problem {
             QueryError::QueryNotFound(_) => {
                 Self::new(404, "QUERY_NOT_FOUND", "there is no such query").detail(detail)
             }
-            QueryError::FileGone { .. } => {
-                Self::new(410, "VERSION_EXPIRED", "the version's files were removed").detail(detail)
+            QueryError::FileGone(_) => {
+                Self::new(410, "FILE_GONE", "a data file of this version was removed")
+                    .detail(detail)
+                    .hint("ask again; a past version may have expired")
             }
             QueryError::Store(_) => {
                 Self::new(503, "STORE_UNAVAILABLE", "the object store does not answer")

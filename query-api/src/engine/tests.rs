@@ -385,6 +385,13 @@ async fn problems_say_what_is_wrong() {
         assert_eq!(found.headers["content-type"], "application/problem+json");
         assert!(found.headers.contains_key("x-query-id"), "{sql}");
     }
+    let (_, problem) = world
+        .sql(json!({"sql": "SELECT nothing FROM orders"}))
+        .await;
+    assert_eq!(
+        problem["detail"],
+        "No field named nothing. Valid fields are orders.id, orders.\"userId\", orders.note."
+    );
     let (_, problem) = world.sql(json!({"sql": "SELECT 1", "maxrows": 1})).await;
     assert_eq!(
         (&problem["code"], &problem["field"]),
@@ -465,9 +472,14 @@ async fn a_query_can_be_cancelled_by_its_id() {
         .unwrap();
     let cancel = async {
         let tenant = TenantId::default();
-        while world.engine.queries(&tenant).is_empty() {
-            tokio::task::yield_now().await;
-        }
+        let listed = async {
+            while world.engine.queries(&tenant).is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), listed)
+            .await
+            .unwrap();
         let request = HttpRequest::delete("/v1/queries/slow-1")
             .body(Body::empty())
             .unwrap();
@@ -564,7 +576,10 @@ async fn an_error_after_the_first_byte_cuts_the_answer_and_ndjson_says_why() {
     while let Some(chunk) = chunks.next().await {
         match chunk {
             Ok(chunk) => bytes.extend_from_slice(&chunk),
-            Err(_) => failed = true,
+            Err(_) => {
+                failed = true;
+                break;
+            }
         }
     }
     assert!(failed, "the body must not end as if it were whole");
@@ -605,6 +620,24 @@ async fn bad_records_of_the_tail_are_no_rows() {
         .await;
     assert_eq!(body["rows"], json!([[16, 100]]));
     assert_eq!(body["positions"], json!({"orders": {"0": 12, "1": 7}}));
+}
+
+#[tokio::test]
+async fn a_removed_file_is_said_to_be_gone() {
+    let (world, table) = world().await;
+    table
+        .delta
+        .store()
+        .delete("part-00001.parquet")
+        .await
+        .unwrap();
+    let (parts, problem) = world
+        .sql(json!({"sql": "SELECT sum(id) FROM orders"}))
+        .await;
+    assert_eq!(
+        (parts.status.as_u16(), &problem["code"]),
+        (410, &json!("FILE_GONE"))
+    );
 }
 
 #[tokio::test]
