@@ -57,6 +57,7 @@ fn integers(sample: &ArrayRef) -> Choice {
     let values = values.as_primitive::<Int64Type>();
     let values: Vec<i64> = values.iter().flatten().collect();
     let distinct = values.iter().collect::<HashSet<_>>().len();
+    // Wrapping, as the encoding itself does.
     let deltas: Vec<i64> = values
         .windows(2)
         .map(|pair| pair[1].wrapping_sub(pair[0]))
@@ -131,7 +132,9 @@ mod tests {
         assert_eq!(chosen(same), Choice::Plain(Encoding::DELTA_BINARY_PACKED));
         let codes = Int64Array::from_iter_values((0..10_000).map(|i| (i * 7919 % 13) << 40));
         assert_eq!(chosen(codes), Choice::Dictionary);
-        let random = (0..10_000i64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as i64));
+        // Not a plain multiple: its wrapped deltas would all be the same, and pack to nothing.
+        let mix = |i: i64| (i ^ (i << 7)).wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as i64);
+        let random = (0..10_000).map(|i| mix(mix(i) >> 11));
         assert_eq!(
             chosen(Int64Array::from_iter_values(random)),
             Choice::Plain(Encoding::PLAIN)
