@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::stream::{FuturesUnordered, StreamExt};
-use serde_json::{Value, json};
+use serde_json::json;
 use tidelake_core::Bucket;
 use tidelake_log::{KafkaSettings, Message, Producer, ProducerSettings};
-use tidelake_testkit::{Readers, wait_until};
+use tidelake_testkit::Readers;
 
 use crate::records;
 use crate::report::{Stopwatch, report};
@@ -16,7 +16,6 @@ use crate::system::{Options, System};
 
 const BUCKETS: u32 = 4;
 const IN_FLIGHT_MAX: usize = 200_000;
-const COMMITTED_MAX: Duration = Duration::from_secs(300);
 
 /// Produces the backlog while nothing reads it, then measures from the start of the reader.
 pub async fn run(count: u64, kafka: Option<&str>, baseline: bool) -> Result<()> {
@@ -25,12 +24,15 @@ pub async fn run(count: u64, kafka: Option<&str>, baseline: bool) -> Result<()> 
     } else {
         "embedded"
     };
-    // The flusher may not commit before the backlog stands: it looks for new topics first after a
-    // long while.
-    let hold = vec![(
-        "TIDELAKE__FLUSHER__DISCOVERY_MS".to_owned(),
-        "3600000".to_owned(),
-    )];
+    // The flusher may not commit before the backlog stands; what it has read dies with its process.
+    let hold = [
+        ("DISCOVERY_MS", 3_600_000_u64),
+        ("FLUSH_AGE_MS", 3_600_000),
+        ("FLUSH_BYTES", 1 << 40),
+        ("MEMORY_BYTES_MAX", 1 << 40),
+    ]
+    .map(|(name, value)| (format!("TIDELAKE__FLUSHER__{name}"), value.to_string()))
+    .to_vec();
     let options = Options {
         kafka: kafka.map(str::to_owned),
         environment: hold,
@@ -67,14 +69,14 @@ async fn measure(
         kafka: kafka.map(str::to_owned),
         environment: Vec::new(),
     })?;
+    let held_back = system.describe(table).await?["rows"] == 0;
+    ensure!(
+        held_back,
+        "a part of the backlog was committed before the measurement"
+    );
     let watch = Stopwatch::start(&[("tidelake", system.pid())]);
-    wait_until("the backlog to be committed", COMMITTED_MAX, async || {
-        let described: Value = system.describe(table).await.ok()?;
-        let marks = described["watermarks"].as_object()?;
-        let sum: u64 = marks.values().filter_map(Value::as_u64).sum();
-        (sum >= count).then_some(())
-    })
-    .await?;
+    // Asked for, so that the last rows do not wait for their age.
+    system.flush(table).await?;
     watch.report(
         "end_to_end_kafka_json",
         count,
