@@ -323,6 +323,8 @@ impl Owner {
             if self.parked.remove(&at).is_none() {
                 continue;
             }
+            // Whatever stopped it, it begins anew; if the cause is still there, it stops again.
+            self.stopped.remove(&at);
             let from = snapshot
                 .watermark(&table.entry.topic_id, bucket)
                 .unwrap_or_default();
