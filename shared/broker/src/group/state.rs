@@ -234,6 +234,9 @@ impl<W> Group<W> {
         let can_skip = join.can_skip_assignment;
         let fenced = ResponseError::FencedInstanceId;
         let member = &mut self.members[at];
+        // A cooperative member says what it owns. One that died in the middle of handing a partition
+        // over comes back owning nothing: with its old assignment that partition would be nobody's.
+        let unchanged = member.protocols == join.protocols;
         if let Some(waiter) = member.joining.take() {
             let member_id = old_id.to_owned();
             out.push((
@@ -257,7 +260,7 @@ impl<W> Group<W> {
             self.leader = Some(new_id);
         }
         member_update(member, join, waiter);
-        if self.phase == Phase::Stable && self.choose_protocol() == self.protocol {
+        if self.phase == Phase::Stable && unchanged && self.choose_protocol() == self.protocol {
             // The assignment stays as it is; the leader must not make a new one.
             let mut joined = self.joined(at, can_skip);
             if was_leader && !can_skip {

@@ -229,6 +229,20 @@ fn leaving_hands_over_at_once_and_empties_the_group() {
 }
 
 #[test]
+fn a_static_member_that_owns_something_else_than_before_is_assigned_anew() {
+    let mut group = TestGroup::new(0);
+    let mut first = static_join("one", "", "one-1");
+    first.protocols[1].metadata = Bytes::from_static(b"owns a and b");
+    group.join(first, 1, 0);
+    group.sync(sync("one-1", 1, &[("one-1", "a")]), 2, 0);
+    assert_eq!(group.phase(), Phase::Stable);
+    // It was giving b up when it died: with its old assignment nobody would own b.
+    let outputs = group.join(static_join("one", "", "one-2"), 3, 500);
+    assert_eq!(joined(&outputs, 3).generation, 2);
+    assert_eq!(group.phase(), Phase::Completing);
+}
+
+#[test]
 fn a_static_member_returns_without_a_rebalance_and_fences_its_old_self() {
     for can_skip_assignment in [false, true] {
         let mut group = TestGroup::new(0);
