@@ -22,6 +22,7 @@
 
 mod error;
 mod health;
+pub mod memory;
 mod metrics;
 mod problem;
 pub mod program;

@@ -28,6 +28,16 @@ struct Inner {
     registry: Registry,
     known: Mutex<HashMap<String, Box<dyn Any + Send + Sync>>>,
     process: Process,
+    sampled: Mutex<Vec<Sampled>>,
+}
+
+/// Counts that somebody else keeps, read when they are asked for.
+type Read = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
+
+struct Sampled {
+    counters: IntCounterVec,
+    owner: &'static str,
+    read: Read,
 }
 
 struct Process {
@@ -58,6 +68,7 @@ impl Metrics {
             registry,
             known,
             process,
+            sampled: Mutex::default(),
         }));
         let own = &metrics.0.process;
         metrics.add("process_resident_memory_bytes", own.resident.clone());
@@ -134,6 +145,29 @@ impl Metrics {
         self.register_or_get(name, || GaugeVec::new(Opts::new(name, help), labels))
     }
 
+    /// Counters that are kept elsewhere: `read` gives their values by the label `label`, whenever
+    /// metrics are asked for. `owner` is the label `service`.
+    pub fn sampled_counters(
+        &self,
+        name: &str,
+        help: &str,
+        owner: &'static str,
+        label: &str,
+        read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
+    ) {
+        let sampled = Sampled {
+            counters: self.int_counter_vec(name, help, &["service", label]),
+            owner,
+            read: Box::new(read),
+        };
+        let mut all = self
+            .0
+            .sampled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.push(sampled);
+    }
+
     /// `buckets`: upper bounds in the metric's unit, rising.
     pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         self.register_or_get(name, || {
@@ -157,6 +191,18 @@ impl Metrics {
     /// All metrics in Prometheus' text format; the process's own are read now.
     pub fn render(&self) -> String {
         self.0.process.refresh();
+        let all = self
+            .0
+            .sampled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for sampled in all.iter() {
+            for (value, count) in (sampled.read)() {
+                let counter = sampled.counters.with_label_values(&[sampled.owner, value]);
+                counter.inc_by(count.saturating_sub(counter.get()));
+            }
+        }
+        drop(all);
         let mut text = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.0.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be rendered");

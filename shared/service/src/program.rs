@@ -156,6 +156,7 @@ where
     Fut: Future<Output = Result<Running, E>>,
     E: Error + Send + Sync + 'static,
 {
+    crate::memory::return_large_buffers();
     let threads = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

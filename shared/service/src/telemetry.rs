@@ -58,7 +58,9 @@ pub fn init(verbosity: Verbosity, format: LogFormat) {
     let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // Nobody may be reading any more: that must not take the program down.
+        .log_internal_errors(false);
     // An error here says that logging has started already: then it stays as it is.
     let _started = if json {
         lines

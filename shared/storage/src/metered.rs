@@ -76,6 +76,13 @@ impl Requests {
         self.0.iter().sum()
     }
 
+    /// All of them, by the name that metrics use.
+    pub fn by_name(&self) -> Vec<(&'static str, u64)> {
+        let all = Operation::ALL.into_iter();
+        all.map(|operation| (operation.name(), self.of(operation)))
+            .collect()
+    }
+
     /// What was added since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         let mut added = *self;
