@@ -11,6 +11,9 @@ use uuid::Uuid;
 
 use crate::limits::NAME_BYTES_MAX;
 
+/// Ends the name of a table's dead-letter table: `orders` has `orders__dead_letters`.
+pub const DEAD_LETTERS_SUFFIX: &str = "__dead_letters";
+
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} name {name:?} is not valid: it must match [a-z][a-z0-9_]{{0,62}}")]
@@ -34,8 +37,24 @@ fn check_name(what: &'static str, name: &str) -> Result<Arc<str>, NameError> {
     }
 }
 
+/// The suffix of dead-letter tables does not count.
+fn check_table_name(what: &'static str, name: &str) -> Result<Arc<str>, NameError> {
+    match name.strip_suffix(DEAD_LETTERS_SUFFIX) {
+        Some(of) => check_name(what, of)
+            .map(|_| Arc::from(name))
+            .map_err(|error| NameError {
+                name: error.name + DEAD_LETTERS_SUFFIX,
+                ..error
+            }),
+        None => check_name(what, name),
+    }
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $type:ident, $what:literal) => {
+        name_type!($(#[$doc])* $type, $what, check_name);
+    };
+    ($(#[$doc:meta])* $type:ident, $what:literal, $check:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -44,7 +63,7 @@ macro_rules! name_type {
         impl $type {
             /// Checks `[a-z][a-z0-9_]{0,62}`.
             pub fn new(name: &str) -> Result<Self, NameError> {
-                check_name($what, name).map(Self)
+                $check($what, name).map(Self)
             }
 
             pub fn as_str(&self) -> &str {
@@ -92,10 +111,30 @@ name_type!(
     "tenant"
 );
 name_type!(
-    /// A table's name within its tenant.
+    /// A table's name within its tenant. That of a dead-letter table may be longer by
+    /// [`DEAD_LETTERS_SUFFIX`].
     TableName,
-    "table"
+    "table",
+    check_table_name
 );
+name_type!(
+    /// The name of a version of a table that is kept until it is dropped.
+    SnapshotName,
+    "snapshot"
+);
+
+impl TableName {
+    /// The name of this table's dead-letter table.
+    pub fn dead_letters(&self) -> Self {
+        Self(Arc::from(format!("{self}{DEAD_LETTERS_SUFFIX}")))
+    }
+
+    /// The table whose dead letters a table of this name holds.
+    pub fn dead_letters_of(&self) -> Option<Self> {
+        let of = self.0.strip_suffix(DEAD_LETTERS_SUFFIX)?;
+        Some(Self(Arc::from(of)))
+    }
+}
 
 impl Default for TenantId {
     /// The tenant of an open (unauthenticated) installation: `default`.
@@ -114,6 +153,17 @@ pub struct TableId {
 impl TableId {
     pub fn new(tenant: TenantId, table: TableName) -> Self {
         Self { tenant, table }
+    }
+
+    /// The dead-letter table of this table.
+    pub fn dead_letters(&self) -> Self {
+        Self::new(self.tenant.clone(), self.table.dead_letters())
+    }
+
+    /// The table whose dead letters this one holds.
+    pub fn dead_letters_of(&self) -> Option<Self> {
+        let of = self.table.dead_letters_of()?;
+        Some(Self::new(self.tenant.clone(), of))
     }
 }
 
@@ -250,6 +300,26 @@ mod tests {
         ] {
             assert!(TenantId::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn every_table_name_has_room_for_its_dead_letters() {
+        for name in ["a", &"x".repeat(63)] {
+            let table = TableName::new(name).unwrap();
+            let letters = table.dead_letters();
+            assert_eq!(letters.as_str(), format!("{name}__dead_letters"));
+            assert_eq!(TableName::new(letters.as_str()), Ok(letters.clone()));
+            assert_eq!(letters.dead_letters_of(), Some(table.clone()));
+            assert_eq!(table.dead_letters_of(), None);
+        }
+        for bad in [
+            "__dead_letters",
+            &format!("{}__dead_letters", "x".repeat(64)),
+        ] {
+            let error = TableName::new(bad).unwrap_err();
+            assert!(error.to_string().contains(bad), "{error}");
+        }
+        assert!(TenantId::new(&format!("{}__dead_letters", "x".repeat(60))).is_err());
     }
 
     #[test]

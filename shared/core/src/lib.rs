@@ -2,7 +2,7 @@
 //!
 //! Owns the words of the design: [`TenantId`], [`TableName`], [`Bucket`], [`Offset`], [`Sequence`],
 //! [`Watermark`], [`TableVersion`], [`Token`]; the seams to time and randomness ([`clock`], [`ids`]);
-//! the [`limits`]; and [`ErrorKind`], the small answer to "what must the caller do now".
+//! which bucket a key belongs to ([`partition`]); the [`headers`] of a message; the [`limits`]; and [`ErrorKind`], the small answer to "what must the caller do now".
 //! Knows nothing of Arrow, Kafka, Delta or async.
 //!
 //! ```
@@ -15,10 +15,15 @@
 
 pub mod clock;
 mod error;
+pub mod headers;
 pub mod ids;
 pub mod limits;
 mod offset;
+pub mod partition;
 
 pub use error::ErrorKind;
-pub use ids::{Bucket, NameError, TableId, TableName, TableVersion, TenantId, TopicId};
+pub use ids::{
+    Bucket, DEAD_LETTERS_SUFFIX, NameError, SnapshotName, TableId, TableName, TableVersion,
+    TenantId, TopicId,
+};
 pub use offset::{Offset, Sequence, Token, TokenError, Watermark};

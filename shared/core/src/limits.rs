@@ -8,6 +8,8 @@ pub const BUCKETS_MAX: u32 = 1024;
 pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of one JSON record.
 pub const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a primary key's text.
+pub const KEY_TEXT_BYTES_MAX: usize = 16 * 1024;
 /// Nesting depth of a JSON record.
 pub const JSON_DEPTH_MAX: usize = 64;
 /// Columns of a table, nested fields included.
