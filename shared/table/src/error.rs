@@ -5,6 +5,8 @@ use tidelake_manifest::ManifestError;
 use tidelake_schema::SchemaError;
 use tidelake_storage::StorageError;
 
+use crate::index::IndexError;
+
 /// A failure of the table engine. Nothing of the flush is visible; files that were uploaded are
 /// orphans, named by no version.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,12 @@ pub enum TableError {
     Manifest(#[from] ManifestError),
     #[error("the encoder stopped: {0}")]
     Worker(String),
+    #[error("key index")]
+    Index(#[from] IndexError),
+    #[error("{what} is damaged: {reason}")]
+    Damaged { what: String, reason: String },
+    #[error("gave up after {attempts} tries against other writers of the same files")]
+    Contended { attempts: usize },
 }
 
 impl TableError {
@@ -28,6 +36,9 @@ impl TableError {
             Self::Encode(_) | Self::Worker(_) => ErrorKind::Bug,
             Self::Storage(error) => error.kind(),
             Self::Manifest(error) => error.kind(),
+            Self::Index(error) => error.kind(),
+            Self::Damaged { .. } => ErrorKind::Corrupt,
+            Self::Contended { .. } => ErrorKind::Unavailable,
         }
     }
 }

@@ -34,6 +34,14 @@ pub struct FlushReport {
     pub files: u64,
     /// Of Parquet.
     pub bytes: u64,
+    /// Of the index sidecars.
+    pub index_bytes: u64,
+    /// Of the deletion vectors, those in the log aside.
+    pub vector_bytes: u64,
+    /// Older rows that newer records took away.
+    pub superseded: u64,
+    /// Files that got another vector, or went because all of their rows are dead.
+    pub files_touched: u64,
 }
 
 /// Rows to commit.
@@ -90,6 +98,7 @@ pub async fn flush(
             rows: file.rows,
             files: 1,
             bytes: file.bytes.len() as u64,
+            ..FlushReport::default()
         };
         let name = format!("{}.parquet", file_id.simple());
         adds.push(upload(table, &name, file, tags, now_ms).await?);
@@ -115,7 +124,7 @@ pub async fn flush(
 }
 
 /// Stores the file whole under a name that rises with time, and describes it.
-async fn upload(
+pub(crate) async fn upload(
     table: &DeltaTable,
     name: &str,
     file: EncodedFile,
@@ -136,7 +145,7 @@ async fn upload(
 }
 
 /// Which buckets and offsets a file covers, for our own readers and compactors.
-fn tags_of(buckets: &[Sealed]) -> BTreeMap<String, Option<String>> {
+pub(crate) fn tags_of(buckets: &[Sealed]) -> BTreeMap<String, Option<String>> {
     let with_rows = || buckets.iter().filter(|sealed| sealed.rows > 0);
     let names: Vec<String> = with_rows()
         .map(|sealed| sealed.bucket.to_string())

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::filter_record_batch;
+use arrow::error::ArrowError;
 use tidelake_core::{Bucket, Watermark};
 
 /// Where each row of a chunk came from: parallel to its rows, in rising order.
@@ -53,9 +56,50 @@ impl Chunk {
         self.positions.len()
     }
 
+    /// The chosen rows, in order.
+    pub fn filtered(&self, rows: &BooleanBuffer) -> Result<Self, ArrowError> {
+        let batch = filter_record_batch(&self.batch, &BooleanArray::new(rows.clone(), None))?;
+        let at = &self.positions;
+        let positions = Positions {
+            offsets: rows.set_indices().map(|row| at.offsets[row]).collect(),
+            rows: rows.set_indices().map(|row| at.rows[row]).collect(),
+            timestamps_ms: rows
+                .set_indices()
+                .map(|row| at.timestamps_ms[row])
+                .collect(),
+        };
+        Ok(Self::new(batch, positions))
+    }
+
     /// Memory that the chunk holds.
     pub fn bytes(&self) -> usize {
         self.batch.get_array_memory_size() + self.positions.bytes()
+    }
+}
+
+/// Keys that records removed, with the positions of those records.
+#[derive(Debug, Clone)]
+pub struct Deletes {
+    /// The key columns, in key order, logical types.
+    pub keys: RecordBatch,
+    pub positions: Positions,
+}
+
+impl Deletes {
+    /// # Panics
+    /// Where keys and positions differ in number: a broken decoder.
+    pub fn new(keys: RecordBatch, positions: Positions) -> Self {
+        assert_eq!(
+            keys.num_rows(),
+            positions.len(),
+            "each delete has one position"
+        );
+        Self { keys, positions }
+    }
+
+    /// Memory that the deletes hold.
+    pub fn bytes(&self) -> usize {
+        self.keys.get_array_memory_size() + self.positions.bytes()
     }
 }
 
@@ -66,6 +110,7 @@ pub struct Memtable {
     from: Watermark,
     to: Watermark,
     chunks: Vec<Chunk>,
+    deletes: Vec<Deletes>,
     rows: usize,
     bytes: usize,
 }
@@ -78,6 +123,7 @@ impl Memtable {
             from,
             to: from,
             chunks: Vec::new(),
+            deletes: Vec::new(),
             rows: 0,
             bytes: 0,
         }
@@ -128,6 +174,25 @@ impl Memtable {
         self.chunks.push(chunk);
     }
 
+    /// Takes deletes in, under the same rule as rows.
+    ///
+    /// # Panics
+    /// Where they lie before the watermark.
+    pub fn delete(&mut self, deletes: Deletes) {
+        let offsets = &deletes.positions.offsets;
+        let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else {
+            return;
+        };
+        assert!(
+            first >= self.from.0,
+            "offset {first} lies before watermark {}",
+            self.from
+        );
+        self.bytes += deletes.bytes();
+        self.to = self.to.max(Watermark(last + 1));
+        self.deletes.push(deletes);
+    }
+
     /// Notes that everything before `to` has been taken in, also messages that hold no row.
     pub fn advance(&mut self, to: Watermark) {
         self.to = self.to.max(to);
@@ -142,6 +207,7 @@ impl Memtable {
             from: full.from,
             to: full.to,
             chunks: full.chunks.into(),
+            deletes: full.deletes.into(),
             rows: full.rows,
             bytes: full.bytes,
         }
@@ -155,6 +221,8 @@ pub struct Sealed {
     pub from: Watermark,
     pub to: Watermark,
     pub chunks: Arc<[Chunk]>,
+    /// Of upsert tables.
+    pub deletes: Arc<[Deletes]>,
     pub rows: usize,
     pub bytes: usize,
 }

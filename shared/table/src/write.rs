@@ -7,6 +7,7 @@
 //! only: the table's schema does not name them, so other readers don't see them. Rows stand in
 //! arrival order, bucket after bucket. The format of every byte is told in `docs/formats.md`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMillisecondArray};
@@ -23,7 +24,7 @@ use tidelake_schema::TableSchema;
 use tidelake_schema::arrow::{storage_schema, to_storage};
 
 use crate::encoding::{Choice, choose};
-use crate::{Chunk, Positions, Sealed, TableError};
+use crate::{Changes, Chunk, Positions, Sealed, TableError};
 
 /// Names of the hidden columns, in the order they are written.
 pub const HIDDEN_COLUMNS: [&str; 4] = ["__bucket", "__offset", "__row", "__timestamp"];
@@ -35,6 +36,20 @@ pub struct FileSettings {
     pub zstd_level: i32,
     /// Rows of a row group at most: what a reader must hold to decode one.
     pub row_group_rows_max: usize,
+    /// Rows of a page at most: what a row selection can skip, and what reading one row costs.
+    pub page_rows_max: usize,
+}
+
+impl FileSettings {
+    /// Files that rows are looked up in by key: small pages and dictionaries, so that one row
+    /// costs little.
+    #[must_use]
+    pub fn keyed(self) -> Self {
+        Self {
+            page_rows_max: KEYED_PAGE_ROWS_MAX.min(self.page_rows_max),
+            ..self
+        }
+    }
 }
 
 impl Default for FileSettings {
@@ -42,6 +57,7 @@ impl Default for FileSettings {
         Self {
             zstd_level: 1,
             row_group_rows_max: 1 << 20,
+            page_rows_max: PAGE_ROWS_MAX,
         }
     }
 }
@@ -56,8 +72,10 @@ pub struct EncodedFile {
     pub metadata: ParquetMetaData,
 }
 
-/// Rows of a page at most: what a row selection can skip.
 const PAGE_ROWS_MAX: usize = 20_000;
+const KEYED_PAGE_ROWS_MAX: usize = 1024;
+/// A reader of one row decodes the whole dictionary of its column.
+const KEYED_DICTIONARY_BYTES_MAX: usize = 32 * 1024;
 /// Leaf columns that a commit keeps bounds of: more would make the log heavy.
 const STATISTICS_COLUMNS_MAX: usize = 64;
 /// Statistics of long strings are cut to so many bytes (as bounds that stay true).
@@ -84,29 +102,57 @@ pub fn encode(
     buckets: &[Sealed],
     settings: FileSettings,
 ) -> Result<Option<EncodedFile>, TableError> {
+    let chunks = buckets.iter().flat_map(|sealed| {
+        let chunks = sealed.chunks.iter();
+        chunks.map(|chunk| (sealed.bucket, Cow::Borrowed(chunk)))
+    });
+    encode_chunks(schema, chunks, settings)
+}
+
+/// Encodes the rows of a bucket that are the newest of their key; `None` where there is none.
+pub fn encode_newest(
+    schema: &TableSchema,
+    sealed: &Sealed,
+    changes: &Changes,
+    settings: FileSettings,
+) -> Result<Option<EncodedFile>, TableError> {
+    let mut kept = Vec::with_capacity(sealed.chunks.len());
+    for (place, chunk) in sealed.chunks.iter().enumerate() {
+        kept.push(match changes.kept_of(place) {
+            None => Cow::Borrowed(chunk),
+            Some(rows) => Cow::Owned(chunk.filtered(rows)?),
+        });
+    }
+    let chunks = kept.into_iter().map(|chunk| (sealed.bucket, chunk));
+    encode_chunks(schema, chunks, settings)
+}
+
+fn encode_chunks<'a>(
+    schema: &TableSchema,
+    chunks: impl Iterator<Item = (Bucket, Cow<'a, Chunk>)>,
+    settings: FileSettings,
+) -> Result<Option<EncodedFile>, TableError> {
     let file_schema = file_schema(schema);
     let mut writer: Option<ArrowWriter<Vec<u8>>> = None;
     let mut rows = 0;
     let mut stats = StatsCollector::new(STATISTICS_COLUMNS_MAX);
-    for sealed in buckets {
-        for chunk in sealed.chunks.iter().filter(|chunk| chunk.rows() > 0) {
-            let batch = stored_batch(&file_schema, schema, sealed.bucket, chunk)?;
-            let writer = match &mut writer {
-                Some(writer) => writer,
-                None => {
-                    let properties = properties(&batch, settings);
-                    let buffer = Vec::new();
-                    writer.insert(ArrowWriter::try_new(
-                        buffer,
-                        file_schema.clone(),
-                        Some(properties),
-                    )?)
-                }
-            };
-            rows += batch.num_rows() as u64;
-            stats.update(&batch);
-            writer.write(&batch)?;
-        }
+    for (bucket, chunk) in chunks.filter(|(_, chunk)| chunk.rows() > 0) {
+        let batch = stored_batch(&file_schema, schema, bucket, &chunk)?;
+        let writer = match &mut writer {
+            Some(writer) => writer,
+            None => {
+                let properties = properties(&batch, settings);
+                let buffer = Vec::new();
+                writer.insert(ArrowWriter::try_new(
+                    buffer,
+                    file_schema.clone(),
+                    Some(properties),
+                )?)
+            }
+        };
+        rows += batch.num_rows() as u64;
+        stats.update(&batch);
+        writer.write(&batch)?;
     }
     let Some(mut writer) = writer else {
         return Ok(None);
@@ -159,11 +205,14 @@ fn properties(first: &RecordBatch, settings: FileSettings) -> WriterProperties {
         .set_created_by(concat!("tidelake ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_row_count(Some(settings.row_group_rows_max))
-        .set_data_page_row_count_limit(PAGE_ROWS_MAX)
-        .set_write_batch_size(8192)
+        .set_data_page_row_count_limit(settings.page_rows_max)
+        .set_write_batch_size(settings.page_rows_max.min(8192))
         .set_statistics_truncate_length(Some(STATISTICS_BYTES_MAX))
         .set_column_index_truncate_length(Some(STATISTICS_BYTES_MAX))
         .set_statistics_enabled(EnabledStatistics::Chunk);
+    if settings.page_rows_max <= KEYED_PAGE_ROWS_MAX {
+        builder = builder.set_dictionary_page_size_limit(KEYED_DICTIONARY_BYTES_MAX);
+    }
     for (field, column) in first.schema().fields().iter().zip(first.columns()) {
         let path = ColumnPath::from(vec![field.name().clone()]);
         if is_ordered_number(field.data_type()) {

@@ -1,0 +1,422 @@
+//! Fetched pages as parquet's array readers want them.
+//!
+//! Pages that were not fetched are gaps: a reader skips a gap at once, whatever the number of its
+//! pages, and never reads into it.
+
+use std::cell::RefCell;
+use std::io::Cursor;
+use std::sync::Arc;
+use std::vec::IntoIter;
+
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::RowGroups;
+use parquet::basic::{Compression, Encoding};
+use parquet::column::page::{Page, PageIterator, PageMetadata, PageReader};
+use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use parquet::file::serialized_reader::SerializedPageReader;
+use zstd::bulk::Decompressor;
+
+use super::FileRows;
+use super::header::{self, Header, Kind};
+
+/// What the reader of a column chunk comes to, in this order.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Step {
+    /// Rows that nobody asked for.
+    Gap {
+        rows: usize,
+    },
+    Dictionary {
+        page: usize,
+    },
+    Data {
+        rows: usize,
+        page: usize,
+    },
+}
+
+/// The steps of a column chunk.
+#[derive(Debug, Clone)]
+pub(super) struct GroupPages {
+    pub group: usize,
+    pub steps: Vec<Step>,
+}
+
+/// All pages of a read.
+pub(super) struct FetchedPages {
+    file: Arc<FileRows>,
+    rows: usize,
+    /// By leaf, in the order of the file's leaves.
+    leaves: Vec<Vec<GroupPages>>,
+    pages: Arc<[Fetched]>,
+}
+
+struct Fetched {
+    header: Header,
+    /// After the header.
+    body: Bytes,
+    /// With the header.
+    whole: Bytes,
+}
+
+impl FetchedPages {
+    pub(super) fn new(
+        file: Arc<FileRows>,
+        rows: usize,
+        mut leaves: Vec<Vec<GroupPages>>,
+        pages: Vec<Bytes>,
+    ) -> Result<Self> {
+        let parse = |whole: Bytes| {
+            let (header, length) = header::parse(&whole)?;
+            let body = whole.slice(length..);
+            // An offset index may count padding to a page.
+            if header.stored_bytes > body.len() {
+                return Err(damaged("a page is longer than the offset index says"));
+            }
+            let body = body.slice(..header.stored_bytes);
+            Ok(Fetched {
+                header,
+                body,
+                whole,
+            })
+        };
+        let pages: Arc<[Fetched]> = pages.into_iter().map(parse).collect::<Result<_>>()?;
+        // Pages after a dictionary that grew too big do without.
+        for chunk in leaves.iter_mut().flatten() {
+            let needs = |step: &Step| match step {
+                Step::Data { page, .. } => pages[*page].header.kind.needs_dictionary(),
+                _ => false,
+            };
+            if !chunk.steps.iter().any(needs) {
+                chunk
+                    .steps
+                    .retain(|step| !matches!(step, Step::Dictionary { .. }));
+            }
+        }
+        Ok(Self {
+            file,
+            rows,
+            leaves,
+            pages,
+        })
+    }
+}
+
+impl RowGroups for FetchedPages {
+    fn num_rows(&self) -> usize {
+        self.rows
+    }
+
+    fn column_chunks(&self, leaf: usize) -> Result<Box<dyn PageIterator>> {
+        let place = self.file.leaves.binary_search(&leaf);
+        let place = place.map_err(|_| damaged("a column was not fetched"))?;
+        Ok(Box::new(Chunks {
+            file: Arc::clone(&self.file),
+            leaf,
+            chunks: self.leaves[place].clone().into_iter(),
+            pages: Arc::clone(&self.pages),
+        }))
+    }
+
+    fn row_groups(&self) -> Box<dyn Iterator<Item = &RowGroupMetaData> + '_> {
+        Box::new(self.file.metadata.row_groups().iter())
+    }
+
+    fn metadata(&self) -> &ParquetMetaData {
+        &self.file.metadata
+    }
+}
+
+/// The chunks of a leaf column.
+struct Chunks {
+    file: Arc<FileRows>,
+    leaf: usize,
+    chunks: IntoIter<GroupPages>,
+    pages: Arc<[Fetched]>,
+}
+
+impl Iterator for Chunks {
+    type Item = Result<Box<dyn PageReader>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let GroupPages { group, steps } = self.chunks.next()?;
+        Some(Ok(Box::new(Chunk {
+            file: Arc::clone(&self.file),
+            group,
+            leaf: self.leaf,
+            steps: steps.into_iter(),
+            pages: Arc::clone(&self.pages),
+        })))
+    }
+}
+
+impl PageIterator for Chunks {}
+
+/// The pages of a column chunk.
+struct Chunk {
+    file: Arc<FileRows>,
+    group: usize,
+    leaf: usize,
+    steps: IntoIter<Step>,
+    pages: Arc<[Fetched]>,
+}
+
+impl Chunk {
+    fn metadata(&self) -> &ColumnChunkMetaData {
+        self.file.metadata.row_group(self.group).column(self.leaf)
+    }
+
+    fn page(&self, place: usize) -> Result<Page> {
+        let Fetched {
+            header,
+            body,
+            whole,
+        } = &self.pages[place];
+        let chunk = self.metadata();
+        // Before anything of this size is allocated.
+        let chunk_bytes = usize::try_from(chunk.uncompressed_size()).unwrap_or(0);
+        if header.plain_bytes > chunk_bytes.max(chunk.compressed_size().unsigned_abs() as usize) {
+            return Err(damaged("a page is bigger than its column chunk"));
+        }
+        match chunk.compression() {
+            Compression::UNCOMPRESSED => page(header, body.clone()),
+            Compression::ZSTD(_) => page(header, decompressed(header, body)?),
+            _ => by_parquet(chunk, whole),
+        }
+    }
+
+    /// What the decoders rely on without a look.
+    fn check(&self, page: &Page, rows: usize) -> Result<()> {
+        let column = self.metadata().column_descr();
+        let values = page.num_values() as usize;
+        let chunk_values = usize::try_from(self.metadata().num_values()).unwrap_or(0);
+        let plausible = match column.max_rep_level() {
+            0 => values == rows,
+            _ => (rows..=chunk_values.max(rows)).contains(&values),
+        };
+        if !plausible {
+            return Err(damaged("a page has another number of values than of rows"));
+        }
+        let length = page.buffer().len();
+        let level_bytes = match page {
+            Page::DictionaryPage { .. } => return Err(damaged("a dictionary within the data")),
+            Page::DataPage {
+                def_level_encoding,
+                rep_level_encoding,
+                ..
+            } => {
+                let levels = [
+                    (column.max_def_level(), def_level_encoding),
+                    (column.max_rep_level(), rep_level_encoding),
+                ];
+                let packed = levels.iter().filter(|(max, encoding)| {
+                    // The other encodings tell their lengths, which are checked.
+                    *max > 0 && **encoding != Encoding::RLE
+                });
+                packed
+                    .map(|(max, _)| (values * bits(*max)).div_ceil(8))
+                    .sum()
+            }
+            Page::DataPageV2 {
+                num_nulls,
+                num_rows,
+                def_levels_byte_len,
+                rep_levels_byte_len,
+                ..
+            } => {
+                if *num_rows as usize != rows || *num_nulls as usize > values {
+                    return Err(damaged("a page has another number of rows than it should"));
+                }
+                *def_levels_byte_len as usize + *rep_levels_byte_len as usize
+            }
+        };
+        let whole = level_bytes <= length
+            && (column.max_rep_level() == 0 || repeats(page, column.max_rep_level(), values));
+        match whole {
+            true => Ok(()),
+            false => Err(damaged("the levels of a page are cut short")),
+        }
+    }
+}
+
+/// True where a page has a repetition level for each value: parquet skips rows of one that has
+/// fewer for ever.
+fn repeats(page: &Page, max: i16, values: usize) -> bool {
+    let levels = match page {
+        Page::DataPage {
+            buf,
+            rep_level_encoding: Encoding::RLE,
+            ..
+        } => match buf.split_first_chunk::<4>() {
+            Some((length, rest)) => rest.get(..u32::from_le_bytes(*length) as usize),
+            None => None,
+        },
+        Page::DataPageV2 {
+            buf,
+            rep_levels_byte_len,
+            ..
+        } => buf.get(..*rep_levels_byte_len as usize),
+        // Packed, and long enough.
+        _ => return true,
+    };
+    levels.is_some_and(|levels| header::levels(levels, bits(max), values) >= values)
+}
+
+/// Bits that a level takes.
+fn bits(max: i16) -> usize {
+    (i16::BITS - max.leading_zeros()) as usize
+}
+
+impl Iterator for Chunk {
+    type Item = Result<Page>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
+
+impl PageReader for Chunk {
+    fn get_next_page(&mut self) -> Result<Option<Page>> {
+        match self.steps.next() {
+            None => Ok(None),
+            Some(Step::Gap { .. }) => Err(damaged("rows were read that nobody asked for")),
+            Some(Step::Dictionary { page }) => match self.page(page)? {
+                page @ Page::DictionaryPage { .. } => Ok(Some(page)),
+                _ => Err(damaged("a data page in the place of the dictionary")),
+            },
+            Some(Step::Data { rows, page }) => {
+                let page = self.page(page)?;
+                self.check(&page, rows)?;
+                Ok(Some(page))
+            }
+        }
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
+        Ok(self.steps.as_slice().first().map(|step| match step {
+            Step::Dictionary { .. } => PageMetadata {
+                num_rows: None,
+                num_levels: None,
+                is_dict: true,
+            },
+            Step::Gap { rows } | Step::Data { rows, .. } => PageMetadata {
+                num_rows: Some(*rows),
+                num_levels: None,
+                is_dict: false,
+            },
+        }))
+    }
+
+    fn skip_next_page(&mut self) -> Result<()> {
+        self.steps.next();
+        Ok(())
+    }
+
+    /// An offset index is only for pages that begin with a row.
+    fn at_record_boundary(&mut self) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+fn page(header: &Header, buf: Bytes) -> Result<Page> {
+    if buf.len() != header.plain_bytes {
+        return Err(damaged("a page has another length than it should"));
+    }
+    Ok(match header.kind {
+        Kind::Data {
+            values,
+            encoding,
+            definition,
+            repetition,
+        } => Page::DataPage {
+            buf,
+            num_values: values,
+            encoding,
+            def_level_encoding: definition,
+            rep_level_encoding: repetition,
+            statistics: None,
+        },
+        Kind::DataV2 {
+            values,
+            nulls,
+            rows,
+            encoding,
+            definition_bytes,
+            repetition_bytes,
+            is_compressed,
+        } => Page::DataPageV2 {
+            buf,
+            num_values: values,
+            encoding,
+            num_nulls: nulls,
+            num_rows: rows,
+            def_levels_byte_len: definition_bytes,
+            rep_levels_byte_len: repetition_bytes,
+            is_compressed,
+            statistics: None,
+        },
+        Kind::Dictionary {
+            values,
+            encoding,
+            is_sorted,
+        } => Page::DictionaryPage {
+            buf,
+            num_values: values,
+            encoding,
+            is_sorted,
+        },
+    })
+}
+
+fn decompressed(header: &Header, body: &Bytes) -> Result<Bytes> {
+    thread_local! {
+        // Making one costs more than most pages; it takes some 100 KiB.
+        static ZSTD: RefCell<Decompressor<'static>> = RefCell::new(Decompressor::default());
+    }
+    // The levels of a page of version 2 are never compressed.
+    let levels = match header.kind {
+        Kind::DataV2 {
+            is_compressed: false,
+            ..
+        } => return Ok(body.clone()),
+        Kind::DataV2 {
+            definition_bytes,
+            repetition_bytes,
+            ..
+        } => definition_bytes as usize + repetition_bytes as usize,
+        _ => 0,
+    };
+    if levels > body.len() || levels > header.plain_bytes {
+        return Err(damaged("the levels of a page are cut short"));
+    }
+    let mut plain = Vec::with_capacity(header.plain_bytes);
+    plain.extend_from_slice(&body[..levels]);
+    // A page without values may have no frame.
+    if header.plain_bytes > levels {
+        let mut rest = Cursor::new(&mut plain);
+        rest.set_position(levels as u64);
+        ZSTD.with_borrow_mut(|zstd| zstd.decompress_to_buffer(&body[levels..], &mut rest))?;
+    }
+    Ok(Bytes::from(plain))
+}
+
+/// Any other compression: files of other writers.
+fn by_parquet(chunk: &ColumnChunkMetaData, whole: &Bytes) -> Result<Page> {
+    // A chunk of just this page.
+    let alone = chunk
+        .clone()
+        .into_builder()
+        .set_dictionary_page_offset(None)
+        .set_index_page_offset(None)
+        .set_data_page_offset(0)
+        .set_total_compressed_size(i64::try_from(whole.len())?)
+        .build()?;
+    let mut reader = SerializedPageReader::new(Arc::new(whole.clone()), &alone, 0, None)?;
+    let page = reader.get_next_page()?;
+    page.ok_or_else(|| damaged("a page is missing"))
+}
+
+fn damaged(reason: &str) -> ParquetError {
+    ParquetError::General(reason.to_owned())
+}

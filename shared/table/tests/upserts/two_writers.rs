@@ -1,0 +1,171 @@
+//! Two writers, one of them held at every step of its commit while the other does all of its own.
+
+use std::sync::Arc;
+
+use tidelake_storage::faults::{Fault, FaultStore, Gate, Rule};
+use tidelake_storage::{Operation, Store};
+
+use super::*;
+
+/// Where the flusher is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Before(Operation, &'static str),
+    After(Operation, &'static str),
+    /// Its commit is made, the answer gets lost, and it is held when it looks what became of it.
+    AnswerLost,
+}
+
+const POINTS: [Held; 9] = [
+    Held::Before(Operation::Put, ".parquet"),
+    Held::After(Operation::Put, ".parquet"),
+    Held::Before(Operation::Put, ".idx"),
+    Held::After(Operation::Put, ".idx"),
+    Held::Before(Operation::Put, "deletion_vector"),
+    Held::After(Operation::Put, "deletion_vector"),
+    Held::Before(Operation::Create, "_delta_log"),
+    Held::After(Operation::Create, "_delta_log"),
+    Held::AnswerLost,
+];
+
+/// What the other writer does meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Other {
+    /// A flusher of another bucket.
+    AnotherBucket,
+    /// A flusher that took this bucket over.
+    SameBucket,
+    /// Another engine deletes rows, some of those that the flusher supersedes among them.
+    Deletes,
+    /// A compaction replaces the file whose rows the flusher supersedes.
+    Rewrites,
+}
+
+const OTHERS: [Other; 4] = [
+    Other::AnotherBucket,
+    Other::SameBucket,
+    Other::Deletes,
+    Other::Rewrites,
+];
+
+fn records(bucket: u32, keys: std::ops::Range<u32>, value: i64) -> (u32, Vec<Vec<Record>>) {
+    let rows = keys.map(|key| (key, Some(Some(value + i64::from(key)))));
+    (bucket, vec![rows.collect()])
+}
+
+/// Many rows, so that their vectors are too large to stand in the log.
+const ROWS: u32 = 3000;
+
+async fn meet(held: Held, other: Other) {
+    let mut world = World::new(Shape::Long).await;
+    world
+        .flush(0, &[records(0, 0..ROWS, 1), records(1, 0..50, 1)], true)
+        .await;
+    let faults = FaultStore::new(world.table.store().object_store());
+    let gate = Gate::new();
+    let (rule, committed_first) = match held {
+        Held::Before(operation, at) => {
+            let rule = Rule::new(Fault::HoldBefore(gate.clone()))
+                .on(operation)
+                .at(at);
+            (rule, false)
+        }
+        Held::After(operation, at) => {
+            let rule = Rule::new(Fault::HoldAfter(gate.clone()))
+                .on(operation)
+                .at(at);
+            (rule, at == "_delta_log")
+        }
+        Held::AnswerLost => {
+            let lose = Rule::new(Fault::LoseAnswer)
+                .on(Operation::Create)
+                .at("_delta_log");
+            faults.inject(lose.times(1));
+            let rule = Rule::new(Fault::HoldBefore(gate.clone())).at("_delta_log");
+            (rule, true)
+        }
+    };
+    faults.inject(rule.times(1));
+    let store = Store::new(Arc::new(faults), "memory:///");
+    let table = DeltaTable::new(store, clock::system(), ids::random());
+
+    // Every third row of the first file gets a newer one, one key is removed.
+    let mut ours = records(0, 0..ROWS, 1_000_000);
+    ours.1[0].retain(|(key, _)| key % 3 == 0);
+    ours.1.push(vec![(1, None)]);
+    let ours = [ours];
+    world.writers[0].base = world.latest().await;
+    let request = world.request(0, &ours).await;
+    let (base, loader) = (
+        world.writers[0].base.clone(),
+        world.writers[0].loader.clone(),
+    );
+    let flush = tokio::spawn(async move { flush_keyed(&table, &base, &loader, request).await });
+    gate.reached().await;
+    if committed_first {
+        apply(&mut world.model, &ours);
+    }
+    match other {
+        Other::AnotherBucket => world.flush(1, &[records(1, 10..90, 7)], true).await,
+        Other::SameBucket => world.flush(1, &[records(0, 30..60, 7)], true).await,
+        Other::Deletes => {
+            let file = world.largest_file().await;
+            world.delete(2, file).await;
+        }
+        Other::Rewrites => {
+            let file = world.largest_file().await;
+            world.rewrite(file).await;
+        }
+    }
+    world.note_version().await;
+    gate.open();
+    let flushed = flush.await.unwrap().unwrap();
+    match flushed.outcome {
+        FlushOutcome::Committed(_) => {
+            let zombie = other == Other::SameBucket && !committed_first;
+            assert!(!zombie, "a zombie committed");
+            if !committed_first {
+                apply(&mut world.model, &ours);
+            }
+        }
+        FlushOutcome::Conflicted(Conflict::WatermarkMoved { .. }) => {
+            assert!(other == Other::SameBucket && !committed_first);
+        }
+        FlushOutcome::Conflicted(conflict) => panic!("unexpected conflict: {conflict}"),
+    }
+    world.writers[0].states.extend(flushed.states);
+    world.note_version().await;
+    world.check_versions().await;
+    // What the states learned in the race is what a later flush rests on.
+    world.flush(0, &[records(0, 0..100, 5)], true).await;
+    world.note_version().await;
+    world.check_versions().await;
+}
+
+impl World {
+    /// The place of the file with the most rows: the first one that was written.
+    async fn largest_file(&self) -> usize {
+        let snapshot = self.latest().await;
+        let rows = snapshot.files().map(|file| file.num_records());
+        let places = rows.enumerate().max_by_key(|(_, rows)| *rows);
+        places.map_or(0, |(place, _)| place)
+    }
+
+    async fn note_version(&mut self) {
+        let snapshot = self.latest().await;
+        self.versions
+            .insert(snapshot.version().0, self.model.clone());
+    }
+}
+
+#[tokio::test]
+async fn every_meeting_of_two_writers_ends_as_one_after_the_other() {
+    for held in POINTS {
+        for other in OTHERS {
+            println!("{held:?} meets {other:?}");
+            let met = tokio::time::timeout(std::time::Duration::from_secs(60), meet(held, other));
+            met.await
+                .expect("the flusher never came to where it is held");
+        }
+    }
+}
