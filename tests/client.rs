@@ -97,6 +97,17 @@ impl Client {
             .ok()
     }
 
+    /// An upsert table; its schema names the primary key.
+    ///
+    /// # Errors
+    /// As [`Self::create_table`].
+    pub async fn create_keyed(&self, name: &str, schema: &Value, buckets: u32) -> Result<Value> {
+        let body = json!({"name": name, "mode": "upsert", "buckets": buckets, "schema": schema});
+        self.post("/v1/tables", "application/json", body.to_string())
+            .await?
+            .ok()
+    }
+
     /// Sends NDJSON.
     ///
     /// # Errors
@@ -151,4 +162,75 @@ impl Client {
             .map(|row| row[0].as_u64().with_context(|| format!("no id in {row}")))
             .collect()
     }
+
+    /// The first two columns of every row as numbers.
+    ///
+    /// # Errors
+    /// As [`Self::sql`], and where they are none.
+    pub async fn pairs(&self, sql: &str, consistency: &str) -> Result<Vec<(u64, u64)>> {
+        pairs(&self.sql(sql, consistency).await?)
+    }
+
+    /// [`Self::pairs`] of a past version.
+    ///
+    /// # Errors
+    /// As [`Self::pairs`].
+    pub async fn pairs_at(&self, sql: &str, version: u64) -> Result<Vec<(u64, u64)>> {
+        let request = json!({ "as_of_version": version });
+        let answer = self.sql_with(sql, request).await?.ok()?;
+        pairs(answer["rows"].as_array().context("no rows")?)
+    }
+
+    /// Rows by primary key; `request` has the `keys`.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn lookup(&self, table: &str, request: &Value) -> Result<Answer> {
+        let url = format!("{}/v1/tables/{table}/lookup", self.query);
+        self.send(self.http.post(url).json(request)).await
+    }
+
+    /// NDJSON of keys to delete.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn delete(&self, table: &str, lines: &str) -> Result<Answer> {
+        let path = format!("/v1/tables/{table}/records?op=delete");
+        self.post(&path, "application/x-ndjson", lines).await
+    }
+
+    /// [`Self::flush`], and the version that covers everything then.
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    pub async fn flushed(&self, table: &str) -> Result<u64> {
+        let flushed = self.flush(table).await?;
+        flushed["version"]
+            .as_u64()
+            .with_context(|| format!("no version in {flushed}"))
+    }
+
+    /// A figure of the service at `address`, its labels included in the name; 0 where it is not told.
+    ///
+    /// # Errors
+    /// When there is no answer, or the figure is no number.
+    pub async fn metric(&self, address: &str, name: &str) -> Result<f64> {
+        let answer = self.http.get(format!("{address}/metrics")).send().await?;
+        let text = answer.text().await?;
+        let figure = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(figure.map_or(Ok(0.0), str::parse)?)
+    }
+}
+
+fn pairs(rows: &[Value]) -> Result<Vec<(u64, u64)>> {
+    let number = |value: &Value| {
+        value
+            .as_u64()
+            .with_context(|| format!("no number: {value}"))
+    };
+    rows.iter()
+        .map(|row| Ok((number(&row[0])?, number(&row[1])?)))
+        .collect()
 }

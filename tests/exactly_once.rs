@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Result, bail};
-use tidelake_testkit::{History, Kafka, Process, WAIT_MAX, wait_until};
-use tidelake_tests::{Client, Installation, Services};
+use tidelake_testkit::{History, Kafka, WAIT_MAX, wait_until};
+use tidelake_tests::{Client, Fleet, Installation, Services};
 use tokio::sync::Mutex;
 
 use crate::{lines, numbered};
@@ -112,48 +112,18 @@ async fn kill_nine_of_the_whole_process_loses_and_doubles_nothing() {
     assert!(history.lock().await.acknowledged_count() > 1000);
 }
 
-/// One process of each service.
-struct Fleet {
-    services: Services,
-    gateway: Process,
-    flusher: Process,
-    query: Process,
-}
-
 const FLUSHER: [(&str, &str); 3] = [
     ("TIDELAKE__FLUSH_AGE_MS", "200"),
     ("TIDELAKE__DISCOVERY_MS", "200"),
     ("TIDELAKE__INSTANCE_ID", "one"),
 ];
 
-impl Fleet {
-    async fn start(services: Services) -> Result<Self> {
-        let gateway = services.start("ingest-gateway", &[]).await?;
-        let flusher = services.start("flusher", &FLUSHER).await?;
-        let query = services.start("query-api", &[]).await?;
-        Ok(Self {
-            services,
-            gateway,
-            flusher,
-            query,
-        })
-    }
-
-    fn client(&self) -> Result<Client> {
-        self.services.client(&self.gateway, &self.query)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_nine_of_each_service_on_apache_kafka_loses_and_doubles_nothing() {
     let Some(mut kafka) = Kafka::start().await.unwrap() else {
         return;
     };
-    let dir = tempfile::tempdir().unwrap();
-    let store = format!("file://{}", dir.path().display());
-    let mut fleet = Fleet::start(Services::new(&kafka.bootstrap(), &store))
-        .await
-        .unwrap();
+    let mut fleet = Fleet::start(&kafka.bootstrap(), &FLUSHER).await.unwrap();
     fleet
         .client()
         .unwrap()
@@ -190,9 +160,7 @@ async fn kill_nine_of_each_service_on_apache_kafka_loses_and_doubles_nothing() {
         }
         compare(&fleet.client().unwrap(), &history).await.unwrap();
     }
-    fleet.flusher.stop().await.unwrap();
-    fleet.gateway.stop().await.unwrap();
-    fleet.query.stop().await.unwrap();
+    fleet.stop().await.unwrap();
 }
 
 /// A flusher that was stopped in the middle wakes up after another has taken its buckets, with rows
@@ -222,15 +190,9 @@ async fn a_zombie_flusher_cannot_double_anything() {
         .unwrap()
         .ok()
         .unwrap();
-    let taken = "tidelake_flusher_records_total{table=\"t\",tenant=\"default\"} 500";
+    let taken = "tidelake_flusher_records_total{table=\"t\",tenant=\"default\"}";
     wait_until("the zombie to hold the rows", WAIT_MAX, async || {
-        let text = client
-            .http
-            .get(format!("{address}/metrics"))
-            .send()
-            .await
-            .ok()?;
-        text.text().await.ok()?.contains(taken).then_some(())
+        (client.metric(&address, taken).await.ok()? == 500.0).then_some(())
     })
     .await
     .unwrap();

@@ -1,18 +1,13 @@
 //! Tables read back by readers that we did not write: the same rows and the right types.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use anyhow::{Context, Result};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
-use delta_kernel::Snapshot;
-use delta_kernel::engine::arrow_data::EngineDataArrowExt;
-use delta_kernel_default_engine::DefaultEngineBuilder;
-use delta_kernel_default_engine::storage::store_from_url;
 use serde_json::{Value, json};
 use tidelake_testkit::{Readers, S3Server};
 use tidelake_tests::{Client, Installation};
+
+use crate::others;
 
 fn every_type() -> Value {
     let field = |id: u32, name: &str, ty: Value| json!({"id": id, "name": name, "required": id == 1, "type": ty});
@@ -99,7 +94,7 @@ async fn every_type_comes_back_as_it_was_declared_and_other_readers_agree() {
     assert_eq!(described["schema"]["fields"], every_type()["fields"]);
 
     let folder = local.table_folder("t").unwrap();
-    let kernel = kernel_rows(&folder).unwrap();
+    let kernel = others::kernel(&folder, None).unwrap();
     assert_eq!(kernel.iter().map(RecordBatch::num_rows).sum::<usize>(), 3);
     let schema = kernel[0].schema();
     assert_eq!(schema.fields().len(), 18, "no hidden column shows");
@@ -248,19 +243,4 @@ async fn the_pipeline_works_on_an_s3_store() {
         .await
         .unwrap();
     assert_eq!(rows[0]["n"], 600);
-}
-
-/// All rows through delta_kernel.
-fn kernel_rows(folder: &Path) -> Result<Vec<RecordBatch>> {
-    let url = url::Url::from_directory_path(folder)
-        .ok()
-        .context("not a path")?;
-    let engine = Arc::new(DefaultEngineBuilder::new(store_from_url(&url)?).build());
-    let snapshot = Snapshot::builder_for(url.as_str()).build(engine.as_ref())?;
-    let scan = snapshot.scan_builder().build()?;
-    let mut batches = Vec::new();
-    for data in scan.execute(engine)? {
-        batches.push(data.try_into_record_batch()?);
-    }
-    Ok(batches)
 }

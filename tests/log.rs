@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use tidelake_core::{Bucket, Offset};
 use tidelake_log::{
-    Admin, ConsumerSettings, Event, GroupConsumer, KafkaSettings, LogError, Message, Producer,
-    ProducerSettings, Start, TailReader, TopicBucket, TopicCreated, TopicSpec,
+    Admin, ConsumerSettings, Event, Follower, GroupConsumer, KafkaSettings, LogError, Message,
+    Producer, ProducerSettings, Start, TailReader, TopicBucket, TopicCreated, TopicSpec,
 };
 use tidelake_testkit::{EmbeddedBroker, Kafka, WAIT_MAX};
 
@@ -41,6 +41,7 @@ fn spec(name: &str, buckets: u32) -> TopicSpec {
 async fn contract(kafka: &KafkaSettings) -> Result<()> {
     topics(kafka).await?;
     offsets_and_tail(kafka).await?;
+    following(kafka).await?;
     group(kafka).await
 }
 
@@ -67,6 +68,54 @@ async fn topics(kafka: &KafkaSettings) -> Result<()> {
     Ok(())
 }
 
+/// A follower brings everything from where it begins, in order, once, and tells where ends are.
+async fn following(kafka: &KafkaSettings) -> Result<()> {
+    let admin = Admin::new(kafka)?;
+    admin.create_topic(&spec("followed", 2)).await?;
+    let producer = Producer::new(kafka, ProducerSettings::default())?;
+    let send = async |from: u8, to: u8| -> Result<()> {
+        for n in from..to {
+            let bucket = Bucket(u32::from(n % 2));
+            producer
+                .send(Message::new("followed", bucket, vec![n]))
+                .await?;
+        }
+        Ok(())
+    };
+    send(0, 10).await?;
+    let from = [(Bucket(0), Offset(2)), (Bucket(1), Follower::END)];
+    let mut follower = Follower::start(kafka, "followed", &from)?;
+    let (mut seen, mut ends) = (Vec::new(), BTreeMap::new());
+    while ends.get(&Bucket(0)) != Some(&Offset(5)) || ends.get(&Bucket(1)) != Some(&Offset(5)) {
+        let news = tokio::time::timeout(WAIT_MAX, follower.next()).await??;
+        seen.extend(
+            news.messages
+                .iter()
+                .filter_map(|message| message.value()?.first().copied()),
+        );
+        ends.extend(news.ends);
+    }
+    ensure!(seen == [4, 6, 8], "{seen:?}");
+    send(10, 20).await?;
+    let mut next: BTreeMap<Bucket, i64> = BTreeMap::new();
+    while next.get(&Bucket(0)) != Some(&10) || next.get(&Bucket(1)) != Some(&10) {
+        let news = tokio::time::timeout(WAIT_MAX, follower.next()).await??;
+        for message in news.messages.iter() {
+            let known = next.entry(message.bucket()).or_insert(5);
+            ensure!(message.offset().0 == *known, "no gap, nothing twice");
+            *known += 1;
+        }
+    }
+    drop(follower);
+    let mut beyond = Follower::start(kafka, "followed", &[(Bucket(0), Offset(1_000))])?;
+    let failed = tokio::time::timeout(WAIT_MAX, beyond.next()).await?;
+    ensure!(
+        matches!(failed, Err(LogError::OffsetOutOfRange { .. })),
+        "{failed:?}"
+    );
+    Ok(())
+}
+
 async fn offsets_and_tail(kafka: &KafkaSettings) -> Result<()> {
     let admin = Admin::new(kafka)?;
     admin.create_topic(&spec("tail", 2)).await?;
@@ -78,7 +127,7 @@ async fn offsets_and_tail(kafka: &KafkaSettings) -> Result<()> {
     );
     for n in 0..50u8 {
         let mut message = Message::new("tail", Bucket(u32::from(n % 2)), vec![n]);
-        message.headers = vec![("tl-op", bytes::Bytes::from_static(b"x"))];
+        message.headers = vec![("tl-op".into(), bytes::Bytes::from_static(b"x"))];
         ensure!(producer.send(message).await? == Offset(i64::from(n / 2)));
     }
     ensure!(

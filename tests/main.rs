@@ -1,11 +1,23 @@
 //! The promises, one file each.
 
 mod bad_input;
+mod dead_letters;
 mod exactly_once;
 mod faults;
 mod interop;
+mod key_types;
+mod keyed_load;
 mod local;
 mod log;
+mod others;
+mod rebalance;
+mod spark;
+mod strays;
+mod time_travel;
+mod tokens;
+mod upserts;
+mod versions;
+mod whole_messages;
 
 use serde_json::{Value, json};
 

@@ -74,9 +74,12 @@ impl Client {
 
     /// Runs SQL, for an answer that fits in memory.
     pub(crate) async fn sql(&self, sql: &str) -> Result<Value, Failure> {
-        let request = self
-            .query(Method::POST, "/v1/sql")
-            .json(&json!({ "sql": sql }));
+        self.sql_body(&json!({ "sql": sql })).await
+    }
+
+    /// Runs SQL as the body says, for an answer that fits in memory.
+    pub(crate) async fn sql_body(&self, body: &Value) -> Result<Value, Failure> {
+        let request = self.query(Method::POST, "/v1/sql").json(body);
         json_of(send(request).await?).await
     }
 }

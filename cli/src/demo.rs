@@ -165,7 +165,7 @@ async fn tell(places: &Places, flights: &Flights) -> Result<(), Failure> {
         "origin:string",
         "destination:string",
     ];
-    let schema = schema_of(&columns.map(str::to_owned))?;
+    let schema = schema_of(&columns.map(str::to_owned), &[])?;
     let made = create_table(&client, TABLE, schema, Some(BUCKETS), json!({})).await?;
     let topic = made["topic"].as_str().unwrap_or_default().to_owned();
     headline(&format!(

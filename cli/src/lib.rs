@@ -18,6 +18,8 @@ mod client;
 mod completions;
 mod config;
 mod demo;
+mod dlq;
+mod doctor;
 mod failure;
 mod ingest;
 mod lag;
@@ -28,6 +30,7 @@ mod serve;
 mod status;
 mod table;
 mod tail;
+mod versions;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -99,8 +102,15 @@ enum Command {
     Ingest(ingest::IngestArgs),
     /// Run SQL
     Query(query::QueryArgs),
+    /// Show the row of a primary key
+    Get(versions::KeyArgs),
+    /// Prove a table: keys, vectors, index, offsets; mend its index
+    Doctor(doctor::DoctorArgs),
     /// Follow the new rows of a table
     Tail(tail::TailArgs),
+    /// Look at records that tables could not take, and replay them
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Show how far tables are behind the log
     Lag(lag::LagArgs),
     /// Show whether the services are ready
@@ -117,6 +127,7 @@ enum Command {
 
 /// The program: parses the command line, does what it says, gives the exit code.
 pub fn main() -> ExitCode {
+    tidelake_service::memory::return_large_buffers();
     let Cli { global, command } = Cli::parse();
     let outcome = match command {
         Command::Serve(command) => return serve::run(command, global.verbose),
@@ -127,7 +138,10 @@ pub fn main() -> ExitCode {
         Command::Table(command) => client(&global, table::run(command, &global)),
         Command::Ingest(args) => client(&global, ingest::run(args, &global)),
         Command::Query(args) => client(&global, query::run(args, &global)),
+        Command::Get(args) => client(&global, versions::get(args, &global)),
+        Command::Doctor(args) => client(&global, doctor::run(args, &global)),
         Command::Tail(args) => client(&global, tail::run(args, &global)),
+        Command::Dlq(command) => client(&global, dlq::run(command, &global)),
         Command::Lag(args) => client(&global, lag::run(args, &global)),
         Command::Status => client(&global, status::run(&global)),
     };

@@ -163,7 +163,7 @@ impl Local {
             _lock: lock,
         };
         let started = tokio::select! {
-            started = local.start_services(&settings, runtime) => started,
+            started = local.start_services(&settings, &dir, runtime) => started,
             () = runtime.shutdown.requested() => Err(Failure::failed("asked to stop while starting")),
         };
         match started {
@@ -179,6 +179,7 @@ impl Local {
     async fn start_services(
         &mut self,
         settings: &LocalSettings,
+        dir: &Path,
         runtime: &Runtime,
     ) -> Result<(), Failure> {
         let Places { kafka, store, .. } = self.places.clone();
@@ -188,12 +189,12 @@ impl Local {
         self.places.gateway = self.keep("gateway", child, running)?;
 
         let child = runtime.detached();
-        let flusher = settings.flusher(&kafka, &store);
+        let flusher = settings.flusher(dir, &kafka, &store);
         let running = tidelake_flusher::start(flusher, child.clone()).await;
         self.keep("flusher", child, running)?;
 
         let child = runtime.detached();
-        let query = settings.query(&kafka, &store);
+        let query = settings.query(dir, &kafka, &store);
         let running = tidelake_query_api::start(query, child.clone()).await;
         self.places.query = self.keep("query", child, running)?;
         self.wait_ready(runtime).await

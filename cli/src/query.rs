@@ -13,6 +13,7 @@ use crate::Global;
 use crate::client::{Client, json_of, send};
 use crate::failure::{Failure, chain};
 use crate::output::{Format, Grid, note, thousands};
+use crate::versions::version;
 
 #[derive(Args, Debug)]
 pub(crate) struct QueryArgs {
@@ -25,9 +26,9 @@ pub(crate) struct QueryArgs {
     /// Values of $1, $2, … as JSON (repeat for each)
     #[arg(short, long = "param", value_name = "JSON")]
     params: Vec<String>,
-    /// Read the tables as they were at this version
-    #[arg(long, value_name = "N", conflicts_with = "as_of_timestamp")]
-    as_of_version: Option<u64>,
+    /// Read the tables as they were at this version: its number or a snapshot's name
+    #[arg(long, value_name = "VERSION", conflicts_with = "as_of_timestamp")]
+    as_of_version: Option<String>,
     /// Read the tables as they were at this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     as_of_timestamp: Option<String>,
@@ -96,7 +97,10 @@ fn request(args: &QueryArgs) -> Result<Value, Failure> {
         Consistency::Committed => "committed",
     });
     for (name, value) in [
-        ("as_of_version", json!(args.as_of_version)),
+        (
+            "as_of_version",
+            json!(args.as_of_version.as_deref().map(version)),
+        ),
         ("as_of_timestamp", json!(args.as_of_timestamp)),
         ("consistency", json!(consistency)),
         ("token", json!(args.token)),

@@ -12,17 +12,25 @@ use crate::Global;
 use crate::client::{Client, json_of, send, table_name};
 use crate::failure::Failure;
 use crate::output::{Format, Grid, bytes, note, print_object, say};
+use crate::versions::{self, DiffArgs, HistoryArgs, KeyArgs, SnapshotCommand};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum TableCommand {
     /// Make a table
     Create(CreateArgs),
     /// List the tables
-    List,
+    List(ListArgs),
     /// Show a table's schema, size and progress
     Describe(OneTable),
     /// Show the versions of a table, newest first
-    History(OneTable),
+    History(HistoryArgs),
+    /// Show the rows that differ between two versions
+    Diff(DiffArgs),
+    /// Name versions that are kept until the name is dropped
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Show which version brought which value of a key, newest first
+    KeyHistory(KeyArgs),
     /// Show the data files of a table
     Files(OneTable),
     /// Commit everything that was accepted, and wait for it
@@ -37,6 +45,13 @@ pub(crate) struct OneTable {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Dead-letter tables, too
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct CreateArgs {
     table: String,
     /// File with the schema as Iceberg schema JSON; - reads standard input
@@ -45,6 +60,9 @@ pub(crate) struct CreateArgs {
     /// A column: name:type, or name:type! where it must not be null (repeat for each)
     #[arg(long, value_name = "NAME:TYPE", conflicts_with = "schema")]
     column: Vec<String>,
+    /// A column of the primary key, in key order (repeat for each): makes an upsert table
+    #[arg(long, value_name = "COLUMN", conflicts_with = "schema")]
+    key: Vec<String>,
     /// Partitions of the table's topic
     #[arg(long)]
     buckets: Option<u32>,
@@ -77,11 +95,12 @@ pub(crate) async fn run(command: TableCommand, global: &Global) -> Result<(), Fa
     let format = global.output;
     match command {
         TableCommand::Create(args) => create(&client, args, format).await,
-        TableCommand::List => list(&client, format).await,
+        TableCommand::List(args) => list(&client, &args, format).await,
         TableCommand::Describe(args) => describe(&client, &args.table, format).await,
-        TableCommand::History(args) => {
-            function(&client, "table_history", &args.table, format).await
-        }
+        TableCommand::History(args) => versions::history(&client, &args, format).await,
+        TableCommand::Diff(args) => versions::diff(&client, &args, format).await,
+        TableCommand::Snapshot(command) => versions::snapshot(&client, &command, format).await,
+        TableCommand::KeyHistory(args) => versions::key_history(&client, &args, format).await,
         TableCommand::Files(args) => function(&client, "table_files", &args.table, format).await,
         TableCommand::Flush(args) => flush(&client, &args, format).await,
         TableCommand::Drop(args) => drop_table(&client, &args, format).await,
@@ -91,7 +110,7 @@ pub(crate) async fn run(command: TableCommand, global: &Global) -> Result<(), Fa
 async fn create(client: &Client, args: CreateArgs, format: Format) -> Result<(), Failure> {
     let schema = match &args.schema {
         Some(path) => read_schema(path)?,
-        None => schema_of(&args.column)?,
+        None => schema_of(&args.column, &args.key)?,
     };
     let mut properties = BTreeMap::new();
     for property in &args.property {
@@ -123,7 +142,7 @@ async fn create(client: &Client, args: CreateArgs, format: Format) -> Result<(),
     }
 }
 
-/// `POST /v1/tables`, in append mode.
+/// `POST /v1/tables`: a schema with a primary key makes an upsert table, one without an append table.
 pub(crate) async fn create_table(
     client: &Client,
     name: &str,
@@ -131,8 +150,13 @@ pub(crate) async fn create_table(
     buckets: Option<u32>,
     properties: Value,
 ) -> Result<Value, Failure> {
+    let key = schema["identifier-field-ids"].as_array();
+    let mode = match key.is_some_and(|key| !key.is_empty()) {
+        true => "upsert",
+        false => "append",
+    };
     let mut body =
-        json!({ "name": name, "mode": "append", "schema": schema, "properties": properties });
+        json!({ "name": name, "mode": mode, "schema": schema, "properties": properties });
     if let Some(buckets) = buckets {
         body["buckets"] = json!(buckets);
     }
@@ -151,24 +175,42 @@ fn read_schema(path: &std::path::Path) -> Result<Value, Failure> {
     serde_json::from_str(&text).map_err(|error| Failure::failed(format!("{shown}: {error}")))
 }
 
-/// Iceberg schema JSON of `name:type[!]` columns.
-pub(crate) fn schema_of(columns: &[String]) -> Result<Value, Failure> {
-    let fields = columns.iter().map(|column| {
+/// Iceberg schema JSON of `name:type[!]` columns, of which `key` are the primary key.
+pub(crate) fn schema_of(columns: &[String], key: &[String]) -> Result<Value, Failure> {
+    let fields = columns.iter().enumerate().map(|(place, column)| {
         let (name, ty) = column.split_once(':').ok_or_else(|| {
             Failure::usage(format!("column {column:?}: expected NAME:TYPE"))
                 .hint("for example --column id:long! --column name:string")
         })?;
+        let (name, ty) = (name.trim(), ty.trim());
         let (ty, required) = match ty.strip_suffix('!') {
             Some(ty) => (ty, true),
-            None => (ty, false),
+            None => (ty, key.iter().any(|column| column == name)),
         };
-        Ok(json!({ "name": name.trim(), "type": ty.trim(), "required": required }))
+        Ok(json!({ "id": place + 1, "name": name, "type": ty, "required": required }))
     });
-    Ok(json!({ "type": "struct", "fields": fields.collect::<Result<Vec<_>, Failure>>()? }))
+    let fields = fields.collect::<Result<Vec<_>, Failure>>()?;
+    let ids = key.iter().map(|column| {
+        let found = fields.iter().find(|field| field["name"] == column.as_str());
+        found
+            .map(|field| field["id"].clone())
+            .ok_or_else(|| Failure::usage(format!("key column {column:?} is none of the --column")))
+    });
+    let ids = ids.collect::<Result<Vec<_>, Failure>>()?;
+    let mut schema = json!({ "type": "struct", "fields": fields });
+    if !ids.is_empty() {
+        schema["identifier-field-ids"] = json!(ids);
+    }
+    Ok(schema)
 }
 
-async fn list(client: &Client, format: Format) -> Result<(), Failure> {
-    let answer = client.get("/v1/tables").await?;
+async fn list(client: &Client, args: &ListArgs, format: Format) -> Result<(), Failure> {
+    let path = if args.all {
+        "/v1/tables?all=true"
+    } else {
+        "/v1/tables"
+    };
+    let answer = client.get(path).await?;
     if format == Format::Json {
         return say(&format!("{:#}", answer["tables"]));
     }
@@ -289,10 +331,23 @@ mod tests {
     #[test]
     fn columns_make_a_schema_that_is_valid() {
         let columns = ["id:long!", "name:string", "price:decimal(10,2)"].map(str::to_owned);
-        let schema = schema_of(&columns).unwrap();
+        let keyed = schema_of(&columns, &["name".into(), "id".into()]).unwrap();
+        let keyed = tidelake_schema::TableSchema::from_iceberg_value(&keyed).unwrap();
+        let key: Vec<_> = keyed
+            .identifier_fields()
+            .iter()
+            .map(|f| f.name.as_str())
+            .collect();
+        assert_eq!(key, ["name", "id"]);
+        let none = schema_of(&columns, &["nothing".into()]).unwrap_err();
+        assert_eq!(none.exit, Exit::Usage);
+        let schema = schema_of(&columns, &[]).unwrap();
         let schema = tidelake_schema::TableSchema::from_iceberg_value(&schema).unwrap();
         assert!(schema.field("id").unwrap().required);
         assert!(!schema.field("price").unwrap().required);
-        assert_eq!(schema_of(&["id".to_owned()]).unwrap_err().exit, Exit::Usage);
+        assert_eq!(
+            schema_of(&["id".to_owned()], &[]).unwrap_err().exit,
+            Exit::Usage
+        );
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::Args;
 use tidelake_codec::json::encode::{JsonStyle, write_rows};
-use tidelake_codec::message::{MessageDecoder, WireMessage};
-use tidelake_core::{Bucket, ErrorKind, Offset};
+use tidelake_codec::message::{Letter, MessageDecoder, WireMessage};
+use tidelake_core::{Bucket, ErrorKind, Offset, TableName};
 use tidelake_log::{Admin, KafkaSettings, LogError, MessageBatch, TailReader, headers};
 use tidelake_schema::TableSchema;
 
@@ -65,7 +65,7 @@ pub(crate) async fn run(args: TailArgs, global: &Global) -> Result<(), Failure> 
         admin.end_offsets(&topic, &buckets).await
     }
     .map_err(log)?;
-    let mut printer = Printer::new(schema, args.rows)?;
+    let mut printer = Printer::new(&name, &schema, args.rows)?;
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -137,16 +137,28 @@ fn log(error: LogError) -> Failure {
 /// Decodes messages and prints their rows.
 struct Printer {
     decoder: MessageDecoder,
+    /// Messages are dead letters.
+    letters: bool,
     left: u64,
 }
 
 impl Printer {
-    fn new(schema: TableSchema, rows_max: Option<u64>) -> Result<Self, Failure> {
-        let decoder = MessageDecoder::new(&schema).map_err(|error| {
-            Failure::of("the table's schema can't be used", error.kind(), &error)
-        })?;
+    fn new(
+        table: &TableName,
+        schema: &TableSchema,
+        rows_max: Option<u64>,
+    ) -> Result<Self, Failure> {
+        let letters = table.dead_letters_of().is_some();
+        let decoder = if letters {
+            MessageDecoder::dead_letters()
+        } else {
+            MessageDecoder::new(schema)
+        };
         Ok(Self {
-            decoder,
+            decoder: decoder.map_err(|error| {
+                Failure::of("the table's schema can't be used", error.kind(), &error)
+            })?,
+            letters,
             left: rows_max.unwrap_or(u64::MAX),
         })
     }
@@ -167,12 +179,17 @@ impl Printer {
             if message.bucket() != bucket || offset < from || offset >= to {
                 continue;
             }
+            let letter = self
+                .letters
+                .then(|| Letter::read(|name| message.header(name)));
             let wire = WireMessage {
                 offset: offset.0,
                 timestamp_ms: message.timestamp_ms(),
+                key: message.key(),
                 value: message.value(),
                 encoding: message.header(headers::ENCODING),
                 op: message.header(headers::OP),
+                letter: letter.as_ref(),
             };
             if let Err(rejection) = self.decoder.push(&wire) {
                 note(&format!("bucket {bucket} offset {offset}: {rejection}"));
@@ -181,7 +198,7 @@ impl Printer {
         let decoded = self.decoder.finish();
         let decoded = decoded.map_err(|error| Failure::failed(error.to_string()))?;
         let mut text = Vec::new();
-        for rows in decoded {
+        for rows in decoded.rows {
             let shown = rows
                 .batch
                 .num_rows()

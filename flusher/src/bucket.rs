@@ -1,17 +1,22 @@
 //! One bucket that this flusher owns: its position, its rows in memory, their age.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidelake_codec::CodecError;
-use tidelake_codec::message::{MessageDecoder, Pushed, WireMessage};
-use tidelake_core::{Offset, Watermark};
-use tidelake_log::headers::{ENCODING, OP};
-use tidelake_log::{Message, Run, TopicBucket};
-use tidelake_schema::{SchemaError, TableSchema};
-use tidelake_table::{Chunk, Memtable, Positions, Sealed};
+use tidelake_catalog::{TableEntry, TableMode};
+use tidelake_codec::message::{Letter, MessageDecoder, Placement, Pushed, WireMessage};
+use tidelake_codec::{CodecError, Reason, Rejection};
+use tidelake_core::{Bucket, Offset, Watermark};
+use tidelake_log::headers::{ENCODING, OP, ORIGIN};
+use tidelake_log::{Message, Received, Run, TopicBucket};
+use tidelake_manifest::Snapshot;
+use tidelake_schema::SchemaError;
+use tidelake_table::origins::{Origin, Origins};
+use tidelake_table::{Chunk, Deletes, Memtable, Positions, Sealed};
 
-use crate::dead_letters;
+use crate::dead_letters::{self, Original};
+use crate::strays;
 
 /// Decoded rows go into the memtable in pieces of this size, so that growing columns are not copied
 /// again and again.
@@ -22,7 +27,21 @@ const CHUNK_BYTES: usize = 8 << 20;
 pub struct SealedBucket {
     pub sealed: Sealed,
     pub dead_letters: Vec<Message>,
+    /// Records of other buckets' keys.
+    pub strays: Vec<Message>,
+    /// The last origin of each source that the rows include.
+    pub origins: BTreeMap<Bucket, Offset>,
     pub bytes: usize,
+}
+
+/// What one message was.
+enum Decoded {
+    Rows(usize),
+    Marker,
+    /// A re-publication that was taken before.
+    Repeated,
+    /// Its key belongs to this other bucket.
+    Stray(Bucket),
 }
 
 /// What a run of messages brought.
@@ -32,6 +51,10 @@ pub struct Taken {
     pub rows: u64,
     pub bytes: u64,
     pub rejected: u64,
+    /// Records of other buckets' keys.
+    pub strays: u64,
+    /// Re-publications that were taken before.
+    pub repeated: u64,
     /// Offsets that hold no message for us: markers of producers' transactions, normally none.
     pub skipped: u64,
 }
@@ -42,9 +65,18 @@ pub struct BucketState {
     pub at: TopicBucket,
     memtable: Memtable,
     decoder: MessageDecoder,
+    /// Keys and origins count.
+    keyed: bool,
+    buckets: u32,
+    letters: bool,
+    origins: Origins,
+    /// Records of other buckets' keys, to be re-published before a commit passes them.
+    strays: Vec<Message>,
     dead: Vec<Message>,
-    dead_topic: Arc<str>,
-    dead_bytes: usize,
+    /// Of every table that is not a dead-letter table itself.
+    dead_topic: Option<Arc<str>>,
+    /// Memory of strays and dead letters.
+    aside_bytes: usize,
     /// Everything before it has been taken in or skipped as taken before.
     next: Watermark,
     first_taken: Option<Instant>,
@@ -64,17 +96,39 @@ pub struct BucketState {
 impl BucketState {
     pub fn new(
         at: TopicBucket,
-        from: Watermark,
-        schema: &TableSchema,
-        dead_topic: Arc<str>,
+        entry: &TableEntry,
+        snapshot: &Snapshot,
+        dead_topic: Option<Arc<str>>,
     ) -> Result<Self, SchemaError> {
+        let schema = snapshot.schema();
+        let letters = entry.is_dead_letters();
+        let keyed = entry.mode == TableMode::Upsert && !letters;
+        let decoder = if letters {
+            MessageDecoder::dead_letters()?
+        } else if keyed {
+            let placement = Placement {
+                bucket: at.bucket,
+                buckets: entry.buckets,
+            };
+            MessageDecoder::keyed(schema, Some(placement))?
+        } else {
+            MessageDecoder::new(schema)?
+        };
+        let from = snapshot
+            .watermark(&entry.topic_id, at.bucket)
+            .unwrap_or_default();
         Ok(Self {
             memtable: Memtable::new(at.bucket, from),
-            decoder: MessageDecoder::new(schema)?,
+            decoder,
+            keyed,
+            buckets: entry.buckets,
+            letters,
+            origins: Origins::of(snapshot, &entry.topic_id, at.bucket),
+            strays: Vec::new(),
             at,
             dead: Vec::new(),
             dead_topic,
-            dead_bytes: 0,
+            aside_bytes: 0,
             next: from,
             first_taken: None,
             oldest_ms: None,
@@ -99,26 +153,41 @@ impl BucketState {
             }
             let timestamp_ms = message.timestamp_ms();
             let headed = message.has_headers();
+            let letter =
+                (headed && self.letters).then(|| Letter::read(|name| message.header(name)));
             let wire = WireMessage {
+                key: (self.keyed || self.letters)
+                    .then(|| message.key())
+                    .flatten(),
                 offset: offset.0,
                 timestamp_ms,
                 value: message.value(),
                 encoding: headed.then(|| message.header(ENCODING)).flatten(),
                 op: headed.then(|| message.header(OP)).flatten(),
+                letter: letter.as_ref(),
             };
             taken.messages += 1;
             taken.skipped += u64::try_from(offset.0 - self.next.0).unwrap_or(0);
             taken.bytes += wire.value.map_or(0, <[u8]>::len) as u64;
-            match self.decoder.push(&wire) {
-                Ok(Pushed::Rows(rows)) => taken.rows += rows as u64,
-                Ok(Pushed::Marker) => self.asked = true,
+            match self.decode(&wire, &message, headed) {
+                Ok(Decoded::Rows(rows)) => taken.rows += rows as u64,
+                Ok(Decoded::Marker) => self.asked = true,
+                Ok(Decoded::Repeated) => taken.repeated += 1,
+                Ok(Decoded::Stray(bucket)) => {
+                    let topic = Arc::clone(&self.at.topic);
+                    self.aside(strays::republished(&topic, &message, bucket), true);
+                    taken.strays += 1;
+                }
                 Err(why) => {
                     tracing::warn!(bucket = %self.at, %offset, reason = %why, "dead letter");
-                    let letter =
-                        dead_letters::dead_letter(&self.dead_topic, run.topic, &message, &why);
-                    self.dead_bytes += dead_letters::bytes_of(&letter);
-                    self.dead.push(letter);
                     taken.rejected += 1;
+                    // The decoder of dead letters takes everything.
+                    debug_assert!(self.dead_topic.is_some());
+                    if let Some(topic) = &self.dead_topic {
+                        let original = Original::of(run.topic, &message);
+                        let letter = dead_letters::dead_letter(topic, &original, &why);
+                        self.aside(letter, false);
+                    }
                 }
             }
             self.next = Watermark::after(offset);
@@ -131,8 +200,64 @@ impl BucketState {
         Ok(taken)
     }
 
+    fn decode(
+        &mut self,
+        wire: &WireMessage<'_>,
+        message: &Received<'_>,
+        headed: bool,
+    ) -> Result<Decoded, Rejection> {
+        let origin = (headed && self.keyed)
+            .then(|| message.header(ORIGIN))
+            .flatten();
+        let origin = match origin {
+            None => None,
+            Some(text) => {
+                let what = "this tl-origin (expected bucket/offset of another bucket)";
+                let malformed = || Rejection::of_row(0, Reason::Unsupported { what });
+                Some(Origin::parse(text, self.at.bucket, self.buckets).ok_or_else(malformed)?)
+            }
+        };
+        if let Some(origin) = origin
+            && !self.origins.is_new(origin)
+        {
+            return Ok(Decoded::Repeated);
+        }
+        let decoded = match self.decoder.push(wire)? {
+            Pushed::Rows(rows) => Decoded::Rows(rows),
+            Pushed::Marker => Decoded::Marker,
+            // Re-published once: whoever set this origin counted buckets differently.
+            Pushed::Elsewhere(_) if origin.is_some() => {
+                let what = "a re-published record of another bucket's key";
+                return Err(Rejection::of_row(0, Reason::Unsupported { what }));
+            }
+            Pushed::Elsewhere(bucket) => Decoded::Stray(bucket),
+        };
+        if let Some(origin) = origin {
+            self.origins.take(origin);
+        }
+        Ok(decoded)
+    }
+
+    fn aside(&mut self, message: Message, stray: bool) {
+        self.aside_bytes += dead_letters::bytes_of(&message);
+        if stray {
+            self.strays.push(message);
+        } else {
+            self.dead.push(message);
+        }
+    }
+
     fn drain_decoder(&mut self) -> Result<(), CodecError> {
-        for rows in self.decoder.finish()? {
+        let decoded = self.decoder.finish()?;
+        for removed in decoded.deletes {
+            let positions = Positions {
+                offsets: removed.offsets,
+                rows: removed.rows,
+                timestamps_ms: removed.timestamps_ms,
+            };
+            self.memtable.delete(Deletes::new(removed.keys, positions));
+        }
+        for rows in decoded.rows {
             let positions = Positions {
                 offsets: rows.offsets,
                 rows: rows.rows,
@@ -156,9 +281,11 @@ impl BucketState {
         self.in_flight_oldest_ms = self.oldest_ms.take();
         self.first_taken = None;
         self.asked = false;
-        self.dead_bytes = 0;
+        self.aside_bytes = 0;
         Ok(Some(SealedBucket {
             sealed,
+            strays: std::mem::take(&mut self.strays),
+            origins: self.origins.seal(),
             dead_letters: std::mem::take(&mut self.dead),
             bytes,
         }))
@@ -173,7 +300,7 @@ impl BucketState {
 
     /// Memory held for rows that no flush has taken yet.
     pub fn bytes(&self) -> usize {
-        self.memtable.bytes() + self.decoder.bytes() + self.dead_bytes
+        self.memtable.bytes() + self.decoder.bytes() + self.aside_bytes
     }
 
     pub fn age(&self, now: Instant) -> Option<Duration> {

@@ -8,13 +8,13 @@ use serde_json::json;
 use tidelake_core::{Bucket, ErrorKind, TableVersion, Watermark};
 use tidelake_log::{Message, Producer};
 use tidelake_manifest::{Conflict, Snapshot};
-use tidelake_table::{
-    FileSettings, FlushOutcome, FlushRequest, Flushed, Sealed, TableError, flush,
-};
+use tidelake_table::index::IndexHome;
+use tidelake_table::{FileSettings, FlushOutcome, FlushRequest, Flushed, TableError, flush};
 
 use crate::bucket::SealedBucket;
 use crate::dead_letters::send_all;
 use crate::due::Reason;
+use crate::keyed::Keyed;
 use crate::metrics::FlusherMetrics;
 use crate::table::{OpenTable, Opener};
 
@@ -28,6 +28,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 pub struct Job {
     pub table: Arc<OpenTable>,
     pub base: Arc<Snapshot>,
+    /// Of an upsert table.
+    pub keyed: Option<Arc<Keyed>>,
     pub buckets: Vec<SealedBucket>,
     pub reason: Reason,
     pub begun: Instant,
@@ -40,6 +42,8 @@ pub struct Workbench {
     pub producer: Producer,
     pub metrics: FlusherMetrics,
     pub files: FileSettings,
+    /// Where key indexes live.
+    pub index_home: Arc<IndexHome>,
     /// Topic of commit events, where they are wanted.
     pub announce: Option<Arc<str>>,
 }
@@ -121,28 +125,36 @@ impl Job {
             return Err(Failure::Gone);
         }
         for bucket in &mut self.buckets {
-            send_all(&bench.producer, &bucket.dead_letters)
-                .await
-                .map_err(|error| Failure::of(error.kind(), &error))?;
-            bucket.dead_letters.clear();
+            for messages in [&mut bucket.dead_letters, &mut bucket.strays] {
+                send_all(&bench.producer, messages)
+                    .await
+                    .map_err(|error| Failure::of(error.kind(), &error))?;
+                messages.clear();
+            }
         }
-        let sealed: Vec<Sealed> = self
-            .buckets
-            .iter()
-            .map(|bucket| bucket.sealed.clone())
-            .collect();
+        let flushed = match &self.keyed {
+            Some(keyed) => keyed.flush(self, bench).await,
+            None => self.append(bench).await,
+        };
+        flushed.map_err(|error: TableError| match &error {
+            // The local index was dropped: the next try builds it anew.
+            TableError::Index(_) => Failure::Transient(chain(&error)),
+            _ => Failure::of(error.kind(), &error),
+        })
+    }
+
+    async fn append(&self, bench: &Workbench) -> Result<FlushOutcome, TableError> {
+        let sealed = self.buckets.iter().map(|bucket| bucket.sealed.clone());
         let runtime = &bench.opener.runtime;
         let request = FlushRequest {
             topic_id: self.table.entry.topic_id,
-            buckets: sealed,
+            buckets: sealed.collect(),
             files: bench.files,
             reason: self.reason.as_str(),
             file_id: runtime.ids.next_uuid(),
             now_ms: runtime.clock.now_ms(),
         };
-        flush(&self.table.delta, &self.base, request)
-            .await
-            .map_err(|error: TableError| Failure::of(error.kind(), &error))
+        flush(&self.table.delta, &self.base, request).await
     }
 
     async fn committed(self, bench: &Workbench, flushed: Flushed, fenced: Vec<Bucket>) -> Ended {
@@ -156,11 +168,20 @@ impl Job {
             .iter()
             .map(|bucket| (bucket.sealed.bucket, bucket.sealed.to))
             .collect();
+        let report = flushed.report;
+        bench
+            .metrics
+            .superseded
+            .with_label_values(&self.labels())
+            .inc_by(report.superseded);
         tracing::debug!(
             table = %self.table.entry.id,
             version = %flushed.version,
-            rows = flushed.report.rows,
-            bytes = flushed.report.bytes,
+            rows = report.rows,
+            bytes = report.bytes,
+            superseded = report.superseded,
+            files_touched = report.files_touched,
+            took = ?self.begun.elapsed(),
             reason = self.reason.as_str(),
             "committed"
         );
@@ -224,10 +245,12 @@ impl Job {
     }
 
     fn count(&self, counter: &prometheus::IntCounterVec) {
+        counter.with_label_values(&self.labels()).inc();
+    }
+
+    pub(crate) fn labels(&self) -> [&str; 2] {
         let id = &self.table.entry.id;
-        counter
-            .with_label_values(&[id.tenant.as_str(), id.table.as_str()])
-            .inc();
+        [id.tenant.as_str(), id.table.as_str()]
     }
 }
 

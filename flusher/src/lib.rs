@@ -22,8 +22,10 @@ mod budget;
 mod dead_letters;
 pub mod due;
 mod job;
+mod keyed;
 mod metrics;
 mod settings;
+mod strays;
 mod table;
 mod worker;
 
@@ -35,6 +37,7 @@ use tidelake_core::ErrorKind;
 use tidelake_log::{Admin, Producer, ProducerSettings, TopicSpec, topics};
 use tidelake_service::{Running, Runtime, ServiceError, serve, standard_routes};
 use tidelake_storage::{Store, StoreOptions};
+use tidelake_table::index::IndexHome;
 use tokio::net::TcpListener;
 
 pub use settings::Settings;
@@ -44,6 +47,8 @@ use crate::metrics::FlusherMetrics;
 use crate::table::Opener;
 use crate::worker::Worker;
 
+/// Runs of a key index below this size stay in memory: the youngest few of each bucket.
+const INDEX_RUN_BYTES_IN_MEMORY: usize = 256 << 10;
 /// Buckets of the topic of commit events.
 const COMMITS_BUCKETS: u32 = 1;
 
@@ -87,6 +92,23 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
     if let Some(topic) = &announce {
         ensure_topic(&settings, topic).await?;
     }
+    let counted = store.clone();
+    runtime.metrics.sampled_counters(
+        "tidelake_store_requests_total",
+        "Requests to the object store.",
+        "flusher",
+        "operation",
+        move || counted.requests().by_name(),
+    );
+    let index_folder = settings.index_folder();
+    let index_home =
+        IndexHome::open(&index_folder, INDEX_RUN_BYTES_IN_MEMORY).map_err(|error| {
+            failed(
+                &format!("use {} for key indexes", index_folder.display()),
+                error.kind(),
+                error.into(),
+            )
+        })?;
     let metrics = FlusherMetrics::new(&runtime.metrics);
     let bench = Workbench {
         opener: Opener {
@@ -98,6 +120,7 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         producer,
         metrics,
         files: settings.files(),
+        index_home: Arc::new(index_home),
         announce,
     };
     let worker = Worker::start(settings, runtime.clone(), bench)?;

@@ -11,6 +11,10 @@ pub struct FlusherMetrics {
     pub bytes: IntCounterVec,
     pub dead_letters: IntCounterVec,
     pub skipped: IntCounterVec,
+    pub strays: IntCounterVec,
+    pub repeated: IntCounterVec,
+    pub superseded: IntCounterVec,
+    pub index_bytes: IntGaugeVec,
     pub flushes: IntCounterVec,
     pub commits: IntCounterVec,
     pub conflicts: IntCounterVec,
@@ -51,6 +55,26 @@ impl FlusherMetrics {
             skipped: metrics.int_counter_vec(
                 "tidelake_flusher_offsets_skipped_total",
                 "Offsets without a message: transaction markers of direct producers, or a fault.",
+                &BY_TABLE,
+            ),
+            strays: metrics.int_counter_vec(
+                "tidelake_flusher_strays_total",
+                "Records in another bucket than their key's, re-published to the right one.",
+                &BY_TABLE,
+            ),
+            repeated: metrics.int_counter_vec(
+                "tidelake_flusher_repeated_origins_total",
+                "Re-published records that had been taken before and were skipped.",
+                &BY_TABLE,
+            ),
+            superseded: metrics.int_counter_vec(
+                "tidelake_superseded_rows_total",
+                "Older rows taken away by newer records of their keys.",
+                &BY_TABLE,
+            ),
+            index_bytes: metrics.int_gauge_vec(
+                "tidelake_flusher_index_bytes",
+                "Key index held for the buckets of a table, on local disk and in memory.",
                 &BY_TABLE,
             ),
             flushes: metrics.int_counter_vec(
@@ -128,7 +152,12 @@ impl FlusherMetrics {
     /// Forgets a table, so that a dropped one does not look stuck for ever.
     pub fn forget(&self, table: &TableId) {
         let labels = [table.tenant.as_str(), table.table.as_str()];
-        for gauge in [&self.lag_records, &self.table_version, &self.table_files] {
+        for gauge in [
+            &self.lag_records,
+            &self.table_version,
+            &self.table_files,
+            &self.index_bytes,
+        ] {
             let _absent = gauge.remove_label_values(&labels);
         }
         for gauge in [&self.freshness_seconds, &self.lag_seconds] {

@@ -1,5 +1,6 @@
 //! What a flusher can be told.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,9 @@ pub struct Settings {
     pub discovery_ms: u64,
     /// zstd level of data files.
     pub zstd_level: i32,
+    /// Folder for key indexes of upsert tables: a cache, some 8 bytes a live key, thrown away at will.
+    /// Empty: below the system's folder for temporary files.
+    pub index_dir: String,
     /// A crash or shutdown waits for commits this long at most.
     pub drain_ms: u64,
     /// Announce commits on the topic `<prefix>.commits`.
@@ -53,6 +57,7 @@ impl Default for Settings {
             flush_age_ms: 5_000,
             discovery_ms: 1_000,
             zstd_level: FileSettings::default().zstd_level,
+            index_dir: String::new(),
             drain_ms: 20_000,
             announce: true,
         }
@@ -64,6 +69,14 @@ impl Settings {
         FileSettings {
             zstd_level: self.zstd_level,
             ..FileSettings::default()
+        }
+    }
+
+    pub(crate) fn index_folder(&self) -> PathBuf {
+        if self.index_dir.is_empty() {
+            std::env::temp_dir().join("tidelake-index")
+        } else {
+            PathBuf::from(&self.index_dir)
         }
     }
 

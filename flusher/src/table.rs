@@ -13,7 +13,8 @@ use tidelake_storage::Store;
 #[derive(Debug)]
 pub struct OpenTable {
     pub entry: Arc<TableEntry>,
-    pub dead_letters: Arc<str>,
+    /// Where its dead letters go; a dead-letter table has none itself.
+    pub dead_letters: Option<Arc<str>>,
     pub delta: DeltaTable,
 }
 
@@ -66,7 +67,8 @@ impl Opener {
                 table: id.to_string(),
                 source,
             })?;
-        let dead_letters = Arc::from(dead_letter_topic(&self.topic_prefix, &id));
+        let dead_letters = (!entry.is_dead_letters())
+            .then(|| Arc::from(dead_letter_topic(&self.topic_prefix, &id)));
         Ok((
             OpenTable {
                 entry,

@@ -2,23 +2,26 @@
 //! blocking thread for all but small bodies.
 //!
 //! No work for a single record happens here: blocks of whole records go to the decoder, columns
-//! come out. Memory: one block, one decoder of at most [`ROWS_MAX`] rows, one message.
+//! come out. Memory: one block, one decoder of at most [`ROWS_MAX`] rows, one message; for upsert
+//! tables also what [`crate::route`] holds.
 
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Fields};
-use tidelake_catalog::TableEntry;
-use tidelake_codec::Rejection;
+use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_codec::arrow_ipc::{self, StreamLimits};
 use tidelake_codec::json::stream::{ArraySplitter, LineSplitter};
 use tidelake_codec::json::{JsonDecoder, JsonLimits};
+use tidelake_codec::key::{KeyBuilder, KeyText};
+use tidelake_codec::{CodecError, Rejection};
 use tidelake_core::limits::RECORD_BYTES_MAX;
-use tidelake_schema::TableSchema;
+use tidelake_schema::SchemaError;
 
 use crate::body::{Capped, Chunks, Coding, Fault};
-use crate::packer::{COLUMN_BYTES_MAX, PackError, Packed, Packer, ROWS_MAX};
+use crate::packer::{COLUMN_BYTES_MAX, Encoder, PackError, Packed, Packer, ROWS_MAX};
+use crate::route::Router;
 use crate::spool::{Spool, SpoolError};
 
 /// Bytes read before records are cut out of them.
@@ -42,6 +45,15 @@ pub(crate) enum Format {
     Arrow,
 }
 
+/// What is done with the records of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// They are written, except those of which an Arrow stream says otherwise.
+    Write,
+    /// Their keys are deleted, in an upsert table.
+    Delete,
+}
+
 /// A body to decode.
 #[derive(Debug)]
 pub(crate) struct Work {
@@ -50,6 +62,7 @@ pub(crate) struct Work {
     /// Decompressed.
     pub bytes_max: u64,
     pub format: Format,
+    pub operation: Operation,
     pub table: Arc<TableEntry>,
     pub spool: Spool,
 }
@@ -96,28 +109,22 @@ impl From<Rejection> for BodyError {
 /// Decodes the whole body, or refuses it.
 pub(crate) fn run(work: Work) -> Result<Decoded, BodyError> {
     let faults = work.chunks.faults();
-    let mut sink = Sink {
-        packer: Packer::default(),
-        spool: work.spool,
-        rows: 0,
-    };
+    let mut sink = Sink::new(&work.table, work.operation, work.spool)?;
     let outcome = work
         .chunks
         .decompressed(work.coding, work.bytes_max)
         .map_err(|error| BodyError::Worker(error.to_string()))
         .and_then(|mut body| {
             match work.format {
-                Format::Json => json(&mut body, &work.table.schema, &mut sink)?,
-                Format::Ndjson => ndjson(&mut body, &work.table.schema, &mut sink)?,
-                Format::Arrow => {
-                    arrow(&mut body, &work.table.schema, &mut sink).map_err(|error| {
-                        if body.passed() == 0 {
-                            BodyError::Empty
-                        } else {
-                            error
-                        }
-                    })?
-                }
+                Format::Json => json(&mut body, &mut sink)?,
+                Format::Ndjson => ndjson(&mut body, &mut sink)?,
+                Format::Arrow => arrow(&mut body, &mut sink).map_err(|error| {
+                    if body.passed() == 0 {
+                        BodyError::Empty
+                    } else {
+                        error
+                    }
+                })?,
             }
             sink.finish()?;
             Ok(body.passed())
@@ -126,11 +133,9 @@ pub(crate) fn run(work: Work) -> Result<Decoded, BodyError> {
     match (faults.take(), outcome) {
         (Some(fault), _) => Err(BodyError::Fault(fault)),
         (None, Ok(bytes)) => {
-            sink.spool.rewind()?;
-            Ok(Decoded {
-                spool: sink.spool,
-                bytes,
-            })
+            let mut spool = sink.spool;
+            spool.rewind(sink.encoder);
+            Ok(Decoded { spool, bytes })
         }
         (None, Err(error)) => Err(error),
     }
@@ -138,24 +143,70 @@ pub(crate) fn run(work: Work) -> Result<Decoded, BodyError> {
 
 /// Where columns go.
 struct Sink {
-    packer: Packer,
+    table: Arc<TableEntry>,
+    /// Of upsert tables.
+    key: Option<KeyText>,
+    encoder: Encoder,
+    /// Made for the first rows: an Arrow stream says by its schema what it brings.
+    way: Option<Way>,
     spool: Spool,
     /// Rows of the body so far.
     rows: u64,
 }
 
+enum Way {
+    /// To whose turn it is.
+    AnyBucket(Packer),
+    ByKey(Box<Router>),
+}
+
 impl Sink {
-    fn take(&mut self, batch: RecordBatch) -> Result<(), BodyError> {
-        let spool = &mut self.spool;
-        self.packer.push(batch, &mut |message: Packed| {
-            Ok::<_, BodyError>(spool.push(message)?)
+    fn new(table: &Arc<TableEntry>, operation: Operation, spool: Spool) -> Result<Self, BodyError> {
+        let key = match table.mode {
+            TableMode::Append => None,
+            TableMode::Upsert => {
+                KeyText::new(&table.schema).map_err(|error| BodyError::Schema(error.to_string()))?
+            }
+        };
+        Ok(Self {
+            table: Arc::clone(table),
+            key,
+            encoder: match operation {
+                Operation::Write => Encoder::Rows,
+                Operation::Delete => Encoder::Deletes,
+            },
+            way: None,
+            spool,
+            rows: 0,
         })
+    }
+
+    /// One batch of the table's columns, of the key's, or of operations, as the encoder wants them.
+    fn take(&mut self, batch: RecordBatch) -> Result<(), BodyError> {
+        let encoder = &self.encoder;
+        let way = self.way.get_or_insert_with(|| match &self.key {
+            None => Way::AnyBucket(Packer::new(encoder.clone())),
+            Some(key) => {
+                let router = Router::new(key.clone(), self.table.buckets, encoder.clone());
+                Way::ByKey(Box::new(router))
+            }
+        });
+        let spool = &mut self.spool;
+        let mut sink = |message: Packed| Ok(spool.push(message)?);
+        match way {
+            Way::AnyBucket(packer) => packer.push(batch, &mut sink),
+            Way::ByKey(router) => router.push(batch, &mut sink),
+        }
     }
 
     fn finish(&mut self) -> Result<(), BodyError> {
         let spool = &mut self.spool;
-        self.packer
-            .finish(&mut |message: Packed| Ok::<_, BodyError>(spool.push(message)?))
+        let mut sink = |message: Packed| Ok(spool.push(message)?);
+        match &mut self.way {
+            None => Ok(()),
+            Some(Way::AnyBucket(packer)) => packer.finish(&mut sink),
+            Some(Way::ByKey(router)) => router.finish(&mut sink),
+        }
     }
 }
 
@@ -173,8 +224,8 @@ fn fill(body: &mut impl Read, to: &mut [u8]) -> Result<usize, BodyError> {
     Ok(filled)
 }
 
-fn ndjson(body: &mut impl Read, schema: &TableSchema, sink: &mut Sink) -> Result<(), BodyError> {
-    let mut columns = Columns::new(schema)?;
+fn ndjson(body: &mut impl Read, sink: &mut Sink) -> Result<(), BodyError> {
+    let mut columns = Columns::new(sink)?;
     let mut splitter = LineSplitter::new(RECORD_BYTES_MAX);
     let mut block = vec![0; BLOCK_BYTES];
     loop {
@@ -193,8 +244,8 @@ fn ndjson(body: &mut impl Read, schema: &TableSchema, sink: &mut Sink) -> Result
     }
 }
 
-fn json(body: &mut impl Read, schema: &TableSchema, sink: &mut Sink) -> Result<(), BodyError> {
-    let mut columns = Columns::new(schema)?;
+fn json(body: &mut impl Read, sink: &mut Sink) -> Result<(), BodyError> {
+    let mut columns = Columns::new(sink)?;
     let mut splitter = ArraySplitter::new(RECORD_BYTES_MAX);
     let mut block = vec![0; BLOCK_BYTES];
     let mut blank = true;
@@ -213,25 +264,71 @@ fn json(body: &mut impl Read, schema: &TableSchema, sink: &mut Sink) -> Result<(
     columns.flush(sink)
 }
 
-fn arrow<R: Read>(
-    body: &mut Capped<R>,
-    schema: &TableSchema,
-    sink: &mut Sink,
-) -> Result<(), BodyError> {
+fn arrow<R: Read>(body: &mut Capped<R>, sink: &mut Sink) -> Result<(), BodyError> {
     let reader = arrow_ipc::StreamReader::new(&mut *body, ARROW_LIMITS);
     for batch in reader {
-        let first_row = sink.rows as usize;
         // The reader counts from the stream's beginning, as the body does.
-        let batch = arrow_ipc::conform(&batch?, schema, first_row)?;
+        let (batch, first_row) = (batch?, sink.rows as usize);
+        let schema = &sink.table.schema;
+        let batch = match (&sink.key, &sink.encoder) {
+            (None, _) => arrow_ipc::conform(&batch, schema, first_row)?,
+            (Some(key), Encoder::Deletes) => {
+                arrow_ipc::conform_keys(&batch, schema, key, first_row)?
+            }
+            (Some(key), _) if arrow_ipc::has_operations(&batch) => {
+                let (table, key) = (Arc::clone(&sink.table), key.clone());
+                let batch = arrow_ipc::conform_operations(&batch, schema, &key, first_row)?;
+                // One stream has one schema: all its batches have operations, or none.
+                sink.encoder = Encoder::Operations { table, key };
+                batch
+            }
+            (Some(_), _) => arrow_ipc::conform(&batch, schema, first_row)?,
+        };
         sink.rows += batch.num_rows() as u64;
         sink.take(batch)?;
     }
     Ok(())
 }
 
+/// Records become columns: those of the table, or those of its key.
+enum Decoder {
+    Rows(Box<JsonDecoder>),
+    Keys(Box<KeyBuilder>),
+}
+
+impl Decoder {
+    fn push_ndjson(&mut self, lines: &[u8]) -> Result<usize, Rejection> {
+        match self {
+            Self::Rows(rows) => rows.push_ndjson(lines),
+            Self::Keys(keys) => keys.push_ndjson(lines),
+        }
+    }
+
+    fn push_record(&mut self, record: &[u8]) -> Result<(), Rejection> {
+        match self {
+            Self::Rows(rows) => rows.push_record(record),
+            Self::Keys(keys) => keys.push_object(record),
+        }
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Self::Rows(rows) => rows.rows(),
+            Self::Keys(keys) => keys.rows(),
+        }
+    }
+
+    fn finish(&mut self) -> Result<RecordBatch, CodecError> {
+        match self {
+            Self::Rows(rows) => rows.finish(),
+            Self::Keys(keys) => keys.finish(),
+        }
+    }
+}
+
 /// The decoder's rows on their way to the packer.
 struct Columns {
-    decoder: JsonDecoder,
+    decoder: Decoder,
     /// What a row takes at least, null in every field.
     row_bytes_min: usize,
     /// Bytes of the records that the decoder holds.
@@ -239,13 +336,24 @@ struct Columns {
 }
 
 impl Columns {
-    fn new(schema: &TableSchema) -> Result<Self, BodyError> {
-        let decoder = JsonDecoder::new(schema, JsonLimits::default())
-            .map_err(|error| BodyError::Schema(error.to_string()))?;
-        let row_bytes_min = row_bytes_min(tidelake_schema::arrow::to_arrow(schema).fields());
+    fn new(sink: &Sink) -> Result<Self, BodyError> {
+        let schema = &sink.table.schema;
+        let unusable = |error: SchemaError| BodyError::Schema(error.to_string());
+        let (decoder, arrow) = match (&sink.key, &sink.encoder) {
+            (Some(key), Encoder::Deletes) => {
+                let keys = KeyBuilder::new(schema).map_err(unusable)?;
+                let keys = keys.ok_or_else(|| BodyError::Schema("no primary key".into()))?;
+                (Decoder::Keys(Box::new(keys)), Arc::clone(key.schema()))
+            }
+            _ => {
+                let rows = JsonDecoder::new(schema, JsonLimits::default()).map_err(unusable)?;
+                let arrow = tidelake_schema::arrow::to_arrow(schema);
+                (Decoder::Rows(Box::new(rows)), arrow)
+            }
+        };
         Ok(Self {
             decoder,
-            row_bytes_min,
+            row_bytes_min: row_bytes_min(arrow.fields()),
             fed_bytes: 0,
         })
     }

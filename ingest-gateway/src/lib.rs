@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!  body ─ body.rs ─► decode.rs ─► packer.rs ─► spool.rs ══ whole body checked ══► produce.rs ─► [log]
-//!         chunks      columns      messages     memory, then a file                    │
+//!         chunks      columns  │   messages     memory, then a file                    │
+//!                              └─► route.rs: by the bucket of the key (upsert tables)   │
 //!                                                             token ◄── acknowledgements
 //! ```
 //!
@@ -35,7 +36,9 @@ mod problem;
 mod produce;
 mod progress;
 mod records;
+mod replay;
 mod request;
+mod route;
 mod routes;
 mod settings;
 mod spool;
@@ -97,6 +100,11 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         )
     })?;
     let address = listener.local_addr()?;
+    let tables = Arc::clone(&gateway.tables);
+    let give = tokio::spawn(tables::dead_letters::give_all(
+        tables,
+        runtime.shutdown.clone(),
+    ));
     let router = routes::routes(gateway).merge(standard_routes("gateway", &runtime));
     let watch = tokio::spawn(watch_log(
         log,
@@ -107,6 +115,7 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
     let task = tokio::spawn(async move {
         let served = tidelake_service::serve(listener, router, shutdown).await;
         watch.abort();
+        give.abort();
         served.map_err(ServiceError::from)
     });
     tracing::info!(%address, "gateway listens");
@@ -142,6 +151,14 @@ async fn gateway(
     log: Arc<dyn TableLog>,
 ) -> Result<Gateway, ServiceError> {
     let seams = (Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
+    let counted = store.clone();
+    runtime.metrics.sampled_counters(
+        "tidelake_store_requests_total",
+        "Requests to the object store.",
+        "gateway",
+        "operation",
+        move || counted.requests().by_name(),
+    );
     let catalog = Catalog::open(&store, Arc::clone(&seams.0), Arc::clone(&seams.1))
         .await
         .map_err(|error| caused(error.kind(), "the catalog can't be read", error))?;

@@ -4,11 +4,19 @@
 //! all (P5): up to [`ROWS_MAX`] rows whose columns take up to [`COLUMN_BYTES_MAX`]. More rows are
 //! cut at those bounds, except where that would encode to more than [`MESSAGE_VALUE_BYTES_MAX`].
 
+use std::sync::Arc;
+
 use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::concat_batches;
 use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::StreamReader;
 use bytes::Bytes;
+use tidelake_catalog::TableEntry;
+use tidelake_codec::key::KeyText;
 use tidelake_codec::{CodecError, packed};
+use tidelake_core::Bucket;
 use tidelake_core::limits::MESSAGE_BYTES_MAX;
 
 /// Rows of one message.
@@ -24,6 +32,12 @@ pub(crate) const MESSAGE_VALUE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
 pub(crate) struct Packed {
     pub rows: u32,
     pub value: Bytes,
+    /// Where it must go; none where any bucket will do.
+    pub bucket: Option<Bucket>,
+    /// Before encoding.
+    pub column_bytes: usize,
+    /// More rows of the bucket may share its message.
+    pub part: bool,
 }
 
 /// Why rows could not become a message.
@@ -35,17 +49,125 @@ pub(crate) enum PackError {
     Encode(String),
 }
 
+/// How a batch's rows are written.
+#[derive(Debug, Clone)]
+pub(crate) enum Encoder {
+    /// The table's columns.
+    Rows,
+    /// The key's columns; every row deletes.
+    Deletes,
+    /// Columns of [`tidelake_codec::arrow_ipc::operations_schema`].
+    Operations {
+        table: Arc<TableEntry>,
+        key: KeyText,
+    },
+}
+
+impl Encoder {
+    /// A message's value. Of a `part` other rows may follow that share its message in the end, so it
+    /// keeps all columns.
+    fn encode(&self, batch: &RecordBatch, part: bool) -> Result<Bytes, CodecError> {
+        match self {
+            Self::Deletes => {
+                let all = BooleanBuffer::new_set(batch.num_rows());
+                packed::encode_with(batch, Some(&all))
+            }
+            Self::Operations { table, key } if !part => {
+                packed::encode_operations(batch, &table.schema, key)
+            }
+            Self::Rows | Self::Operations { .. } => packed::encode(batch),
+        }
+    }
+
+    /// One message of several, which are parts. Fails where they do not fit after all.
+    pub(crate) fn merge(&self, parts: &[Bytes]) -> Result<Bytes, PackError> {
+        let broken = |error: ArrowError| PackError::Encode(error.to_string());
+        let mut batches = Vec::with_capacity(parts.len());
+        for part in parts {
+            for batch in StreamReader::try_new(part.as_ref(), None).map_err(broken)? {
+                batches.push(batch.map_err(broken)?);
+            }
+        }
+        let Some(first) = batches.first() else {
+            return Err(PackError::Encode("nothing to merge".into()));
+        };
+        let whole = concat_batches(&first.schema(), &batches).map_err(broken)?;
+        let encoded = match self {
+            Self::Operations { table, key } => {
+                packed::encode_operations(&whole, &table.schema, key)
+            }
+            // Deletes have their column already.
+            Self::Rows | Self::Deletes => packed::encode(&whole),
+        };
+        encoded.map_err(|error| PackError::Encode(error.to_string()))
+    }
+}
+
 /// Collects rows, cuts them into messages. Holds less than one message's rows between calls.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Packer {
+    encoder: Encoder,
+    bucket: Option<Bucket>,
     pending: Vec<RecordBatch>,
     pending_rows: usize,
     pending_bytes: usize,
-    /// The body's row that the first pending one is.
-    first_row: u64,
+    /// Memory that the pending batches keep, which may be more than their rows take.
+    held_bytes: usize,
+    numbers: Numbers,
+    /// Rows were handed on before there was a message's worth of them.
+    cut: bool,
+}
+
+/// Which rows of the body the pending ones and those that follow are.
+#[derive(Debug)]
+enum Numbers {
+    /// This one and what follows it.
+    From(u64),
+    Listed(Vec<u64>),
 }
 
 impl Packer {
+    /// For rows that may go to any bucket.
+    pub(crate) fn new(encoder: Encoder) -> Self {
+        Self {
+            encoder,
+            bucket: None,
+            pending: Vec::new(),
+            pending_rows: 0,
+            pending_bytes: 0,
+            held_bytes: 0,
+            numbers: Numbers::From(0),
+            cut: false,
+        }
+    }
+
+    /// For the rows of one bucket.
+    pub(crate) fn of_bucket(encoder: Encoder, bucket: Bucket) -> Self {
+        Self {
+            bucket: Some(bucket),
+            numbers: Numbers::Listed(Vec::new()),
+            ..Self::new(encoder)
+        }
+    }
+
+    /// Memory that the pending rows hold, about.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// [`Self::push`] for one bucket's rows, which are those `numbers` of the body.
+    pub(crate) fn push_numbered<E: From<PackError>>(
+        &mut self,
+        batch: RecordBatch,
+        numbers: impl Iterator<Item = u64>,
+        sink: &mut impl FnMut(Packed) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if let Numbers::Listed(listed) = &mut self.numbers {
+            listed.extend(numbers);
+        }
+        self.push(batch, sink)
+    }
+
     /// Takes more rows of the body; full messages go to `sink`.
     pub(crate) fn push<E: From<PackError>>(
         &mut self,
@@ -95,9 +217,19 @@ impl Packer {
         }
     }
 
+    /// Hands the pending rows on early, to be merged with those of their bucket that follow.
+    pub(crate) fn cut<E: From<PackError>>(
+        &mut self,
+        sink: &mut impl FnMut(Packed) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.cut = true;
+        self.finish(sink)
+    }
+
     fn keep(&mut self, batch: RecordBatch, bytes: usize) {
         self.pending_rows += batch.num_rows();
         self.pending_bytes += bytes;
+        self.held_bytes += batch.get_array_memory_size() + batch.num_rows() * size_of::<u64>();
         self.pending.push(batch);
     }
 
@@ -106,10 +238,17 @@ impl Packer {
         sink: &mut impl FnMut(Packed) -> Result<(), E>,
     ) -> Result<(), E> {
         let pending = std::mem::take(&mut self.pending);
-        let first_row = self.first_row;
-        self.first_row += self.pending_rows as u64;
-        self.pending_rows = 0;
+        let rows = std::mem::take(&mut self.pending_rows);
         self.pending_bytes = 0;
+        self.held_bytes = 0;
+        let numbers = match &mut self.numbers {
+            Numbers::From(first) => {
+                let before = *first;
+                *first += rows as u64;
+                Numbers::From(before)
+            }
+            Numbers::Listed(all) => Numbers::Listed(all.drain(..rows).collect()),
+        };
         let batch = match <[RecordBatch; 1]>::try_from(pending) {
             Ok([batch]) => batch,
             Err(batches) => {
@@ -120,46 +259,57 @@ impl Packer {
                     .map_err(|error| PackError::Encode(error.to_string()))?
             }
         };
-        encode(&batch, first_row, sink)
+        self.encode(&batch, 0, &numbers, sink)
+    }
+
+    /// Encodes the rows as one message if they fit, else as two halves, and so on. `first` counts
+    /// from the beginning of `numbers`.
+    fn encode<E: From<PackError>>(
+        &self,
+        batch: &RecordBatch,
+        first: usize,
+        numbers: &Numbers,
+        sink: &mut impl FnMut(Packed) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let rows = batch.num_rows();
+        let bytes = column_bytes(batch);
+        // LZ4 may well make a small message of them, but not so surely that trying pays.
+        if rows == 1 || bytes <= MESSAGE_VALUE_BYTES_MAX {
+            let encoded_bytes = match self.encoder.encode(batch, self.cut) {
+                Ok(value) if value.len() <= MESSAGE_VALUE_BYTES_MAX => {
+                    return sink(Packed {
+                        rows: rows as u32,
+                        value,
+                        bucket: self.bucket,
+                        column_bytes: bytes,
+                        part: self.cut,
+                    });
+                }
+                Ok(value) => value.len(),
+                Err(CodecError::TooLarge { .. }) => bytes,
+                Err(error) => return Err(PackError::Encode(error.to_string()).into()),
+            };
+            if rows == 1 {
+                return Err(PackError::RowTooLarge {
+                    row: numbers.get(first),
+                    bytes: encoded_bytes,
+                }
+                .into());
+            }
+        }
+        let half = rows / 2;
+        self.encode(&batch.slice(0, half), first, numbers, sink)?;
+        self.encode(&batch.slice(half, rows - half), first + half, numbers, sink)
     }
 }
 
-/// Encodes the rows as one message if they fit, else as two halves, and so on.
-fn encode<E: From<PackError>>(
-    batch: &RecordBatch,
-    first_row: u64,
-    sink: &mut impl FnMut(Packed) -> Result<(), E>,
-) -> Result<(), E> {
-    let rows = batch.num_rows();
-    let bytes = column_bytes(batch);
-    // LZ4 may well make a small message of them, but not so surely that trying pays.
-    if rows == 1 || bytes <= MESSAGE_VALUE_BYTES_MAX {
-        let encoded_bytes = match packed::encode(batch) {
-            Ok(value) if value.len() <= MESSAGE_VALUE_BYTES_MAX => {
-                return sink(Packed {
-                    rows: rows as u32,
-                    value,
-                });
-            }
-            Ok(value) => value.len(),
-            Err(CodecError::TooLarge { .. }) => bytes,
-            Err(error) => return Err(PackError::Encode(error.to_string()).into()),
-        };
-        if rows == 1 {
-            return Err(PackError::RowTooLarge {
-                row: first_row,
-                bytes: encoded_bytes,
-            }
-            .into());
+impl Numbers {
+    fn get(&self, index: usize) -> u64 {
+        match self {
+            Self::From(first) => first + index as u64,
+            Self::Listed(all) => all.get(index).copied().unwrap_or_default(),
         }
     }
-    let half = rows / 2;
-    encode(&batch.slice(0, half), first_row, sink)?;
-    encode(
-        &batch.slice(half, rows - half),
-        first_row + half as u64,
-        sink,
-    )
 }
 
 /// Bytes that a batch's rows take, without what lies outside of its slice.

@@ -199,7 +199,9 @@ fn of_spool(error: &SpoolError) -> Problem {
     tracing::warn!(error = chain(error), "a body could not be spooled");
     let detail = match error {
         SpoolError::DiskBudget(_) => error.to_string(),
-        SpoolError::File { .. } => "a temporary file could not be written".to_owned(),
+        SpoolError::File { .. } | SpoolError::Merge(_) => {
+            "a temporary file could not be used".to_owned()
+        }
     };
     unavailable("OVERLOADED", "no room for a body of this size now", detail)
         .hint("nothing was written: send it again later, or in smaller bodies")

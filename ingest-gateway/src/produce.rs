@@ -37,13 +37,18 @@ pub(crate) enum ProduceError {
 pub(crate) struct Destination {
     pub topic: Arc<str>,
     pub buckets: u32,
-    /// The bucket of the first message; the next ones take turns.
+    /// The bucket of the first message that may go to any; the next ones take turns.
     pub first_bucket: u32,
     pub in_flight_max: usize,
     pub timeout: Duration,
 }
 
-type Awaited = BoxFuture<'static, (Bucket, Result<Offset, LogError>)>;
+/// Bytes that may be on their way whatever their number: small messages of many buckets must not wait
+/// for each other.
+const IN_FLIGHT_BYTES_MIN: usize = 1 << 20;
+
+/// The bucket, the message's bytes, the outcome.
+type Awaited = BoxFuture<'static, (Bucket, usize, Result<Offset, LogError>)>;
 
 /// Writes the spool's messages and answers with the token that covers them.
 pub(crate) async fn write(
@@ -54,9 +59,9 @@ pub(crate) async fn write(
     let mut token = Token::default();
     let mut in_flight = FuturesUnordered::<Awaited>::new();
     let mut bucket = to.first_bucket % to.buckets;
-    let mut sent = 0u64;
+    let (mut sent, mut in_flight_bytes) = (0u64, 0usize);
     loop {
-        let message = if spool.is_on_disk() {
+        let message = if spool.may_block() {
             let read = tokio::task::spawn_blocking(move || (spool.pop(), spool)).await;
             let Ok((message, returned)) = read else {
                 return Err(failed(sent, LogError::Closed));
@@ -72,16 +77,23 @@ pub(crate) async fn write(
             Err(error) => return Err(ProduceError::SpoolCut(error)),
         };
         let Some(message) = message else { break };
-        while in_flight.len() >= to.in_flight_max.max(1) {
-            acknowledge(&mut in_flight, &mut token, to.timeout).await?;
+        let bytes = message.value.len();
+        while in_flight.len() >= to.in_flight_max.max(1)
+            && in_flight_bytes + bytes > IN_FLIGHT_BYTES_MIN
+        {
+            in_flight_bytes -= acknowledge(&mut in_flight, &mut token, to.timeout).await?;
         }
-        let delivered = enqueue(log, packed_message(to, Bucket(bucket), message), to.timeout)
+        let this = message.bucket.unwrap_or_else(|| {
+            let turn = Bucket(bucket);
+            bucket = (bucket + 1) % to.buckets;
+            turn
+        });
+        let delivered = enqueue(log, packed_message(to, this, message), to.timeout)
             .await
             .map_err(|error| failed(sent, error))?;
-        let this = Bucket(bucket);
-        in_flight.push(delivered.map(move |outcome| (this, outcome)).boxed());
+        in_flight.push(delivered.map(move |outcome| (this, bytes, outcome)).boxed());
+        in_flight_bytes += bytes;
         sent += 1;
-        bucket = (bucket + 1) % to.buckets;
     }
     while !in_flight.is_empty() {
         acknowledge(&mut in_flight, &mut token, to.timeout).await?;
@@ -103,7 +115,7 @@ pub(crate) async fn write_flush_markers(
         let delivered = enqueue(log, message, to.timeout)
             .await
             .map_err(ProduceError::Unknown)?;
-        in_flight.push(delivered.map(move |outcome| (bucket, outcome)).boxed());
+        in_flight.push(delivered.map(move |outcome| (bucket, 0, outcome)).boxed());
     }
     while !in_flight.is_empty() {
         acknowledge(&mut in_flight, &mut token, to.timeout).await?;
@@ -113,7 +125,7 @@ pub(crate) async fn write_flush_markers(
 
 fn packed_message(to: &Destination, bucket: Bucket, packed: Packed) -> Message {
     let encoding = (
-        headers::ENCODING,
+        headers::ENCODING.into(),
         Bytes::from_static(headers::ENCODING_ARROW),
     );
     let mut message = Message::new(Arc::clone(&to.topic), bucket, packed.value);
@@ -140,19 +152,19 @@ fn failed(sent: u64, error: LogError) -> ProduceError {
     }
 }
 
-/// Waits for one more acknowledgement.
+/// Waits for one more acknowledgement; the bytes it was for.
 async fn acknowledge(
     in_flight: &mut FuturesUnordered<Awaited>,
     token: &mut Token,
     timeout: Duration,
-) -> Result<(), ProduceError> {
+) -> Result<usize, ProduceError> {
     match tokio::time::timeout(timeout, in_flight.next()).await {
         Err(_) => Err(ProduceError::Silent(timeout)),
-        Ok(None) => Ok(()),
-        Ok(Some((bucket, Ok(offset)))) => {
+        Ok(None) => Ok(0),
+        Ok(Some((bucket, bytes, Ok(offset)))) => {
             token.raise(bucket, Watermark::after(offset));
-            Ok(())
+            Ok(bytes)
         }
-        Ok(Some((_, Err(error)))) => Err(ProduceError::Unknown(error)),
+        Ok(Some((_, _, Err(error)))) => Err(ProduceError::Unknown(error)),
     }
 }

@@ -80,6 +80,7 @@ pub(crate) async fn flush(
     Query(query): Query<FlushQuery>,
 ) -> Result<Json<Flushed>, Answer> {
     let table = gateway.tables.current(&id).await?;
+    table.check_own()?;
     let timeout = query
         .timeout_ms
         .map_or(FLUSH_TIMEOUT_DEFAULT, Duration::from_millis);

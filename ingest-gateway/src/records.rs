@@ -1,4 +1,5 @@
-//! `POST /v1/tables/{t}/records`: a body of records into the log, whole or not at all.
+//! `POST` and `DELETE /v1/tables/{t}/records`: a body of records or keys into the log, whole or not at
+//! all.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,12 +9,13 @@ use axum::body::Body;
 use axum::extract::State;
 use http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
-use tidelake_core::Token;
+use tidelake_catalog::TableMode;
+use tidelake_core::{TableId, Token};
 use tidelake_service::Problem;
 
 use crate::admission::Place;
 use crate::body::{Chunks, Coding, Fault, pump};
-use crate::decode::{self, BodyError, Decoded, Format, Work};
+use crate::decode::{self, BodyError, Decoded, Format, Operation, Work};
 use crate::problem::{self, Answer, refuse};
 use crate::produce::{self, Destination};
 use crate::request::{Query, Table};
@@ -26,11 +28,25 @@ const SMALL_BODY_BYTES_MAX: u64 = 64 * 1024;
 
 /// Places of an Arrow stream among the streams: its batches are held whole.
 const ARROW_PLACES: usize = 4;
+/// What rows that wait for others of their bucket add.
+const ROUTING_PLACES: usize = 1;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WriteQuery {
     op: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoQuery {}
+
+/// What the headers say of a body.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    format: Format,
+    coding: Coding,
+    length: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -46,12 +62,37 @@ pub(crate) async fn write(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Accepted>, Answer> {
+    accept(gateway, id, query.op.as_deref(), headers, body).await
+}
+
+/// `DELETE /v1/tables/{t}/records`: the same as `POST` with `op=delete`.
+pub(crate) async fn delete(
+    State(gateway): State<Gateway>,
+    Table(id): Table,
+    Query(NoQuery {}): Query<NoQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Accepted>, Answer> {
+    accept(gateway, id, Some("delete"), headers, body).await
+}
+
+async fn accept(
+    gateway: Gateway,
+    id: TableId,
+    op: Option<&str>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Accepted>, Answer> {
     let _in_flight = gateway.metrics.enter();
-    let format = format(&headers)?;
-    let coding = coding(&headers)?;
+    let shape = Shape {
+        format: format(&headers)?,
+        coding: coding(&headers)?,
+        length: content_length(&headers),
+    };
     let table = gateway.tables.current(&id).await?;
-    check_op(query.op.as_deref())?;
-    let (decoded, _place) = decode_body(&gateway, &table, &headers, body, format, coding).await?;
+    table.check_own()?;
+    let operation = operation(op, &table)?;
+    let (decoded, _place) = decode_body(&gateway, &table, operation, shape, body).await?;
     // A long body may have outlived its table; its rows must not land in one created anew.
     let now = gateway.tables.current(&id).await?;
     if now.entry.topic_id != table.entry.topic_id {
@@ -75,13 +116,16 @@ pub(crate) async fn write(
 async fn decode_body(
     gateway: &Gateway,
     table: &LiveTable,
-    headers: &HeaderMap,
+    operation: Operation,
+    shape: Shape,
     body: Body,
-    format: Format,
-    coding: Coding,
 ) -> Result<(Decoded, Place), Answer> {
     let bytes_max = gateway.ingest.body_bytes_max;
-    let length = content_length(headers);
+    let Shape {
+        format,
+        coding,
+        length,
+    } = shape;
     match length {
         Some(0) => return Err(BodyError::Empty.into()),
         Some(length) if length > bytes_max && coding == Coding::Identity => {
@@ -94,6 +138,7 @@ async fn decode_body(
         coding,
         bytes_max,
         format,
+        operation,
         table: Arc::clone(&table.entry),
         spool: Spool::new(Arc::clone(&gateway.spool)),
     };
@@ -103,10 +148,13 @@ async fn decode_body(
         let chunks = Chunks::whole(whole(body, gateway).await?);
         decode::run(work(chunks)).map(|decoded| (decoded, place))
     } else {
-        let places = if format == Format::Arrow {
-            ARROW_PLACES
-        } else {
-            1
+        let places = match format {
+            Format::Arrow => ARROW_PLACES,
+            Format::Json | Format::Ndjson => 1,
+        };
+        let places = match table.entry.mode {
+            TableMode::Append => places,
+            TableMode::Upsert => places + ROUTING_PLACES,
         };
         let place = gateway.admission.stream(places).await?;
         let chunks = pump(body, gateway.ingest.body_idle_timeout());
@@ -216,15 +264,22 @@ fn coding(headers: &HeaderMap) -> Result<Coding, Answer> {
     }
 }
 
-/// What may be done to an append table.
-fn check_op(op: Option<&str>) -> Result<(), Answer> {
-    match op {
-        None | Some("upsert") => Ok(()),
-        Some("delete") => refuse(
+/// What the request does, where the table takes it.
+fn operation(op: Option<&str>, table: &LiveTable) -> Result<Operation, Answer> {
+    match (op, table.entry.mode) {
+        (None | Some("upsert"), _) => Ok(Operation::Write),
+        (Some("delete"), TableMode::Upsert) => Ok(Operation::Delete),
+        (Some("delete"), TableMode::Append) => refuse(
             Problem::new(422, "NO_PRIMARY_KEY", "the table takes no deletes")
-                .detail("an append table has no primary key to delete by"),
+                .detail(format!(
+                    "table {} is an append table: it has no primary key to delete by",
+                    table.entry.id.table
+                ))
+                .hint(
+                    "make a table with \"mode\":\"upsert\" and a primary key for rows that change",
+                ),
         ),
-        Some(other) => refuse(
+        (Some(other), _) => refuse(
             Problem::new(400, "INVALID_QUERY", "a query parameter is wrong").detail(format!(
                 "op is {:?}; it is upsert or delete",
                 excerpt(other)

@@ -6,7 +6,7 @@ use axum::middleware;
 use axum::routing::{get, post};
 use tidelake_core::limits::CONTROL_BODY_BYTES_MAX;
 
-use crate::{Gateway, problem, progress, records, request, tables};
+use crate::{Gateway, problem, progress, records, replay, request, tables};
 
 pub(crate) fn routes(gateway: Gateway) -> Router {
     Router::new()
@@ -16,7 +16,14 @@ pub(crate) fn routes(gateway: Gateway) -> Router {
             get(tables::describe).delete(tables::drop_table),
         )
         .layer(DefaultBodyLimit::max(CONTROL_BODY_BYTES_MAX))
-        .route("/v1/tables/{table}/records", post(records::write))
+        .route(
+            "/v1/tables/{table}/records",
+            post(records::write).delete(records::delete),
+        )
+        .route(
+            "/v1/tables/{table}/dead-letters/replay",
+            post(replay::replay),
+        )
         .route("/v1/tables/{table}/status", get(progress::status))
         .route("/v1/tables/{table}/flush", post(progress::flush))
         .method_not_allowed_fallback(problem::method_not_allowed)

@@ -42,7 +42,8 @@ pub struct IngestSettings {
     /// Small bodies (64 KiB at most) handled at a time.
     pub small_bodies_max: usize,
     /// Larger, compressed or unmeasured bodies handled at a time; each costs a thread. An Arrow
-    /// stream counts as four: its batches, 128 MiB at most, are held whole.
+    /// stream counts as four: its batches, 128 MiB at most, are held whole. For an upsert table each
+    /// counts as one more: rows wait for others of their bucket.
     pub streams_max: usize,
     /// Requests that may wait for one of these places; more are refused with OVERLOADED.
     pub waiting_max: usize,

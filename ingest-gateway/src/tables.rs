@@ -4,11 +4,12 @@
 //! try can take over, and never a table in the catalog that can't be written to:
 //!
 //! ```text
-//!  create: topic, dead-letter topic ─► Delta log, version 0 ─► catalog: create_table
-//!  drop:   catalog: drop_table ─► topics ─► folder ─► catalog: purged
+//!  create: topic ─► Delta log, version 0 ─► the same for dead letters ─► catalog: create_table
+//!  drop:   catalog: drop_table ─► topics ─► folders ─► catalog: purged
 //! ```
 
 mod create;
+pub(crate) mod dead_letters;
 mod live;
 mod purge;
 
@@ -22,7 +23,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http::StatusCode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tidelake_catalog::TableMode;
 use tidelake_core::{Bucket, TableName, TenantId, TopicId, Watermark};
 use tidelake_manifest::Snapshot;
@@ -33,7 +34,7 @@ pub(crate) use live::{LiveTable, Tables};
 
 use crate::Gateway;
 use crate::problem::Answer;
-use crate::request::{Table, Tenant};
+use crate::request::{Query, Table, Tenant};
 
 /// Tables of a list that are looked at at a time.
 const LOOKS_IN_FLIGHT_MAX: usize = 8;
@@ -44,6 +45,8 @@ pub(crate) struct Description {
     name: TableName,
     tenant: TenantId,
     mode: TableMode,
+    /// The key's columns in key order; empty for append tables.
+    primary_key: Vec<String>,
     buckets: u32,
     topic: String,
     topic_id: TopicId,
@@ -100,12 +103,21 @@ pub(crate) async fn create(
         .into_response())
 }
 
-/// `GET /v1/tables`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    /// Dead-letter tables too.
+    #[serde(default)]
+    all: bool,
+}
+
+/// `GET /v1/tables[?all=true]`
 pub(crate) async fn list(
     State(gateway): State<Gateway>,
     Tenant(tenant): Tenant,
+    Query(query): Query<ListQuery>,
 ) -> Result<Json<List>, Answer> {
-    let tables = gateway.tables.of_tenant(&tenant).await?;
+    let tables = gateway.tables.of_tenant(&tenant, query.all).await?;
     let tables: Vec<_> = futures::stream::iter(tables)
         .map(|table| {
             let gateway = gateway.clone();
@@ -131,6 +143,9 @@ pub(crate) async fn drop_table(
     State(gateway): State<Gateway>,
     Table(id): Table,
 ) -> Result<Json<DroppedTable>, Answer> {
+    if id.dead_letters_of().is_some() {
+        gateway.tables.current(&id).await?.check_own()?;
+    }
     let tables = Arc::clone(&gateway.tables);
     let name = id.table.clone();
     tokio::spawn(async move { tables.drop_table(&id).await })
@@ -171,10 +186,12 @@ fn description(
             .map(|(bucket, end)| (end.0 - mark(bucket).0).max(0))
             .sum()
     };
+    let key = snapshot.schema().identifier_fields();
     Description {
         name: entry.id.table.clone(),
         tenant: entry.id.tenant.clone(),
         mode: entry.mode,
+        primary_key: key.iter().map(|field| field.name.clone()).collect(),
         buckets: entry.buckets,
         topic: entry.topic.clone(),
         topic_id: entry.topic_id,

@@ -1,9 +1,11 @@
 //! The gateway over HTTP, with a log in memory.
 
 mod broker;
+mod dead_letters;
 mod memory_log;
 mod records;
 mod tables;
+mod upserts;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};

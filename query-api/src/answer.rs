@@ -287,7 +287,7 @@ fn positions_token(seen: &Seen) -> serde_json::Value {
 }
 
 /// One table: its version. Several: `a=3,b=7`.
-fn seen_headers(seen: &[Seen], headers: &mut HeaderMap) {
+pub(crate) fn seen_headers(seen: &[Seen], headers: &mut HeaderMap) {
     let version = match seen {
         [] => return,
         [only] => only.version.to_string(),

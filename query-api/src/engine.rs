@@ -7,13 +7,17 @@
 //!
 //! Owns the order of these steps and what DataFusion is given: one runtime (memory, spill, our store
 //! and no other) for the process, one session for each query that knows the tables it reads and
-//! nothing else. Invariant: a query reads each table at one version and one tail position, however
+//! nothing else; keys are looked up beside all this ([`crate::lookup`]). Invariant: a query reads each table at one version and one tail position, however
 //! often it names it.
 
-mod resolve;
+mod commands;
+mod doctor;
+pub(crate) mod resolve;
 mod session;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod version_tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,17 +33,22 @@ use tidelake_core::clock::SharedClock;
 use tidelake_core::ids::SharedIds;
 use tidelake_core::{Bucket, TableId, TableVersion, TenantId, Watermark};
 use tidelake_storage::Store;
+use tidelake_table::index::IndexHome;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::error::QueryError;
 use crate::formats::output_schema;
 use crate::metrics::QueryMetrics;
-use crate::pins::Pins;
+use crate::pins::{Pinned, Pins};
 use crate::provider::readers::Readers;
 use crate::queries::{Queries, QueryId, QueryInfo, Running};
 use crate::request::Request;
 use crate::settings::QuerySettings;
 use crate::sql;
 use crate::tail::{TailSource, Tails};
+
+/// Parts of a key index up to this size stay in memory, larger ones become files.
+const INDEX_RUN_MEMORY_BYTES: usize = 1 << 20;
 
 /// Answers queries over the tables of a store and its log. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -50,10 +59,12 @@ pub struct Engine {
 #[derive(Debug)]
 struct Inner {
     settings: QuerySettings,
-    pins: Pins,
+    pins: Arc<Pins>,
     tails: Tails,
     readers: Readers,
     queries: Queries,
+    /// Turns of lookups, which are too short to be listed as queries.
+    lookups: Semaphore,
     ids: SharedIds,
     metrics: QueryMetrics,
     session: session::Template,
@@ -78,6 +89,23 @@ pub struct Seen {
     pub version: TableVersion,
     /// Of each bucket, the offset up to which (exclusive) its rows were seen.
     pub positions: BTreeMap<Bucket, Watermark>,
+}
+
+impl Seen {
+    pub(crate) fn of(pinned: &Pinned, positions: BTreeMap<Bucket, Watermark>) -> Self {
+        Self {
+            table: pinned.entry.id.clone(),
+            version: pinned.snapshot.version(),
+            positions,
+        }
+    }
+
+    /// A version without what lies behind it.
+    pub(crate) fn committed(pinned: &Pinned) -> Self {
+        let buckets = (0..pinned.entry.buckets).map(Bucket);
+        let positions = buckets.map(|bucket| (bucket, pinned.watermark(bucket)));
+        Self::of(pinned, positions.collect())
+    }
 }
 
 /// An answer that begins: rows are computed as they are taken.
@@ -118,9 +146,20 @@ impl Engine {
             settings.metadata_cache_bytes_max,
             metrics.clone(),
         );
+        let home = Arc::new(index_home(&settings));
+        let pins = Pins::new(store, catalog, Arc::clone(&clock), Arc::clone(&ids));
+        let pins = Arc::new(pins);
+        let tails = Tails::new(
+            tail,
+            Arc::clone(&pins),
+            settings.clone(),
+            home,
+            metrics.clone(),
+        );
         let inner = Inner {
-            pins: Pins::new(store, catalog, Arc::clone(&clock), Arc::clone(&ids)),
-            tails: Tails::new(tail, settings.clone(), metrics.clone()),
+            pins,
+            tails,
+            lookups: Semaphore::new(settings.lookups_max.max(1)),
             readers,
             queries: Queries::new(settings.clone(), metrics.clone(), clock),
             ids,
@@ -135,6 +174,29 @@ impl Engine {
 
     pub fn settings(&self) -> &QuerySettings {
         &self.inner.settings
+    }
+
+    pub(crate) fn pins(&self) -> &Arc<Pins> {
+        &self.inner.pins
+    }
+
+    pub(crate) fn tails(&self) -> &Tails {
+        &self.inner.tails
+    }
+
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.inner.readers
+    }
+
+    /// Waits until a lookup may run.
+    pub(crate) async fn lookup_turn(&self) -> Result<SemaphorePermit<'_>, QueryError> {
+        let turn = self.inner.lookups.acquire().await;
+        turn.map_err(|_| QueryError::Closed)
+    }
+
+    /// A session that knows no table.
+    pub(crate) fn plain_session(&self, tenant: &TenantId) -> SessionState {
+        self.inner.session.state(tenant, session::Tables::new())
     }
 
     pub(crate) fn metrics(&self) -> &QueryMetrics {
@@ -200,6 +262,9 @@ impl Engine {
         request: &Request,
         running: &Running,
     ) -> Result<(SendableRecordBatchStream, Vec<Seen>), QueryError> {
+        if let Some(command) = sql::command(&request.sql, &request.params)? {
+            return self.command(tenant, request, command, running).await;
+        }
         let parsed = sql::parse(&request.sql, &request.params)?;
         let resolved = self.resolve(tenant, request, &parsed, running).await?;
         let mut statement = parsed.statement;
@@ -222,7 +287,18 @@ impl Engine {
     }
 }
 
-async fn start(
+/// A folder that can't be used costs memory, not answers.
+fn index_home(settings: &QuerySettings) -> IndexHome {
+    let folder = settings.index_folder.clone();
+    let folder = folder.unwrap_or_else(|| std::env::temp_dir().join("tidelake-query-index"));
+    IndexHome::open(&folder, INDEX_RUN_MEMORY_BYTES).unwrap_or_else(|error| {
+        let folder = folder.display();
+        tracing::warn!(%folder, %error, "key indexes are kept in memory");
+        IndexHome::memory()
+    })
+}
+
+pub(crate) async fn start(
     state: &SessionState,
     plan: &LogicalPlan,
 ) -> Result<SendableRecordBatchStream, QueryError> {

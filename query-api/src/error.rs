@@ -6,10 +6,12 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use parquet::errors::ParquetError;
 use tidelake_catalog::CatalogError;
-use tidelake_core::{Bucket, ErrorKind, TableId};
+use tidelake_codec::Rejection;
+use tidelake_core::{Bucket, ErrorKind, SnapshotName, TableId, TableVersion};
 use tidelake_log::LogError;
-use tidelake_manifest::ManifestError;
+use tidelake_manifest::{ManifestError, NAMED_SNAPSHOTS_MAX};
 use tidelake_schema::SchemaError;
+use tidelake_table::TableError;
 
 /// A query's failure. Its code is the stable word that clients see.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -46,6 +48,18 @@ pub enum QueryError {
         asked: String,
         reason: String,
     },
+    #[error("table {table} has no snapshot {name}")]
+    SnapshotNotFound { table: TableId, name: SnapshotName },
+    #[error("table {table} has a snapshot {name} already: it keeps version {version}")]
+    SnapshotExists {
+        table: TableId,
+        name: SnapshotName,
+        version: TableVersion,
+    },
+    #[error("table {0} has {NAMED_SNAPSHOTS_MAX} snapshots, which is the most")]
+    SnapshotsFull(TableId),
+    #[error("{0}")]
+    ReadOnly(String),
     #[error("{0}")]
     Token(String),
     #[error(
@@ -75,6 +89,22 @@ pub enum QueryError {
         bytes_max: usize,
         left: i64,
     },
+    #[error(
+        "table {table} bucket {bucket} is not read up to offset {wanted} yet, reached is {reached} ({} \
+         behind)", wanted - reached
+    )]
+    TailBehind {
+        table: TableId,
+        bucket: Bucket,
+        wanted: i64,
+        reached: i64,
+    },
+    #[error("a key does not fit: {0}")]
+    Key(Rejection),
+    #[error("table {table} has no row with key {key}")]
+    RowNotFound { table: String, key: String },
+    #[error("table {0} has no primary key")]
+    NoKey(TableId),
     #[error("the answer takes more than {bytes_max} bytes as application/json")]
     ResultTooLarge { bytes_max: usize },
     #[error("the query needs more memory than there is: {0}")]
@@ -97,6 +127,8 @@ pub enum QueryError {
     Catalog(#[source] Arc<CatalogError>),
     #[error("the log could not be read")]
     Log(#[from] LogError),
+    #[error("the table's rows could not be found")]
+    Table(#[source] Arc<TableError>),
     #[error("the table's schema could not be used")]
     Schema(#[source] Arc<SchemaError>),
     #[error("the store could not be read: {0}")]
@@ -122,24 +154,34 @@ impl QueryError {
             | Self::Unsupported(_)
             | Self::Invalid(_)
             | Self::Failed(_)
+            | Self::Key(_)
+            | Self::NoKey(_)
+            | Self::ReadOnly(_)
             | Self::Token(_) => ErrorKind::Invalid,
             Self::TableNotFound { .. }
             | Self::VersionNotFound { .. }
+            | Self::RowNotFound { .. }
+            | Self::SnapshotNotFound { .. }
             | Self::QueryNotFound(_)
             | Self::FileGone(_) => ErrorKind::NotFound,
             Self::TokenNotCovered { .. }
             | Self::TailTooLarge { .. }
+            | Self::TailBehind { .. }
             | Self::Memory(_)
             | Self::Timeout(_)
             | Self::Overloaded { .. }
             | Self::Store(_) => ErrorKind::Unavailable,
             Self::ResultTooLarge { .. } => ErrorKind::TooLarge,
-            Self::Cancelled | Self::DuplicateId(_) => ErrorKind::Conflict,
+            Self::Cancelled
+            | Self::DuplicateId(_)
+            | Self::SnapshotExists { .. }
+            | Self::SnapshotsFull(_) => ErrorKind::Conflict,
             Self::LogGap { .. } | Self::Corrupt(_) => ErrorKind::Corrupt,
             Self::Manifest(error) => error.kind(),
             Self::Catalog(error) => error.kind(),
             Self::Log(error) => error.kind(),
             Self::Schema(error) => error.kind(),
+            Self::Table(error) => error.kind(),
             Self::Engine(_) => ErrorKind::Bug,
             Self::Closed => ErrorKind::Closed,
         }
@@ -175,6 +217,12 @@ impl From<ManifestError> for QueryError {
 impl From<CatalogError> for QueryError {
     fn from(error: CatalogError) -> Self {
         Self::Catalog(Arc::new(error))
+    }
+}
+
+impl From<TableError> for QueryError {
+    fn from(error: TableError) -> Self {
+        Self::Table(Arc::new(error))
     }
 }
 

@@ -7,6 +7,7 @@ mod binary;
 mod csv;
 pub(crate) mod json;
 mod names;
+pub(crate) mod objects;
 #[cfg(test)]
 mod tests;
 

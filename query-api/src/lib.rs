@@ -7,10 +7,12 @@
 //!                                 │ tail      rows behind its watermarks
 //!                                 ▼ provider  prune, scan
 //!                              DataFusion
+//!
+//!  HTTP ─► routes ─► lookup ─► tail ─► index ─► a page, or memory ─► bytes
 //! ```
 //!
-//! Owns the reading side of append tables. Does not own what a row is (codec), what a version holds
-//! (manifest) or how the log is reached (log). Nothing here writes.
+//! Owns the reading side of tables. Does not own what a row is (codec), what a version holds
+//! (manifest) or how the log is reached (log). Nothing here writes but the names of snapshots.
 //!
 //! Invariants:
 //! - a query reads each table at one version and, for `latest`, one position of each bucket; snapshot
@@ -28,9 +30,11 @@
 //! ```
 
 mod answer;
+mod doctor;
 mod engine;
 mod error;
 mod formats;
+mod lookup;
 mod metrics;
 mod pins;
 mod problem;
@@ -39,6 +43,7 @@ mod queries;
 mod request;
 mod routes;
 mod settings;
+mod snapshots;
 mod sql;
 mod tail;
 #[cfg(test)]
@@ -61,7 +66,7 @@ pub use request::{Consistency, Request, Tokens};
 pub use routes::router;
 pub use settings::{QuerySettings, Settings};
 pub use sql::AsOf;
-pub use tail::{KafkaTail, Messages, RawMessage, TailSource};
+pub use tail::{Fed, Feed, KafkaTail, Messages, RawMessage, TailSource};
 
 /// How often the log is asked whether it is there.
 const LOG_CHECK: Duration = Duration::from_secs(10);
@@ -93,6 +98,14 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
     let catalog = catalog.await.map_err(|error| {
         ServiceError::caused_by(error.kind(), "could not read the catalog", error)
     })?;
+    let counted = store.clone();
+    runtime.metrics.sampled_counters(
+        "tidelake_store_requests_total",
+        "Requests to the object store.",
+        "query",
+        "operation",
+        move || counted.requests().by_name(),
+    );
     store_health.ready();
     let admin = Admin::new(&settings.kafka)
         .map_err(|error| ServiceError::caused_by(error.kind(), "could not reach the log", error))?;

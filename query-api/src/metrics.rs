@@ -7,6 +7,10 @@ const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 
+const LOOKUP_SECONDS: &[f64] = &[
+    0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 10.0,
+];
+
 /// Handles to the collectors; clones are the same collectors.
 #[derive(Debug, Clone)]
 pub struct QueryMetrics {
@@ -17,6 +21,10 @@ pub struct QueryMetrics {
     pub waiting: IntGauge,
     pub rows: IntCounter,
     pub bytes: IntCounter,
+    /// Label `outcome`, as of queries.
+    pub lookups: IntCounterVec,
+    pub lookup_seconds: Histogram,
+    pub lookup_rows: IntCounter,
     pub files_scanned: IntCounter,
     pub files_pruned: IntCounter,
     pub tail_rows: IntCounter,
@@ -45,6 +53,20 @@ impl QueryMetrics {
             waiting: metrics.int_gauge("tidelake_query_waiting", "Queries that wait for a turn."),
             rows: metrics.int_counter("tidelake_query_rows_total", "Rows answered."),
             bytes: metrics.int_counter("tidelake_query_answer_bytes_total", "Bytes answered."),
+            lookups: metrics.int_counter_vec(
+                "tidelake_query_lookups_total",
+                "Lookups and key ranges by how they ended.",
+                &["outcome"],
+            ),
+            lookup_seconds: metrics.histogram(
+                "tidelake_query_lookup_duration_seconds",
+                "From a lookup's request to its rows.",
+                LOOKUP_SECONDS,
+            ),
+            lookup_rows: metrics.int_counter(
+                "tidelake_query_lookup_rows_total",
+                "Rows that lookups asked for, or ranges found.",
+            ),
             files_scanned: metrics.int_counter(
                 "tidelake_query_files_scanned_total",
                 "Data files that plans read.",

@@ -5,19 +5,21 @@
 //! table that was dropped and created again has another topic id and starts empty.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidelake_catalog::{Catalog, TableEntry, TableMode};
 use tidelake_core::clock::SharedClock;
 use tidelake_core::ids::SharedIds;
-use tidelake_core::{Bucket, ErrorKind, TableId, TableVersion, TopicId, Watermark};
-use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
+use tidelake_core::{Bucket, ErrorKind, SnapshotName, TableId, TableVersion, TopicId, Watermark};
+use tidelake_manifest::{DeltaTable, ManifestError, NamedSnapshot, Snapshot};
 use tidelake_storage::Store;
 use tokio::time::Instant;
 
 use crate::error::QueryError;
+use crate::lookup::TableKeys;
 use crate::provider::facts::FileFacts;
 use crate::provider::shape::Shape;
 use crate::sql::AsOf;
@@ -32,9 +34,23 @@ pub(crate) struct Pinned {
     pub snapshot: Arc<Snapshot>,
     pub shape: Arc<Shape>,
     pub files: Arc<Vec<Arc<FileFacts>>>,
+    /// Upsert tables only.
+    pub keys: Option<Arc<TableKeys>>,
+    by_path: OnceLock<HashMap<String, usize>>,
 }
 
 impl Pinned {
+    /// A live file by its path, relative to the table.
+    pub(crate) fn file(&self, path: &str) -> Option<&Arc<FileFacts>> {
+        let by_path = self.by_path.get_or_init(|| {
+            let files = self.files.iter().enumerate();
+            files
+                .map(|(place, file)| (file.name().to_owned(), place))
+                .collect()
+        });
+        self.files.get(*by_path.get(path)?)
+    }
+
     /// What the version covers of a bucket.
     pub(crate) fn watermark(&self, bucket: Bucket) -> Watermark {
         self.snapshot
@@ -51,6 +67,11 @@ pub(crate) struct Pins {
     clock: SharedClock,
     ids: SharedIds,
     held: Mutex<HashMap<TableId, Arc<Held>>>,
+    made: Instant,
+    /// When the catalog was read last, milliseconds after `made`.
+    looked: AtomicU64,
+    /// It is being read for nobody in particular.
+    looking: AtomicBool,
 }
 
 /// One incarnation of a table.
@@ -71,6 +92,9 @@ impl Pins {
             clock,
             ids,
             held: Mutex::default(),
+            made: Instant::now(),
+            looked: AtomicU64::new(0),
+            looking: AtomicBool::new(false),
         }
     }
 
@@ -81,17 +105,45 @@ impl Pins {
     /// The table's entry, as of now.
     pub(crate) async fn entry(&self, id: &TableId) -> Result<Option<Arc<TableEntry>>, QueryError> {
         let entry = self.catalog.find_fresh(id).await?;
-        match &entry {
-            None => {
-                self.held.lock().remove(id);
-            }
-            Some(entry) if entry.mode == TableMode::Upsert => {
-                let reason = format!("table {id} is an upsert table, which can't be queried yet");
-                return Err(QueryError::Unsupported(reason));
-            }
-            Some(_) => {}
+        self.looked.store(self.now_ms(), Ordering::Relaxed);
+        if entry.is_none() {
+            self.held.lock().remove(id);
         }
         Ok(entry)
+    }
+
+    /// The table's entry, as of at most `age_max` ago. Once half of that is over, the catalog is read
+    /// anew while nobody waits for it.
+    pub(crate) async fn entry_within(
+        self: &Arc<Self>,
+        id: &TableId,
+        age_max: Duration,
+    ) -> Result<Option<Arc<TableEntry>>, QueryError> {
+        let age_max = u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX);
+        let age = self
+            .now_ms()
+            .saturating_sub(self.looked.load(Ordering::Relaxed));
+        let known = self.catalog.get(id).filter(|_| age <= age_max);
+        let Some(entry) = known else {
+            return self.entry(id).await;
+        };
+        if age > age_max / 2 && !self.looking.swap(true, Ordering::Relaxed) {
+            let pins = Arc::clone(self);
+            tokio::spawn(async move {
+                if let Err(error) = pins.catalog.refresh().await {
+                    tracing::debug!(%error, "the catalog can't be read");
+                } else {
+                    pins.looked.store(pins.now_ms(), Ordering::Relaxed);
+                }
+                pins.looking.store(false, Ordering::Relaxed);
+            });
+        }
+        Ok(Some(entry))
+    }
+
+    /// Since this was made; what the wall clock does is of no matter.
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// The newest version, at most `age_max` old.
@@ -100,13 +152,22 @@ impl Pins {
         entry: &Arc<TableEntry>,
         age_max: Duration,
     ) -> Result<Arc<Pinned>, QueryError> {
+        Ok(self.newest_read(entry, age_max).await?.0)
+    }
+
+    /// As [`Self::newest`], and when the store was asked for it.
+    pub(crate) async fn newest_read(
+        &self,
+        entry: &Arc<TableEntry>,
+        age_max: Duration,
+    ) -> Result<(Arc<Pinned>, Instant), QueryError> {
         let asked = Instant::now();
         let held = self.held(entry);
         let mut newest = held.newest.lock().await;
         if let Some((pinned, read)) = newest.as_ref()
             && (*read + age_max >= asked)
         {
-            return Ok(Arc::clone(pinned));
+            return Ok((Arc::clone(pinned), *read));
         }
         let read = Instant::now();
         let (snapshot, before) = match newest.as_ref() {
@@ -121,11 +182,11 @@ impl Pins {
             before => Arc::new(held.prepare(entry, snapshot, before.as_deref())?),
         };
         *newest = Some((Arc::clone(&pinned), read));
-        Ok(pinned)
+        Ok((pinned, read))
     }
 
     /// The newest version that is known without asking the store.
-    pub(crate) async fn known(&self, entry: &Arc<TableEntry>) -> Option<Arc<Pinned>> {
+    async fn known(&self, entry: &Arc<TableEntry>) -> Option<Arc<Pinned>> {
         let held = self.held(entry);
         let newest = held.newest.lock().await;
         newest.as_ref().map(|(pinned, _)| Arc::clone(pinned))
@@ -144,6 +205,7 @@ impl Pins {
                     AsOf::Latest => "latest".to_owned(),
                     AsOf::Version(version) => version.to_string(),
                     AsOf::Timestamp(ms) => format!("at {}", moment(*ms)),
+                    AsOf::Snapshot(name) => format!("named {name}"),
                 };
                 let (table, reason) = (entry.id.clone(), error.to_string());
                 QueryError::VersionNotFound {
@@ -158,6 +220,7 @@ impl Pins {
             AsOf::Latest => return self.newest(entry, Duration::ZERO).await,
             AsOf::Version(version) => *version,
             AsOf::Timestamp(ms) => held.table.version_at(*ms).await.map_err(not_found)?,
+            AsOf::Snapshot(name) => self.named(entry, name).await?.version,
         };
         if let Some(pinned) = held.kept(version).await {
             return Ok(pinned);
@@ -170,6 +233,30 @@ impl Pins {
             past.pop_front();
         }
         Ok(pinned)
+    }
+
+    /// The version that a snapshot's name stands for.
+    pub(crate) async fn named(
+        &self,
+        entry: &Arc<TableEntry>,
+        name: &SnapshotName,
+    ) -> Result<NamedSnapshot, QueryError> {
+        let table_id = self.metadata_id(entry).await?;
+        let table = self.table(entry);
+        let named = table.named_snapshot(&table_id, name).await?;
+        named.ok_or_else(|| QueryError::SnapshotNotFound {
+            table: entry.id.clone(),
+            name: name.clone(),
+        })
+    }
+
+    /// The table's id in its metadata. It never changes, so any version tells.
+    pub(crate) async fn metadata_id(&self, entry: &Arc<TableEntry>) -> Result<String, QueryError> {
+        let known = match self.known(entry).await {
+            Some(known) => known,
+            None => self.newest(entry, Duration::ZERO).await?,
+        };
+        Ok(known.snapshot.metadata().id.clone())
     }
 
     /// The table's Delta log, for what is not about one version.
@@ -236,11 +323,20 @@ impl Held {
             }
         });
         let files = Arc::new(files.collect());
+        let keys = match same_shape {
+            Some(before) => before.keys.clone(),
+            None if entry.mode == TableMode::Upsert => {
+                TableKeys::of(&shape.table, entry.buckets)?.map(Arc::new)
+            }
+            None => None,
+        };
         Ok(Pinned {
             entry: Arc::clone(entry),
             snapshot,
             shape,
             files,
+            keys,
+            by_path: OnceLock::new(),
         })
     }
 }

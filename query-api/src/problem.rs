@@ -41,7 +41,7 @@ impl From<&QueryError> for Problem {
             QueryError::NotAllowed(_) => {
                 invalid("SQL_NOT_ALLOWED", "this SQL is not allowed", detail).hint(
                     "allowed are SELECT, WITH, VALUES, EXPLAIN, DESCRIBE, SHOW TABLES and SHOW \
-                     COLUMNS over the tenant's tables",
+                     COLUMNS over the tenant's tables, CREATE SNAPSHOT and DROP SNAPSHOT",
                 )
             }
             QueryError::Unsupported(_) => {
@@ -62,6 +62,32 @@ impl From<&QueryError> for Problem {
             QueryError::VersionNotFound { .. } => {
                 Self::new(404, "VERSION_NOT_FOUND", "there is no such version").detail(detail)
             }
+            QueryError::SnapshotNotFound { table, .. } => {
+                let title = "there is no such snapshot";
+                let hint = format!(
+                    "SELECT * FROM table_snapshots('{}') lists them; a version's number stands \
+                     without quotes",
+                    table.table
+                );
+                Self::new(404, "SNAPSHOT_NOT_FOUND", title)
+                    .detail(detail)
+                    .hint(hint)
+            }
+            QueryError::SnapshotExists { .. } => {
+                Self::new(409, "SNAPSHOT_EXISTS", "there is such a snapshot already")
+                    .detail(detail)
+                    .hint("drop it first, or take another name")
+            }
+            QueryError::SnapshotsFull(_) => Self::new(
+                409,
+                "TOO_MANY_SNAPSHOTS",
+                "the table has too many snapshots",
+            )
+            .detail(detail)
+            .hint("drop those that are not needed any more"),
+            QueryError::ReadOnly(_) => Self::new(405, "READ_ONLY", "a GET request only reads")
+                .detail(detail)
+                .hint("send the statement by POST"),
             QueryError::Token(_) => {
                 invalid("INVALID_TOKEN", "the token can't be used", detail).field("token")
             }
@@ -85,6 +111,32 @@ impl From<&QueryError> for Problem {
                     .detail(detail)
                     .hint("ask with \"consistency\":\"committed\", or once the flusher caught up")
                     .retry_after_s(5)
+            }
+            QueryError::TailBehind { .. } => Self::new(
+                503,
+                "TAIL_BEHIND",
+                "the newest rows are not read yet",
+            )
+            .detail(detail)
+            .hint("ask again, with a longer timeout_ms, or with \"consistency\":\"committed\"")
+            .retry_after_s(1),
+            QueryError::Key(rejection) => {
+                let problem =
+                    Self::new(422, "INVALID_KEY", "a key does not fit the table's schema")
+                        .detail(detail)
+                        .row(rejection.row as u64);
+                match &rejection.field {
+                    Some(field) => problem.field(field.as_str()),
+                    None => problem,
+                }
+            }
+            QueryError::RowNotFound { .. } => {
+                Self::new(404, "ROW_NOT_FOUND", "there is no such row").detail(detail)
+            }
+            QueryError::NoKey(_) => {
+                Self::new(409, "NO_PRIMARY_KEY", "the table has no primary key")
+                    .detail(detail)
+                    .hint("rows of append tables are found by SQL")
             }
             QueryError::ResultTooLarge { .. } => Self::new(
                 413,

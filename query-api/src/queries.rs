@@ -86,6 +86,8 @@ pub(crate) struct Running {
     pub begun: Instant,
     pub deadline: Instant,
     pub timeout_ms: u64,
+    /// What the query waits for, if it does: tells more than that time is over.
+    pub behind: Arc<Mutex<Option<QueryError>>>,
     inner: Arc<Inner>,
     turn: Option<OwnedSemaphorePermit>,
     outcome: &'static str,
@@ -154,6 +156,7 @@ impl Queries {
             begun,
             deadline: begun + timeout,
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            behind: Arc::default(),
             inner: Arc::clone(inner),
             turn: None,
             outcome: "disconnected",
@@ -223,7 +226,10 @@ impl Running {
             biased;
             () = self.cancel.cancelled() => Err(QueryError::Cancelled),
             done = tokio::time::timeout_at(self.deadline, work) => {
-                done.unwrap_or(Err(QueryError::Timeout(self.timeout_ms)))
+                done.unwrap_or_else(|_| {
+                    let behind = self.behind.lock().take();
+                    Err(behind.unwrap_or(QueryError::Timeout(self.timeout_ms)))
+                })
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use tidelake_core::{TableName, TableVersion, Token};
+use tidelake_core::{SnapshotName, TableName, TableVersion, Token};
 
 use crate::error::QueryError;
 use crate::settings::QuerySettings;
@@ -42,6 +42,8 @@ pub struct Request {
     /// Rows beyond are cut off.
     pub max_rows: Option<usize>,
     pub timeout: Duration,
+    /// Statements that change something are refused.
+    pub read_only: bool,
 }
 
 impl Request {
@@ -55,6 +57,7 @@ impl Request {
             tokens: Tokens::None,
             max_rows: None,
             timeout: Duration::from_millis(settings.timeout_ms_default),
+            read_only: false,
         }
     }
 
@@ -68,8 +71,8 @@ impl Request {
         Self::from_fields(fields, settings)
     }
 
-    /// Reads a query string. Numbers may stand bare; `params` and a `token` of several tables are
-    /// JSON.
+    /// Reads a query string, which only reads. Numbers may stand bare; `params` and a `token` of
+    /// several tables are JSON.
     pub fn from_pairs(
         pairs: Vec<(String, String)>,
         settings: &QuerySettings,
@@ -88,7 +91,11 @@ impl Request {
                 return Err(QueryError::Body(format!("{key} is given twice")));
             }
         }
-        Self::from_fields(fields, settings)
+        let request = Self::from_fields(fields, settings)?;
+        Ok(Self {
+            read_only: true,
+            ..request
+        })
     }
 
     fn from_fields(
@@ -109,10 +116,7 @@ impl Request {
                     has_sql = true;
                 }
                 "params" => request.params = params(value)?,
-                "as_of_version" => {
-                    let version = number("as_of_version", &value)?;
-                    as_of.push(AsOf::Version(TableVersion(version)));
-                }
+                "as_of_version" => as_of.push(version("as_of_version", &value)?),
                 "as_of_timestamp" => {
                     let at = parse_timestamp(&text("as_of_timestamp", value)?)
                         .map_err(|reason| QueryError::request("as_of_timestamp", reason))?;
@@ -146,7 +150,7 @@ impl Request {
     }
 }
 
-fn text(field: &'static str, value: Value) -> Result<String, QueryError> {
+pub(crate) fn text(field: &'static str, value: Value) -> Result<String, QueryError> {
     match value {
         Value::String(text) => Ok(text),
         _ => Err(QueryError::request(
@@ -156,10 +160,21 @@ fn text(field: &'static str, value: Value) -> Result<String, QueryError> {
     }
 }
 
-fn number(field: &'static str, value: &Value) -> Result<u64, QueryError> {
+pub(crate) fn number(field: &'static str, value: &Value) -> Result<u64, QueryError> {
     value
         .as_u64()
         .ok_or_else(|| QueryError::request(field, format!("{field} must be a whole number from 0")))
+}
+
+/// A version's number, or a snapshot's name.
+pub(crate) fn version(field: &'static str, value: &Value) -> Result<AsOf, QueryError> {
+    if let Some(name) = value.as_str() {
+        let name = SnapshotName::new(name)
+            .map_err(|error| QueryError::request(field, error.to_string()))?;
+        return Ok(AsOf::Snapshot(name));
+    }
+    let number = number(field, value)?;
+    Ok(AsOf::Version(TableVersion(number)))
 }
 
 fn params(value: Value) -> Result<Vec<Value>, QueryError> {
@@ -178,7 +193,7 @@ fn params(value: Value) -> Result<Vec<Value>, QueryError> {
     }
 }
 
-fn consistency(value: &Value) -> Result<Consistency, QueryError> {
+pub(crate) fn consistency(value: &Value) -> Result<Consistency, QueryError> {
     match value.as_str() {
         Some("latest") => Ok(Consistency::Latest),
         Some("committed") => Ok(Consistency::Committed),
@@ -212,7 +227,7 @@ fn tokens(value: Value) -> Result<Tokens, QueryError> {
     }
 }
 
-fn timeout(value: &Value, settings: &QuerySettings) -> Result<Duration, QueryError> {
+pub(crate) fn timeout(value: &Value, settings: &QuerySettings) -> Result<Duration, QueryError> {
     let millis = number("timeout_ms", value)?;
     if !(1..=settings.timeout_ms_max).contains(&millis) {
         let reason = format!("timeout_ms must be from 1 to {}", settings.timeout_ms_max);
@@ -246,6 +261,10 @@ mod tests {
         assert_eq!(request.timeout, Duration::from_millis(5));
         let past = read(json!({"sql": "x", "as_of_timestamp": "2026-11-21T00:00:01Z"})).unwrap();
         assert_eq!(past.as_of, AsOf::Timestamp(1_795_219_201_000));
+        let past = read(json!({"sql": "x", "as_of_version": "before"})).unwrap();
+        let before = SnapshotName::new("before").unwrap();
+        assert_eq!(past.as_of, AsOf::Snapshot(before));
+        assert!(!past.read_only);
     }
 
     #[test]
@@ -256,6 +275,7 @@ mod tests {
             (json!({"sql": "x", "params": {}}), "params"),
             (json!({"sql": "x", "params": [[1]]}), "params"),
             (json!({"sql": "x", "as_of_version": -1}), "as_of_version"),
+            (json!({"sql": "x", "as_of_version": "7"}), "as_of_version"),
             (
                 json!({"sql": "x", "as_of_version": 1, "as_of_timestamp": "2026-01-01"}),
                 "as_of_timestamp",
@@ -294,6 +314,7 @@ mod tests {
         };
         let request = pairs(&[("sql", "SELECT $1"), ("params", "[1]"), ("max_rows", "5")]).unwrap();
         assert_eq!((request.params.len(), request.max_rows), (1, Some(5)));
+        assert!(request.read_only);
         assert_eq!(pairs(&[("sql", "123")]).unwrap().sql, "123");
         assert!(pairs(&[("sql", "a"), ("sql", "b")]).is_err());
         assert!(pairs(&[("sql", "a"), ("max_rows", "many")]).is_err());

@@ -13,11 +13,14 @@ use tidelake_core::limits::CONTROL_BODY_BYTES_MAX;
 use tidelake_service::{Problem, Runtime, standard_routes};
 
 use crate::answer::{self, QUERY_ID};
+use crate::doctor;
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::formats::Format;
+use crate::lookup::http;
 use crate::queries::QueryId;
 use crate::request::Request;
+use crate::snapshots;
 
 const TENANT: &str = "x-tidelake-tenant";
 
@@ -25,6 +28,18 @@ const TENANT: &str = "x-tidelake-tenant";
 pub fn router(engine: Engine, runtime: &Runtime) -> Router {
     Router::new()
         .route("/v1/sql", post(post_sql).get(get_sql))
+        .route(
+            "/v1/tables/{table}/snapshots",
+            get(snapshots::list).post(snapshots::create),
+        )
+        .route(
+            "/v1/tables/{table}/snapshots/{name}",
+            delete(snapshots::remove),
+        )
+        .route("/v1/tables/{table}/rows/{key}", get(http::row))
+        .route("/v1/tables/{table}/rows", get(http::range))
+        .route("/v1/tables/{table}/check", post(doctor::check))
+        .route("/v1/tables/{table}/lookup", post(http::rows))
         .route("/v1/queries", get(list_queries))
         .route("/v1/queries/{id}", delete(cancel_query))
         .layer(DefaultBodyLimit::max(CONTROL_BODY_BYTES_MAX))
@@ -143,7 +158,7 @@ fn query_id(engine: &Engine, headers: &HeaderMap) -> Result<QueryId, QueryError>
     }
 }
 
-fn tenant(headers: &HeaderMap) -> Result<TenantId, QueryError> {
+pub(crate) fn tenant(headers: &HeaderMap) -> Result<TenantId, QueryError> {
     match text_of(headers, TENANT)? {
         None => Ok(TenantId::default()),
         Some(name) => {
@@ -162,7 +177,7 @@ fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Qu
     }
 }
 
-fn unread(rejection: &BytesRejection) -> Response<Body> {
+pub(crate) fn unread(rejection: &BytesRejection) -> Response<Body> {
     let problem = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         Problem::new(413, "BODY_TOO_LARGE", "the request is too large")
             .detail(format!("a query may have {CONTROL_BODY_BYTES_MAX} bytes"))

@@ -47,6 +47,8 @@ pub struct QuerySettings {
     pub running_max: usize,
     /// Queries of one tenant that run or wait at a time; more are refused at once.
     pub running_per_tenant_max: usize,
+    /// Lookups and key ranges that run at a time; more wait.
+    pub lookups_max: usize,
     /// How long a query may wait for its turn.
     pub queue_ms_max: u64,
     /// Memory of all operators of all queries (sorts, joins, aggregates).
@@ -63,13 +65,24 @@ pub struct QuerySettings {
     pub tail_bytes_max: usize,
     /// Decoded unflushed rows kept between queries, all tables together.
     pub tail_cache_bytes_max: usize,
-    /// How long one read of the log may take.
+    /// How long a query waits for the log's newest rows to be read and decoded.
     pub tail_read_ms_max: u64,
-    /// Tables whose log readers (one consumer each) stay open between queries.
+    /// Tables that are followed at a time (one consumer each) beyond those that queries are waiting
+    /// for.
     pub tail_readers_max: usize,
-    /// A `latest` query may take a snapshot this old: the tail makes up for it. `committed` queries
-    /// always look.
+    /// A table that nobody queried for so long is no longer followed: it costs nothing then, and its
+    /// next query reads the tail, and an upsert table's keys, anew.
+    pub tail_idle_ms: u64,
+    /// A `latest` query may take a snapshot that was read so long ago, if no commit was announced
+    /// since: the tail makes up for our own commits, so this is how late those of other writers may
+    /// show. `committed` queries always look.
     pub snapshot_age_ms_max: u64,
+    /// A lookup may take a catalog that was read so long ago: how late it sees that a table was
+    /// dropped. SQL always looks.
+    pub catalog_age_ms_max: u64,
+    /// Folder for the key indexes of upsert tables, thrown away at the end; the system's temporary
+    /// folder when absent.
+    pub index_folder: Option<PathBuf>,
 }
 
 impl Default for QuerySettings {
@@ -83,6 +96,7 @@ impl Default for QuerySettings {
             timeout_ms_max: 600_000,
             running_max: 16,
             running_per_tenant_max: 8,
+            lookups_max: 64,
             queue_ms_max: 5_000,
             memory_bytes_max: 1024 * MIB as u64,
             spill_bytes_max: 4096 * MIB as u64,
@@ -93,7 +107,10 @@ impl Default for QuerySettings {
             tail_cache_bytes_max: 256 * MIB,
             tail_read_ms_max: 10_000,
             tail_readers_max: 32,
-            snapshot_age_ms_max: 100,
+            tail_idle_ms: 30_000,
+            snapshot_age_ms_max: 10_000,
+            catalog_age_ms_max: 1_000,
+            index_folder: None,
         }
     }
 }

@@ -1,12 +1,14 @@
 //! From SQL text to a statement that may be planned, and the relations it reads.
 //!
-//! Owns what SQL is allowed ([`allow`]), table versions and our table functions ([`relations`]) and
-//! the case of column names ([`columns`]). Knows nothing of snapshots: the engine resolves the
+//! Owns what SQL is allowed ([`allow`]), table versions and our table functions ([`relations`]), the
+//! case of column names ([`columns`]), and the few statements that change something ([`command`]). Knows nothing of snapshots: the engine resolves the
 //! [`Relation`]s that come out of here.
 
 mod allow;
 mod columns;
+mod command;
 mod dialect;
+mod named;
 mod relations;
 #[cfg(test)]
 mod tests;
@@ -16,12 +18,13 @@ use std::collections::BTreeMap;
 
 use datafusion::common::TableReference;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
-use tidelake_core::TableVersion;
 use tidelake_core::clock::UnixMillis;
+use tidelake_core::{SnapshotName, TableVersion};
 
 use crate::error::QueryError;
 
 pub(crate) use columns::{FoldedNames, fold_columns};
+pub(crate) use command::{Command, command};
 pub(crate) use time::parse_timestamp;
 
 /// Depth of nested expressions and queries.
@@ -37,10 +40,21 @@ pub enum AsOf {
     Version(TableVersion),
     /// The newest one at that time.
     Timestamp(UnixMillis),
+    /// The one of that name.
+    Snapshot(SnapshotName),
+}
+
+/// One value of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum KeyPart {
+    /// Text: a string, or whatever the column's type reads from text.
+    Text(String),
+    /// A number or boolean, as JSON.
+    Value(serde_json::Value),
 }
 
 /// What a relation shows of its table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum View {
     Rows,
     /// `table_history('t')`
@@ -49,10 +63,22 @@ pub(crate) enum View {
     Files,
     /// `DESCRIBE t`
     Columns,
+    /// `table_snapshots('t')`
+    Snapshots,
+    /// `table_changes('t', from, to)`
+    Changes {
+        from: AsOf,
+        /// Absent: as the request says.
+        to: Option<AsOf>,
+    },
+    /// `key_history('t', key…)`
+    KeyHistory {
+        key: Vec<KeyPart>,
+    },
 }
 
 /// Something in the tenant's schema that a statement reads.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Relation {
     pub view: View,
     /// As written, lower-cased unless quoted.
@@ -73,7 +99,8 @@ pub(crate) struct Query {
 
 /// Parses one statement and checks that it only reads the tenant's tables.
 pub(crate) fn parse(sql: &str, params: &[serde_json::Value]) -> Result<Query, QueryError> {
-    let mut statements = DFParserBuilder::new(sql)
+    let sql = named::hide_names(sql)?;
+    let mut statements = DFParserBuilder::new(sql.as_ref())
         .with_dialect(&dialect::TidelakeDialect)
         .with_recursion_limit(RECURSION_MAX)
         .build()?

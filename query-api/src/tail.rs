@@ -1,24 +1,35 @@
 //! The tail: rows that are durable in the log and not yet in the table's files.
 //!
-//! Owns the seam to the log ([`TailSource`]), the decoding of messages into columns and the cache of
-//! decoded rows. Does not own positions: the engine says from which watermark to which end.
-//!
 //! ```text
 //!            snapshot's watermark          end of the log at query start
 //!  offsets ───────┬──────────────────────────────┬─────────►
-//!   in Parquet    │  tail: chunk, chunk, chunk …  │  later queries
+//!   in Parquet    │  tail: piece, piece, piece …  │  later queries
 //! ```
+//! A table that is queried has a follower: it reads the buckets' tails as they grow, decodes them once
+//! for all queries, and goes when nobody has asked for a while. A query asks the log for its ends,
+//! waits until the follower has come that far, and takes the [`View`] that stands then: a snapshot,
+//! everything behind its watermarks, and for upsert tables the state of each bucket after it.
+//!
+//! Owns the seam to the log ([`TailSource`]), decoding, followers and views. Does not own what a
+//! newer record does to older rows: that is `tidelake_table::apply`.
 //!
 //! Invariants:
-//! - what is served for a bucket is contiguous from the watermark to the end asked for: a chunk that
-//!   does not join on is not used;
-//! - chunks are cut at message borders only, so a message is seen whole or not at all;
-//! - rows of one topic incarnation and one schema are never mixed with another's.
+//! - a view is contiguous from its snapshot's watermarks to the positions that it names; it never
+//!   changes, a later one takes its place;
+//! - pieces are cut at message borders only, so a message is seen whole or not at all;
+//! - rows of one topic incarnation and one schema are never mixed with another's;
+//! - a table that nobody queries has no follower: no consumer, no polling, no request.
 
-mod cache;
+mod commits;
+mod decode;
+mod ends;
+mod follower;
 mod kafka;
+mod keyed;
+mod pieces;
 #[cfg(test)]
 pub(crate) mod tests;
+mod view;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -26,20 +37,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use datafusion::arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
 use tidelake_catalog::TableEntry;
-use tidelake_core::{Bucket, Offset, TableId, Watermark};
+use tidelake_codec::message::Letter;
+use tidelake_core::{Bucket, Offset, TableId, TableVersion};
 use tidelake_log::LogError;
-use tidelake_schema::TableSchema;
+use tidelake_table::index::IndexHome;
+use tokio_util::sync::CancellationToken;
 
-use crate::error::QueryError;
 use crate::metrics::QueryMetrics;
-use crate::provider::shape::Shape;
+use crate::pins::Pins;
 use crate::settings::QuerySettings;
 
-use cache::TableTail;
 pub use kafka::KafkaTail;
+pub(crate) use pieces::{BucketTail, Piece};
+pub(crate) use view::{Followed, Following, View};
 
 /// One message, borrowed from what was read.
 #[derive(Debug, Clone, Copy)]
@@ -47,14 +59,44 @@ pub struct RawMessage<'a> {
     pub bucket: Bucket,
     pub offset: i64,
     pub timestamp_ms: i64,
+    pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
     pub encoding: Option<&'a [u8]>,
     pub op: Option<&'a [u8]>,
+    pub origin: Option<&'a [u8]>,
+    /// What a dead letter's headers say.
+    pub letter: Option<&'a Letter<'a>>,
 }
 
-/// Messages that were read together; of one bucket, in the order of their offsets.
+/// Messages that were read together; those of one bucket in the order of their offsets.
 pub trait Messages: Send {
     fn visit(&self, visit: &mut dyn FnMut(RawMessage<'_>));
+}
+
+/// What came of the buckets that are followed.
+pub struct Fed {
+    pub messages: Box<dyn Messages>,
+    /// Buckets read up to their end: the next offset of each.
+    pub ends: Vec<(Bucket, Offset)>,
+}
+
+impl Debug for Fed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fed")
+            .field("ends", &self.ends)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Buckets of one topic, followed.
+#[async_trait]
+pub trait Feed: Send {
+    /// Waits for what comes next. May be dropped while it waits: nothing is lost.
+    ///
+    /// # Errors
+    /// [`LogError::OffsetOutOfRange`] where the log does not reach back to where a bucket begins.
+    /// The feed has ended then, as after every error.
+    async fn next(&mut self) -> Result<Fed, LogError>;
 }
 
 /// Where the tail comes from: the log, or memory in tests.
@@ -66,187 +108,182 @@ pub trait TailSource: Debug + Send + Sync {
     /// The first offset that the log still has.
     async fn start(&self, topic: &str, bucket: Bucket) -> Result<Offset, LogError>;
 
-    /// All messages of the ranges (end exclusive), perhaps some beyond.
-    ///
-    /// # Errors
-    /// [`LogError::OffsetOutOfRange`] where the log does not reach back to the start of a range.
-    async fn read(
-        &self,
-        topic: &str,
-        ranges: Vec<(Bucket, Offset, Offset)>,
-        deadline: Duration,
-    ) -> Result<Vec<Box<dyn Messages>>, LogError>;
+    /// Follows buckets, each from an offset on.
+    fn follow(&self, topic: &str, from: &[(Bucket, Offset)]) -> Result<Box<dyn Feed>, LogError>;
 
-    /// The topic will not be read for a while.
-    fn close(&self, topic: &str);
+    /// Follows the commit events from now on.
+    fn commits(&self) -> Result<Box<dyn Feed>, LogError>;
 }
 
-/// Unflushed rows of one table, as one query sees them.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct TailRows {
-    pub batches: Vec<RecordBatch>,
-    pub rows: usize,
-    pub bytes: usize,
-}
-
-/// Offsets that a query takes from the tail of one bucket: `from..to`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TailRange {
-    pub bucket: Bucket,
-    pub from: Offset,
-    pub to: Offset,
-}
-
-/// The ranges between the snapshot's watermarks and the log's ends.
-pub(crate) fn ranges(
-    watermark: impl Fn(Bucket) -> Watermark,
-    ends: &[(Bucket, Offset)],
-) -> Vec<TailRange> {
-    let all = ends.iter().map(|&(bucket, to)| {
-        let from = Offset(watermark(bucket).0);
-        TailRange { bucket, from, to }
-    });
-    all.filter(|range| range.from < range.to).collect()
-}
-
-/// Reads tails and keeps what was decoded, within bounds.
+/// Followers by table. The last handle's drop ends them all.
 #[derive(Debug)]
 pub(crate) struct Tails {
-    pub source: Arc<dyn TailSource>,
+    shared: Arc<Shared>,
+}
+
+/// What followers and queries share.
+#[derive(Debug)]
+struct Shared {
+    source: Arc<dyn TailSource>,
+    pins: Arc<Pins>,
     settings: QuerySettings,
     metrics: QueryMetrics,
+    home: Arc<IndexHome>,
     tables: Mutex<Tables>,
+    closed: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct Tables {
-    by_id: HashMap<TableId, Kept>,
-    tick: u64,
-}
-
-#[derive(Debug)]
-struct Kept {
-    tail: Arc<tokio::sync::Mutex<TableTail>>,
-    topic: String,
-    used: u64,
-    /// As of the last query.
-    bytes: usize,
+    by_id: HashMap<TableId, Arc<Followed>>,
+    /// Ends the one that follows the commit events; there while any table is followed.
+    commits: Option<CancellationToken>,
 }
 
 impl Tails {
+    /// Where key indexes live.
+    pub(crate) fn index_home(&self) -> &Arc<IndexHome> {
+        &self.shared.home
+    }
+
+    /// The log itself.
+    pub(crate) fn source(&self) -> &Arc<dyn TailSource> {
+        &self.shared.source
+    }
+
     pub(crate) fn new(
         source: Arc<dyn TailSource>,
+        pins: Arc<Pins>,
         settings: QuerySettings,
+        home: Arc<IndexHome>,
         metrics: QueryMetrics,
     ) -> Self {
-        Self {
+        let shared = Shared {
             source,
+            pins,
             settings,
             metrics,
+            home,
             tables: Mutex::default(),
+            closed: CancellationToken::new(),
+        };
+        Self {
+            shared: Arc::new(shared),
         }
     }
 
-    /// The rows of `ranges`. `newest` is the watermark of the newest snapshot known: rows before it
-    /// are dropped from the cache.
-    ///
-    /// # Errors
-    /// [`QueryError::LogGap`] where the log no longer reaches back to a watermark,
-    /// [`QueryError::TailTooLarge`].
-    pub(crate) async fn rows(
-        &self,
-        entry: &TableEntry,
-        schema: &Arc<TableSchema>,
-        shape: &Shape,
-        ranges: &[TailRange],
-        newest: impl Fn(Bucket) -> Watermark,
-    ) -> Result<TailRows, QueryError> {
-        let Some(tail) = self.tail(entry, ranges.is_empty()) else {
-            return Ok(TailRows::default());
-        };
-        let mut tail = tail.lock().await;
-        tail.belongs_to(entry.topic_id, schema);
-        tail.forget_before(newest);
-        let reader = cache::Reader {
-            source: self.source.as_ref(),
-            entry,
-            schema,
-            shape,
-            bytes_max: self.settings.tail_bytes_max,
-            deadline: Duration::from_millis(self.settings.tail_read_ms_max),
-            metrics: &self.metrics,
-        };
-        let rows = tail.rows(ranges, &reader).await;
-        if rows.is_err() {
-            // What was read so far may be why there is no room.
-            tail.clear();
-        }
-        let bytes = tail.bytes();
-        drop(tail);
-        self.settle(&entry.id, bytes);
-        let rows = match rows {
-            Err(QueryError::Log(LogError::OffsetOutOfRange { bucket, offset, .. })) => {
-                let start = self.source.start(&entry.topic, bucket).await;
-                return Err(QueryError::LogGap {
-                    table: entry.id.clone(),
-                    bucket,
-                    start: start.map_or(-1, |start| start.0),
-                    watermark: offset,
-                });
+    /// The table's follower, which is begun where there is none. It stays at least as long as what is
+    /// given back is held.
+    pub(crate) fn follow(&self, entry: &Arc<TableEntry>) -> Following {
+        let shared = &self.shared;
+        let mut tables = shared.tables.lock();
+        let held = tables.by_id.get(&entry.id);
+        let held = held.filter(|held| held.is_of(entry) && !held.has_ended());
+        let followed = match held {
+            Some(held) => Arc::clone(held),
+            None => {
+                let followed = Arc::new(Followed::new(Arc::clone(entry)));
+                let before = tables.by_id.insert(entry.id.clone(), Arc::clone(&followed));
+                if let Some(before) = before {
+                    before.stop();
+                }
+                tokio::spawn(follower::run(Arc::clone(shared), Arc::clone(&followed)));
+                if tables.commits.is_none() {
+                    let until = shared.closed.child_token();
+                    tokio::spawn(commits::run(Arc::clone(shared), until.clone()));
+                    tables.commits = Some(until);
+                }
+                followed
             }
-            rows => rows?,
         };
-        self.metrics.tail_rows.inc_by(rows.rows as u64);
-        self.metrics.tail_bytes.inc_by(rows.bytes as u64);
-        Ok(rows)
+        followed.begin_use();
+        drop(tables);
+        Following::new(followed, Arc::clone(shared))
     }
 
-    /// What is kept of a table. Where nothing is asked for, nothing is begun.
-    fn tail(
-        &self,
-        entry: &TableEntry,
-        only_kept: bool,
-    ) -> Option<Arc<tokio::sync::Mutex<TableTail>>> {
-        let mut tables = self.tables.lock();
-        if only_kept && !tables.by_id.contains_key(&entry.id) {
-            return None;
-        }
-        tables.tick += 1;
-        let tick = tables.tick;
-        let kept = tables
-            .by_id
-            .entry(entry.id.clone())
-            .or_insert_with(|| Kept {
-                tail: Arc::default(),
-                topic: entry.topic.clone(),
-                used: tick,
-                bytes: 0,
-            });
-        kept.used = tick;
-        Some(Arc::clone(&kept.tail))
+    /// The table's follower, if it has one.
+    pub(crate) fn followed(&self, entry: &Arc<TableEntry>) -> Option<Arc<Followed>> {
+        let tables = self.shared.tables.lock();
+        let held = tables.by_id.get(&entry.id);
+        held.filter(|held| held.is_of(entry) && !held.has_ended())
+            .cloned()
+    }
+}
+
+impl Drop for Tails {
+    fn drop(&mut self) {
+        self.shared.closed.cancel();
+    }
+}
+
+impl Shared {
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.settings.tail_idle_ms)
     }
 
-    /// Notes a table's size, then drops the tables used longest ago until the bounds hold.
-    fn settle(&self, id: &TableId, bytes: usize) {
-        let mut tables = self.tables.lock();
-        if let Some(kept) = tables.by_id.get_mut(id) {
-            kept.bytes = bytes;
+    /// A commit event named this version.
+    fn announced(&self, id: &TableId, version: TableVersion) {
+        let tables = self.tables.lock();
+        if let Some(followed) = tables.by_id.get(id) {
+            followed.announced(version);
         }
+    }
+
+    /// Takes a follower out that has ended.
+    fn remove(&self, followed: &Arc<Followed>) {
+        let mut tables = self.tables.lock();
+        let id = &followed.entry().id;
+        let is_it = |held: &Arc<Followed>| Arc::ptr_eq(held, followed);
+        if tables.by_id.get(id).is_some_and(is_it) {
+            tables.by_id.remove(id);
+        }
+        self.settled(&mut tables);
+    }
+
+    /// Takes a follower out that nobody has used for a while; false where it is in use.
+    fn retire(&self, followed: &Arc<Followed>) -> bool {
+        let mut tables = self.tables.lock();
+        if !followed.is_idle_for(self.idle()) {
+            return false;
+        }
+        let id = &followed.entry().id;
+        let is_it = |held: &Arc<Followed>| Arc::ptr_eq(held, followed);
+        if tables.by_id.get(id).is_some_and(is_it) {
+            tables.by_id.remove(id);
+        }
+        self.settled(&mut tables);
+        true
+    }
+
+    /// Stops the followers used longest ago until the bounds hold; those in use stay.
+    fn settle(&self) {
+        let mut tables = self.tables.lock();
         loop {
-            let total: usize = tables.by_id.values().map(|kept| kept.bytes).sum();
-            self.metrics
-                .tail_cached_bytes
-                .set(i64::try_from(total).unwrap_or(i64::MAX));
-            let fits = total <= self.settings.tail_cache_bytes_max
+            let bytes: usize = tables.by_id.values().map(|held| held.bytes()).sum();
+            let fits = bytes <= self.settings.tail_cache_bytes_max
                 && tables.by_id.len() <= self.settings.tail_readers_max.max(1);
-            let oldest = tables.by_id.iter().min_by_key(|(_, kept)| kept.used);
-            let (false, Some((oldest, _))) = (fits, oldest) else {
-                return;
-            };
-            let oldest = oldest.clone();
-            if let Some(kept) = tables.by_id.remove(&oldest) {
-                self.source.close(&kept.topic);
+            if fits {
+                break;
             }
+            let unused = tables.by_id.values().filter(|held| !held.is_in_use());
+            let Some(oldest) = unused.min_by_key(|held| held.used()).cloned() else {
+                break;
+            };
+            tables.by_id.remove(&oldest.entry().id);
+            oldest.stop();
+        }
+        self.settled(&mut tables);
+    }
+
+    fn settled(&self, tables: &mut Tables) {
+        let bytes: usize = tables.by_id.values().map(|held| held.bytes()).sum();
+        self.metrics
+            .tail_cached_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        if tables.by_id.is_empty()
+            && let Some(commits) = tables.commits.take()
+        {
+            commits.cancel();
         }
     }
 }

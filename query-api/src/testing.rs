@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use tidelake_catalog::{AddTable, Catalog, TableEntry, TableMode};
-use tidelake_codec::message::{MessageDecoder, WireMessage};
+use tidelake_codec::message::{MessageDecoder, Placement, WireMessage};
 use tidelake_core::{
     Bucket, Offset, TableId, TableName, TableVersion, TenantId, TopicId, Watermark, clock, ids,
 };
@@ -26,11 +26,17 @@ use tidelake_manifest::{
 use tidelake_schema::{TableSchema, arrow as logical};
 use tidelake_service::{Metrics, Runtime};
 use tidelake_storage::{Store, StoreOptions};
+use tidelake_table::index::IndexHome;
+use tidelake_table::{
+    Chunk, Deletes, FileSettings, FlushOutcome, KeyedBucket, KeyedRequest, Memtable, Positions,
+    Sealed, StateLoader, VECTOR_IDS, flush_keyed,
+};
+use tokio::sync::Notify;
 
 use crate::engine::{Engine, Parts};
 use crate::metrics::QueryMetrics;
 use crate::settings::QuerySettings;
-use crate::tail::{Messages, RawMessage, TailSource};
+use crate::tail::{Fed, Feed, Messages, RawMessage, TailSource};
 
 /// Rows of one Parquet row group: small, so that files have several.
 pub(crate) const ROW_GROUP_ROWS: usize = 16;
@@ -38,12 +44,19 @@ pub(crate) const ROW_GROUP_ROWS: usize = 16;
 /// Messages by topic and bucket; offsets count from 0.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryLog {
-    topics: Mutex<HashMap<String, Vec<Partition>>>,
-    /// Reads made.
-    pub reads: AtomicUsize,
-    /// Messages handed out.
-    pub delivered: AtomicUsize,
+    held: Arc<Held>,
     pub broken: Mutex<bool>,
+    asked: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    topics: Mutex<HashMap<String, Vec<Partition>>>,
+    grown: Notify,
+    delivered: AtomicUsize,
+    /// Feeds that are held.
+    feeds: AtomicUsize,
+    stopped: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -52,8 +65,14 @@ struct Partition {
     messages: Vec<Wire>,
 }
 
-#[derive(Debug, Clone)]
+/// Topic of commit events.
+const COMMITS: &str = "commits";
+/// Messages of one delivery.
+const FED_MAX: i64 = 1000;
+
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Wire {
+    pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     pub encoding: Option<Vec<u8>>,
     pub op: Option<Vec<u8>>,
@@ -63,50 +82,191 @@ impl Wire {
     pub(crate) fn json(text: &str) -> Self {
         Self {
             value: Some(text.as_bytes().to_vec()),
-            encoding: None,
-            op: None,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn at(&self, offset: i64) -> WireMessage<'_> {
+        WireMessage {
+            offset,
+            timestamp_ms: 0,
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            encoding: self.encoding.as_deref(),
+            op: self.op.as_deref(),
+            letter: None,
+        }
+    }
+
+    pub(crate) fn tombstone(key: &str) -> Self {
+        Self {
+            key: Some(key.as_bytes().to_vec()),
+            ..Self::default()
         }
     }
 }
 
 impl MemoryLog {
+    pub(crate) fn add_topic(&self, topic: &str, buckets: u32) {
+        let partitions = (0..buckets).map(|_| Partition::default()).collect();
+        self.held.topics.lock().insert(topic.into(), partitions);
+    }
+
     pub(crate) fn push(&self, topic: &str, bucket: u32, message: Wire) -> i64 {
-        let mut topics = self.topics.lock();
+        let mut topics = self.held.topics.lock();
         let partition = &mut topics.get_mut(topic).unwrap()[bucket as usize];
         partition.messages.push(message);
-        partition.messages.len() as i64 - 1
+        let offset = partition.messages.len() as i64 - 1;
+        drop(topics);
+        self.held.grown.notify_waiters();
+        offset
     }
 
     pub(crate) fn end(&self, topic: &str, bucket: u32) -> i64 {
-        self.topics.lock()[topic][bucket as usize].messages.len() as i64
+        self.held.end(topic, bucket)
     }
 
     /// Retention removes what lies before `start`.
     pub(crate) fn cut(&self, topic: &str, bucket: u32, start: i64) {
-        self.topics.lock().get_mut(topic).unwrap()[bucket as usize].start = start;
+        self.held.topics.lock().get_mut(topic).unwrap()[bucket as usize].start = start;
     }
 
     pub(crate) fn messages(&self, topic: &str, bucket: u32, from: i64, to: i64) -> Vec<Wire> {
+        self.held.messages(topic, bucket, from, to)
+    }
+
+    /// As the flusher tells of a commit.
+    pub(crate) fn announce(&self, id: &TableId, version: TableVersion) {
+        let event = serde_json::json!({"event": "commit", "tenant": id.tenant,
+            "table": id.table, "version": version, "watermarks": {}});
+        self.push(COMMITS, 0, Wire::json(&event.to_string()));
+    }
+
+    /// Nothing is delivered while it is held.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.stopped.store(held, Ordering::SeqCst);
+        self.held.grown.notify_waiters();
+    }
+
+    /// Requests for the log's ends.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Messages handed out.
+    pub(crate) fn delivered(&self) -> usize {
+        self.held.delivered.load(Ordering::SeqCst)
+    }
+
+    /// Topics that are being followed.
+    pub(crate) fn feeds(&self) -> usize {
+        self.held.feeds.load(Ordering::SeqCst)
+    }
+}
+
+impl Held {
+    fn end(&self, topic: &str, bucket: u32) -> i64 {
+        let topics = self.topics.lock();
+        let partitions = topics.get(topic);
+        partitions.map_or(0, |all| all[bucket as usize].messages.len() as i64)
+    }
+
+    fn messages(&self, topic: &str, bucket: u32, from: i64, to: i64) -> Vec<Wire> {
         let topics = self.topics.lock();
         topics[topic][bucket as usize].messages[from as usize..to as usize].to_vec()
     }
 }
 
-struct Part {
-    bucket: Bucket,
-    messages: Vec<(i64, Wire)>,
+struct MemoryFeed {
+    held: Arc<Held>,
+    topic: String,
+    positions: Vec<(Bucket, i64)>,
 }
+
+impl MemoryFeed {
+    fn new(held: &Arc<Held>, topic: &str, positions: Vec<(Bucket, i64)>) -> Self {
+        held.feeds.fetch_add(1, Ordering::SeqCst);
+        Self {
+            held: held.clone(),
+            topic: topic.into(),
+            positions,
+        }
+    }
+
+    fn ready(&mut self) -> Result<Option<Fed>, LogError> {
+        if self.held.stopped.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let mut found = Vec::new();
+        for (bucket, at) in &mut self.positions {
+            let topics = self.held.topics.lock();
+            let start = topics
+                .get(&self.topic)
+                .map_or(0, |all| all[bucket.0 as usize].start);
+            drop(topics);
+            if *at < start {
+                return Err(LogError::OffsetOutOfRange {
+                    topic: self.topic.clone(),
+                    bucket: *bucket,
+                    offset: *at,
+                });
+            }
+            let to = self.held.end(&self.topic, bucket.0).min(*at + FED_MAX);
+            if *at < to {
+                let messages = self.held.messages(&self.topic, bucket.0, *at, to);
+                found.extend((*at..to).map(|offset| (*bucket, offset)).zip(messages));
+                *at = to;
+            }
+        }
+        if found.is_empty() {
+            return Ok(None);
+        }
+        if self.topic != COMMITS {
+            self.held.delivered.fetch_add(found.len(), Ordering::SeqCst);
+        }
+        Ok(Some(Fed {
+            messages: Box::new(Part(found)),
+            ends: Vec::new(),
+        }))
+    }
+}
+
+impl Drop for MemoryFeed {
+    fn drop(&mut self) {
+        self.held.feeds.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Feed for MemoryFeed {
+    async fn next(&mut self) -> Result<Fed, LogError> {
+        let held = self.held.clone();
+        loop {
+            let mut grown = std::pin::pin!(held.grown.notified());
+            grown.as_mut().enable();
+            if let Some(fed) = self.ready()? {
+                return Ok(fed);
+            }
+            grown.await;
+        }
+    }
+}
+
+struct Part(Vec<((Bucket, i64), Wire)>);
 
 impl Messages for Part {
     fn visit(&self, visit: &mut dyn FnMut(RawMessage<'_>)) {
-        for (offset, message) in &self.messages {
+        for ((bucket, offset), message) in &self.0 {
             visit(RawMessage {
-                bucket: self.bucket,
+                bucket: *bucket,
                 offset: *offset,
                 timestamp_ms: 0,
+                key: message.key.as_deref(),
                 value: message.value.as_deref(),
                 encoding: message.encoding.as_deref(),
                 op: message.op.as_deref(),
+                origin: None,
+                letter: None,
             });
         }
     }
@@ -115,50 +275,35 @@ impl Messages for Part {
 #[async_trait]
 impl TailSource for MemoryLog {
     async fn ends(&self, topic: &str, buckets: u32) -> Result<Vec<(Bucket, Offset)>, LogError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
         if *self.broken.lock() {
             return Err(LogError::Unavailable {
                 what: "ends".into(),
                 reason: "broken".into(),
             });
         }
+        // As over a network: others may come to wait meanwhile.
+        tokio::task::yield_now().await;
         let ends = (0..buckets).map(|bucket| (Bucket(bucket), Offset(self.end(topic, bucket))));
         Ok(ends.collect())
     }
 
     async fn start(&self, topic: &str, bucket: Bucket) -> Result<Offset, LogError> {
-        Ok(Offset(self.topics.lock()[topic][bucket.0 as usize].start))
+        Ok(Offset(
+            self.held.topics.lock()[topic][bucket.0 as usize].start,
+        ))
     }
 
-    async fn read(
-        &self,
-        topic: &str,
-        ranges: Vec<(Bucket, Offset, Offset)>,
-        _deadline: Duration,
-    ) -> Result<Vec<Box<dyn Messages>>, LogError> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        let mut parts: Vec<Box<dyn Messages>> = Vec::new();
-        for (bucket, from, to) in ranges {
-            let start = self.topics.lock()[topic][bucket.0 as usize].start;
-            if from.0 < start {
-                let topic = topic.to_owned();
-                return Err(LogError::OffsetOutOfRange {
-                    topic,
-                    bucket,
-                    offset: from.0,
-                });
-            }
-            // As the real one: a little more than was asked for may come.
-            let to = (to.0 + 2).min(self.end(topic, bucket.0));
-            let messages: Vec<_> = (from.0..to)
-                .zip(self.messages(topic, bucket.0, from.0, to))
-                .collect();
-            self.delivered.fetch_add(messages.len(), Ordering::SeqCst);
-            parts.push(Box::new(Part { bucket, messages }));
-        }
-        Ok(parts)
+    fn follow(&self, topic: &str, from: &[(Bucket, Offset)]) -> Result<Box<dyn Feed>, LogError> {
+        let positions = from.iter().map(|(bucket, at)| (*bucket, at.0)).collect();
+        Ok(Box::new(MemoryFeed::new(&self.held, topic, positions)))
     }
 
-    fn close(&self, _topic: &str) {}
+    fn commits(&self) -> Result<Box<dyn Feed>, LogError> {
+        let end = self.held.end(COMMITS, 0);
+        let positions = vec![(Bucket(0), end)];
+        Ok(Box::new(MemoryFeed::new(&self.held, COMMITS, positions)))
+    }
 }
 
 /// Everything a query needs.
@@ -179,6 +324,7 @@ impl World {
             .await
             .unwrap();
         let log = Arc::new(MemoryLog::default());
+        log.add_topic(COMMITS, 1);
         let engine = Engine::new(Parts {
             settings,
             store: store.clone(),
@@ -220,12 +366,17 @@ impl World {
         let entry = TableEntry {
             topic: format!("tidelake.{tenant}.{name}.{incarnation}"),
             id,
-            mode: TableMode::Append,
+            mode: if schema.identifier_fields().is_empty() {
+                TableMode::Append
+            } else {
+                TableMode::Upsert
+            },
             schema: schema.clone(),
             buckets,
             topic_id: TopicId(incarnation.into_bytes()),
             properties: BTreeMap::new(),
             created_ms: 0,
+            dead_letters_topic_id: None,
         };
         let store = self.store.scoped(&entry.location());
         let delta = DeltaTable::new(store, self.clock.clone(), ids::random());
@@ -236,11 +387,7 @@ impl World {
             properties: BTreeMap::new(),
         };
         let snapshot = Arc::clone(delta.create(spec).await.unwrap().snapshot());
-        let partitions = (0..buckets).map(|_| Partition::default()).collect();
-        self.log
-            .topics
-            .lock()
-            .insert(entry.topic.clone(), partitions);
+        self.log.add_topic(&entry.topic, buckets);
         let added = self.catalog.add_table(entry).await.unwrap();
         let AddTable::Added(entry) = added else {
             panic!("{added:?}")
@@ -283,6 +430,32 @@ impl World {
         let value = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&bytes)));
         (parts, value)
+    }
+
+    /// Status and JSON of a GET.
+    pub(crate) async fn get(&self, path: &str) -> (u16, serde_json::Value) {
+        let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
+        self.status_of(request).await
+    }
+
+    /// Status and JSON of a POST.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> (u16, serde_json::Value) {
+        let request = axum::http::Request::post(path)
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_string()))
+            .unwrap();
+        self.status_of(request).await
+    }
+
+    async fn status_of(&self, request: axum::http::Request<Body>) -> (u16, serde_json::Value) {
+        let (parts, bytes) = self.http(request).await;
+        let value = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&bytes)));
+        (parts.status.as_u16(), value)
     }
 
     /// Rows of a query that must succeed.
@@ -349,19 +522,86 @@ impl TestTable {
         self.commit(Transaction::flush(adds, vec![mark])).await
     }
 
+    /// Commits messages of an upsert table up to `to` of each bucket named, as the flusher does.
+    pub(crate) async fn flush_keyed(&mut self, ends: &[(u32, i64)]) -> TableVersion {
+        let schema_string = &self.snapshot.metadata().schema_string;
+        let home = Arc::new(IndexHome::memory());
+        let loader = StateLoader::new(&self.schema, schema_string, home).unwrap();
+        let loader = loader.unwrap();
+        let mut buckets = Vec::new();
+        for &(bucket, to) in ends {
+            let from = self.watermark(bucket);
+            let (snapshot, at) = (&self.snapshot, Bucket(bucket));
+            let (state, _) = loader.load(&self.delta, snapshot, at, None).await.unwrap();
+            let sealed = self.sealed(bucket, from, to);
+            let file_id = ids::random().next_uuid();
+            buckets.push(KeyedBucket {
+                sealed,
+                state,
+                file_id,
+            });
+        }
+        let request = KeyedRequest {
+            topic_id: self.entry.topic_id,
+            buckets,
+            txns: Vec::new(),
+            files: FileSettings {
+                row_group_rows_max: ROW_GROUP_ROWS,
+                ..FileSettings::default()
+            },
+            reason: "test",
+            vector_ids: (0..VECTOR_IDS).map(|_| ids::random().next_uuid()).collect(),
+            now_ms: 1,
+        };
+        let flushed = flush_keyed(&self.delta, &self.snapshot, &loader, request).await;
+        match flushed.unwrap().outcome {
+            FlushOutcome::Committed(flushed) => {
+                self.snapshot = flushed.snapshot;
+                flushed.version
+            }
+            FlushOutcome::Conflicted(conflict) => panic!("{conflict:?}"),
+        }
+    }
+
+    fn sealed(&self, bucket: u32, from: i64, to: i64) -> Sealed {
+        let placement = Placement {
+            bucket: Bucket(bucket),
+            buckets: self.entry.buckets,
+        };
+        let mut decoder = MessageDecoder::keyed(&self.schema, Some(placement)).unwrap();
+        let messages = self.log.messages(&self.entry.topic, bucket, from, to);
+        for (offset, message) in (from..).zip(&messages) {
+            let _ = decoder.push(&message.at(offset));
+        }
+        let decoded = decoder.finish().unwrap();
+        let mut memtable = Memtable::new(Bucket(bucket), Watermark(from));
+        for rows in decoded.rows {
+            let positions = Positions {
+                offsets: rows.offsets,
+                rows: rows.rows,
+                timestamps_ms: rows.timestamps_ms,
+            };
+            memtable.push(Chunk::new(rows.batch, positions));
+        }
+        for deletes in decoded.deletes {
+            let positions = Positions {
+                offsets: deletes.offsets,
+                rows: deletes.rows,
+                timestamps_ms: deletes.timestamps_ms,
+            };
+            memtable.delete(Deletes::new(deletes.keys, positions));
+        }
+        memtable.advance(Watermark(to));
+        memtable.seal()
+    }
+
     fn decode(&self, bucket: u32, from: i64, to: i64) -> Option<RecordBatch> {
         let mut decoder = MessageDecoder::new(&self.schema).unwrap();
         let messages = self.log.messages(&self.entry.topic, bucket, from, to);
         for (offset, message) in (from..).zip(&messages) {
-            let _ = decoder.push(&WireMessage {
-                offset,
-                timestamp_ms: 0,
-                value: message.value.as_deref(),
-                encoding: message.encoding.as_deref(),
-                op: message.op.as_deref(),
-            });
+            let _ = decoder.push(&message.at(offset));
         }
-        let parts = decoder.finish().unwrap();
+        let parts = decoder.finish().unwrap().rows;
         let first = parts.first()?.batch.schema();
         let batches: Vec<_> = parts.iter().map(|part| &part.batch).collect();
         Some(datafusion::arrow::compute::concat_batches(&first, batches).unwrap())
@@ -439,4 +679,16 @@ impl TestTable {
         })
         .await
     }
+}
+
+/// Waits until it is so.
+pub(crate) async fn until(mut done: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(2));
+        while !done().await {
+            looks.tick().await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
+    waited.expect("it happens in time");
 }

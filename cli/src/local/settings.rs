@@ -143,8 +143,18 @@ impl LocalSettings {
     }
 
     /// Its health and metrics show on the gateway's port too: the process has one registry.
-    pub(crate) fn flusher(&self, kafka: &str, store: &str) -> tidelake_flusher::Settings {
+    pub(crate) fn flusher(
+        &self,
+        dir: &Path,
+        kafka: &str,
+        store: &str,
+    ) -> tidelake_flusher::Settings {
+        let index_dir = match self.flusher.index_dir.as_str() {
+            "" => dir.join("cache/flusher").display().to_string(),
+            set => set.to_owned(),
+        };
         tidelake_flusher::Settings {
+            index_dir,
             store: store.to_owned(),
             kafka: self.kafka(kafka),
             listen: self.address(0),
@@ -152,12 +162,21 @@ impl LocalSettings {
         }
     }
 
-    pub(crate) fn query(&self, kafka: &str, store: &str) -> tidelake_query_api::Settings {
+    pub(crate) fn query(
+        &self,
+        dir: &Path,
+        kafka: &str,
+        store: &str,
+    ) -> tidelake_query_api::Settings {
+        let mut query = self.query.query.clone();
+        query
+            .index_folder
+            .get_or_insert_with(|| dir.join("cache/query"));
         tidelake_query_api::Settings {
+            query,
             store: store.to_owned(),
             kafka: self.kafka(kafka),
             listen: self.address(self.query_port),
-            ..self.query.clone()
         }
     }
 }
@@ -198,8 +217,14 @@ mod tests {
         assert_eq!(gateway.kafka.bootstrap, "k:1");
         assert_eq!(gateway.kafka.topic_prefix, "x");
         assert_eq!(gateway.listen, "127.0.0.1:0");
-        assert_eq!(settings.flusher("k:1", "file:///s").kafka, gateway.kafka);
-        assert_eq!(settings.query("k:1", "file:///s").store, gateway.store);
+        assert_eq!(
+            settings.flusher(Path::new("d"), "k:1", "file:///s").kafka,
+            gateway.kafka
+        );
+        assert_eq!(
+            settings.query(Path::new("d"), "k:1", "file:///s").store,
+            gateway.store
+        );
     }
 
     #[test]

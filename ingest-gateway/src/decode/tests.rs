@@ -11,6 +11,8 @@ use tidelake_catalog::TableMode;
 use tidelake_codec::packed;
 use tidelake_core::{TableId, TableName, TenantId, TopicId};
 
+use tidelake_schema::TableSchema;
+
 use super::*;
 use crate::spool::SpoolBudget;
 
@@ -33,6 +35,7 @@ fn table() -> Arc<TableEntry> {
         topic_id: TopicId([1; 16]),
         properties: BTreeMap::new(),
         created_ms: 0,
+        dead_letters_topic_id: None,
     })
 }
 
@@ -47,6 +50,7 @@ fn decode_chunks(
         coding,
         bytes_max,
         format,
+        operation: Operation::Write,
         table: table(),
         spool: Spool::new(SpoolBudget::new(1 << 20, 1 << 30, 1 << 30, None)),
     })

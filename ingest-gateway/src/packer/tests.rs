@@ -35,7 +35,7 @@ fn batch(first: i64, texts: &[String]) -> RecordBatch {
 }
 
 fn pack(batches: Vec<RecordBatch>) -> Result<Vec<Packed>, PackError> {
-    let mut packer = Packer::default();
+    let mut packer = Packer::new(Encoder::Rows);
     let mut out = Vec::new();
     let mut sink = |packed| -> Result<(), PackError> {
         out.push(packed);

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use serde::Deserialize;
 use serde_json::Value;
-use tidelake_catalog::{AddTable, TableEntry, TableMode};
+use tidelake_catalog::{AddTable, TableEntry, TableMode, location};
 use tidelake_core::limits::BUCKETS_MAX;
-use tidelake_core::{Bucket, Offset, TableId, TableName, TableVersion, TenantId, TopicId};
+use tidelake_core::{
+    Bucket, DEAD_LETTERS_SUFFIX, Offset, TableId, TableName, TableVersion, TenantId, TopicId,
+};
 use tidelake_log::{TopicCreated, TopicSpec, topics};
 use tidelake_manifest::{CreateOutcome, CreateTable, Snapshot};
 use tidelake_schema::TableSchema;
@@ -36,6 +38,7 @@ const MAKER_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub(crate) struct NewTable {
     id: TableId,
+    mode: TableMode,
     schema: TableSchema,
     buckets: u32,
     retention_ms: i64,
@@ -91,8 +94,11 @@ pub(super) fn parse(
         .ok_or_else(|| invalid("MISSING_FIELD", "name", "name is missing"))?;
     let name = TableName::new(&name)
         .map_err(|error| invalid("INVALID_NAME", "name", error.to_string()))?;
-    let mode = request.mode.as_deref().unwrap_or("append");
-    check_mode(mode)?;
+    if name.dead_letters_of().is_some() {
+        let detail = format!("names that end in {DEAD_LETTERS_SUFFIX} are those of dead letters");
+        return refuse(invalid("RESERVED_NAME", "name", detail).hint("choose another name"));
+    }
+    let mode = mode(request.mode.as_deref())?;
     let buckets = match request.buckets {
         None => settings.buckets_default,
         Some(buckets) => u32::try_from(buckets)
@@ -108,17 +114,12 @@ pub(super) fn parse(
         .ok_or_else(|| invalid("MISSING_FIELD", "schema", "schema is missing"))?;
     let schema = TableSchema::from_iceberg_value(&schema)
         .map_err(|error| invalid("INVALID_SCHEMA", "schema", error.to_string()))?;
-    if !schema.identifier_field_ids.is_empty() {
-        let detail = "an append table has no primary key";
-        return refuse(
-            invalid("INVALID_SCHEMA", "schema.identifier-field-ids", detail)
-                .hint("leave identifier-field-ids out"),
-        );
-    }
+    check_key(mode, &schema)?;
     let properties = check_properties(request.properties)?;
     let retention_ms = retention(&properties, settings)?;
     Ok(NewTable {
         id: TableId::new(tenant.clone(), name),
+        mode,
         schema,
         buckets,
         retention_ms,
@@ -126,16 +127,29 @@ pub(super) fn parse(
     })
 }
 
-fn check_mode(mode: &str) -> Result<(), Answer> {
-    match mode {
-        "append" => Ok(()),
-        "upsert" => refuse(
-            invalid("NOT_SUPPORTED", "mode", "mode upsert is not supported yet")
-                .hint("make an append table"),
-        ),
-        other => refuse(
+fn mode(given: Option<&str>) -> Result<TableMode, Answer> {
+    match given {
+        None | Some("append") => Ok(TableMode::Append),
+        Some("upsert") => Ok(TableMode::Upsert),
+        Some(other) => refuse(
             invalid("INVALID_MODE", "mode", format!("{other:?} is not a mode"))
                 .hint("modes are append and upsert"),
+        ),
+    }
+}
+
+/// The key's columns themselves were checked with the schema.
+fn check_key(mode: TableMode, schema: &TableSchema) -> Result<(), Answer> {
+    let wrong = |detail| invalid("INVALID_SCHEMA", "schema.identifier-field-ids", detail);
+    match (mode, schema.identifier_field_ids.is_empty()) {
+        (TableMode::Append, true) | (TableMode::Upsert, false) => Ok(()),
+        (TableMode::Append, false) => refuse(
+            wrong("an append table has no primary key")
+                .hint("leave identifier-field-ids out, or say \"mode\":\"upsert\""),
+        ),
+        (TableMode::Upsert, true) => refuse(
+            wrong("an upsert table needs a primary key")
+                .hint("name the ids of its columns, as in \"identifier-field-ids\":[1]"),
         ),
     }
 }
@@ -175,7 +189,7 @@ fn check_properties(given: BTreeMap<String, Value>) -> Result<BTreeMap<String, S
     Ok(properties)
 }
 
-fn retention(
+pub(super) fn retention(
     properties: &BTreeMap<String, String>,
     settings: &TableSettings,
 ) -> Result<i64, Answer> {
@@ -203,17 +217,20 @@ impl Tables {
                 return Err(table_exists(&new.id).into());
             }
             let topic = topics::table_topic(&self.topic_prefix, &new.id);
-            let topic_id = self.make_topics(&new, &topic).await?;
-            self.make_delta(&new).await?;
+            let topic_id = self.make_topic(&new, &topic).await?;
+            self.make_delta(&new.id, new.mode, &new.schema, &new.properties)
+                .await?;
+            let dead_letters = self.make_dead_letters(&new.id, new.retention_ms).await?;
             let entry = TableEntry {
                 id: new.id.clone(),
-                mode: TableMode::Append,
+                mode: new.mode,
                 schema: new.schema.clone(),
                 buckets: new.buckets,
                 topic,
                 topic_id,
                 properties: new.properties.clone(),
                 created_ms: self.clock.now_ms(),
+                dead_letters_topic_id: Some(dead_letters),
             };
             match self.catalog.add_table_since(entry, mark).await? {
                 AddTable::Added(entry) => {
@@ -235,19 +252,14 @@ impl Tables {
         )
     }
 
-    async fn make_topics(&self, new: &NewTable, topic: &str) -> Result<TopicId, Answer> {
-        let spec = |name: String, buckets| TopicSpec {
-            name,
-            buckets,
+    async fn make_topic(&self, new: &NewTable, topic: &str) -> Result<TopicId, Answer> {
+        let spec = TopicSpec {
+            name: topic.to_owned(),
+            buckets: new.buckets,
             retention_ms: Some(new.retention_ms),
             config: BTreeMap::new(),
         };
-        let dead_letters = topics::dead_letter_topic(&self.topic_prefix, &new.id);
-        self.log.create_topic(&spec(dead_letters, 1)).await?;
-        let created = self
-            .log
-            .create_topic(&spec(topic.to_owned(), new.buckets))
-            .await?;
+        let created = self.log.create_topic(&spec).await?;
         let info = self
             .log
             .describe(topic)
@@ -277,30 +289,36 @@ impl Tables {
             return Ok(());
         };
         self.refuse_leftover(
-            new,
+            &new.id,
             "TOPIC_EXISTS",
             format!("topic {topic} exists and {reason}"),
         )
         .await
     }
 
-    async fn make_delta(&self, new: &NewTable) -> Result<(), Answer> {
-        let location = format!("{}/{}", new.id.tenant, new.id.table);
+    pub(super) async fn make_delta(
+        &self,
+        id: &TableId,
+        mode: TableMode,
+        schema: &TableSchema,
+        properties: &BTreeMap<String, String>,
+    ) -> Result<(), Answer> {
+        let location = location(id);
         let spec = CreateTable {
-            name: new.id.table.to_string(),
-            schema: new.schema.clone(),
-            append_only: true,
-            properties: new.properties.clone(),
+            name: id.table.to_string(),
+            schema: schema.clone(),
+            append_only: mode == TableMode::Append,
+            properties: properties.clone(),
         };
         // Boxed, or the compiler can't see that the whole future is `Send`.
         let made = self.delta(&location).create(spec).boxed().await?;
         match made {
             CreateOutcome::Created(_) => Ok(()),
-            CreateOutcome::Exists(found) if is_as_made(&found, new) => Ok(()),
+            CreateOutcome::Exists(found) if is_as_made(&found, schema) => Ok(()),
             CreateOutcome::Exists(_) => {
                 let detail =
                     format!("a Delta table that the catalog does not know is in {location}");
-                self.refuse_leftover(new, "LOCATION_TAKEN", detail).await
+                self.refuse_leftover(id, "LOCATION_TAKEN", detail).await
             }
         }
     }
@@ -308,7 +326,7 @@ impl Tables {
     /// Says TABLE_EXISTS where what stands in the way turns out to be somebody else's new table.
     async fn refuse_leftover(
         &self,
-        new: &NewTable,
+        id: &TableId,
         code: &'static str,
         detail: String,
     ) -> Result<(), Answer> {
@@ -316,8 +334,8 @@ impl Tables {
         let mut looks = tokio::time::interval(MAKER_LOOK_INTERVAL);
         while started.elapsed() < MAKER_WAIT_MAX {
             looks.tick().await;
-            if self.catalog.find_fresh(&new.id).await?.is_some() {
-                return Err(table_exists(&new.id).into());
+            if self.catalog.find_fresh(id).await?.is_some() {
+                return Err(table_exists(id).into());
             }
         }
         Err(
@@ -329,9 +347,10 @@ impl Tables {
     }
 }
 
-/// True where `found` is what `new` would have made, and nothing was written to it.
-fn is_as_made(found: &Snapshot, new: &NewTable) -> bool {
+/// True where `found` is what is to be made, and nothing was written to it.
+fn is_as_made(found: &Snapshot, schema: &TableSchema) -> bool {
     found.version() == TableVersion(0)
         && found.file_count() == 0
-        && found.schema().fields == new.schema.fields
+        && found.schema().fields == schema.fields
+        && found.schema().identifier_field_ids == schema.identifier_field_ids
 }

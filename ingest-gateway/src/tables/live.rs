@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tidelake_catalog::{Catalog, TableEntry};
-use tidelake_core::clock::SharedClock;
+use tidelake_core::clock::{SharedClock, UnixMillis};
 use tidelake_core::ids::SharedIds;
 use tidelake_core::{Bucket, TableId, TenantId, Watermark};
+use tidelake_log::topics;
 use tidelake_manifest::{DeltaTable, Snapshot};
 use tidelake_storage::Store;
 
@@ -116,6 +117,15 @@ impl Tables {
         &self.settings
     }
 
+    pub(crate) fn now_ms(&self) -> UnixMillis {
+        self.clock.now_ms()
+    }
+
+    /// Where a table's dead letters go.
+    pub(crate) fn dead_letter_topic(&self, of: &TableId) -> Arc<str> {
+        shared(&topics::dead_letter_topic(&self.topic_prefix, of))
+    }
+
     pub(crate) fn wait_ms_max(&self) -> u64 {
         self.settings.wait_ms_max
     }
@@ -142,6 +152,16 @@ impl Tables {
                 }
             }
         };
+        let entry = match (entry, id.dead_letters_of()) {
+            (None, Some(of)) => {
+                // A table of an older program gets its dead letters when they are asked for.
+                if let Some(of) = self.catalog.get(&of) {
+                    self.give_dead_letters(&of).await?;
+                }
+                self.catalog.get(id)
+            }
+            (entry, _) => entry,
+        };
         match entry {
             Some(entry) => Ok(self.live(&entry)),
             None => {
@@ -151,13 +171,17 @@ impl Tables {
         }
     }
 
-    /// The tenant's tables by name, as of now.
-    pub(crate) async fn of_tenant(&self, tenant: &TenantId) -> Result<Vec<Arc<LiveTable>>, Answer> {
+    /// The tenant's tables by name, as of now; with or without dead-letter tables.
+    pub(crate) async fn of_tenant(
+        &self,
+        tenant: &TenantId,
+        dead_letters: bool,
+    ) -> Result<Vec<Arc<LiveTable>>, Answer> {
         self.catalog.refresh().await?;
-        Ok(self
-            .catalog
-            .list(tenant)
-            .iter()
+        let entries = self.catalog.list(tenant);
+        let entries = entries.iter();
+        Ok(entries
+            .filter(|entry| dead_letters || !entry.is_dead_letters())
             .map(|entry| self.live(entry))
             .collect())
     }

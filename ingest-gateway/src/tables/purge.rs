@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
-use tidelake_catalog::{DropTable, Dropped};
+use tidelake_catalog::{DropTable, Dropped, location};
 use tidelake_core::TableId;
 use tidelake_log::topics;
 use tidelake_service::Problem;
@@ -26,11 +26,13 @@ const DELETES_IN_FLIGHT_MAX: usize = 16;
 const DELETES_PER_CLAIM_CHECK: usize = 256;
 
 impl Tables {
-    /// Takes the table out of the catalog, then removes topics and folder. Dropping again what was
+    /// Takes the table with its dead letters out of the catalog, then removes topics and folders.
+    /// Dropping again what was
     /// dropped and is still there goes on with the removal.
     pub(super) async fn drop_table(&self, id: &TableId) -> Result<(), Answer> {
         let dropped = self.catalog.drop_table(id).await?;
         self.forget(id);
+        self.forget(&id.dead_letters());
         match dropped {
             DropTable::Dropped(held) => {
                 tracing::info!(table = %id, "table dropped");
@@ -83,7 +85,7 @@ impl Tables {
         }
     }
 
-    /// Removes topics and folder. False: another purger took over.
+    /// Removes topics and folders. False: another purger took over.
     async fn purge(&self, held: Dropped) -> Result<bool, Answer> {
         let entry = Arc::clone(&held.entry);
         let mut claim = Claim {
@@ -104,23 +106,26 @@ impl Tables {
             return Ok(false);
         }
         self.log.delete_topic(&dead_letters).await?;
-        let store = self.store.scoped(&entry.location());
-        loop {
-            // The table's log sorts before its files: a reader finds no table rather than half one.
-            let names: Vec<_> = store
-                .list("")
-                .await?
-                .iter()
-                .filter_map(|m| store.relative(&m.location))
-                .collect();
-            if names.is_empty() {
-                break;
-            }
-            for some in names.chunks(DELETES_PER_CLAIM_CHECK) {
-                if !claim.holds().await? {
-                    return Ok(false);
+        for location in [entry.location(), location(&entry.id.dead_letters())] {
+            let store = self.store.scoped(&location);
+            loop {
+                // The table's log sorts before its files: a reader finds no table rather than half
+                // one.
+                let names: Vec<_> = store
+                    .list("")
+                    .await?
+                    .iter()
+                    .filter_map(|m| store.relative(&m.location))
+                    .collect();
+                if names.is_empty() {
+                    break;
                 }
-                delete_all(&store, some.to_vec()).await?;
+                for some in names.chunks(DELETES_PER_CLAIM_CHECK) {
+                    if !claim.holds().await? {
+                        return Ok(false);
+                    }
+                    delete_all(&store, some.to_vec()).await?;
+                }
             }
         }
         Ok(self.catalog.purged(&claim.held).await?)

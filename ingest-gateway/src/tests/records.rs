@@ -23,7 +23,7 @@ fn rows_in_log(harness: &Harness) -> Vec<Vec<i64>> {
     for message in harness.log.messages(TOPIC).into_iter().flatten() {
         assert_eq!(
             message.headers,
-            [(headers::ENCODING, Bytes::from_static(b"arrow"))]
+            [(headers::ENCODING.into(), Bytes::from_static(b"arrow"))]
         );
         assert_eq!(message.key, None);
         let batch = packed::decode(&message.value.unwrap(), &schema).unwrap();
@@ -526,7 +526,7 @@ async fn flush_asks_every_bucket_and_waits_for_the_commit() {
         assert_eq!(marker.value, None);
         assert_eq!(
             marker.headers,
-            [(headers::OP, Bytes::from_static(b"flush"))]
+            [(headers::OP.into(), Bytes::from_static(b"flush"))]
         );
     }
     let id = topic_id(&harness);

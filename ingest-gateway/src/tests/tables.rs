@@ -311,7 +311,18 @@ async fn every_wrong_description_is_refused_and_leaves_nothing() {
         (no_schema, 422, "MISSING_FIELD", "schema"),
         (with("/name", json!("Orders")), 422, "INVALID_NAME", "name"),
         (with("/name", json!("a/../b")), 422, "INVALID_NAME", "name"),
-        (with("/mode", json!("upsert")), 422, "NOT_SUPPORTED", "mode"),
+        (
+            with("/mode", json!("upsert")),
+            422,
+            "INVALID_SCHEMA",
+            "schema.identifier-field-ids",
+        ),
+        (
+            with("/name", json!("orders__dead_letters")),
+            422,
+            "RESERVED_NAME",
+            "name",
+        ),
         (with("/mode", json!("replace")), 422, "INVALID_MODE", "mode"),
         (
             with("/ddl", json!("CREATE TABLE x")),

@@ -7,19 +7,24 @@ use std::time::Duration;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use futures::future::try_join_all;
+use parking_lot::Mutex;
 use tidelake_catalog::TableEntry;
-use tidelake_core::{Bucket, Offset, TableId, TableName, TenantId, Token, Watermark};
+use tidelake_core::{Bucket, TableId, TableName, TenantId, Token, Watermark};
+use tokio::time::Instant;
 
 use super::session::Tables;
 use super::{Engine, Seen};
 use crate::error::QueryError;
+use crate::lookup::Finder;
 use crate::pins::Pinned;
 use crate::provider::about;
+use crate::provider::changes::Changes;
+use crate::provider::key_history;
 use crate::provider::scan::PinnedRows;
 use crate::queries::Running;
 use crate::request::{Consistency, Request, Tokens};
-use crate::sql::{AsOf, FoldedNames, Query, Relation, View};
-use crate::tail::{self, TailRows};
+use crate::sql::{AsOf, FoldedNames, Query, View};
+use crate::tail::View as TailView;
 
 /// Versions that `table_history` shows.
 const HISTORY_MAX: usize = 1000;
@@ -41,8 +46,8 @@ pub(super) struct Resolved {
 /// One table at one position.
 struct Position {
     pinned: Arc<Pinned>,
-    /// Read only where rows are asked for.
-    tail: TailRows,
+    /// What lies behind it, where rows are asked for.
+    view: Option<Arc<TailView>>,
     seen: Seen,
 }
 
@@ -57,11 +62,15 @@ impl Engine {
         let mut wanted: BTreeMap<(TableId, AsOf), bool> = BTreeMap::new();
         let mut targets = Vec::new();
         for (name, relation) in &query.relations {
-            let id = self.table_id(tenant, relation).await?;
-            let as_of = relation
-                .as_of
-                .clone()
-                .unwrap_or_else(|| request.as_of.clone());
+            let id = self.table_id(tenant, &relation.table).await?;
+            let asked = match &relation.view {
+                View::Changes { to, .. } => to,
+                _ => &relation.as_of,
+            };
+            let as_of = asked.clone().unwrap_or_else(|| request.as_of.clone());
+            if let View::Changes { from, .. } = &relation.view {
+                wanted.entry((id.clone(), from.clone())).or_default();
+            }
             let key = (id, as_of);
             *wanted.entry(key.clone()).or_default() |= relation.view == View::Rows;
             targets.push((name, relation, key));
@@ -82,8 +91,15 @@ impl Engine {
             let Some(position) = positions.get(&key) else {
                 continue;
             };
-            let provider = self.provider(relation.view, position).await?;
-            if relation.view == View::Rows {
+            let from = match &relation.view {
+                View::Changes { from, .. } => positions.get(&(key.0.clone(), from.clone())),
+                _ => None,
+            };
+            let provider = self.provider(&relation.view, position, from).await?;
+            if matches!(
+                relation.view,
+                View::Rows | View::Changes { .. } | View::KeyHistory { .. }
+            ) {
                 names.add(position.pinned.shape.schema.fields());
             }
             let schema = name.schema().unwrap_or(tenant.as_str());
@@ -104,12 +120,11 @@ impl Engine {
         })
     }
 
-    async fn table_id(
+    pub(super) async fn table_id(
         &self,
         tenant: &TenantId,
-        relation: &Relation,
+        reference: &TableReference,
     ) -> Result<TableId, QueryError> {
-        let reference = &relation.table;
         let own_catalog = reference
             .catalog()
             .is_none_or(|catalog| catalog == about::CATALOG);
@@ -141,8 +156,19 @@ impl Engine {
         }
     }
 
-    async fn entry(&self, id: &TableId) -> Result<Arc<TableEntry>, QueryError> {
+    pub(super) async fn entry(&self, id: &TableId) -> Result<Arc<TableEntry>, QueryError> {
         match self.inner.pins.entry(id).await? {
+            Some(entry) => Ok(entry),
+            None => Err(self
+                .not_found(&id.tenant, &TableReference::bare(id.table.as_str()))
+                .await),
+        }
+    }
+
+    /// The table's entry, perhaps as it was a moment ago.
+    pub(crate) async fn entry_soon(&self, id: &TableId) -> Result<Arc<TableEntry>, QueryError> {
+        let age = Duration::from_millis(self.inner.settings.catalog_age_ms_max);
+        match self.inner.pins.entry_within(id, age).await? {
             Some(entry) => Ok(entry),
             None => Err(self
                 .not_found(&id.tenant, &TableReference::bare(id.table.as_str()))
@@ -175,110 +201,94 @@ impl Engine {
             let pinned = self.covered(&entry, token, running).await?;
             return Ok(committed(pinned));
         }
-        let latest = self.latest(
-            &entry,
-            token,
-            self.inner.settings.snapshot_age_ms_max,
-            running,
-        );
-        match latest.await {
-            // The log may have let go of rows that are committed by now.
-            Err(QueryError::LogGap { .. }) => self.latest(&entry, token, 0, running).await,
-            other => other,
-        }
+        let patience = Patience::of(running);
+        let view = self.latest(&entry, token, &patience).await?;
+        Ok(Position {
+            pinned: Arc::clone(&view.pinned),
+            seen: Seen::of(&view.pinned, view.positions()),
+            view: Some(view),
+        })
     }
 
     /// The newest snapshot, once it covers the token.
-    async fn covered(
+    pub(super) async fn covered(
         &self,
         entry: &Arc<TableEntry>,
         token: Option<&Token>,
         running: &Running,
     ) -> Result<Arc<Pinned>, QueryError> {
-        let mut pause = TOKEN_PAUSE_FIRST;
+        let mut patience = Patience::of(running);
         loop {
             let pinned = self.inner.pins.newest(entry, Duration::ZERO).await?;
             let Some(behind) = behind(entry, token, |bucket| pinned.watermark(bucket)) else {
+                patience.over();
                 return Ok(pinned);
             };
-            wait(running, &mut pause, behind).await?;
+            patience.wait(behind).await?;
         }
     }
 
-    /// The newest snapshot known and the tail up to the log's end, once that covers the token.
-    async fn latest(
+    /// A snapshot and everything behind it up to the log's end, once that covers the token: at once,
+    /// unless the token comes from elsewhere.
+    pub(crate) async fn latest(
         &self,
         entry: &Arc<TableEntry>,
         token: Option<&Token>,
-        age_ms_max: u64,
-        running: &Running,
-    ) -> Result<Position, QueryError> {
-        let inner = &self.inner;
-        let newest = inner.pins.newest(entry, Duration::from_millis(age_ms_max));
-        let (pinned, ends) = tokio::try_join!(newest, self.ends(entry, token, running))?;
-        let ranges = tail::ranges(|bucket| pinned.watermark(bucket), &ends);
-        let known = inner
-            .pins
-            .known(entry)
-            .await
-            .unwrap_or_else(|| Arc::clone(&pinned));
-        let forget = |bucket| known.watermark(bucket);
-        let (schema, shape) = (&pinned.shape.table, pinned.shape.as_ref());
-        let tail = inner
-            .tails
-            .rows(entry, schema, shape, &ranges, forget)
-            .await?;
-        let positions = ends
-            .into_iter()
-            .map(|(bucket, end)| (bucket, pinned.watermark(bucket).max(Watermark(end.0))))
-            .collect();
-        let seen = seen(&pinned, positions);
-        Ok(Position { pinned, tail, seen })
-    }
-
-    /// The log's ends, once they cover the token: at once, unless the token comes from elsewhere.
-    async fn ends(
-        &self,
-        entry: &Arc<TableEntry>,
-        token: Option<&Token>,
-        running: &Running,
-    ) -> Result<Vec<(Bucket, Offset)>, QueryError> {
-        let mut pause = TOKEN_PAUSE_FIRST;
-        loop {
-            let ends = self
-                .inner
-                .tails
-                .source
-                .ends(&entry.topic, entry.buckets)
-                .await?;
+        patience: &Patience<'_>,
+    ) -> Result<Arc<TailView>, QueryError> {
+        let following = self.inner.tails.follow(entry);
+        let mut patience = patience.clone();
+        let ends = loop {
+            let ends = following.ends().await?;
             let reached = |bucket| {
                 let end = ends.iter().find(|(found, _)| *found == bucket);
                 end.map_or(Watermark(0), |(_, end)| Watermark(end.0))
             };
             let Some(behind) = behind(entry, token, reached) else {
-                return Ok(ends);
+                patience.over();
+                break ends;
             };
-            wait(running, &mut pause, behind).await?;
-        }
+            patience.wait(behind).await?;
+        };
+        let age = Duration::from_millis(self.inner.settings.snapshot_age_ms_max);
+        following.view(&ends, age, patience.deadline).await
     }
 
     async fn provider(
         &self,
-        view: View,
+        view: &View,
         position: &Position,
+        from: Option<&Position>,
     ) -> Result<Arc<dyn TableProvider>, QueryError> {
         let inner = &self.inner;
         let pinned = &position.pinned;
         Ok(match view {
-            View::Rows => Arc::new(PinnedRows {
-                shape: Arc::clone(&pinned.shape),
-                files: Arc::clone(&pinned.files),
-                tail: position.tail.clone(),
-                readers: inner.readers.clone(),
-                store_url: inner.session.store_url().clone(),
-                pushdown_filters: inner.settings.pushdown_filters,
-                metrics: inner.metrics.clone(),
+            View::Rows => Arc::new(match &position.view {
+                Some(view) => PinnedRows {
+                    view: Some(Arc::clone(view)),
+                    finder: Finder::fresh(view),
+                    ..self.committed_rows(pinned)
+                },
+                None => self.committed_rows(pinned),
             }),
+            View::Changes { .. } => {
+                let from = from.unwrap_or(position);
+                let table = inner.pins.table(&pinned.entry);
+                let rows = self.committed_rows(pinned);
+                let (from, to) = (&from.pinned.snapshot, &pinned.snapshot);
+                Arc::new(Changes::new(rows, table, from, to)?)
+            }
+            View::KeyHistory { key } => {
+                let table = inner.pins.table(&pinned.entry);
+                let rows = self.committed_rows(pinned);
+                let state = inner.session.state(&pinned.entry.id.tenant, Tables::new());
+                let (snapshot, buckets) = (&pinned.snapshot, pinned.entry.buckets);
+                let history = key_history::table(&state, rows, table, snapshot, buckets, key);
+                Arc::new(history.await?)
+            }
+            View::Snapshots => {
+                Arc::new(about::snapshots(&self.snapshots_of(&pinned.entry).await?)?)
+            }
             View::History => {
                 let table = inner.pins.table(&pinned.entry);
                 let commits = table.history(HISTORY_MAX).await?;
@@ -287,6 +297,25 @@ impl Engine {
             View::Files => Arc::new(about::files(&pinned.files)?),
             View::Columns => Arc::new(about::columns(&pinned.shape)?),
         })
+    }
+
+    /// The rows that a version holds, without what lies behind its watermarks.
+    pub(crate) fn committed_rows(&self, pinned: &Arc<Pinned>) -> PinnedRows {
+        let inner = &self.inner;
+        // Who follows the table may know where this version's keys are.
+        let followed = inner.tails.followed(&pinned.entry);
+        let view = followed.and_then(|followed| followed.view());
+        let finder = view.and_then(|view| Finder::committed(&view, pinned));
+        PinnedRows {
+            shape: Arc::clone(&pinned.shape),
+            files: Arc::clone(&pinned.files),
+            view: None,
+            finder,
+            readers: inner.readers.clone(),
+            store_url: inner.session.store_url().clone(),
+            pushdown_filters: inner.settings.pushdown_filters,
+            metrics: inner.metrics.clone(),
+        }
     }
 
     async fn information(
@@ -335,23 +364,10 @@ impl Engine {
 }
 
 fn committed(pinned: Arc<Pinned>) -> Position {
-    let buckets = (0..pinned.entry.buckets).map(Bucket);
-    let positions = buckets
-        .map(|bucket| (bucket, pinned.watermark(bucket)))
-        .collect();
-    let seen = seen(&pinned, positions);
     Position {
+        seen: Seen::committed(&pinned),
+        view: None,
         pinned,
-        tail: TailRows::default(),
-        seen,
-    }
-}
-
-fn seen(pinned: &Pinned, positions: BTreeMap<Bucket, Watermark>) -> Seen {
-    Seen {
-        table: pinned.entry.id.clone(),
-        version: pinned.snapshot.version(),
-        positions,
     }
 }
 
@@ -383,7 +399,7 @@ fn tokens_of(
 }
 
 /// The first bucket that has not reached the token.
-fn behind(
+pub(crate) fn behind(
     entry: &TableEntry,
     token: Option<&Token>,
     reached: impl Fn(Bucket) -> Watermark,
@@ -399,16 +415,58 @@ fn behind(
     })
 }
 
-/// Backs off; the time-out of the query is the end of the wait.
-async fn wait(
-    running: &Running,
-    pause: &mut Duration,
-    behind: QueryError,
-) -> Result<(), QueryError> {
-    if running.deadline <= tokio::time::Instant::now() + *pause {
-        return Err(behind);
+/// How long somebody waits for what is not there yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Patience<'a> {
+    pub deadline: Instant,
+    /// Ends the wait early.
+    running: Option<&'a Running>,
+    pause: Duration,
+    /// What is waited for; shared by clones.
+    behind: Arc<Mutex<Option<QueryError>>>,
+}
+
+impl<'a> Patience<'a> {
+    pub(crate) fn until(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            running: None,
+            pause: TOKEN_PAUSE_FIRST,
+            behind: Arc::default(),
+        }
     }
-    running.pause(*pause).await?;
-    *pause = (*pause * 2).min(TOKEN_PAUSE_MAX);
-    Ok(())
+
+    /// What was waited for last.
+    pub(crate) fn behind(&self) -> Option<QueryError> {
+        self.behind.lock().take()
+    }
+
+    fn of(running: &'a Running) -> Self {
+        Self {
+            running: Some(running),
+            behind: Arc::clone(&running.behind),
+            ..Self::until(running.deadline)
+        }
+    }
+
+    /// Nothing is waited for any more.
+    pub(crate) fn over(&self) {
+        self.behind.lock().take();
+    }
+
+    /// Backs off; at the deadline it is `behind` that is told.
+    pub(crate) async fn wait(&mut self, behind: QueryError) -> Result<(), QueryError> {
+        let until = Instant::now() + self.pause;
+        if self.deadline <= until {
+            return Err(behind);
+        }
+        *self.behind.lock() = Some(behind);
+        match self.running {
+            Some(running) => running.pause(self.pause).await?,
+            // Who waits is dropped where the client goes.
+            None => _ = tokio::time::timeout_at(until, std::future::pending::<()>()).await,
+        }
+        self.pause = (self.pause * 2).min(TOKEN_PAUSE_MAX);
+        Ok(())
+    }
 }

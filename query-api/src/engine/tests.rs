@@ -198,13 +198,16 @@ async fn history_and_files_are_tables() {
     table.delete("part-00001.parquet", &[1, 2]).await;
     assert_eq!(
         world
-            .rows("SELECT version, operation, rows_added FROM table_history('orders') ORDER BY 1")
+            .rows(
+                "SELECT version, operation, rows_added, rows_deleted, watermarks \
+                 FROM table_history('orders') ORDER BY 1"
+            )
             .await,
         json!([
-            [0, "CREATE TABLE", 0],
-            [1, "FLUSH", 6],
-            [2, "FLUSH", 4],
-            [3, "DELETE", 6]
+            [0, "CREATE TABLE", 0, 0, "{}"],
+            [1, "FLUSH", 6, 0, "{\"0\":6}"],
+            [2, "FLUSH", 4, 0, "{\"1\":4}"],
+            [3, "DELETE", 0, 2, "{}"]
         ])
     );
     let files = "SELECT path, rows, deleted_rows FROM table_files('orders') ORDER BY path";
@@ -596,22 +599,13 @@ async fn bad_records_of_the_tail_are_no_rows() {
     let (world, table) = world().await;
     let topic = &table.entry.topic;
     world.log.push(topic, 0, Wire::json("{\"id\": \"x\"}"));
+    world.log.push(topic, 0, Wire::default());
     world.log.push(
         topic,
         0,
         Wire {
-            value: None,
-            encoding: None,
-            op: None,
-        },
-    );
-    world.log.push(
-        topic,
-        0,
-        Wire {
-            value: None,
-            encoding: None,
             op: Some(b"flush".to_vec()),
+            ..Wire::default()
         },
     );
     table.push(0, &orders(100..101));

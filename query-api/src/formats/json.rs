@@ -62,7 +62,7 @@ pub(crate) fn write_arrays(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(),
 #[derive(Debug)]
 pub(super) struct Ndjson {
     /// `{"a":`, `,"b":`, …
-    keys: Vec<Vec<u8>>,
+    pub(super) keys: Vec<Vec<u8>>,
 }
 
 impl Ndjson {

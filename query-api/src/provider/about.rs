@@ -3,16 +3,17 @@
 //! Everything here is built when a query asks for it, from what the query has pinned; DataFusion's own
 //! `information_schema` would show settings and functions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
     ArrayRef, BooleanArray, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray,
 };
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::datasource::MemTable;
 use tidelake_core::TenantId;
-use tidelake_manifest::CommitSummary;
+use tidelake_manifest::{CommitSummary, NamedSnapshot};
 
 use super::facts::FileFacts;
 use super::shape::Shape;
@@ -26,10 +27,13 @@ pub(crate) const INFORMATION_SCHEMA: &str = "information_schema";
 pub(crate) const INFORMATION: [&str; 4] = ["tables", "columns", "views", "schemata"];
 
 fn table(columns: Vec<(Field, ArrayRef)>) -> Result<MemTable, QueryError> {
+    let batch = batch(columns)?;
+    Ok(MemTable::try_new(batch.schema(), vec![vec![batch]])?)
+}
+
+fn batch(columns: Vec<(Field, ArrayRef)>) -> Result<RecordBatch, QueryError> {
     let (fields, arrays): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
-    let schema: SchemaRef = Arc::new(Schema::new(fields));
-    let batch = RecordBatch::try_new(Arc::clone(&schema), arrays)?;
-    Ok(MemTable::try_new(schema, vec![vec![batch]])?)
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
 }
 
 fn text<T: Into<Option<String>>>(
@@ -107,6 +111,33 @@ pub(crate) fn history(commits: &[CommitSummary]) -> Result<MemTable, QueryError>
             false,
             commits.iter().map(|commit| signed(commit.files_removed)),
         ),
+        long(
+            "rows_deleted",
+            true,
+            commits.iter().map(|commit| commit.rows_deleted.map(signed)),
+        ),
+        text(
+            "engine",
+            true,
+            commits.iter().map(|commit| commit.engine.clone()),
+        ),
+        text(
+            "watermarks",
+            false,
+            commits.iter().map(|commit| {
+                let marks = commit.watermarks.iter();
+                json(
+                    &marks
+                        .map(|(bucket, mark)| (bucket.0, mark.0))
+                        .collect::<BTreeMap<_, _>>(),
+                )
+            }),
+        ),
+        text(
+            "metrics",
+            false,
+            commits.iter().map(|commit| json(&commit.metrics)),
+        ),
         text(
             "parameters",
             false,
@@ -144,6 +175,30 @@ pub(crate) fn files(files: &[Arc<FileFacts>]) -> Result<MemTable, QueryError> {
         ),
         moment("modified", files.iter().map(|file| file.modified_ms())),
         text("tags", false, files.iter().map(|file| file.tags_json())),
+    ])
+}
+
+/// `table_snapshots('t')`: one row for each name.
+pub(crate) fn snapshots(named: &[NamedSnapshot]) -> Result<MemTable, QueryError> {
+    let batch = snapshot_rows(named)?;
+    Ok(MemTable::try_new(batch.schema(), vec![vec![batch]])?)
+}
+
+/// The rows of [`snapshots`].
+pub(crate) fn snapshot_rows(named: &[NamedSnapshot]) -> Result<RecordBatch, QueryError> {
+    batch(vec![
+        text(
+            "name",
+            false,
+            named.iter().map(|named| named.name.to_string()),
+        ),
+        long(
+            "version",
+            false,
+            named.iter().map(|named| signed(named.version.0)),
+        ),
+        moment("created_at", named.iter().map(|named| named.created_ms)),
+        moment("timestamp", named.iter().map(|named| named.version_ms)),
     ])
 }
 

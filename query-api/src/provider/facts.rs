@@ -11,7 +11,7 @@
 //! Exact bounds may stand for values (`SELECT max(x)`), wide ones only rule files out. Bounds of a file
 //! with deleted rows are wide.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -21,9 +21,12 @@ use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use parquet::arrow::arrow_reader::RowSelection;
+use parquet::schema::types::SchemaDescriptor;
+use tidelake_core::Bucket;
 use tidelake_manifest::vector::DeletedRows;
 use tidelake_manifest::{DataFile, DeltaTable, VectorDescriptor};
 use tidelake_schema::{Primitive, Type};
+use tidelake_table::RowSet;
 use tokio::sync::OnceCell;
 
 use super::bounds::{Edge, bound};
@@ -48,7 +51,17 @@ pub(crate) struct FileFacts {
     location: Path,
     shape: Arc<Shape>,
     bounds: OnceLock<Option<Vec<Bound>>>,
-    /// Rows that count, where some are deleted.
+    /// Of the deletion vector.
+    deleted_rows: OnceCell<Arc<RowSet>>,
+    /// Where only these rows count, whatever the deletion vector says.
+    picked: Option<Picked>,
+    /// The file's columns that the table has; root columns by place, rising.
+    columns: OnceLock<Arc<[usize]>>,
+}
+
+#[derive(Debug)]
+struct Picked {
+    rows: DeletedRows,
     selection: OnceCell<Arc<RowSelection>>,
 }
 
@@ -68,7 +81,23 @@ impl FileFacts {
             table: Arc::clone(table),
             shape: Arc::clone(shape),
             bounds: OnceLock::new(),
-            selection: OnceCell::new(),
+            deleted_rows: OnceCell::new(),
+            picked: None,
+            columns: OnceLock::new(),
+        }
+    }
+
+    /// The same file, of which `rows` (positions) and no others count.
+    pub(crate) fn picked(
+        table: &Arc<DeltaTable>,
+        file: &Arc<DataFile>,
+        shape: &Arc<Shape>,
+        rows: DeletedRows,
+    ) -> Self {
+        let selection = OnceCell::new();
+        Self {
+            picked: Some(Picked { rows, selection }),
+            ..Self::new(table, file, shape)
         }
     }
 
@@ -86,6 +115,11 @@ impl FileFacts {
         self.file.size()
     }
 
+    /// The buckets that it has rows of, where its writer says so.
+    pub(crate) fn buckets(&self) -> Option<Vec<Bucket>> {
+        self.file.buckets()
+    }
+
     /// Physical rows.
     pub(crate) fn records(&self) -> Option<u64> {
         self.file.num_records()
@@ -96,7 +130,15 @@ impl FileFacts {
     }
 
     pub(crate) fn live_rows(&self) -> Option<u64> {
-        self.file.live_rows()
+        match &self.picked {
+            Some(picked) => Some(picked.rows.len()),
+            None => self.file.live_rows(),
+        }
+    }
+
+    /// True where every row of the file counts.
+    fn is_whole(&self) -> bool {
+        self.file.dv().is_none() && self.picked.is_none()
     }
 
     pub(crate) fn modified_ms(&self) -> i64 {
@@ -120,6 +162,23 @@ impl FileFacts {
         }
     }
 
+    /// The table's columns among the file's (root columns by place, rising); worked out once.
+    pub(crate) fn columns(&self, file: &SchemaDescriptor) -> Arc<[usize]> {
+        let worked_out = || {
+            let wanted: HashSet<&str> = self
+                .shape
+                .scan
+                .fields()
+                .iter()
+                .map(|field| field.name().as_str())
+                .collect();
+            let roots = file.root_schema().get_fields().iter().enumerate();
+            let roots = roots.filter(|(_, root)| wanted.contains(root.name()));
+            roots.map(|(place, _)| place).collect()
+        };
+        Arc::clone(self.columns.get_or_init(worked_out))
+    }
+
     /// Bounds of every column, in the order of the shape; worked out once.
     pub(crate) fn bounds(&self) -> Option<&[Bound]> {
         self.bounds.get_or_init(|| self.read_bounds()).as_deref()
@@ -127,7 +186,7 @@ impl FileFacts {
 
     fn read_bounds(&self) -> Option<Vec<Bound>> {
         let stats = self.file.stats()?;
-        let exact_file = stats.tight_bounds.unwrap_or(true) && self.file.dv().is_none();
+        let exact_file = stats.tight_bounds.unwrap_or(true) && self.is_whole();
         let columns = self.shape.table.fields.iter().zip(self.shape.scan.fields());
         let bounds = columns.map(|(declared, field)| {
             let name = field.name().as_str();
@@ -157,14 +216,19 @@ impl FileFacts {
     }
 
     /// Statistics as plans use them, of the columns of interest; the others are unknown, which spares
-    /// a wide table most of the work.
+    /// a wide table most of the work. `hidden` rows do not count.
     pub(crate) fn statistics(
         &self,
         schema: &SchemaRef,
         columns: &BTreeSet<usize>,
+        hidden: u64,
     ) -> Arc<Statistics> {
         let mut statistics = Statistics::new_unknown(schema);
-        if let Some(rows) = self.live_rows().and_then(|rows| usize::try_from(rows).ok()) {
+        let rows = match &self.picked {
+            Some(picked) => Some(picked.rows.len()),
+            None => self.records().map(|rows| rows.saturating_sub(hidden)),
+        };
+        if let Some(rows) = rows.and_then(|rows| usize::try_from(rows).ok()) {
             statistics.num_rows = Precision::Exact(rows);
         }
         let size = usize::try_from(self.size()).unwrap_or(usize::MAX);
@@ -172,71 +236,82 @@ impl FileFacts {
         if let Some(bounds) = self.bounds() {
             for &place in columns {
                 if let Some(bound) = bounds.get(place) {
-                    statistics.column_statistics[place] = self.column(bound);
+                    statistics.column_statistics[place] =
+                        column(bound, hidden > 0 || self.picked.is_some());
                 }
             }
         }
         Arc::new(statistics)
     }
 
-    fn column(&self, bound: &Bound) -> ColumnStatistics {
-        let value = |value: &Option<ScalarValue>| match value {
-            Some(value) if bound.exact => Precision::Exact(value.clone()),
-            Some(value) => Precision::Inexact(value.clone()),
-            None => Precision::Absent,
-        };
-        let null_count = match bound.nulls.and_then(|nulls| usize::try_from(nulls).ok()) {
-            // Without deleted rows the count is exact; none is none in any case.
-            Some(nulls) if nulls == 0 || self.file.dv().is_none() => Precision::Exact(nulls),
-            Some(nulls) => Precision::Inexact(nulls),
-            None => Precision::Absent,
-        };
-        let (min_value, max_value) = (value(&bound.min), value(&bound.max));
-        ColumnStatistics {
-            null_count,
-            min_value,
-            max_value,
-            ..ColumnStatistics::new_unknown()
-        }
-    }
-
-    /// The rows that count, where the file has a deletion vector. Kept once it was read.
+    /// The rows that count, where they were picked.
     pub(crate) async fn selection(
         &self,
         readers: &Readers,
     ) -> Result<Option<Arc<RowSelection>>, QueryError> {
+        let Some(picked) = &self.picked else {
+            return Ok(None);
+        };
+        let read = || self.pick(&picked.rows, readers);
+        let selection = picked.selection.get_or_try_init(read).await?;
+        Ok(Some(Arc::clone(selection)))
+    }
+
+    /// The rows that the file's deletion vector names. Kept once it was read.
+    pub(crate) async fn deleted_rows(
+        &self,
+        readers: &Readers,
+    ) -> Result<Option<Arc<RowSet>>, QueryError> {
+        if self.picked.is_some() {
+            return Ok(None);
+        }
         let Some(descriptor) = self.file.dv() else {
             return Ok(None);
         };
-        let read = || self.read_selection(descriptor, readers);
+        let read = || self.read_deleted_rows(descriptor, readers);
         Ok(Some(Arc::clone(
-            self.selection.get_or_try_init(read).await?,
+            self.deleted_rows.get_or_try_init(read).await?,
         )))
     }
 
-    async fn read_selection(
+    async fn read_deleted_rows(
         &self,
         descriptor: &VectorDescriptor,
         readers: &Readers,
-    ) -> Result<Arc<RowSelection>, QueryError> {
-        let unusable = |reason: &dyn fmt::Display| {
-            QueryError::Corrupt(format!(
-                "the deletion vector of {}: {reason}",
-                self.location
-            ))
-        };
+    ) -> Result<Arc<RowSet>, QueryError> {
         let rows = self.table.deleted_rows(descriptor).await?;
-        let total = match self.records() {
-            Some(total) => total,
-            None => {
-                let footer = readers.footer(&self.location, self.size()).await;
-                let footer = footer.map_err(|error| unusable(&error))?;
-                u64::try_from(footer.file_metadata().num_rows()).unwrap_or(0)
-            }
-        };
-        let selection =
-            live(&rows, total).ok_or_else(|| unusable(&"it names rows beyond the end"))?;
+        let total = self.physical_rows(readers).await?;
+        let beyond = rows.max().is_some_and(|last| last >= total);
+        let set = RowSet::from_deleted_rows(&rows).filter(|_| !beyond);
+        let set = set.ok_or_else(|| self.unusable_vector(&"it names rows beyond the end"))?;
+        Ok(Arc::new(set))
+    }
+
+    async fn pick(
+        &self,
+        rows: &DeletedRows,
+        readers: &Readers,
+    ) -> Result<Arc<RowSelection>, QueryError> {
+        let total = self.physical_rows(readers).await?;
+        let selection = only(rows, total)
+            .ok_or_else(|| self.unusable_vector(&"it names rows beyond the end"))?;
         Ok(Arc::new(selection))
+    }
+
+    async fn physical_rows(&self, readers: &Readers) -> Result<u64, QueryError> {
+        if let Some(total) = self.records() {
+            return Ok(total);
+        }
+        let footer = readers.footer(&self.location, self.size()).await;
+        let footer = footer.map_err(|error| self.unusable_vector(&error))?;
+        Ok(u64::try_from(footer.file_metadata().num_rows()).unwrap_or(0))
+    }
+
+    fn unusable_vector(&self, reason: &dyn fmt::Display) -> QueryError {
+        QueryError::Corrupt(format!(
+            "the deletion vector of {}: {reason}",
+            self.location
+        ))
     }
 }
 
@@ -253,18 +328,40 @@ fn keeps_values(primitive: Primitive) -> bool {
     )
 }
 
-/// The rows of `total` that are not deleted.
-fn live(deleted: &DeletedRows, total: u64) -> Option<RowSelection> {
-    if deleted.max().is_some_and(|last| last >= total) {
+/// `hiding`: some rows of the file do not count.
+fn column(bound: &Bound, hiding: bool) -> ColumnStatistics {
+    let value = |value: &Option<ScalarValue>| match value {
+        Some(value) if bound.exact && !hiding => Precision::Exact(value.clone()),
+        Some(value) => Precision::Inexact(value.clone()),
+        None => Precision::Absent,
+    };
+    let null_count = match bound.nulls.and_then(|nulls| usize::try_from(nulls).ok()) {
+        // Without deleted rows the count is exact; none is none in any case.
+        Some(nulls) if nulls == 0 || !hiding => Precision::Exact(nulls),
+        Some(nulls) => Precision::Inexact(nulls),
+        None => Precision::Absent,
+    };
+    let (min_value, max_value) = (value(&bound.min), value(&bound.max));
+    ColumnStatistics {
+        null_count,
+        min_value,
+        max_value,
+        ..ColumnStatistics::new_unknown()
+    }
+}
+
+/// These rows of `total`.
+fn only(rows: &DeletedRows, total: u64) -> Option<RowSelection> {
+    if rows.max().is_some_and(|last| last >= total) {
         return None;
     }
-    let mut ranges = Vec::new();
-    let mut next = 0;
-    for row in deleted.iter().chain([total]) {
-        if next < row {
-            ranges.push(usize::try_from(next).ok()?..usize::try_from(row).ok()?);
+    let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
+    for row in rows {
+        let row = usize::try_from(row).ok()?;
+        match ranges.last_mut() {
+            Some(range) if range.end == row => range.end += 1,
+            _ => ranges.push(row..row + 1),
         }
-        next = row + 1;
     }
     let total = usize::try_from(total).ok()?;
     Some(RowSelection::from_consecutive_ranges(

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use datafusion::datasource::listing::PartitionedFile;
@@ -18,10 +18,13 @@ use futures::{FutureExt, TryFutureExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::ParquetRecordBatchStreamBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::schema::types::SchemaDescriptor;
+use tidelake_table::FileRows;
 
 use crate::metrics::QueryMetrics;
 
@@ -51,13 +54,34 @@ struct Held {
 }
 
 struct Footer {
-    metadata: Arc<ParquetMetaData>,
+    known: Arc<Known>,
     bytes: usize,
     used: u64,
 }
 
+/// A footer, and what readers of single rows work out of it.
+struct Known {
+    metadata: Arc<ParquetMetaData>,
+    arrow: OnceLock<ArrowReaderMetadata>,
+    opened: Mutex<Option<Opened>>,
+}
+
+/// A file opened for reads of rows by number, of the columns that were asked for last.
+struct Opened {
+    columns: Arc<[usize]>,
+    /// None where the file can't be read so.
+    rows: Option<Arc<FileRows>>,
+}
+
+impl Opened {
+    fn bytes(&self) -> usize {
+        let rows = self.rows.as_ref().map_or(0, |rows| rows.memory_bytes());
+        rows + size_of_val(&*self.columns)
+    }
+}
+
 impl Footers {
-    fn get(&self, path: &Path) -> Option<Arc<ParquetMetaData>> {
+    fn get(&self, path: &Path) -> Option<Arc<Known>> {
         let mut held = self.held.lock();
         held.tick += 1;
         let tick = held.tick;
@@ -68,30 +92,44 @@ impl Footers {
         by_use.remove(&footer.used);
         by_use.insert(tick, path.clone());
         footer.used = tick;
-        Some(Arc::clone(&footer.metadata))
+        Some(Arc::clone(&footer.known))
     }
 
-    fn put(&self, path: &Path, metadata: Arc<ParquetMetaData>) {
-        let bytes = metadata.memory_size() + path.as_ref().len();
+    fn put(&self, path: &Path, known: Arc<Known>) {
+        let bytes = known.metadata.memory_size() + path.as_ref().len();
         if bytes > self.bytes_max {
             return;
         }
         let mut held = self.held.lock();
         held.tick += 1;
         let used = held.tick;
-        if let Some(old) = held.by_path.insert(
-            path.clone(),
-            Footer {
-                metadata,
-                bytes,
-                used,
-            },
-        ) {
+        if let Some(old) = held
+            .by_path
+            .insert(path.clone(), Footer { known, bytes, used })
+        {
             held.by_use.remove(&old.used);
             held.bytes -= old.bytes;
         }
         held.by_use.insert(used, path.clone());
         held.bytes += bytes;
+        self.shrink(&mut held);
+    }
+
+    /// Counts what was added to a footer that may be held.
+    fn grew(&self, path: &Path, known: &Arc<Known>, bytes: usize) {
+        let mut held = self.held.lock();
+        let Some(footer) = held.by_path.get_mut(path) else {
+            return;
+        };
+        if Arc::ptr_eq(&footer.known, known) {
+            footer.bytes += bytes;
+            held.bytes += bytes;
+            self.shrink(&mut held);
+        }
+    }
+
+    /// Drops what was used longest ago until the rest fits.
+    fn shrink(&self, held: &mut Held) {
         while held.bytes > self.bytes_max {
             let Some((_, oldest)) = held.by_use.pop_first() else {
                 break;
@@ -126,9 +164,13 @@ impl Readers {
         path: &Path,
         size: u64,
     ) -> parquet::errors::Result<Arc<ParquetMetaData>> {
-        if let Some(metadata) = self.cache.get(path) {
+        Ok(Arc::clone(&self.known(path, size).await?.metadata))
+    }
+
+    async fn known(&self, path: &Path, size: u64) -> parquet::errors::Result<Arc<Known>> {
+        if let Some(known) = self.cache.get(path) {
             self.cache.metrics.metadata_hits.inc();
-            return Ok(metadata);
+            return Ok(known);
         }
         self.cache.metrics.metadata_misses.inc();
         let fetch = Fetch {
@@ -140,9 +182,80 @@ impl Readers {
             .with_prefetch_hint(Some(FOOTER_BYTES_GUESS))
             .load_and_finish(fetch, size)
             .await?;
-        let metadata = Arc::new(metadata);
-        self.cache.put(path, Arc::clone(&metadata));
-        Ok(metadata)
+        let known = Arc::new(Known {
+            metadata: Arc::new(metadata),
+            arrow: OnceLock::new(),
+            opened: Mutex::new(None),
+        });
+        self.cache.put(path, Arc::clone(&known));
+        Ok(known)
+    }
+
+    /// The file, opened for reads of rows by number; `None` where only a stream can read them.
+    /// `columns` says which of its columns to read (roots by place, rising).
+    pub(crate) async fn rows(
+        &self,
+        path: &Path,
+        size: u64,
+        columns: impl FnOnce(&SchemaDescriptor) -> Arc<[usize]>,
+    ) -> parquet::errors::Result<Option<Arc<FileRows>>> {
+        let known = self.known(path, size).await?;
+        let columns = columns(known.metadata.file_metadata().schema_descr());
+        if let Some(opened) = &*known.opened.lock()
+            && opened.columns == columns
+        {
+            return Ok(opened.rows.clone());
+        }
+        let rows = FileRows::open(&known.metadata, &columns);
+        let rows = rows.map_err(|error| ParquetError::General(error.to_string()))?;
+        let rows = rows.map(Arc::new);
+        let opened = Opened {
+            columns,
+            rows: rows.clone(),
+        };
+        let bytes = opened.bytes();
+        let old = known.opened.lock().replace(opened);
+        // Less than before is not worth a count: the columns of a table seldom change.
+        let old = old.map_or(0, |old| old.bytes());
+        self.cache.grew(path, &known, bytes.saturating_sub(old));
+        Ok(rows)
+    }
+
+    /// Bytes of a file.
+    pub(crate) async fn ranges(
+        &self,
+        path: &Path,
+        ranges: &[Range<u64>],
+    ) -> parquet::errors::Result<Vec<Bytes>> {
+        let bytes = self.store.get_ranges(path, ranges).await;
+        bytes.map_err(external)
+    }
+
+    /// A builder of streams over the file, for readers of single rows.
+    pub(crate) async fn stream(
+        &self,
+        path: &Path,
+        size: u64,
+    ) -> parquet::errors::Result<ParquetRecordBatchStreamBuilder<impl AsyncFileReader + use<>>>
+    {
+        let known = self.known(path, size).await?;
+        let arrow = match known.arrow.get() {
+            Some(arrow) => arrow.clone(),
+            None => {
+                let (metadata, options) = (Arc::clone(&known.metadata), Default::default());
+                let arrow = ArrowReaderMetadata::try_new(metadata, options)?;
+                known.arrow.get_or_init(|| arrow).clone()
+            }
+        };
+        let reader = Reader {
+            readers: self.clone(),
+            path: path.clone(),
+            size,
+            metrics: None,
+        };
+        Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(
+            reader, arrow,
+        ))
     }
 }
 
@@ -169,7 +282,7 @@ impl ParquetFileReaderFactory for Readers {
             readers,
             path,
             size: file.object_meta.size,
-            metrics,
+            metrics: Some(metrics),
         }))
     }
 }
@@ -192,7 +305,7 @@ struct Reader {
     readers: Readers,
     path: Path,
     size: u64,
-    metrics: ParquetFileMetrics,
+    metrics: Option<ParquetFileMetrics>,
 }
 
 impl AsyncFileReader for Reader {
@@ -230,9 +343,10 @@ impl AsyncFileReader for Reader {
 
 impl Reader {
     fn count(&self, bytes: u64) {
-        self.metrics
-            .bytes_scanned
-            .add(usize::try_from(bytes).unwrap_or(usize::MAX));
+        if let Some(metrics) = &self.metrics {
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            metrics.bytes_scanned.add(bytes);
+        }
     }
 }
 

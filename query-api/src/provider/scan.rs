@@ -1,12 +1,19 @@
 //! A pinned table as a DataFusion table: files of one version, and the tail behind them.
+//!
+//! ```text
+//!  filters name whole keys ─► index ─► row selections of few files, rows of the tail
+//!  else: files ─► prune ─► Parquet ─► live rows ─┐
+//!        tail ─► rows that count ────────────────┴► union
+//! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{DFSchema, Statistics};
+use datafusion::common::{DFSchema, ScalarValue, Statistics};
 use datafusion::config::TableParquetOptions;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::MemorySourceConfig;
@@ -27,12 +34,21 @@ use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use futures::{StreamExt, TryStreamExt};
 
+use parquet::arrow::arrow_reader::RowSelection;
+use tidelake_core::Bucket;
+use tidelake_table::RowSet;
+
 use super::facts::FileFacts;
+use super::fresh;
+use super::live::{self, DeletedByFile, LiveRows};
+use super::points;
 use super::prune;
 use super::readers::Readers;
 use super::shape::Shape;
+use crate::error::QueryError;
+use crate::lookup::{Finder, Found};
 use crate::metrics::QueryMetrics;
-use crate::tail::TailRows;
+use crate::tail::View;
 
 /// Deletion vectors that are read at a time.
 const VECTORS_IN_FLIGHT_MAX: usize = 8;
@@ -44,7 +60,10 @@ const TAIL_PARTITION_ROWS_MIN: usize = 16_384;
 pub(crate) struct PinnedRows {
     pub shape: Arc<Shape>,
     pub files: Arc<Vec<Arc<FileFacts>>>,
-    pub tail: TailRows,
+    /// What the log holds behind the files; none where only committed rows count.
+    pub view: Option<Arc<View>>,
+    /// Where the rows of keys are; none where that is not known of this version.
+    pub finder: Option<Finder>,
     pub readers: Readers,
     pub store_url: ObjectStoreUrl,
     pub pushdown_filters: bool,
@@ -55,7 +74,7 @@ impl fmt::Debug for PinnedRows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PinnedRows")
             .field("files", &self.files.len())
-            .field("tail_rows", &self.tail.rows)
+            .field("latest", &self.view.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -85,6 +104,11 @@ impl TableProvider for PinnedRows {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(finder) = &self.finder
+            && let Some(keys) = points::keys(finder.keys(), filters)?
+        {
+            return self.found(finder, keys, projection, state).await;
+        }
         let files = self.kept(state, filters)?;
         self.metrics.files_scanned.inc_by(files.len() as u64);
         self.metrics
@@ -99,25 +123,22 @@ impl TableProvider for PinnedRows {
                     .await?,
             );
         }
-        if self.tail.rows > 0 {
-            inputs.push(self.memory(partitions, projection, limit)?);
-        }
-        match inputs.len() {
-            0 => {
-                let schema = match projection {
-                    Some(places) => Arc::new(self.shape.schema.project(places)?),
-                    None => Arc::clone(&self.shape.schema),
-                };
-                Ok(Arc::new(EmptyExec::new(schema)))
+        if let Some(view) = &self.view {
+            let batches = fresh::rows(view, projection)?;
+            if !batches.is_empty() {
+                inputs.push(self.memory(partitions, batches, projection, limit)?);
             }
-            1 => Ok(inputs.remove(0)),
-            _ => UnionExec::try_new(inputs),
         }
+        self.union(inputs, projection)
     }
 }
 
 impl PinnedRows {
-    fn kept(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<Arc<FileFacts>>> {
+    pub(super) fn kept(
+        &self,
+        state: &dyn Session,
+        filters: &[Expr],
+    ) -> Result<Vec<Arc<FileFacts>>> {
         let Some(filter) = conjunction(filters.iter().cloned()) else {
             return Ok(self.files.as_ref().clone());
         };
@@ -129,6 +150,28 @@ impl PinnedRows {
         Ok(kept.map(|(file, _)| Arc::clone(file)).collect())
     }
 
+    fn union(
+        &self,
+        mut inputs: Vec<Arc<dyn ExecutionPlan>>,
+        projection: Option<&Vec<usize>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match inputs.len() {
+            0 => Ok(Arc::new(EmptyExec::new(self.projected(projection)?))),
+            1 => Ok(inputs.remove(0)),
+            _ => UnionExec::try_new(inputs),
+        }
+    }
+
+    fn projected(
+        &self,
+        projection: Option<&Vec<usize>>,
+    ) -> Result<datafusion::arrow::datatypes::SchemaRef> {
+        Ok(match projection {
+            Some(places) => Arc::new(self.shape.schema.project(places)?),
+            None => Arc::clone(&self.shape.schema),
+        })
+    }
+
     async fn parquet(
         &self,
         partitions: usize,
@@ -138,39 +181,169 @@ impl PinnedRows {
         limit: Option<usize>,
         state: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let scan = &self.shape.scan;
         let columns = self.columns_of_interest(projection, filters);
-        let statistics: Vec<_> = files
-            .iter()
-            .map(|file| file.statistics(scan, &columns))
-            .collect();
-        let total = Statistics::try_merge_iter(statistics.iter().map(AsRef::as_ref), scan)?;
-        let described = futures::stream::iter(files.into_iter().zip(statistics))
-            .map(|(file, statistics)| self.describe(file, statistics))
+        let hidden = futures::stream::iter(files.clone())
+            .map(|file| async move { self.hidden(&file).await })
             .buffered(VECTORS_IN_FLIGHT_MAX);
-        let described: Vec<PartitionedFile> = described.try_collect().await?;
+        let hidden: Vec<Option<Arc<RowSet>>> = hidden.try_collect().await?;
+        let hides = hidden.iter().any(Option::is_some);
 
+        let scan = &self.shape.scan;
+        let statistics = |hidden: &dyn Fn(usize) -> u64| -> Vec<Arc<Statistics>> {
+            let files = files.iter().enumerate();
+            files
+                .map(|(place, file)| file.statistics(scan, &columns, hidden(place)))
+                .collect()
+        };
+        let physical = statistics(&|_| 0);
+        let mut described = Vec::with_capacity(files.len());
+        for (number, (file, statistics)) in files.iter().zip(&physical).enumerate() {
+            let mut part = PartitionedFile::new_from_meta(file.meta());
+            if hides {
+                let number = u32::try_from(number).unwrap_or(u32::MAX);
+                part.partition_values = vec![ScalarValue::UInt32(Some(number))];
+            }
+            part = part.with_statistics(Arc::clone(statistics));
+            if let Some(picked) = file.selection(&self.readers).await? {
+                let selection = ParquetRowSelection::new(picked.as_ref().clone());
+                part = part.with_extension(selection);
+            }
+            described.push(part);
+        }
+        let plan = if hides {
+            let count = |place: usize| hidden[place].as_ref().map_or(0, |set| u64::from(set.len()));
+            let live =
+                Statistics::try_merge_iter(statistics(&count).iter().map(AsRef::as_ref), scan)?;
+            let live = Arc::new(match projection {
+                Some(_) => live.project(projection),
+                None => live,
+            });
+            // A limit would count rows that are deleted.
+            let numbered = self.source(described, true, partitions, projection, None, state)?;
+            let deleted: DeletedByFile = Arc::new(hidden);
+            Arc::new(LiveRows::new(numbered, deleted, live)) as Arc<dyn ExecutionPlan>
+        } else {
+            self.source(described, false, partitions, projection, limit, state)?
+        };
+        self.logical_names(plan, projection)
+    }
+
+    /// Reads files; `numbered` adds the columns that [`LiveRows`] takes.
+    fn source(
+        &self,
+        files: Vec<PartitionedFile>,
+        numbered: bool,
+        partitions: usize,
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+        state: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let scan = &self.shape.scan;
+        let width = scan.fields().len();
+        let schema = ScanSchema::builder(Arc::clone(scan));
+        let (schema, projection) = if numbered {
+            let mut places = projection.cloned().unwrap_or_else(|| (0..width).collect());
+            places.extend([width, width + 1]);
+            let schema = schema
+                .with_table_partition_cols(vec![live::file_column()])
+                .with_virtual_columns(vec![live::row_column()]);
+            (schema.build(), Some(places))
+        } else {
+            (schema.build(), projection.cloned())
+        };
+        let statistics = files.iter().filter_map(|file| file.statistics.as_deref());
+        let with_number = schema.schema_without_virtual_columns();
+        let mut total = Statistics::try_merge_iter(statistics, with_number)?;
+        if numbered {
+            let unknown = datafusion::common::ColumnStatistics::new_unknown();
+            total.column_statistics.push(unknown);
+        }
         let mut options = TableParquetOptions {
             global: state.config_options().execution.parquet.clone(),
             ..TableParquetOptions::default()
         };
         options.global.pushdown_filters = self.pushdown_filters;
         let readers: Arc<dyn ParquetFileReaderFactory> = Arc::new(self.readers.clone());
-        let source = ParquetSource::new(ScanSchema::from(Arc::clone(scan)))
+        let source = ParquetSource::new(schema)
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(readers);
         let config = FileScanConfigBuilder::new(self.store_url.clone(), Arc::new(source))
-            .with_file_groups(balanced(described, partitions))
+            .with_file_groups(balanced(files, partitions))
             .with_statistics(total)
-            .with_projection_indices(projection.cloned())?
+            .with_projection_indices(projection)?
             .with_limit(limit)
             .build();
-        let plan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(config);
-        if self.shape.renamed {
-            self.logical_names(plan, projection)
-        } else {
-            Ok(plan)
+        Ok(DataSourceExec::from_data_source(config))
+    }
+
+    /// Rows of a file that do not count: deleted by the version, or superseded by the tail.
+    async fn hidden(&self, file: &Arc<FileFacts>) -> Result<Option<Arc<RowSet>>> {
+        let buckets = file.buckets();
+        let holds = |bucket: &Bucket| buckets.as_ref().is_none_or(|all| all.contains(bucket));
+        let tails = self.view.iter().flat_map(|view| &view.buckets);
+        let mut known: Option<Arc<RowSet>> = None;
+        for deleted in tails
+            .filter(|(bucket, _)| holds(bucket))
+            .filter_map(|(_, tail)| tail.keyed.as_ref())
+            .filter_map(|keyed| keyed.fresh.deleted(file.name()))
+        {
+            match &mut known {
+                None => known = Some(Arc::clone(deleted)),
+                // Files of other writers belong to all buckets.
+                Some(known) => Arc::make_mut(known).union(deleted),
+            }
         }
+        let hidden = match known {
+            Some(known) => Some(known),
+            None => file.deleted_rows(&self.readers).await?,
+        };
+        Ok(hidden.filter(|set| !set.is_empty()))
+    }
+
+    /// The rows of these keys and no others: filters that are left are the plan's above.
+    async fn found(
+        &self,
+        finder: &Finder,
+        keys: RecordBatch,
+        projection: Option<&Vec<usize>>,
+        state: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let search = finder.clone();
+        let found = tokio::task::spawn_blocking(move || search.find(&keys)).await;
+        let found = found.map_err(|error| QueryError::Engine(error.to_string()))??;
+        let mut by_file: BTreeMap<Arc<str>, BTreeSet<u32>> = BTreeMap::new();
+        let mut batches = Vec::new();
+        let mut of_tail = BTreeSet::new();
+        for found in found.into_iter().flatten() {
+            match found {
+                Found::File { path, row } => _ = by_file.entry(path).or_default().insert(row),
+                Found::Tail { piece, row } => {
+                    if of_tail.insert((Arc::clone(&piece.name), row))
+                        && let Some((batch, row)) = piece.locate(row)
+                    {
+                        batches.push(fresh::project(&batch.slice(row, 1), projection)?);
+                    }
+                }
+            }
+        }
+        let mut described = Vec::with_capacity(by_file.len());
+        for (path, rows) in by_file {
+            let file = finder.file(&path)?;
+            let selection = selected(&rows, file.records());
+            described.push(
+                PartitionedFile::new_from_meta(file.meta())
+                    .with_extension(ParquetRowSelection::new(selection)),
+            );
+        }
+        let mut inputs = Vec::with_capacity(2);
+        if !described.is_empty() {
+            let plan = self.source(described, false, 1, projection, None, state)?;
+            inputs.push(self.logical_names(plan, projection)?);
+        }
+        if !batches.is_empty() {
+            inputs.push(self.memory(1, batches, projection, None)?);
+        }
+        self.union(inputs, projection)
     }
 
     /// Puts the columns' names of today over those that the files use.
@@ -179,6 +352,9 @@ impl PinnedRows {
         plan: Arc<dyn ExecutionPlan>,
         projection: Option<&Vec<usize>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if !self.shape.renamed {
+            return Ok(plan);
+        }
         let schema = &self.shape.schema;
         let places = projection
             .cloned()
@@ -192,20 +368,6 @@ impl PinnedRows {
             named.collect::<Vec<_>>(),
             plan,
         )?))
-    }
-
-    async fn describe(
-        &self,
-        file: Arc<FileFacts>,
-        statistics: Arc<Statistics>,
-    ) -> Result<PartitionedFile> {
-        let described = PartitionedFile::new_from_meta(file.meta()).with_statistics(statistics);
-        match file.selection(&self.readers).await? {
-            Some(selection) => {
-                Ok(described.with_extension(ParquetRowSelection::new(selection.as_ref().clone())))
-            }
-            None => Ok(described),
-        }
     }
 
     /// Columns whose statistics can matter: what is projected and what is filtered.
@@ -230,29 +392,39 @@ impl PinnedRows {
         columns
     }
 
+    /// Rows that are in memory, projected already.
     fn memory(
         &self,
         partitions: usize,
+        batches: Vec<RecordBatch>,
         projection: Option<&Vec<usize>>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let partitions = if self.tail.rows < TAIL_PARTITION_ROWS_MIN {
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let partitions = if rows < TAIL_PARTITION_ROWS_MIN {
             1
         } else {
             partitions
         };
         let mut groups = vec![(0, Vec::new()); partitions.max(1)];
-        for batch in &self.tail.batches {
+        for batch in batches {
             if let Some(smallest) = groups.iter_mut().min_by_key(|(rows, _)| *rows) {
                 smallest.0 += batch.num_rows();
-                smallest.1.push(batch.clone());
+                smallest.1.push(batch);
             }
         }
         let groups: Vec<_> = groups.into_iter().map(|(_, group)| group).collect();
-        let schema = Arc::clone(&self.shape.schema);
-        let source = MemorySourceConfig::try_new(&groups, schema, projection.cloned())?;
+        let source = MemorySourceConfig::try_new(&groups, self.projected(projection)?, None)?;
         Ok(DataSourceExec::from_data_source(source.with_limit(limit)))
     }
+}
+
+/// Selects single rows of a file of `total` rows.
+fn selected(rows: &BTreeSet<u32>, total: Option<u64>) -> RowSelection {
+    let ranges = rows.iter().map(|row| *row as usize..*row as usize + 1);
+    let last = rows.last().map_or(0, |row| u64::from(*row) + 1);
+    let total = usize::try_from(total.unwrap_or(last).max(last)).unwrap_or(usize::MAX);
+    RowSelection::from_consecutive_ranges(ranges, total)
 }
 
 /// Files in groups of like size, each group in the order of the table.

@@ -12,6 +12,13 @@ use crate::error::QueryError;
 /// Key in a field's metadata: the declared type where Arrow has no such type.
 pub(crate) const DECLARED_TYPE: &str = "tidelake.type";
 
+/// The hidden columns that identify a row wherever compaction moves it.
+pub(crate) const SEQUENCE: [(&str, DataType); 3] = [
+    ("__bucket", DataType::Int32),
+    ("__offset", DataType::Int64),
+    ("__row", DataType::Int32),
+];
+
 /// Columns of one version of a table.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
@@ -71,6 +78,37 @@ impl Shape {
             table,
             renamed,
         })
+    }
+
+    /// The same columns, and behind them those that say where a row came from: null in files of other
+    /// writers.
+    pub(crate) fn with_sequence(&self) -> Self {
+        let hidden = || {
+            SEQUENCE
+                .into_iter()
+                .map(|(name, data_type)| Field::new(name, data_type, true))
+        };
+        let extended = |schema: &SchemaRef| -> SchemaRef {
+            let fields = schema.fields().iter().map(|field| field.as_ref().clone());
+            Arc::new(Schema::new(fields.chain(hidden()).collect::<Vec<_>>()))
+        };
+        Self {
+            schema: extended(&self.schema),
+            scan: extended(&self.scan),
+            table: Arc::clone(&self.table),
+            renamed: self.renamed,
+        }
+    }
+
+    /// Places of the primary key's columns, in key order. None in append tables.
+    pub(crate) fn key(&self) -> Vec<usize> {
+        let fields = &self.table.fields;
+        let places = self
+            .table
+            .identifier_field_ids
+            .iter()
+            .filter_map(|id| fields.iter().position(|field| field.id == *id));
+        places.collect()
     }
 
     /// A decoded batch of logical columns, as queries see it. Views share the batch's buffers.

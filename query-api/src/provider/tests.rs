@@ -82,15 +82,17 @@ fn decode(schema: &TableSchema, rows: &[Value]) -> RecordBatch {
         let message = WireMessage {
             offset: offset as i64,
             timestamp_ms: 0,
+            key: None,
             value,
             encoding: None,
             op: None,
+            letter: None,
         };
         decoder
             .push(&message)
             .unwrap_or_else(|error| panic!("{error}: {text}"));
     }
-    let parts = decoder.finish().unwrap();
+    let parts = decoder.finish().unwrap().rows;
     concat_batches(
         &parts[0].batch.schema(),
         parts.iter().map(|part| &part.batch),

@@ -12,16 +12,28 @@ use datafusion::common::TableReference;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor,
-    TableVersion as SqlVersion, TypedString, Value, VisitMut, VisitorMut,
+    TableVersion as SqlVersion, TypedString, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
-use tidelake_core::TableVersion;
+use tidelake_core::{SnapshotName, TableVersion};
 
-use super::{AsOf, Relation, View, parse_timestamp};
+use super::named::{hidden_name, not_a_version};
+use super::{AsOf, KeyPart, Relation, View, parse_timestamp};
 use crate::error::QueryError;
 
 pub(super) const TABLE_HISTORY: &str = "table_history";
 pub(super) const TABLE_FILES: &str = "table_files";
+pub(super) const TABLE_SNAPSHOTS: &str = "table_snapshots";
+pub(super) const TABLE_CHANGES: &str = "table_changes";
+pub(super) const KEY_HISTORY: &str = "key_history";
+/// Our table functions that users know of.
+const OURS: [&str; 5] = [
+    TABLE_HISTORY,
+    TABLE_FILES,
+    TABLE_SNAPSHOTS,
+    TABLE_CHANGES,
+    KEY_HISTORY,
+];
 /// What `DESCRIBE` reads.
 pub(super) const TABLE_COLUMNS: &str = "table_columns";
 /// DataFusion's own table functions that read nothing.
@@ -103,6 +115,7 @@ impl Rewrite<'_> {
                     AsOf::Latest => "latest".to_owned(),
                     AsOf::Version(version) => format!("version {version}"),
                     AsOf::Timestamp(ms) => format!("at {ms} ms"),
+                    AsOf::Snapshot(ref name) => format!("snapshot {name}"),
                 };
                 let shown = Ident::with_quote('"', table.table());
                 let made = format!("{table} {suffix}");
@@ -128,21 +141,27 @@ impl Rewrite<'_> {
                         "{function} has no versions"
                     )));
                 }
-                let Some(view) = view_of(&function) else {
+                if !is_ours(&function) {
                     *args = Some(datafusion::sql::sqlparser::ast::TableFunctionArgs {
                         args: given,
                         settings: None,
                     });
                     return self.harmless(&function);
+                }
+                let (view, table) = self.view(&function, &given)?;
+                let made = match &view {
+                    View::Changes { .. } | View::KeyHistory { .. } => {
+                        let given: Vec<_> = given.iter().map(ToString::to_string).collect();
+                        format!("{function}({table}: {})", given.join(", "))
+                    }
+                    _ => format!("{function}({table})"),
                 };
-                let table = self.table_argument(&function, &given)?;
-                let made = format!("{function}({table})");
                 self.replace(name, alias, Ident::new(function), made, view, table, None);
                 Ok(())
             }
             TableFactor::Function { name, .. } => {
                 let function = function_name(name)?;
-                if view_of(&function).is_some() {
+                if is_ours(&function) {
                     let reason = format!("{function} is not allowed after LATERAL");
                     return Err(QueryError::NotAllowed(reason));
                 }
@@ -187,26 +206,17 @@ impl Rewrite<'_> {
             return Ok(());
         }
         Err(QueryError::NotAllowed(format!(
-            "table function {function} is not allowed; there are {TABLE_HISTORY}, {TABLE_FILES}, {}",
+            "table function {function} is not allowed; there are {}, {}",
+            OURS.join(", "),
             HARMLESS.join(", ")
         )))
     }
 
     fn version(&self, version: &SqlVersion) -> Result<AsOf, QueryError> {
         match version {
-            SqlVersion::VersionAsOf(expr) => {
-                let text = self.literal(expr).ok_or_else(|| bad_version(expr))?;
-                text.parse()
-                    .map(|number| AsOf::Version(TableVersion(number)))
-                    .map_err(|_| bad_version(expr))
-            }
+            SqlVersion::VersionAsOf(expr) => version_of(expr, self.literal(expr)),
             SqlVersion::TimestampAsOf(expr) | SqlVersion::ForSystemTimeAsOf(expr) => {
-                let text = self.literal(expr).ok_or_else(|| {
-                    QueryError::Invalid(format!("TIMESTAMP AS OF takes a literal, not {expr}"))
-                })?;
-                parse_timestamp(&text)
-                    .map(AsOf::Timestamp)
-                    .map_err(QueryError::Invalid)
+                timestamp_of(expr, self.literal(expr))
             }
             other => Err(QueryError::NotAllowed(format!(
                 "{other} is not supported; write VERSION AS OF n or TIMESTAMP AS OF '…'"
@@ -214,52 +224,149 @@ impl Rewrite<'_> {
         }
     }
 
-    fn table_argument(
+    /// What a function of ours shows, by its arguments.
+    fn view(
         &self,
         function: &str,
         args: &[FunctionArg],
-    ) -> Result<TableReference, QueryError> {
-        let wrong = || QueryError::Invalid(format!("write {function}('table')"));
-        let [FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))] = args else {
-            return Err(wrong());
+    ) -> Result<(View, TableReference), QueryError> {
+        let usage = match function {
+            TABLE_CHANGES => "'table', from version[, to version]",
+            KEY_HISTORY => "'table', key column[, key column, …]",
+            _ => "'table'",
         };
-        let text = self.literal(expr).ok_or_else(wrong)?;
-        Ok(TableReference::parse_str(&text))
-    }
-
-    /// The text of a literal or of the parameter that stands for one.
-    fn literal(&self, expr: &Expr) -> Option<String> {
-        let value = match expr {
-            Expr::Value(value) => &value.value,
-            Expr::TypedString(TypedString { value, .. }) => &value.value,
-            _ => return None,
+        let wrong = || QueryError::Invalid(format!("write {function}({usage})"));
+        let exprs = args.iter().map(|arg| match arg {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Ok(expr),
+            _ => Err(wrong()),
+        });
+        let exprs = exprs.collect::<Result<Vec<_>, _>>()?;
+        let (table, rest) = exprs.split_first().ok_or_else(wrong)?;
+        let table = TableReference::parse_str(&self.literal(table).ok_or_else(wrong)?);
+        let version = |expr: &Expr| {
+            version_of(expr, self.literal(expr)).map_err(|_| {
+                QueryError::Invalid(format!(
+                    "{function} takes a version's number or a snapshot's name, not {expr}"
+                ))
+            })
         };
-        match value {
-            Value::SingleQuotedString(text) | Value::Number(text, _) => Some(text.clone()),
-            Value::Placeholder(name) => {
-                let place: usize = name.strip_prefix('$')?.parse().ok()?;
-                match self.params.get(place.checked_sub(1)?)? {
-                    serde_json::Value::String(text) => Some(text.clone()),
-                    serde_json::Value::Number(number) => Some(number.to_string()),
-                    _ => None,
-                }
+        let view = match (function, rest) {
+            (TABLE_CHANGES, [from]) => View::Changes {
+                from: version(from)?,
+                to: None,
+            },
+            (TABLE_CHANGES, [from, to]) => View::Changes {
+                from: version(from)?,
+                to: Some(version(to)?),
+            },
+            (KEY_HISTORY, [_, ..]) => {
+                let key = rest.iter().map(|expr| {
+                    key_part(expr, self.params).ok_or_else(|| {
+                        QueryError::Invalid(format!(
+                            "{function} takes the key's values as literals, not {expr}"
+                        ))
+                    })
+                });
+                let key = key.collect::<Result<_, _>>()?;
+                View::KeyHistory { key }
             }
-            _ => None,
-        }
+            (TABLE_HISTORY, []) => View::History,
+            (TABLE_FILES, []) => View::Files,
+            (TABLE_COLUMNS, []) => View::Columns,
+            (TABLE_SNAPSHOTS, []) => View::Snapshots,
+            _ => return Err(wrong()),
+        };
+        Ok((view, table))
+    }
+
+    fn literal(&self, expr: &Expr) -> Option<String> {
+        literal(expr, self.params)
     }
 }
 
-fn bad_version(expr: &Expr) -> QueryError {
-    QueryError::Invalid(format!("VERSION AS OF takes a version number, not {expr}"))
-}
-
-fn view_of(function: &str) -> Option<View> {
-    match function {
-        TABLE_HISTORY => Some(View::History),
-        TABLE_FILES => Some(View::Files),
-        TABLE_COLUMNS => Some(View::Columns),
+/// The text of a literal or of the parameter that stands for one.
+pub(super) fn literal(expr: &Expr, params: &[serde_json::Value]) -> Option<String> {
+    let value = match expr {
+        Expr::Value(value) => &value.value,
+        Expr::TypedString(TypedString { value, .. }) => &value.value,
+        _ => return None,
+    };
+    match value {
+        Value::SingleQuotedString(text) | Value::Number(text, _) => Some(text.clone()),
+        Value::Placeholder(name) => {
+            let place: usize = name.strip_prefix('$')?.parse().ok()?;
+            match params.get(place.checked_sub(1)?)? {
+                serde_json::Value::String(text) => Some(text.clone()),
+                serde_json::Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            }
+        }
         _ => None,
     }
+}
+
+/// A version by number, or by the name that a snapshot gives it.
+pub(super) fn version_of(expr: &Expr, text: Option<String>) -> Result<AsOf, QueryError> {
+    if let Some(name) = hidden_name(expr) {
+        return Ok(AsOf::Snapshot(name));
+    }
+    let wrong = || not_a_version(&expr.to_string());
+    let text = text.ok_or_else(wrong)?;
+    if let Ok(number) = text.parse() {
+        return Ok(AsOf::Version(TableVersion(number)));
+    }
+    // No name begins with a digit: what does is a number gone wrong.
+    SnapshotName::new(&text)
+        .map(AsOf::Snapshot)
+        .map_err(|_| wrong())
+}
+
+pub(super) fn timestamp_of(expr: &Expr, text: Option<String>) -> Result<AsOf, QueryError> {
+    let text = text.ok_or_else(|| {
+        QueryError::Invalid(format!("TIMESTAMP AS OF takes a literal, not {expr}"))
+    })?;
+    parse_timestamp(&text)
+        .map(AsOf::Timestamp)
+        .map_err(QueryError::Invalid)
+}
+
+/// One value of a key, as JSON.
+fn key_part(expr: &Expr, params: &[serde_json::Value]) -> Option<KeyPart> {
+    // Digits behind a point are exact as text only.
+    let number = |text: &str| match text.parse::<i64>() {
+        Ok(number) => Some(KeyPart::Value(number.into())),
+        Err(_) => Some(KeyPart::Text(text.to_owned())),
+    };
+    match expr {
+        Expr::UnaryOp {
+            op: UnaryOperator::Minus,
+            expr,
+        } => match expr.as_ref() {
+            Expr::Value(value) => match &value.value {
+                Value::Number(text, _) => number(&format!("-{text}")),
+                _ => None,
+            },
+            _ => None,
+        },
+        Expr::Value(value) => match &value.value {
+            Value::Number(text, _) => number(text),
+            Value::Boolean(value) => Some(KeyPart::Value((*value).into())),
+            Value::Placeholder(name) => {
+                let place: usize = name.strip_prefix('$')?.parse().ok()?;
+                match params.get(place.checked_sub(1)?)? {
+                    serde_json::Value::String(text) => Some(KeyPart::Text(text.clone())),
+                    serde_json::Value::Null => None,
+                    other => Some(KeyPart::Value(other.clone())),
+                }
+            }
+            _ => literal(expr, params).map(KeyPart::Text),
+        },
+        _ => literal(expr, params).map(KeyPart::Text),
+    }
+}
+
+fn is_ours(function: &str) -> bool {
+    function == TABLE_COLUMNS || OURS.contains(&function)
 }
 
 fn function_name(name: &ObjectName) -> Result<String, QueryError> {
@@ -271,7 +378,7 @@ fn function_name(name: &ObjectName) -> Result<String, QueryError> {
     }
 }
 
-fn reference(name: &ObjectName) -> Result<TableReference, QueryError> {
+pub(super) fn reference(name: &ObjectName) -> Result<TableReference, QueryError> {
     let parts: Option<Vec<_>> = name
         .0
         .iter()

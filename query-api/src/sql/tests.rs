@@ -140,6 +140,14 @@ fn versions_belong_to_their_table_reference() {
             "SELECT * FROM t FOR SYSTEM_TIME AS OF '1970-01-01'",
             Some(AsOf::Timestamp(0)),
         ),
+        (
+            "SELECT * FROM t VERSION AS OF 'before'",
+            Some(AsOf::Snapshot(SnapshotName::new("before").unwrap())),
+        ),
+        (
+            "SELECT 'ä\n', x.a FROM T\n/* é */ version as\n of 'before' x WHERE 'VERSION' = 'é'",
+            Some(AsOf::Snapshot(SnapshotName::new("before").unwrap())),
+        ),
         ("SELECT * FROM t", None),
     ] {
         let (_, relation) = only_relation(sql, &[]);
@@ -169,6 +177,7 @@ fn bad_versions_are_refused() {
         "SELECT * FROM t TIMESTAMP AS OF 'yesterday'",
         "SELECT * FROM t TIMESTAMP AS OF now()",
         "SELECT * FROM t VERSION AS OF 1.5",
+        "SELECT * FROM t VERSION AS OF 'No Name'",
     ] {
         assert!(
             matches!(refused(sql), QueryError::Invalid(_) | QueryError::Syntax(_)),
@@ -192,6 +201,15 @@ fn table_functions_name_their_table() {
     for sql in [
         "SELECT * FROM table_history()",
         "SELECT * FROM table_files(1 + 1)",
+        "SELECT * FROM table_snapshots('t', 1)",
+        "SELECT * FROM table_changes('t')",
+        "SELECT * FROM table_changes('t', 1, 2, 3)",
+        "SELECT * FROM table_changes('t', now())",
+        "SELECT * FROM table_changes('t', 1.5)",
+        "SELECT * FROM table_changes('t', to => 1)",
+        "SELECT * FROM key_history('t')",
+        "SELECT * FROM key_history('t', NULL)",
+        "SELECT * FROM key_history('t', 1 + 1)",
     ] {
         assert!(matches!(refused(sql), QueryError::Invalid(_)), "{sql}");
     }
@@ -250,4 +268,95 @@ fn mixed_case_columns_are_found_without_quotes() {
 fn deep_nesting_is_an_error_and_no_crash() {
     let sql = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
     assert!(matches!(refused(&sql), QueryError::Syntax(_)));
+}
+
+#[test]
+fn changes_and_keys_are_read_from_literals_and_parameters() {
+    let version = |number| AsOf::Version(TableVersion(number));
+    let name = |name| AsOf::Snapshot(SnapshotName::new(name).unwrap());
+    for (sql, from, to) in [
+        ("SELECT * FROM table_changes('t', 3)", version(3), None),
+        (
+            "SELECT * FROM table_changes('t', 3, $1)",
+            version(3),
+            Some(version(7)),
+        ),
+        (
+            "SELECT * FROM table_changes('t', 'before', 'after')",
+            name("before"),
+            Some(name("after")),
+        ),
+    ] {
+        let (_, relation) = only_relation(sql, &[json!(7)]);
+        assert_eq!(relation.view, View::Changes { from, to }, "{sql}");
+        assert_eq!(relation.table, TableReference::bare("t"));
+    }
+    let (_, relation) = only_relation(
+        "SELECT * FROM key_history('t', -5, 'eu', true, $2, DATE '2026-01-01')",
+        &[json!(0), json!("x")],
+    );
+    let text = |text: &str| KeyPart::Text(text.into());
+    let key = vec![
+        KeyPart::Value(json!(-5)),
+        text("eu"),
+        KeyPart::Value(json!(true)),
+        text("x"),
+        text("2026-01-01"),
+    ];
+    assert_eq!(relation.view, View::KeyHistory { key });
+    let two = "SELECT * FROM table_changes('t', 1) a JOIN table_changes('t', 2) b USING (id)";
+    assert_eq!(parse(two, &[]).unwrap().relations.len(), 2);
+}
+
+#[test]
+fn snapshots_are_created_and_dropped_by_statements() {
+    let read = |sql: &str| command(sql, &[json!(7)]);
+    let create = |as_of| {
+        Some(Command::CreateSnapshot {
+            name: SnapshotName::new("before").unwrap(),
+            table: TableReference::bare("t"),
+            as_of,
+        })
+    };
+    let seven = Some(AsOf::Version(TableVersion(7)));
+    for (sql, wanted) in [
+        ("CREATE SNAPSHOT before FOR TABLE t", create(None)),
+        (
+            "create snapshot Before for table T as of version 7;",
+            create(seven.clone()),
+        ),
+        (
+            "/* x */ CREATE SNAPSHOT \"before\" FOR TABLE t VERSION AS OF $1",
+            create(seven),
+        ),
+        (
+            "CREATE SNAPSHOT before FOR TABLE t AS OF TIMESTAMP '1970-01-01T00:00:01Z'",
+            create(Some(AsOf::Timestamp(1000))),
+        ),
+        (
+            "DROP SNAPSHOT before FOR TABLE default.t",
+            Some(Command::DropSnapshot {
+                name: SnapshotName::new("before").unwrap(),
+                table: TableReference::partial("default", "t"),
+            }),
+        ),
+        ("SELECT * FROM snapshot", None),
+        ("CREATE TABLE snapshot (a int)", None),
+        ("SELECT 'snapshot", None),
+    ] {
+        assert_eq!(read(sql).unwrap(), wanted, "{sql}");
+    }
+    for sql in [
+        "CREATE SNAPSHOT FOR TABLE t",
+        "CREATE SNAPSHOT a FOR t",
+        "CREATE SNAPSHOT a FOR TABLE t AS OF 7",
+        "CREATE SNAPSHOT a FOR TABLE t AS OF VERSION 1.5",
+        "CREATE SNAPSHOT a FOR TABLE t AS OF VERSION 1 2",
+        "CREATE SNAPSHOT \"A b\" FOR TABLE t",
+        "CREATE SNAPSHOT a FOR TABLE t; SELECT 1",
+        "DROP SNAPSHOT a FOR TABLE t AS OF VERSION 7",
+        "DROP SNAPSHOT a",
+    ] {
+        assert!(read(sql).is_err(), "{sql}");
+    }
 }

@@ -1,40 +1,22 @@
 //! The tail from a real log.
 
-use std::collections::HashMap;
-use std::time::Duration;
-
 use async_trait::async_trait;
-use parking_lot::Mutex;
+use tidelake_codec::message::Letter;
 use tidelake_core::{Bucket, Offset};
-use tidelake_log::{Admin, KafkaSettings, LogError, MessageBatch, TailReader, headers};
+use tidelake_log::{Admin, Follower, KafkaSettings, LogError, MessageBatch, headers, topics};
 
-use super::{Messages, RawMessage, TailSource};
+use super::{Fed, Feed, Messages, RawMessage, TailSource};
 
-/// Reads from Kafka. One consumer a topic, opened at its first read.
+/// Reads from Kafka.
 #[derive(Debug)]
 pub struct KafkaTail {
     kafka: KafkaSettings,
     admin: Admin,
-    readers: Mutex<HashMap<String, TailReader>>,
 }
 
 impl KafkaTail {
     pub fn new(kafka: KafkaSettings, admin: Admin) -> Self {
-        Self {
-            kafka,
-            admin,
-            readers: Mutex::default(),
-        }
-    }
-
-    fn reader(&self, topic: &str) -> Result<TailReader, LogError> {
-        let mut readers = self.readers.lock();
-        if let Some(reader) = readers.get(topic) {
-            return Ok(reader.clone());
-        }
-        let reader = TailReader::open(&self.kafka, topic)?;
-        readers.insert(topic.to_owned(), reader.clone());
-        Ok(reader)
+        Self { kafka, admin }
     }
 }
 
@@ -50,22 +32,30 @@ impl TailSource for KafkaTail {
         Ok(starts.first().map_or(Offset(-1), |(_, start)| *start))
     }
 
-    async fn read(
-        &self,
-        topic: &str,
-        ranges: Vec<(Bucket, Offset, Offset)>,
-        deadline: Duration,
-    ) -> Result<Vec<Box<dyn Messages>>, LogError> {
-        let reader = self.reader(topic)?;
-        let batches = reader.read(ranges, deadline).await?;
-        Ok(batches
-            .into_iter()
-            .map(|batch| Box::new(Batch(batch)) as Box<dyn Messages>)
-            .collect())
+    fn follow(&self, topic: &str, from: &[(Bucket, Offset)]) -> Result<Box<dyn Feed>, LogError> {
+        Ok(Box::new(KafkaFeed(Follower::start(
+            &self.kafka,
+            topic,
+            from,
+        )?)))
     }
 
-    fn close(&self, topic: &str) {
-        self.readers.lock().remove(topic);
+    fn commits(&self) -> Result<Box<dyn Feed>, LogError> {
+        let topic = topics::commits_topic(&self.kafka.topic_prefix);
+        self.follow(&topic, &[(Bucket(0), Follower::END)])
+    }
+}
+
+struct KafkaFeed(Follower);
+
+#[async_trait]
+impl Feed for KafkaFeed {
+    async fn next(&mut self) -> Result<Fed, LogError> {
+        let news = self.0.next().await?;
+        Ok(Fed {
+            messages: Box::new(Batch(news.messages)),
+            ends: news.ends,
+        })
     }
 }
 
@@ -73,17 +63,24 @@ struct Batch(MessageBatch);
 
 impl Messages for Batch {
     fn visit(&self, visit: &mut dyn FnMut(RawMessage<'_>)) {
-        for message in self.0.iter() {
-            let plain = !message.has_headers();
-            let header = |name| if plain { None } else { message.header(name) };
-            visit(RawMessage {
-                bucket: message.bucket(),
-                offset: message.offset().0,
-                timestamp_ms: message.timestamp_ms(),
-                value: message.value(),
-                encoding: header(headers::ENCODING),
-                op: header(headers::OP),
-            });
+        for run in self.0.runs() {
+            let letters = topics::is_dead_letter_topic(run.topic);
+            for message in run.iter() {
+                let plain = !message.has_headers();
+                let header = |name| if plain { None } else { message.header(name) };
+                let letter = letters.then(|| Letter::read(header));
+                visit(RawMessage {
+                    bucket: run.bucket,
+                    offset: message.offset().0,
+                    timestamp_ms: message.timestamp_ms(),
+                    key: message.key(),
+                    value: message.value(),
+                    encoding: header(headers::ENCODING),
+                    op: header(headers::OP),
+                    origin: header(headers::ORIGIN),
+                    letter: letter.as_ref(),
+                });
+            }
         }
     }
 }

@@ -81,17 +81,29 @@ impl State {
                 if !matches!(self.name(&table.id), None | Some(Name::Purged)) {
                     return Err("creates a table that exists or is not purged");
                 }
+                self.show_dead_letters(table);
                 (
                     table.id.clone(),
                     Name::Live(Arc::new(table.as_ref().clone())),
                 )
             }
+            Event::AddDeadLetters { table, topic_id } => {
+                let entry = self
+                    .table(table)
+                    .ok_or("gives dead letters to a table that does not exist")?;
+                let mut entry = entry.as_ref().clone();
+                entry.dead_letters_topic_id = Some(*topic_id);
+                self.show_dead_letters(&entry);
+                (table.clone(), Name::Live(Arc::new(entry)))
+            }
             Event::DropTable { table, purger } => {
                 let entry = self
                     .table(table)
                     .ok_or("drops a table that does not exist")?;
+                let entry = Arc::clone(entry);
+                self.names.remove(&table.dead_letters());
                 let dropped = Dropped {
-                    entry: Arc::clone(entry),
+                    entry,
                     purger: purger.clone(),
                     claimed_ms: record.timestamp_ms,
                 };
@@ -117,5 +129,14 @@ impl State {
         self.names.insert(id, (number, name));
         self.next += 1;
         Ok(())
+    }
+
+    /// A table's dead-letter table is there as long as the table itself.
+    fn show_dead_letters(&mut self, table: &TableEntry) {
+        if let Some(entry) = table.dead_letters() {
+            let id = entry.id.clone();
+            self.names
+                .insert(id, (self.next, Name::Live(Arc::new(entry))));
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidelake_core::clock::UnixMillis;
 use tidelake_core::{TableId, TopicId};
-use tidelake_schema::TableSchema;
+use tidelake_schema::{TableSchema, dead_letters};
 
 /// What a record of the table means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,16 +41,42 @@ pub struct TableEntry {
     #[serde(default)]
     pub properties: BTreeMap<String, String>,
     pub created_ms: UnixMillis,
+    /// The incarnation of the topic that keeps the table's dead letters: of a table whose dead
+    /// letters are a table too. See [`TableEntry::dead_letters`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters_topic_id: Option<TopicId>,
 }
 
 impl TableEntry {
+    /// The table's dead-letter table. It has no event of its own: it comes and goes with its table,
+    /// in one step.
+    pub fn dead_letters(&self) -> Option<Self> {
+        Some(Self {
+            id: self.id.dead_letters(),
+            mode: TableMode::Upsert,
+            schema: dead_letters::schema().clone(),
+            buckets: 1,
+            topic: format!("{}.dlq", self.topic),
+            topic_id: self.dead_letters_topic_id?,
+            properties: BTreeMap::new(),
+            created_ms: self.created_ms,
+            dead_letters_topic_id: None,
+        })
+    }
+
+    /// True of dead-letter tables, which nobody but Tidelake writes to.
+    pub fn is_dead_letters(&self) -> bool {
+        self.id.table.dead_letters_of().is_some()
+    }
+
     /// The table's folder below the store's root: `<tenant>/<table>`.
     pub fn location(&self) -> String {
         location(&self.id)
     }
 }
 
-pub(crate) fn location(id: &TableId) -> String {
+/// See [`TableEntry::location`].
+pub fn location(id: &TableId) -> String {
     format!("{}/{}", id.tenant, id.table)
 }
 
@@ -65,13 +91,19 @@ pub(crate) struct Record {
     pub event: Event,
 }
 
-pub(crate) const FORMAT: u32 = 1;
+/// The newest format that this program reads.
+pub(crate) const FORMAT_MAX: u32 = 2;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Event {
     CreateTable {
         table: Box<TableEntry>,
+    },
+    /// The table, made before there were dead-letter tables, has one from here on.
+    AddDeadLetters {
+        table: TableId,
+        topic_id: TopicId,
     },
     /// From here on the table does not exist; `purger` removes what it left behind.
     DropTable {
@@ -87,6 +119,19 @@ pub(crate) enum Event {
     Purged {
         table: TableId,
     },
+}
+
+impl Event {
+    /// The oldest format that has such an event: older programs ask to be upgraded.
+    pub(crate) fn format(&self) -> u32 {
+        match self {
+            Self::AddDeadLetters { .. } => 2,
+            Self::CreateTable { .. }
+            | Self::DropTable { .. }
+            | Self::ClaimPurge { .. }
+            | Self::Purged { .. } => 1,
+        }
+    }
 }
 
 /// The part of a record that older and newer programs agree on.
@@ -105,9 +150,9 @@ impl Record {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let envelope: Envelope =
             serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if envelope.format > FORMAT {
+        if envelope.format > FORMAT_MAX {
             return Err(format!(
-                "format {} is newer than this program, which reads up to {FORMAT}; upgrade it",
+                "format {} is newer than this program, which reads up to {FORMAT_MAX}; upgrade it",
                 envelope.format
             ));
         }

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tidelake_core::clock::SharedClock;
 use tidelake_core::ids::SharedIds;
-use tidelake_core::{ErrorKind, TableId, TenantId};
+use tidelake_core::{ErrorKind, TableId, TenantId, TopicId};
 use tidelake_storage::{NumberedLog, PutOnce, StorageError, Store};
 use tokio::sync::Mutex;
 
 use crate::cache::{Dropped, Name, State};
-use crate::entry::{self, Event, FORMAT, Record, TableEntry};
+use crate::entry::{self, Event, Record, TableEntry};
 
 const PREFIX: &str = "_tidelake/catalog";
 const ENGINE: &str = concat!("Tidelake/", env!("CARGO_PKG_VERSION"));
@@ -196,10 +196,34 @@ impl Catalog {
         .await
     }
 
+    /// Gives the table, if it is still this incarnation, a dead-letter table whose topic and Delta
+    /// log exist already. True: it has one now.
+    pub async fn add_dead_letters(
+        &self,
+        entry: &TableEntry,
+        topic_id: TopicId,
+    ) -> Result<bool, CatalogError> {
+        let id = &entry.id;
+        self.append(|state, _| match state.table(id) {
+            Some(now) if now.dead_letters_topic_id.is_some() => Decision::Answer(true),
+            Some(now) if now.topic_id == entry.topic_id => Decision::Append(
+                Event::AddDeadLetters {
+                    table: id.clone(),
+                    topic_id,
+                },
+                true,
+            ),
+            _ => Decision::Answer(false),
+        })
+        .await
+    }
+
     /// Takes the table out of the catalog and makes the caller its purger.
     pub async fn drop_table(&self, id: &TableId) -> Result<DropTable, CatalogError> {
         let purger = self.inner.ids.next_uuid().to_string();
         self.append(|state, claimed_ms| match state.table(id) {
+            // It goes with its table only.
+            Some(entry) if entry.is_dead_letters() => Decision::Answer(DropTable::NotFound),
             Some(entry) => Decision::Append(
                 Event::DropTable {
                     table: id.clone(),
@@ -284,7 +308,7 @@ impl Catalog {
         let id = self.inner.ids.next_uuid().to_string();
         let engine = ENGINE.to_owned();
         let record = Record {
-            format: FORMAT,
+            format: event.format(),
             id,
             timestamp_ms,
             engine,

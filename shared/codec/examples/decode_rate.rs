@@ -4,14 +4,30 @@ use std::fmt::Write;
 use std::hint::black_box;
 use std::time::Instant;
 
+use arrow::array::RecordBatch;
+use bytes::Bytes;
 use tidelake_codec::json::encode::{JsonStyle, write_rows};
 use tidelake_codec::json::stream::ArraySplitter;
 use tidelake_codec::json::{JsonDecoder, JsonLimits};
+use tidelake_codec::key::KeyText;
+use tidelake_codec::message::{MessageDecoder, Placement, WireMessage};
 use tidelake_codec::packed;
+use tidelake_core::Bucket;
 use tidelake_schema::TableSchema;
 
 const RECORDS: usize = 1_000_000;
 const ROUNDS: usize = 5;
+
+/// The same table, of which the columns at `key` are the primary key.
+fn keyed(key: &[usize]) -> Result<TableSchema, Box<dyn std::error::Error>> {
+    let mut schema = schema()?;
+    for place in key {
+        schema.fields[*place].required = true;
+    }
+    let id = |place: &usize| schema.fields[*place].id;
+    schema.identifier_field_ids = key.iter().map(id).collect();
+    Ok(schema)
+}
 
 fn schema() -> Result<TableSchema, Box<dyn std::error::Error>> {
     let columns = [
@@ -161,5 +177,67 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             black_box(packed::decode(message, &schema).expect("rows"));
         }
     });
+    keys(&batches, &messages, &records, text.len())
+}
+
+/// What a primary key costs.
+fn keys(
+    batches: &[RecordBatch],
+    messages: &[Bytes],
+    records: &[&[u8]],
+    bytes: usize,
+) -> Result<(), Box<dyn std::error::Error>> {
+    for (what, key) in [("a long", &[0][..]), ("two columns", &[4, 0][..])] {
+        let schema = keyed(key)?;
+        let text_of = KeyText::new(&schema)?.ok_or("no key")?;
+        let mut owners = Vec::new();
+        report(&format!("KeyText::row_buckets, {what}"), bytes, || {
+            for batch in batches {
+                owners.clear();
+                text_of.row_buckets(batch, 4, &mut owners).expect("keys");
+                black_box(&owners);
+            }
+        });
+        let placement = Placement {
+            bucket: Bucket(0),
+            buckets: 1,
+        };
+        let append = MessageDecoder::new(&schema)?;
+        let keyed = MessageDecoder::keyed(&schema, Some(placement))?;
+        for (how, mut decoder) in [("append", append), ("keyed", keyed)] {
+            let message = |offset: usize, value, encoding| WireMessage {
+                offset: offset as i64,
+                timestamp_ms: 0,
+                key: None,
+                value: Some(value),
+                encoding,
+                op: None,
+                letter: None,
+            };
+            report(
+                &format!("MessageDecoder, {how}, singles, {what}"),
+                bytes,
+                || {
+                    for (n, record) in records.iter().enumerate() {
+                        decoder.push(&message(n, record, None)).expect("a record");
+                        if n % 10_000 == 9_999 {
+                            black_box(decoder.finish().expect("columns"));
+                        }
+                    }
+                },
+            );
+            report(
+                &format!("MessageDecoder, {how}, packed, {what}"),
+                bytes,
+                || {
+                    for (n, value) in messages.iter().enumerate() {
+                        let encoding = Some(&b"arrow"[..]);
+                        decoder.push(&message(n, value, encoding)).expect("a batch");
+                        black_box(decoder.finish().expect("columns"));
+                    }
+                },
+            );
+        }
+    }
     Ok(())
 }

@@ -114,7 +114,8 @@ pub(crate) fn print(value: i128, scale: i8, out: &mut Vec<u8>) {
     if value < 0 {
         out.push(b'-');
     }
-    let digits = value.unsigned_abs().to_string();
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(value.unsigned_abs());
     let Some(behind) = usize::try_from(scale).ok().filter(|scale| *scale > 0) else {
         out.extend_from_slice(digits.as_bytes());
         if value != 0 {

@@ -10,6 +10,7 @@
 //! | [`json`] | records, NDJSON, arrays | to and from |
 //! | [`arrow_ipc`] | Arrow streams with columns of any fitting type | to |
 //! | [`packed`] | one message of many rows | to and from |
+//! | [`key`] | the text of a primary key | to and from |
 //! | [`message`] | a log message in any of them | to |
 //!
 //! Columns are always those of [`tidelake_schema::arrow::to_arrow`].
@@ -18,6 +19,7 @@ pub mod arrow_ipc;
 mod decimal;
 mod error;
 pub mod json;
+pub mod key;
 pub mod message;
 pub mod packed;
 mod reject;

@@ -6,38 +6,98 @@
 //! | `tl-encoding: arrow` | one Arrow IPC stream | its rows, all or none |
 //! | `tl-op: flush` | any | no row: a marker |
 //!
+//! Of a table with a primary key also:
+//!
+//! | header | key | value | gives |
+//! | --- | --- | --- | --- |
+//! | none | key text | none | a tombstone: the key is deleted |
+//! | none | any | one JSON object | one row; its own columns say its key |
+//! | `tl-encoding: arrow` | none | one Arrow IPC stream with `__op` | rows and deletes, all or none |
+//!
+//! All versions of a key must come through one bucket. With a [`Placement`] a single record of
+//! another bucket is left out and its bucket told, and a packed batch with a row of another bucket
+//! is refused whole.
+//!
+//! Every message of a dead-letter topic is one row of [`tidelake_schema::dead_letters`], whatever it
+//! is; only `tl-op: flush` without a source position is a marker.
+//!
 //! Flusher and query tail read the same messages through the same decoder, so both agree on what is
 //! a row and what is a dead letter.
 
+mod keyed;
+mod letters;
+
 use arrow::array::RecordBatch;
+use tidelake_core::Bucket;
+use tidelake_core::headers::OP_FLUSH;
 use tidelake_schema::{SchemaError, TableSchema};
 
 use crate::json::{JsonDecoder, JsonLimits};
+use crate::key::KeyText;
 use crate::reject::{Reason, Rejection};
 use crate::{CodecError, packed};
+use keyed::Keyed;
+use letters::Letters;
+
+pub use letters::{Letter, timestamp_ms};
 
 /// The first byte of Confluent's framing: a schema id and Avro follow.
 const CONFLUENT_MAGIC: u8 = 0;
-const OP_FLUSH: &[u8] = b"flush";
+/// Decoded dead letters beyond this become a batch of their own.
+const LETTERS_BYTES_MAX: usize = 256 << 20;
 
 /// One message as the log holds it.
 #[derive(Debug, Clone, Copy)]
 pub struct WireMessage<'a> {
     pub offset: i64,
     pub timestamp_ms: i64,
+    /// Counts only where there is no value.
+    pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
     /// Header `tl-encoding`.
     pub encoding: Option<&'a [u8]>,
     /// Header `tl-op`.
     pub op: Option<&'a [u8]>,
+    /// The headers of a dead letter; for [`MessageDecoder::dead_letters`].
+    pub letter: Option<&'a Letter<'a>>,
 }
 
 /// What a message was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
+    /// So many records, deletes among them.
     Rows(usize),
     /// It asks for a flush and holds no row.
     Marker,
+    /// One record, whose key belongs to this other bucket; nothing was added.
+    Elsewhere(Bucket),
+}
+
+/// Where the messages of a table with a primary key come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    pub bucket: Bucket,
+    /// Buckets of the table, at least one.
+    pub buckets: u32,
+}
+
+/// Everything since the last [`MessageDecoder::finish`]. Both lists are in the order of (offset,
+/// row); no position stands in both.
+#[derive(Debug, Clone, Default)]
+pub struct Decoded {
+    pub rows: Vec<DecodedRows>,
+    pub deletes: Vec<DecodedDeletes>,
+}
+
+/// Keys that consecutive messages delete; the vectors are parallel to the keys.
+#[derive(Debug, Clone)]
+pub struct DecodedDeletes {
+    /// The key's columns in key order, as [`crate::key::key_schema`] has them.
+    pub keys: RecordBatch,
+    pub offsets: Vec<i64>,
+    /// Row within its message.
+    pub rows: Vec<u32>,
+    pub timestamps_ms: Vec<i64>,
 }
 
 /// Rows of consecutive messages; the vectors are parallel to the rows.
@@ -58,27 +118,60 @@ pub struct MessageDecoder {
     json: JsonDecoder,
     json_offsets: Vec<i64>,
     json_timestamps_ms: Vec<i64>,
-    done: Vec<DecodedRows>,
+    done: Decoded,
+    done_rows: usize,
     done_bytes: usize,
+    /// Of tables with a primary key.
+    keyed: Option<Keyed>,
+    /// Of dead-letter tables.
+    letters: Option<Box<Letters>>,
     /// No record's fault, so it belongs to [`Self::finish`].
     failed: Option<CodecError>,
 }
 
 impl MessageDecoder {
+    /// For append tables.
     pub fn new(schema: &TableSchema) -> Result<Self, SchemaError> {
         Ok(Self {
             schema: schema.clone(),
             json: JsonDecoder::new(schema, JsonLimits::default())?,
             json_offsets: Vec::new(),
             json_timestamps_ms: Vec::new(),
-            done: Vec::new(),
+            done: Decoded::default(),
+            done_rows: 0,
             done_bytes: 0,
+            keyed: None,
+            letters: None,
             failed: None,
         })
     }
 
+    /// For dead-letter tables: never rejects a message.
+    pub fn dead_letters() -> Result<Self, SchemaError> {
+        let mut decoder = Self::new(tidelake_schema::dead_letters::schema())?;
+        decoder.letters = Some(Box::new(Letters::new()));
+        Ok(decoder)
+    }
+
+    /// For upsert tables; without a primary key the same as [`Self::new`]. Where no `placement` is
+    /// given, every row counts as in its place.
+    pub fn keyed(schema: &TableSchema, placement: Option<Placement>) -> Result<Self, SchemaError> {
+        let mut decoder = Self::new(schema)?;
+        if let Some(key) = KeyText::new(schema)? {
+            decoder.keyed = Some(Keyed::new(key, schema, placement)?);
+        }
+        Ok(decoder)
+    }
+
     /// Takes one message in. A rejected message adds nothing.
     pub fn push(&mut self, message: &WireMessage<'_>) -> Result<Pushed, Rejection> {
+        if let Some(letters) = &mut self.letters {
+            let pushed = letters.push(message);
+            if letters.bytes() > LETTERS_BYTES_MAX {
+                self.closed(|decoder| decoder.close_letters());
+            }
+            return Ok(pushed);
+        }
         match message.op {
             None => {}
             Some(OP_FLUSH) => return Ok(Pushed::Marker),
@@ -90,7 +183,10 @@ impl MessageDecoder {
             }
         }
         let Some(value) = message.value else {
-            return Err(Rejection::of_row(0, Reason::Tombstone));
+            return match &mut self.keyed {
+                None => Err(Rejection::of_row(0, Reason::Tombstone)),
+                Some(keyed) => keyed.push_tombstone(message),
+            };
         };
         match message.encoding {
             None if value.first() == Some(&CONFLUENT_MAGIC) => {
@@ -98,16 +194,33 @@ impl MessageDecoder {
             }
             None => {
                 self.json.push_record(value)?;
+                if let Some(keyed) = &mut self.keyed {
+                    let owner = keyed.owner_of_last(&self.json);
+                    if !matches!(owner, Ok(None)) {
+                        self.json.truncate(self.json.rows() - 1);
+                    }
+                    if let Some(owner) = owner? {
+                        return Ok(Pushed::Elsewhere(owner));
+                    }
+                }
                 self.json_offsets.push(message.offset);
                 self.json_timestamps_ms.push(message.timestamp_ms);
                 Ok(Pushed::Rows(1))
             }
             Some(encoding) if encoding == packed::ENCODING.as_bytes() => {
-                let batch = packed::decode(value, &self.schema)?;
-                if let Err(error) = self.close_json() {
-                    self.failed.get_or_insert(error);
-                }
-                Ok(Pushed::Rows(self.push_batch(batch, message)))
+                let (batch, rows, deletes) = match &mut self.keyed {
+                    None => {
+                        let batch = packed::decode(value, &self.schema)?;
+                        let rows = (0..batch.num_rows() as u32).collect();
+                        (batch, rows, None)
+                    }
+                    Some(keyed) => {
+                        let packed = packed::decode_keyed(value, &self.schema, &keyed.key)?;
+                        keyed.check_batch(&packed)?;
+                        (packed.rows, packed.row_numbers, packed.deletes)
+                    }
+                };
+                Ok(Pushed::Rows(self.push_batch(batch, rows, deletes, message)))
             }
             Some(_) => Err(Rejection::of_row(
                 0,
@@ -118,39 +231,81 @@ impl MessageDecoder {
         }
     }
 
-    fn push_batch(&mut self, batch: RecordBatch, message: &WireMessage<'_>) -> usize {
-        let rows = batch.num_rows();
-        self.done_bytes += batch.get_array_memory_size() + rows * POSITION_BYTES;
-        self.done.push(DecodedRows {
-            batch,
-            offsets: vec![message.offset; rows],
-            rows: (0..rows as u32).collect(),
-            timestamps_ms: vec![message.timestamp_ms; rows],
-        });
-        rows
+    fn push_batch(
+        &mut self,
+        batch: RecordBatch,
+        rows: Vec<u32>,
+        deletes: Option<(RecordBatch, Vec<u32>)>,
+        message: &WireMessage<'_>,
+    ) -> usize {
+        let (offset, timestamp_ms) = (message.offset, message.timestamp_ms);
+        let mut taken = rows.len();
+        if !rows.is_empty() {
+            self.closed(|decoder| decoder.close_json());
+            self.push_rows(DecodedRows {
+                batch,
+                offsets: vec![offset; rows.len()],
+                timestamps_ms: vec![timestamp_ms; rows.len()],
+                rows,
+            });
+        }
+        if let Some((keys, rows)) = deletes {
+            taken += rows.len();
+            self.closed(|decoder| decoder.close_tombstones());
+            self.push_deletes(DecodedDeletes {
+                keys,
+                offsets: vec![offset; rows.len()],
+                timestamps_ms: vec![timestamp_ms; rows.len()],
+                rows,
+            });
+        }
+        taken
     }
 
-    /// Rows taken in since the last [`Self::finish`].
+    /// Keeps an error that is no record's fault for [`Self::finish`].
+    fn closed(&mut self, close: impl FnOnce(&mut Self) -> Result<(), CodecError>) {
+        if let Err(error) = close(self) {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    fn push_rows(&mut self, rows: DecodedRows) {
+        self.done_rows += rows.rows.len();
+        self.done_bytes += rows.batch.get_array_memory_size() + rows.rows.len() * POSITION_BYTES;
+        self.done.rows.push(rows);
+    }
+
+    fn push_deletes(&mut self, deletes: DecodedDeletes) {
+        let rows = deletes.rows.len();
+        self.done_rows += rows;
+        self.done_bytes += deletes.keys.get_array_memory_size() + rows * POSITION_BYTES;
+        self.done.deletes.push(deletes);
+    }
+
+    /// Records taken in since the last [`Self::finish`], deletes among them.
     pub fn rows(&self) -> usize {
-        self.json.rows()
-            + self
-                .done
-                .iter()
-                .map(|rows| rows.batch.num_rows())
-                .sum::<usize>()
+        let tombstones = self.keyed.as_ref().map_or(0, Keyed::tombstones);
+        let letters = self.letters.as_ref().map_or(0, |letters| letters.rows());
+        self.json.rows() + tombstones + letters + self.done_rows
     }
 
     /// Memory they hold, about.
     pub fn bytes(&self) -> usize {
-        self.json.bytes() + self.json_offsets.len() * POSITION_BYTES + self.done_bytes
+        let tombstones = self.keyed.as_ref().map_or(0, Keyed::bytes);
+        let letters = self.letters.as_ref().map_or(0, |letters| letters.bytes());
+        let json = self.json.bytes() + self.json_offsets.len() * POSITION_BYTES;
+        json + tombstones + letters + self.done_bytes
     }
 
-    /// Hands over the rows, in order.
-    pub fn finish(&mut self) -> Result<Vec<DecodedRows>, CodecError> {
+    /// Hands over what was taken in, in order.
+    pub fn finish(&mut self) -> Result<Decoded, CodecError> {
         self.close_json()?;
+        self.close_tombstones()?;
+        self.close_letters()?;
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
+        self.done_rows = 0;
         self.done_bytes = 0;
         Ok(std::mem::take(&mut self.done))
     }
@@ -160,14 +315,35 @@ impl MessageDecoder {
             return Ok(());
         }
         let batch = self.json.finish()?;
-        let rows = batch.num_rows();
-        self.done_bytes += batch.get_array_memory_size() + rows * POSITION_BYTES;
-        self.done.push(DecodedRows {
+        let rows = vec![0; batch.num_rows()];
+        let offsets = std::mem::take(&mut self.json_offsets);
+        let timestamps_ms = std::mem::take(&mut self.json_timestamps_ms);
+        self.push_rows(DecodedRows {
             batch,
-            offsets: std::mem::take(&mut self.json_offsets),
-            rows: vec![0; rows],
-            timestamps_ms: std::mem::take(&mut self.json_timestamps_ms),
+            offsets,
+            rows,
+            timestamps_ms,
         });
+        Ok(())
+    }
+
+    fn close_letters(&mut self) -> Result<(), CodecError> {
+        let rows = self.letters.as_mut().map(|letters| letters.finish());
+        if let Some(rows) = rows.transpose()?.flatten() {
+            self.push_rows(rows);
+        }
+        Ok(())
+    }
+
+    fn close_tombstones(&mut self) -> Result<(), CodecError> {
+        let deletes = self
+            .keyed
+            .as_mut()
+            .map(Keyed::take_tombstones)
+            .transpose()?;
+        if let Some(deletes) = deletes.flatten() {
+            self.push_deletes(deletes);
+        }
         Ok(())
     }
 }
@@ -176,91 +352,4 @@ impl MessageDecoder {
 const POSITION_BYTES: usize = 20;
 
 #[cfg(test)]
-mod tests {
-    use arrow::array::AsArray;
-    use arrow::datatypes::Int64Type;
-
-    use super::*;
-
-    fn schema() -> TableSchema {
-        TableSchema::from_iceberg_json(
-            r#"{"type":"struct","schema-id":0,"fields":[
-                {"id":1,"name":"id","required":true,"type":"long"}]}"#,
-        )
-        .unwrap()
-    }
-
-    fn message(offset: i64, value: &[u8]) -> WireMessage<'_> {
-        WireMessage {
-            offset,
-            timestamp_ms: 7,
-            value: Some(value),
-            encoding: None,
-            op: None,
-        }
-    }
-
-    fn packed_rows(ids: std::ops::Range<i64>) -> bytes::Bytes {
-        let mut decoder = JsonDecoder::new(&schema(), JsonLimits::default()).unwrap();
-        for id in ids {
-            decoder
-                .push_record(format!("{{\"id\":{id}}}").as_bytes())
-                .unwrap();
-        }
-        packed::encode(&decoder.finish().unwrap()).unwrap()
-    }
-
-    #[test]
-    fn rows_keep_the_order_of_their_messages_and_bad_ones_leave_nothing() {
-        let mut decoder = MessageDecoder::new(&schema()).unwrap();
-        let packed = packed_rows(10..13);
-        assert_eq!(
-            decoder.push(&message(0, b"{\"id\":1}")).unwrap(),
-            Pushed::Rows(1)
-        );
-        assert!(decoder.push(&message(1, b"{\"id\":\"x\"}")).is_err());
-        let batch = WireMessage {
-            encoding: Some(b"arrow"),
-            ..message(2, &packed)
-        };
-        assert_eq!(decoder.push(&batch).unwrap(), Pushed::Rows(3));
-        let cut = WireMessage {
-            encoding: Some(b"arrow"),
-            ..message(3, &packed[..packed.len() / 2])
-        };
-        assert!(decoder.push(&cut).is_err());
-        let marker = WireMessage {
-            op: Some(b"flush"),
-            value: None,
-            ..message(4, b"")
-        };
-        assert_eq!(decoder.push(&marker).unwrap(), Pushed::Marker);
-        assert!(
-            decoder
-                .push(&WireMessage {
-                    value: None,
-                    ..message(5, b"")
-                })
-                .is_err()
-        );
-        assert!(decoder.push(&message(6, &[0, 0, 0, 0, 1, 2])).is_err());
-        assert_eq!(
-            decoder.push(&message(7, b"{\"id\":2}")).unwrap(),
-            Pushed::Rows(1)
-        );
-        assert_eq!(decoder.rows(), 5);
-        let mut found = Vec::new();
-        for rows in decoder.finish().unwrap() {
-            let ids = rows.batch.column(0).as_primitive::<Int64Type>();
-            for row in 0..rows.batch.num_rows() {
-                found.push((ids.value(row), rows.offsets[row], rows.rows[row]));
-            }
-        }
-        assert_eq!(
-            found,
-            vec![(1, 0, 0), (10, 2, 0), (11, 2, 1), (12, 2, 2), (2, 7, 0)]
-        );
-        assert_eq!(decoder.rows(), 0);
-        assert!(decoder.finish().unwrap().is_empty());
-    }
-}
+mod tests;

@@ -3,18 +3,29 @@
 //! Owns the value behind the header `tl-encoding: arrow`. The cost of a record must not include a
 //! Kafka message, so the gateway packs; whoever produces directly may pack too, which is why
 //! decoding trusts nothing: see [`crate::arrow_ipc`] for what is checked.
+//!
+//! Messages of a table with a primary key may delete: a column [`OPERATION_COLUMN`] (Int8: 0 upsert,
+//! 1 delete) stands in those that do. Of rows that delete only the key's columns count; a message
+//! that does nothing else has no other columns.
 
-use arrow::array::RecordBatch;
-use arrow::buffer::Buffer;
-use arrow::compute::concat_batches;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, BooleanArray, Int8Array, RecordBatch};
+use arrow::buffer::{BooleanBuffer, Buffer};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::{DataType, Field, Int8Type, Schema};
+use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use bytes::Bytes;
 use tidelake_core::limits::MESSAGE_BYTES_MAX;
 use tidelake_schema::TableSchema;
 
-use crate::arrow_ipc::{Frames, StreamLimits, conform};
+use crate::arrow_ipc::{
+    Frames, OPERATION_COLUMN, StreamLimits, conform, conform_operations, deletes, has_operations,
+};
 use crate::error::CodecError;
+use crate::key::KeyText;
 use crate::reject::{Reason, Rejection};
 
 /// The value of the header `tl-encoding`.
@@ -52,9 +63,140 @@ pub fn encode(batch: &RecordBatch) -> Result<Bytes, CodecError> {
     Ok(writer.into_inner()?.into())
 }
 
+/// [`encode`] of rows of which those in `deletes` delete. Their columns beside the key's may be
+/// null, also where the table requires a value: the batch's own schema must allow it.
+pub fn encode_with(
+    batch: &RecordBatch,
+    deletes: Option<&BooleanBuffer>,
+) -> Result<Bytes, CodecError> {
+    let Some(deletes) = deletes.filter(|deletes| deletes.count_set_bits() > 0) else {
+        return encode(batch);
+    };
+    let operations: Int8Array = deletes.iter().map(i8::from).collect::<Vec<_>>().into();
+    let operation = Arc::new(Field::new(OPERATION_COLUMN, DataType::Int8, false));
+    let fields = batch.schema_ref().fields().iter().cloned();
+    let schema = Schema::new(fields.chain([operation]).collect::<Vec<_>>());
+    let mut columns = batch.columns().to_vec();
+    columns.push(Arc::new(operations));
+    encode(&RecordBatch::try_new(Arc::new(schema), columns)?)
+}
+
+/// [`encode`] of a batch of [`crate::arrow_ipc::operations_schema`]: without operations where
+/// nothing is deleted, without other columns than the key's where nothing is written.
+pub fn encode_operations(
+    batch: &RecordBatch,
+    schema: &TableSchema,
+    key: &KeyText,
+) -> Result<Bytes, CodecError> {
+    let deletes = deletes_of(batch)?.count_set_bits();
+    let last = batch.num_columns() - 1;
+    if deletes == 0 {
+        let columns = batch.columns()[..last].to_vec();
+        let target = tidelake_schema::arrow::to_arrow(schema);
+        encode(&RecordBatch::try_new(target, columns)?)
+    } else if deletes == batch.num_rows() {
+        let places: Vec<_> = key.columns().iter().copied().chain([last]).collect();
+        encode(&batch.project(&places)?)
+    } else {
+        encode(batch)
+    }
+}
+
+/// Which rows delete, of a batch that was conformed and has operations.
+fn deletes_of(batch: &RecordBatch) -> Result<BooleanBuffer, CodecError> {
+    let operations = batch
+        .column_by_name(OPERATION_COLUMN)
+        .and_then(|column| column.as_primitive_opt::<Int8Type>())
+        .ok_or_else(|| ArrowError::SchemaError("a batch of operations is wanted".into()))?;
+    Ok(deletes(operations))
+}
+
+/// A decoded message of a table with a primary key.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    /// The rows that are written: the table's columns.
+    pub rows: RecordBatch,
+    /// Their numbers within the message.
+    pub row_numbers: Vec<u32>,
+    /// The keys that are deleted, as columns of [`crate::key::key_schema`], and the numbers of
+    /// their rows; none where there are none.
+    pub deletes: Option<(RecordBatch, Vec<u32>)>,
+}
+
+/// [`decode`] for a table with a primary key: `key` is that of `schema`.
+pub fn decode_keyed(
+    message: &[u8],
+    schema: &TableSchema,
+    key: &KeyText,
+) -> Result<Packed, Rejection> {
+    let batches = read(message)?;
+    // One stream has one schema.
+    if !batches.first().is_some_and(has_operations) {
+        let rows = conform_all(&batches, schema)?;
+        return Ok(Packed {
+            row_numbers: (0..rows.num_rows() as u32).collect(),
+            rows,
+            deletes: None,
+        });
+    }
+    let corrupt = |error: ArrowError| whole(corrupt(&error));
+    let bug = |error: CodecError| {
+        whole(Reason::CorruptArrow {
+            detail: error.to_string(),
+        })
+    };
+    let (mut written, mut deleted) = (Vec::new(), Vec::new());
+    let (mut row_numbers, mut deleted_numbers) = (Vec::new(), Vec::new());
+    let target = tidelake_schema::arrow::to_arrow(schema);
+    let mut first_row = 0;
+    for batch in &batches {
+        let batch = conform_operations(batch, schema, key, first_row)?;
+        let mask = deletes_of(&batch).map_err(bug)?;
+        let number = |row: usize| (first_row + row) as u32;
+        deleted_numbers.extend(mask.set_indices().map(number));
+        let upserts = !&mask;
+        row_numbers.extend(upserts.set_indices().map(number));
+        let keys = batch.project(key.columns()).map_err(corrupt)?;
+        deleted.push(filter_record_batch(&keys, &BooleanArray::new(mask, None)).map_err(corrupt)?);
+        let rows =
+            filter_record_batch(&batch, &BooleanArray::new(upserts, None)).map_err(corrupt)?;
+        let columns = rows.columns()[..target.fields().len()].to_vec();
+        written.push(RecordBatch::try_new(Arc::clone(&target), columns).map_err(corrupt)?);
+        first_row += batch.num_rows();
+    }
+    let rows = concat_batches(&target, &written).map_err(corrupt)?;
+    let deletes = match deleted_numbers.is_empty() {
+        true => None,
+        false => {
+            let keys = concat_batches(key.schema(), &deleted).map_err(corrupt)?;
+            Some((keys, deleted_numbers))
+        }
+    };
+    Ok(Packed {
+        rows,
+        row_numbers,
+        deletes,
+    })
+}
+
 /// Decodes a message into columns of `schema`. Rows are counted from 0 within the message.
 pub fn decode(message: &[u8], schema: &TableSchema) -> Result<RecordBatch, Rejection> {
-    let whole = |reason| Rejection::of_row(0, reason);
+    let batches = read(message)?;
+    conform_all(&batches, schema)
+}
+
+fn whole(reason: Reason) -> Rejection {
+    Rejection::of_row(0, reason)
+}
+
+fn corrupt(error: &ArrowError) -> Reason {
+    Reason::CorruptArrow {
+        detail: error.to_string(),
+    }
+}
+
+/// The batches of a message as they were sent.
+fn read(message: &[u8]) -> Result<Vec<RecordBatch>, Rejection> {
     if message.len() > MESSAGE_BYTES_MAX {
         let reason = Reason::TooLarge {
             what: "the message",
@@ -70,9 +212,13 @@ pub fn decode(message: &[u8], schema: &TableSchema) -> Result<RecordBatch, Rejec
         let detail = format!("{rows} rows in one message; use at most {ROWS_MAX}");
         return Err(whole(Reason::CorruptArrow { detail }));
     }
+    Ok(batches)
+}
+
+fn conform_all(batches: &[RecordBatch], schema: &TableSchema) -> Result<RecordBatch, Rejection> {
     let mut first_row = 0;
     let mut conformed = Vec::with_capacity(batches.len());
-    for batch in &batches {
+    for batch in batches {
         conformed.push(conform(batch, schema, first_row)?);
         first_row += batch.num_rows();
     }
@@ -82,11 +228,7 @@ pub fn decode(message: &[u8], schema: &TableSchema) -> Result<RecordBatch, Rejec
         return Ok(batch);
     }
     let target = tidelake_schema::arrow::to_arrow(schema);
-    concat_batches(&target, &conformed).map_err(|error| {
-        whole(Reason::CorruptArrow {
-            detail: error.to_string(),
-        })
-    })
+    concat_batches(&target, &conformed).map_err(|error| whole(corrupt(&error)))
 }
 
 /// Bytes of the rows themselves, where they share buffers with others.
@@ -99,3 +241,6 @@ fn sliced_bytes(batch: &RecordBatch) -> usize {
     };
     batch.columns().iter().map(sliced).sum()
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,6 +103,21 @@ pub enum Reason {
     TooLarge { what: &'static str, max: usize },
     #[error("a record without a value removes a key, but the table has no primary key")]
     Tombstone,
+    #[error("a record without a value removes the key it carries, and this one carries none")]
+    MissingKey,
+    #[error("{found} is no key of this table: {detail}")]
+    InvalidKey { found: String, detail: String },
+    #[error(
+        "the key belongs to bucket {owner}, and the batch came through bucket {bucket}; \
+         pack the rows of one bucket: (murmur2(key text) & 0x7fffffff) % buckets"
+    )]
+    WrongBucket { owner: u32, bucket: u32 },
+    #[error("expected 0 (upsert) or 1 (delete), found {found}")]
+    UnknownOperation { found: String },
+    #[error("operations need a primary key, and the table has none; remove the column")]
+    NoPrimaryKey,
+    #[error("the request says already what it does; remove the column or `op`")]
+    OperationTwice,
     #[error("{what} is not supported yet")]
     Unsupported { what: &'static str },
     #[error("not a valid Arrow stream: {detail}")]
@@ -129,6 +144,12 @@ impl Reason {
             Self::TooDeep { .. } => "TOO_DEEP",
             Self::TooLarge { .. } => "TOO_LARGE",
             Self::Tombstone => "TOMBSTONE",
+            Self::MissingKey => "MISSING_KEY",
+            Self::InvalidKey { .. } => "INVALID_KEY",
+            Self::WrongBucket { .. } => "WRONG_BUCKET",
+            Self::UnknownOperation { .. } => "UNKNOWN_OPERATION",
+            Self::NoPrimaryKey => "NO_PRIMARY_KEY",
+            Self::OperationTwice => "OPERATION_TWICE",
             Self::Unsupported { .. } => "UNSUPPORTED",
             Self::CorruptArrow { .. } => "CORRUPT_ARROW",
         }

@@ -6,6 +6,8 @@
 
 const SECONDS_A_DAY: i64 = 86_400;
 pub(crate) const MICROS_A_DAY: i64 = SECONDS_A_DAY * 1_000_000;
+/// Of the farthest year that 32 bits of days reach.
+const YEAR_DIGITS_MAX: usize = 7;
 
 /// Why text is not a date or time: the words for the message.
 pub(crate) type Misfit = &'static str;
@@ -29,6 +31,15 @@ pub(crate) fn parse_date(text: &[u8]) -> Result<i32, Misfit> {
     }
 }
 
+/// [`parse_date`], and the far years that printing gives a sign.
+pub(crate) fn parse_any_date(text: &[u8]) -> Result<i32, Misfit> {
+    let (days, rest) = take_any_date(text)?;
+    if !rest.is_empty() {
+        return Err("a date is YYYY-MM-DD");
+    }
+    i32::try_from(days).map_err(|_| OUT_OF_RANGE)
+}
+
 /// Microseconds of the day of `12:34:56.789012`.
 pub(crate) fn parse_time(text: &[u8]) -> Result<i64, Misfit> {
     let (seconds, fraction, rest) = take_time(text, 6)?;
@@ -42,6 +53,27 @@ pub(crate) fn parse_time(text: &[u8]) -> Result<i64, Misfit> {
 /// Micro- or nanoseconds since 1970-01-01T00:00:00Z of `2026-11-21T12:34:56.789012[Z|±HH:MM]`.
 pub(crate) fn parse_timestamp(text: &[u8], kind: StampKind) -> Result<i64, Misfit> {
     let (days, rest) = take_date(text)?;
+    let (seconds, fraction) = take_clock(days.into(), rest, kind)?;
+    if kind.nanos {
+        // In i128, since the smallest i64 lies below its own whole second.
+        let nanos = i128::from(seconds) * 1_000_000_000 + i128::from(fraction);
+        i64::try_from(nanos).map_err(|_| OUT_OF_RANGE)
+    } else {
+        Ok(seconds * 1_000_000 + fraction)
+    }
+}
+
+/// [`parse_timestamp`], and the far years that printing gives a sign.
+pub(crate) fn parse_any_timestamp(text: &[u8], kind: StampKind) -> Result<i64, Misfit> {
+    let (days, rest) = take_any_date(text)?;
+    let (seconds, fraction) = take_clock(days, rest, kind)?;
+    let per_second = if kind.nanos { 1_000_000_000 } else { 1_000_000 };
+    let value = i128::from(seconds) * per_second + i128::from(fraction);
+    i64::try_from(value).map_err(|_| OUT_OF_RANGE)
+}
+
+/// What follows a timestamp's date: whole seconds since 1970, and the fraction.
+fn take_clock(days: i64, rest: &[u8], kind: StampKind) -> Result<(i64, i64), Misfit> {
     let Some((b'T' | b't' | b' ', rest)) = rest.split_first() else {
         return Err("a timestamp is YYYY-MM-DDTHH:MM:SS[.f]");
     };
@@ -53,14 +85,7 @@ pub(crate) fn parse_timestamp(text: &[u8], kind: StampKind) -> Result<i64, Misfi
         (true, []) => return Err("an offset is wanted: Z or ±HH:MM"),
         (true, _) => take_offset(rest)?,
     };
-    let seconds = i64::from(days) * SECONDS_A_DAY + seconds - offset;
-    if kind.nanos {
-        // In i128, since the smallest i64 lies below its own whole second.
-        let nanos = i128::from(seconds) * 1_000_000_000 + i128::from(fraction);
-        i64::try_from(nanos).map_err(|_| OUT_OF_RANGE)
-    } else {
-        Ok(seconds * 1_000_000 + fraction)
-    }
+    Ok((days * SECONDS_A_DAY + seconds - offset, fraction))
 }
 
 fn two(text: &[u8]) -> Option<i64> {
@@ -87,15 +112,46 @@ fn take_date(text: &[u8]) -> Result<(i32, &[u8]), Misfit> {
     let (Some(century), Some(year), Some(month), Some(day)) = parts else {
         return Err(shape());
     };
-    let year = century * 100 + year;
+    let days = days_of(century * 100 + year, month, day)?;
+    let days = i32::try_from(days).map_err(|_| OUT_OF_RANGE)?;
+    Ok((days, rest))
+}
+
+/// [`take_date`], or a sign, a year outside 0 to 9999 as printing spells it, month and day.
+fn take_any_date(text: &[u8]) -> Result<(i64, &[u8]), Misfit> {
+    let (negative, digits) = match text.split_first() {
+        Some((b'-', rest)) => (true, rest),
+        Some((b'+', rest)) => (false, rest),
+        _ => return take_date(text).map(|(days, rest)| (i64::from(days), rest)),
+    };
+    let shape = || "a date is YYYY-MM-DD, with a sign where the year is below 0 or above 9999";
+    let length = digits.iter().take_while(|b| b.is_ascii_digit()).count();
+    let (year, rest) = digits.split_at(length);
+    if !(4..=YEAR_DIGITS_MAX).contains(&length) || (length > 4 && year[0] == b'0') {
+        return Err(shape());
+    }
+    let year = year.iter().fold(0, |n, b| n * 10 + i64::from(b - b'0'));
+    let year = if negative { -year } else { year };
+    let Some(([b'-', m1, m2, b'-', d1, d2], rest)) = rest.split_first_chunk::<6>() else {
+        return Err(shape());
+    };
+    let (Some(month), Some(day)) = (two(&[*m1, *m2]), two(&[*d1, *d2])) else {
+        return Err(shape());
+    };
+    if (0..=9999).contains(&year) {
+        return Err(shape());
+    }
+    Ok((days_of(year, month, day)?, rest))
+}
+
+fn days_of(year: i64, month: i64, day: i64) -> Result<i64, Misfit> {
     if !(1..=12).contains(&month) {
         return Err("no such month");
     }
     if day < 1 || day > days_in_month(year, month) {
         return Err("no such day");
     }
-    let days = i32::try_from(days_from_civil(year, month, day)).map_err(|_| OUT_OF_RANGE)?;
-    Ok((days, rest))
+    Ok(days_from_civil(year, month, day))
 }
 
 /// Seconds of the day, the fraction in units of 10^-digits, and what follows.
@@ -287,6 +343,18 @@ mod tests {
         }
 
         #[test]
+        fn every_value_prints_to_what_the_parser_of_any_year_reads(
+            value in any::<i64>(), days in any::<i32>(), nanos in any::<bool>(), zoned in any::<bool>(),
+        ) {
+            let mut printed = Vec::new();
+            print_date(days.into(), &mut printed);
+            prop_assert_eq!(parse_any_date(&printed), Ok(days));
+            printed.clear();
+            print_timestamp(value, if nanos { 1_000_000_000 } else { 1_000_000 }, zoned, &mut printed);
+            prop_assert_eq!(parse_any_timestamp(&printed, StampKind { nanos, zoned }), Ok(value));
+        }
+
+        #[test]
         fn any_value_prints(value in any::<i64>(), days in any::<i32>()) {
             let mut out = Vec::new();
             print_date(days.into(), &mut out);
@@ -320,6 +388,17 @@ mod tests {
         ] {
             assert!(ok(text).is_err(), "{text}");
         }
+        for text in [
+            "+2026-01-01",
+            "-0000-01-01",
+            "+012345-01-01",
+            "+12345-1-01",
+            "-12345-02-30",
+        ] {
+            assert!(parse_any_date(text.as_bytes()).is_err(), "{text}");
+        }
+        assert_eq!(parse_any_date(b"2024-02-29"), Ok(19_782));
+        assert_eq!(parse_any_date(b"+9999999-01-01"), Err(OUT_OF_RANGE));
         assert_eq!(parse_date(b"2024-02-29"), Ok(19_782));
         assert_eq!(parse_date(b"1900-02-29"), Err("no such day"));
         assert_eq!(parse_time(b"12:34:56.789012"), Ok(45_296_789_012));

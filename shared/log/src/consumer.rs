@@ -75,7 +75,7 @@ enum Command {
 const BATCH_MESSAGES_MAX: usize = 10_000;
 /// Batches that wait for the owner.
 const EVENTS_MAX: usize = 4;
-const POLL_MS: i32 = 10;
+const POLL_MS: i32 = 40;
 /// How long the channel may be full before everything is paused.
 const STALL_MAX: Duration = Duration::from_millis(500);
 

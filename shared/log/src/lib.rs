@@ -2,7 +2,8 @@
 //!
 //! Owns how Tidelake talks to a log: names of topics ([`topics`]), headers ([`headers`]), delivery with
 //! `acks=all` and idempotence ([`Producer`]), the polling thread of a consumer group
-//! ([`GroupConsumer`]), reading a range of offsets outside of any group ([`TailReader`]) and the few
+//! ([`GroupConsumer`]), reading outside of any group, a range of
+//! offsets ([`TailReader`]) or what comes ([`Follower`]), and the few
 //! administrative requests ([`Admin`]). It is the only crate that compiles librdkafka; nothing of its
 //! API shows in these types. It does not know what a message means: that is the codec's.
 //!
@@ -26,7 +27,7 @@
 mod admin;
 mod consumer;
 mod error;
-pub mod headers;
+mod follow;
 mod message;
 mod native;
 mod producer;
@@ -34,9 +35,12 @@ mod settings;
 mod tail;
 pub mod topics;
 
+pub use tidelake_core::headers;
+
 pub use admin::{Admin, TopicCreated, TopicInfo, TopicSpec};
 pub use consumer::{ConsumerSettings, Event, GroupConsumer, Start};
 pub use error::LogError;
+pub use follow::{Follower, News};
 pub use message::{MessageBatch, Received, Run};
 pub use producer::{Delivery, Message, Producer, ProducerSettings};
 pub use settings::KafkaSettings;

@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "reads librdkafka's message structs")]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::ptr;
 use std::sync::Arc;
@@ -192,6 +192,36 @@ impl<'a> Received<'a> {
             }
             bytes_of(value.cast(), len)
         }
+    }
+
+    /// All headers, in order. Names that are not UTF-8 are left out.
+    pub fn headers(&self) -> Vec<(String, Option<&'a [u8]>)> {
+        let mut found = Vec::new();
+        let mut headers = ptr::null_mut();
+        // SAFETY: valid message; headers, names and values live as long as it.
+        unsafe {
+            let code = rd::rd_kafka_message_headers(self.0, &raw mut headers);
+            if code != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return found;
+            }
+            for place in 0.. {
+                let (mut name, mut value, mut len) = (ptr::null(), ptr::null(), 0);
+                let code = rd::rd_kafka_header_get_all(
+                    headers,
+                    place,
+                    &raw mut name,
+                    &raw mut value,
+                    &raw mut len,
+                );
+                if code != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
+                    break;
+                }
+                if let Ok(name) = CStr::from_ptr(name).to_str() {
+                    found.push((name.to_owned(), bytes_of(value.cast(), len)));
+                }
+            }
+        }
+        found
     }
 
     /// True where the message has any header: most have none, and asking for one by name costs more.

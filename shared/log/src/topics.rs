@@ -1,5 +1,5 @@
-//! Names of topics: `<prefix>.<tenant>.<table>` for a table, `….dlq` for its dead letters,
-//! `<prefix>.commits` for commit events.
+//! Names of topics: `<prefix>.<tenant>.<table>` for a table, `….dlq` for its dead letters (which are
+//! the table `<table>__dead_letters`), `<prefix>.commits` for commit events.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,14 +19,25 @@ impl fmt::Display for TopicBucket {
     }
 }
 
-/// The topic of a table.
+/// Ends the name of a dead-letter topic.
+const DEAD_LETTERS_SUFFIX: &str = ".dlq";
+
+/// The topic of a table; that of a dead-letter table is its table's dead-letter topic.
 pub fn table_topic(prefix: &str, table: &TableId) -> String {
-    format!("{prefix}.{}.{}", table.tenant, table.table)
+    match table.table.dead_letters_of() {
+        Some(of) => format!("{prefix}.{}.{of}{DEAD_LETTERS_SUFFIX}", table.tenant),
+        None => format!("{prefix}.{}.{}", table.tenant, table.table),
+    }
 }
 
 /// The topic that keeps a table's dead letters.
 pub fn dead_letter_topic(prefix: &str, table: &TableId) -> String {
-    format!("{}.dlq", table_topic(prefix, table))
+    table_topic(prefix, &table.dead_letters())
+}
+
+/// True of topics whose messages are dead letters.
+pub fn is_dead_letter_topic(topic: &str) -> bool {
+    topic.ends_with(DEAD_LETTERS_SUFFIX)
 }
 
 /// The topic of commit events.
@@ -38,13 +49,21 @@ pub fn commits_topic(prefix: &str) -> String {
 pub fn parse_table_topic(prefix: &str, topic: &str) -> Option<TableId> {
     let rest = topic.strip_prefix(prefix)?.strip_prefix('.')?;
     let (tenant, table) = rest.split_once('.')?;
-    Some(TableId::new(
-        TenantId::new(tenant).ok()?,
-        TableName::new(table).ok()?,
-    ))
+    let tenant = TenantId::new(tenant).ok()?;
+    let (table, letters) = match table.strip_suffix(DEAD_LETTERS_SUFFIX) {
+        Some(table) => (table, true),
+        None => (table, false),
+    };
+    let table = TableName::new(table).ok()?;
+    // Its letters are elsewhere, and have none themselves.
+    if table.dead_letters_of().is_some() {
+        return None;
+    }
+    let id = TableId::new(tenant, table);
+    Some(if letters { id.dead_letters() } else { id })
 }
 
-/// The subscription that matches every table's topic and nothing else (librdkafka takes a leading
+/// The subscription that matches every table's topic, dead letters among them, and nothing else (librdkafka takes a leading
 /// `^` for a regular expression).
 pub fn table_topics_pattern(prefix: &str) -> String {
     let prefix: String = prefix
@@ -54,7 +73,7 @@ pub fn table_topics_pattern(prefix: &str) -> String {
             escape.then_some('\\').into_iter().chain([c])
         })
         .collect();
-    format!("^{prefix}\\.[a-z][a-z0-9_]*\\.[a-z][a-z0-9_]*$")
+    format!("^{prefix}\\.[a-z][a-z0-9_]*\\.[a-z][a-z0-9_]*(\\.dlq)?$")
 }
 
 #[cfg(test)]
@@ -70,9 +89,19 @@ mod tests {
         let topic = table_topic("tidelake", &id);
         assert_eq!(topic, "tidelake.acme.orders");
         assert_eq!(parse_table_topic("tidelake", &topic), Some(id.clone()));
+        let letters = dead_letter_topic("tidelake", &id);
+        assert_eq!(letters, "tidelake.acme.orders.dlq");
+        assert_eq!(table_topic("tidelake", &id.dead_letters()), letters);
+        assert_eq!(
+            parse_table_topic("tidelake", &letters),
+            Some(id.dead_letters())
+        );
+        assert!(is_dead_letter_topic(&letters) && !is_dead_letter_topic(&topic));
         let others = [
-            dead_letter_topic("tidelake", &id),
             commits_topic("tidelake"),
+            "tidelake.acme.orders__dead_letters".into(),
+            "tidelake.acme.orders__dead_letters.dlq".into(),
+            "tidelake.acme.orders.dlq.dlq".into(),
             "tidelakes.acme.orders".into(),
             "tidelake.Acme.orders".into(),
         ];
@@ -85,7 +114,7 @@ mod tests {
     fn the_pattern_takes_the_prefix_literally() {
         assert_eq!(
             table_topics_pattern("a.b"),
-            "^a\\.b\\.[a-z][a-z0-9_]*\\.[a-z][a-z0-9_]*$"
+            "^a\\.b\\.[a-z][a-z0-9_]*\\.[a-z][a-z0-9_]*(\\.dlq)?$"
         );
     }
 }

@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use tidelake_core::TableVersion;
 use tidelake_core::clock::UnixMillis;
+use tidelake_core::{Bucket, TableVersion, Watermark};
 
+use crate::action::{Remove, Txn, VectorDescriptor};
 use crate::error::{ManifestError, Result};
 use crate::log_io::LogFiles;
 use crate::replay::Commit;
 use crate::stats::Stats;
 use crate::table::DeltaTable;
+
+/// Commits that a walk over the log has in memory at a time.
+const COMMITS_HELD_MAX: usize = 16;
 
 /// One commit, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +28,13 @@ pub struct CommitSummary {
     pub engine: Option<String>,
     pub parameters: BTreeMap<String, String>,
     pub metrics: BTreeMap<String, String>,
-    /// Physical rows of the added files.
+    /// Physical rows of the files that are new.
     pub rows_added: u64,
+    /// Rows taken away by deletion vectors and removes. Unknown where a file goes whose number of
+    /// rows the commit does not tell.
+    pub rows_deleted: Option<u64>,
+    /// Watermarks that the commit moved buckets to.
+    pub watermarks: BTreeMap<Bucket, Watermark>,
     pub files_added: u64,
     pub files_removed: u64,
 }
@@ -77,6 +86,33 @@ impl DeltaTable {
         Ok(TableVersion(low))
     }
 
+    /// The oldest version that can be read.
+    pub async fn earliest(&self) -> Result<TableVersion> {
+        let earliest = self.log_files().await?.earliest();
+        earliest.map(TableVersion).ok_or_else(|| self.no_table())
+    }
+
+    /// Shows `visit` the commits of `versions` with their times, in order. Few are in memory at a
+    /// time. One that is missing is an error.
+    pub async fn visit_commits(
+        &self,
+        versions: std::ops::RangeInclusive<u64>,
+        mut visit: impl FnMut(TableVersion, UnixMillis, Commit) -> Result<()>,
+    ) -> Result<()> {
+        let numbers: Vec<u64> = versions.collect();
+        // As in replay: times are made to rise.
+        let mut before_ms = i64::MIN;
+        for chunk in numbers.chunks(COMMITS_HELD_MAX) {
+            for (version, bytes) in self.reader.log.read_all(chunk).await? {
+                let commit = Commit::parse(&self.reader.at(), version, &bytes)?;
+                let after = before_ms.saturating_add(1);
+                before_ms = commit.info.timestamp.map_or(after, |own| own.max(after));
+                visit(TableVersion(version), before_ms, commit)?;
+            }
+        }
+        Ok(())
+    }
+
     async fn log_files(&self) -> Result<LogFiles> {
         let files = self.reader.files_from(0).await?;
         if files.latest().is_none() {
@@ -93,13 +129,17 @@ impl DeltaTable {
 }
 
 fn summary(version: TableVersion, commit: Commit, file_ms: UnixMillis) -> CommitSummary {
-    let rows = commit
-        .adds
-        .iter()
-        .filter(|add| add.data_change)
-        .filter_map(|add| Stats::parse(add.stats.as_deref()?).ok()?.num_records);
-    let rows_added = rows.sum();
+    let watermarks = commit.txns.iter().filter_map(watermark).collect();
+    let (files_added, files_removed) = (commit.adds.len() as u64, commit.removes.len() as u64);
+    let (rows_added, rows_deleted) = rows(&commit);
     let info = commit.info;
+    let metrics = texts(info.operation_metrics);
+    // What a writer says about itself counts where the actions don't tell.
+    let told = || {
+        let told = ["numDeletedRows", "numTargetRowsDeleted"];
+        told.iter()
+            .find_map(|name| metrics.get(*name)?.parse().ok())
+    };
     CommitSummary {
         version,
         timestamp_ms: info.timestamp.unwrap_or(file_ms),
@@ -107,11 +147,51 @@ fn summary(version: TableVersion, commit: Commit, file_ms: UnixMillis) -> Commit
         commit_id: info.txn_id,
         engine: info.engine_info,
         parameters: texts(info.operation_parameters),
-        metrics: texts(info.operation_metrics),
         rows_added,
-        files_added: commit.adds.len() as u64,
-        files_removed: commit.removes.len() as u64,
+        rows_deleted: rows_deleted.or_else(told),
+        watermarks,
+        files_added,
+        files_removed,
+        metrics,
     }
+}
+
+/// Rows that came and rows that went. A file that is removed and added in one commit has got another
+/// deletion vector: its rows did not come.
+fn rows(commit: &Commit) -> (u64, Option<u64>) {
+    let cardinality = |vector: &Option<VectorDescriptor>| {
+        let rows = vector.as_ref().map_or(0, |vector| vector.cardinality);
+        u64::try_from(rows).unwrap_or(0)
+    };
+    let mut removed: BTreeMap<&str, &Remove> = BTreeMap::new();
+    for remove in commit.removes.iter().filter(|remove| remove.data_change) {
+        removed.insert(&remove.path, remove);
+    }
+    let (mut added, mut deleted) = (0, 0);
+    for add in commit.adds.iter().filter(|add| add.data_change) {
+        match removed.remove(add.path.as_str()) {
+            Some(before) => {
+                let before = cardinality(&before.deletion_vector);
+                deleted += cardinality(&add.deletion_vector).saturating_sub(before);
+            }
+            None => {
+                let stats = add
+                    .stats
+                    .as_deref()
+                    .and_then(|text| Stats::parse(text).ok());
+                added += stats.and_then(|stats| stats.num_records).unwrap_or(0);
+                deleted += cardinality(&add.deletion_vector);
+            }
+        }
+    }
+    (added, removed.is_empty().then_some(deleted))
+}
+
+/// The bucket and watermark of a transaction of ours.
+fn watermark(txn: &Txn) -> Option<(Bucket, Watermark)> {
+    let (topic, bucket) = txn.app_id.strip_prefix("tidelake/")?.split_once('/')?;
+    (!topic.is_empty()).then_some(())?;
+    Some((Bucket(bucket.parse().ok()?), Watermark(txn.version)))
 }
 
 fn texts(values: Option<BTreeMap<String, Value>>) -> BTreeMap<String, String> {

@@ -2,8 +2,9 @@
 //!
 //! Owns the actions ([`action`]), their replay into a [`Snapshot`], the [`Transaction`] with its
 //! rules of conflict ([`conflict`]) and rebase, the [`invariants`] of every commit, classic
-//! checkpoints, the formats of deletion vectors ([`vector`]) and statistics ([`Stats`]). Protocol
-//! logic does no I/O; [`DeltaTable`] is the thin shell that does.
+//! checkpoints, the formats of deletion vectors ([`vector`]) and statistics ([`Stats`]), and the
+//! [`NamedSnapshot`]s that vacuum must respect. Protocol logic does no I/O; [`DeltaTable`] is the
+//! thin shell that does.
 //! Does not know Parquet data files, Kafka or indexes: that is `tidelake_table` and above.
 //!
 //! Invariants:
@@ -56,6 +57,7 @@ mod history;
 pub mod invariants;
 mod layered;
 mod log_io;
+mod pins;
 mod rebase;
 mod replay;
 mod snapshot;
@@ -68,6 +70,7 @@ pub use action::{Add, Metadata, Protocol, Remove, Txn, VectorDescriptor};
 pub use conflict::Conflict;
 pub use error::{ManifestError, Result};
 pub use history::CommitSummary;
+pub use pins::{CreateNamed, NAMED_SNAPSHOTS_MAX, NamedSnapshot};
 pub use rebase::{Rebased, rebase};
 pub use replay::Commit;
 pub use snapshot::{DataFile, Snapshot, Totals, app_id};

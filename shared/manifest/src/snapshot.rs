@@ -10,7 +10,7 @@ use tidelake_core::{Bucket, Offset, TableVersion, TopicId, Watermark};
 use tidelake_schema::TableSchema;
 
 use crate::action::{
-    Add, Metadata, Protocol, Remove, TAG_BUCKET, TAG_OFFSETS, Txn, VectorDescriptor,
+    Add, Metadata, Protocol, Remove, TAG_BUCKET, TAG_OFFSETS, Txn, VectorDescriptor, decode_path,
 };
 use crate::layered::Layered;
 use crate::stats::Stats;
@@ -44,6 +44,12 @@ impl DataFile {
             rows_physical,
             stats: OnceLock::new(),
         }
+    }
+
+    /// The file of an `add` that stands by itself; none where its path lies outside of the table.
+    pub fn of(add: Add) -> Option<Self> {
+        let path = decode_path(&add.path)?;
+        Some(Self::new(Arc::from(path), add))
     }
 
     /// Object name, relative to the table. Not percent-encoded.

@@ -72,7 +72,7 @@ impl CreateOutcome {
 pub struct DeltaTable {
     pub(crate) reader: LogReader,
     pub(crate) clock: SharedClock,
-    ids: SharedIds,
+    pub(crate) ids: SharedIds,
 }
 
 impl DeltaTable {

@@ -21,6 +21,7 @@
 //! ```
 
 pub mod arrow;
+pub mod dead_letters;
 pub mod delta;
 mod error;
 mod iceberg;

@@ -1,4 +1,5 @@
-"""Reads a Delta table with a reader named on the command line; prints rows as JSON lines.
+"""Reads Delta tables as the command line says, a JSON list of [reader, path, version, SQL]; prints a JSON
+list of rows for each.
 
 Types are brought to one text form, so that rows of different readers can be compared: decimals and
 times as text, binary as base64, NaN as text.
@@ -70,10 +71,10 @@ def delta_rs_rows(path, version, sql):
 
 
 def main():
-    reader, path, version, sql = sys.argv[1:5]
-    rows = {"duckdb": duckdb_rows, "delta-rs": delta_rs_rows}[reader]
-    for row in rows(path, int(version) if version else None, sql):
-        print(json.dumps({name: plain(value) for name, value in row.items()}, ensure_ascii=False))
+    readers = {"duckdb": duckdb_rows, "delta-rs": delta_rs_rows}
+    for reader, path, version, sql in json.loads(sys.argv[1]):
+        rows = [{name: plain(value) for name, value in row.items()} for row in readers[reader](path, version, sql)]
+        print(json.dumps(rows, ensure_ascii=False))
 
 
 main()

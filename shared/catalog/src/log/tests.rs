@@ -40,6 +40,56 @@ fn entry(name: &str, topic: u8) -> TableEntry {
         topic_id: TopicId([topic; 16]),
         properties: BTreeMap::from([("retention_ms".to_owned(), "1000".to_owned())]),
         created_ms: 7,
+        // Some tables are from before there were dead-letter tables.
+        dead_letters_topic_id: topic
+            .is_multiple_of(2)
+            .then_some(TopicId([topic.wrapping_add(1); 16])),
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_table_comes_and_goes_with_its_table() {
+    let store = memory();
+    let (catalog, other) = (open(&store).await, open(&store).await);
+    catalog.add_table(entry("orders", 4)).await.unwrap();
+    let letters = catalog.get(&id("orders__dead_letters")).unwrap();
+    assert!(letters.is_dead_letters() && !entry("orders", 4).is_dead_letters());
+    assert_eq!(letters.mode, TableMode::Upsert);
+    assert_eq!((letters.buckets, letters.created_ms), (1, 7));
+    assert_eq!(letters.topic, "tidelake.default.orders.dlq");
+    assert_eq!(letters.topic_id, TopicId([5; 16]));
+    assert_eq!(letters.location(), "default/orders__dead_letters");
+    assert_eq!(letters.dead_letters(), None);
+    assert_eq!(
+        catalog.drop_table(&letters.id).await.unwrap(),
+        DropTable::NotFound
+    );
+    let found = other.find(&letters.id).await.unwrap();
+    assert_eq!(found, Some(letters.clone()));
+    assert!(drop_and_purge(&catalog, "orders").await);
+    assert_eq!(catalog.list_all(), []);
+    assert_eq!(other.find_fresh(&letters.id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_older_table_is_given_dead_letters_once() {
+    let store = memory();
+    let catalog = open(&store).await;
+    let old = entry("orders", 1);
+    catalog.add_table(old.clone()).await.unwrap();
+    let letters = id("orders__dead_letters");
+    assert_eq!(catalog.get(&letters), None);
+    let another = entry("orders", 3);
+    let topic = TopicId([9; 16]);
+    assert!(!catalog.add_dead_letters(&another, topic).await.unwrap());
+    assert!(catalog.add_dead_letters(&old, topic).await.unwrap());
+    let later = TopicId([10; 16]);
+    assert!(catalog.add_dead_letters(&old, later).await.unwrap());
+    for catalog in [catalog, open(&store).await] {
+        assert_eq!(catalog.get(&letters).unwrap().topic_id, topic);
+        let now = catalog.get(&old.id).unwrap();
+        assert_eq!(now.dead_letters_topic_id, Some(topic));
+        assert_eq!((now.topic_id, now.buckets), (old.topic_id, old.buckets));
     }
 }
 
@@ -295,13 +345,17 @@ async fn replay(store: &Store) -> (BTreeMap<TableId, TableEntry>, Vec<(usize, Op
         match Record::parse(&bytes).unwrap().event {
             Event::CreateTable { table } => {
                 told.push((place(&table.id), Some(table.topic_id.0[0])));
+                if let Some(letters) = table.dead_letters() {
+                    assert!(model.insert(letters.id.clone(), letters).is_none());
+                }
                 assert!(model.insert(table.id.clone(), *table).is_none());
             }
             Event::DropTable { table, .. } => {
                 told.push((place(&table), None));
+                model.remove(&table.dead_letters());
                 assert!(model.remove(&table).is_some());
             }
-            Event::ClaimPurge { .. } | Event::Purged { .. } => {}
+            Event::AddDeadLetters { .. } | Event::ClaimPurge { .. } | Event::Purged { .. } => {}
         }
     }
     (model, told)

@@ -21,11 +21,14 @@
 //! | any | Null; Dictionary of what is taken |
 //!
 //! What lies beneath a null is not looked at.
+//!
+//! Tables with a primary key also take a column of operations ([`OPERATION_COLUMN`]).
 
 mod bounds;
 mod cast;
 mod frames;
 mod nested;
+mod operations;
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +44,10 @@ use crate::reject::{Fault, Reason, Rejection};
 
 pub(crate) use frames::Frames;
 pub use frames::{StreamLimits, StreamReader};
+pub(crate) use operations::deletes;
+pub use operations::{
+    OPERATION_COLUMN, conform_keys, conform_operations, has_operations, operations_schema,
+};
 
 /// Bytes that filling in nulls, or spelling out what a dictionary or view repeats, may take for one
 /// column: a few bytes of input can stand for any number of them.
@@ -68,6 +75,12 @@ impl Misfit {
         }
     }
 
+    /// Of the column `name` of a batch whose rows count from `first_row`.
+    fn into_rejection(self, name: &str, first_row: usize) -> Rejection {
+        let row = first_row + self.row.unwrap_or(0);
+        self.fault.inside(name).into_rejection(row)
+    }
+
     fn inside(self, name: &str) -> Self {
         Self {
             fault: self.fault.inside(name),
@@ -83,24 +96,9 @@ pub fn conform(
     schema: &TableSchema,
     first_row: usize,
 ) -> Result<RecordBatch, Rejection> {
-    let reject = |name: &str, misfit: Misfit| {
-        misfit
-            .fault
-            .inside(name)
-            .into_rejection(first_row + misfit.row.unwrap_or(0))
-    };
+    let reject = |name: &str, misfit: Misfit| misfit.into_rejection(name, first_row);
     let rows = batch.num_rows();
-    let given = batch.schema();
-    let mut names = HashSet::with_capacity(given.fields().len());
-    for field in given.fields() {
-        let known = schema.field(field.name()).is_some();
-        let reason = match (known, names.insert(field.name().as_str())) {
-            (false, _) => Reason::UnknownField,
-            (true, false) => Reason::DuplicateField,
-            (true, true) => continue,
-        };
-        return Err(reject(field.name(), Misfit::column(reason)));
-    }
+    check_names(batch, schema, false).map_err(|(name, misfit)| reject(name, misfit))?;
     let target = to_arrow(schema);
     let mut columns = Vec::with_capacity(schema.fields.len());
     for (field, wanted) in schema.fields.iter().zip(target.fields()) {
@@ -111,6 +109,30 @@ pub fn conform(
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(target, columns, &options)
         .map_err(|error| Rejection::of_row(first_row, corrupt(&error)))
+}
+
+/// Refuses a batch with a column that the table has not, or one given twice; `operations` says
+/// whether one of operations may stand beside them.
+fn check_names<'a>(
+    batch: &'a RecordBatch,
+    schema: &TableSchema,
+    operations: bool,
+) -> Result<(), (&'a str, Misfit)> {
+    let given = batch.schema_ref().fields();
+    let mut names = HashSet::with_capacity(given.len());
+    for field in given {
+        let name = field.name().as_str();
+        let is_operation = name == OPERATION_COLUMN;
+        let known = schema.field(name).is_some() || (is_operation && operations);
+        let reason = match (known, names.insert(name)) {
+            (false, _) if is_operation => Reason::NoPrimaryKey,
+            (false, _) => Reason::UnknownField,
+            (true, false) => Reason::DuplicateField,
+            (true, true) => continue,
+        };
+        return Err((name, Misfit::column(reason)));
+    }
+    Ok(())
 }
 
 /// One field's column, or nulls where there is none; without its name in the misfit's path.

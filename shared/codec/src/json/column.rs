@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use arrow::array::{BooleanBufferBuilder, NullBufferBuilder};
 use tidelake_schema::{Field, Primitive, Type};
 
+use crate::key::Cell;
 use crate::temporal::StampKind;
 
 #[derive(Debug)]
@@ -54,6 +55,8 @@ pub(super) enum Values {
         value: Box<Column>,
         text_keys: bool,
     },
+    /// Any JSON is read over, and nothing is kept.
+    Skipped,
 }
 
 /// Values of any length: all their bytes, and where each begins.
@@ -108,6 +111,15 @@ impl Column {
         }
     }
 
+    /// A column whose values are read over.
+    pub(super) fn skipped() -> Self {
+        Self {
+            required: false,
+            nulls: NullBufferBuilder::new(0),
+            values: Values::Skipped,
+        }
+    }
+
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.nulls.len()
@@ -137,6 +149,8 @@ impl Column {
             Values::List { offsets, .. } | Values::Map { offsets, .. } => {
                 offsets.push(offsets.last().copied().unwrap_or_default());
             }
+            // Only its length counts, which costs no memory while nothing is null.
+            Values::Skipped => return self.nulls.append_non_null(),
         }
         self.nulls.append_null();
     }
@@ -169,6 +183,7 @@ impl Column {
                 key.truncate(entries);
                 value.truncate(entries);
             }
+            Values::Skipped => {}
         }
     }
 
@@ -195,6 +210,7 @@ impl Column {
                 value,
                 ..
             } => 4 * offsets.capacity() + key.bytes() + value.bytes(),
+            Values::Skipped => 0,
         };
         values + self.nulls.allocated_size()
     }
@@ -248,7 +264,29 @@ impl Column {
                     value.identity(row, out);
                 });
             }
+            Values::Skipped => {}
         }
+    }
+
+    /// A value of a primary key's column.
+    pub(super) fn cell(&self, row: usize) -> Option<Cell<'_>> {
+        Some(match &self.values {
+            Values::Boolean(values) => Cell::Boolean(values.get_bit(row)),
+            Values::Int(values) => Cell::Integer(values[row].into()),
+            Values::Long(values) => Cell::Integer(values[row]),
+            Values::Decimal { values, scale, .. } => Cell::Decimal(values[row], *scale),
+            Values::Date(values) => Cell::Date(values[row]),
+            Values::Time(values) => Cell::Time(values[row]),
+            Values::Timestamp { values, kind } => Cell::Timestamp(values[row], *kind),
+            Values::String(values) | Values::Uuid(values) => Cell::Text(values.get(row)),
+            Values::Fixed { values, .. } | Values::Binary(values) => Cell::Bytes(values.get(row)),
+            Values::Float(_)
+            | Values::Double(_)
+            | Values::Struct(_)
+            | Values::List { .. }
+            | Values::Map { .. }
+            | Values::Skipped => return None,
+        })
     }
 }
 
@@ -322,6 +360,7 @@ impl Values {
                 text_keys: true, ..
             } => return "map as object".to_owned(),
             Self::Map { .. } => return "map as array of {\"key\",\"value\"}".to_owned(),
+            Self::Skipped => return "any value".to_owned(),
         };
         primitive.to_string()
     }
@@ -371,6 +410,21 @@ impl Bytes {
 
 impl Record {
     pub(super) fn new(fields: &[Field]) -> Self {
+        Self::with(fields, |_, field| Column::new(field.required, &field.ty))
+    }
+
+    /// Keeps the values of the fields at `places` only.
+    pub(super) fn of_places(fields: &[Field], places: &[usize]) -> Self {
+        Self::with(fields, |place, field| {
+            if places.contains(&place) {
+                Column::new(field.required, &field.ty)
+            } else {
+                Column::skipped()
+            }
+        })
+    }
+
+    fn with(fields: &[Field], column: impl Fn(usize, &Field) -> Column) -> Self {
         let slot = |(index, field): (usize, &Field)| {
             let mut token = vec![b'"'];
             for char in field.name.chars() {
@@ -384,7 +438,7 @@ impl Record {
                 name: field.name.as_str().into(),
                 token: token.into(),
                 next: index + 1,
-                column: Column::new(field.required, &field.ty),
+                column: column(index, field),
             }
         };
         let by_name = |(index, field): (usize, &Field)| (field.name.as_bytes().into(), index);

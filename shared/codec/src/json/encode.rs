@@ -84,7 +84,7 @@ pub fn write_rows(
 /// `"name":`, escaped.
 fn name_token(name: &str) -> Vec<u8> {
     let mut token = Vec::with_capacity(name.len() + 3);
-    write_string(name, &mut token);
+    write_string(name.as_bytes(), &mut token);
     token.push(b':');
     token
 }
@@ -161,7 +161,7 @@ fn writer(array: &ArrayRef) -> Result<Writer, ArrowError> {
         D::Decimal128(_, scale) => decimal_writer::<Decimal128Type>(array, *scale),
         D::Decimal256(..) => {
             let array = array.as_primitive::<Decimal256Type>().clone();
-            boxed(move |row, out| write_string(&array.value_as_string(row), out))
+            boxed(move |row, out| write_string(array.value_as_string(row).as_bytes(), out))
         }
         D::Date32 => native::<Date32Type>(array, |days, out| {
             quoted(out, |out| temporal::print_date(days.into(), out));
@@ -188,7 +188,7 @@ fn writer(array: &ArrayRef) -> Result<Writer, ArrowError> {
         D::LargeUtf8 => text::<i64>(array),
         D::Utf8View => {
             let array: StringViewArray = array.as_string_view().clone();
-            boxed(move |row, out| write_string(array.value(row), out))
+            boxed(move |row, out| write_string(array.value(row).as_bytes(), out))
         }
         D::Binary => {
             let array = array.as_binary::<i32>().clone();
@@ -243,7 +243,7 @@ fn nested_writer(array: &ArrayRef) -> Result<Writer, ArrowError> {
             Box::new(move |row, out| {
                 let options = FormatOptions::default();
                 let formatter = ArrayFormatter::try_new(&array, &options)?;
-                write_string(&formatter.value(row).try_to_string()?, out);
+                write_string(formatter.value(row).try_to_string()?.as_bytes(), out);
                 Ok(())
             })
         }
@@ -307,7 +307,7 @@ where
 
 fn text<O: OffsetSizeTrait>(array: &ArrayRef) -> Writer {
     let array: GenericStringArray<O> = array.as_string::<O>().clone();
-    boxed(move |row, out| write_string(array.value(row), out))
+    boxed(move |row, out| write_string(array.value(row).as_bytes(), out))
 }
 
 fn list<O: OffsetSizeTrait>(array: &ArrayRef) -> Result<Writer, ArrowError> {
@@ -384,19 +384,29 @@ fn write_float(value: impl std::fmt::Debug, finite: bool, out: &mut Vec<u8>) {
 }
 
 fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    let text = STANDARD.encode(bytes);
-    quoted(out, |out| out.extend_from_slice(text.as_bytes()));
+    quoted(out, |out| append_base64(bytes, out));
 }
 
-fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+/// Appends the text that stands for `bytes`, quotes aside.
+pub(crate) fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    let length = base64::encoded_len(bytes.len(), true).expect("a length that memory holds");
+    out.resize(start + length, 0);
+    STANDARD
+        .encode_slice(bytes, &mut out[start..])
+        .expect("room for exactly that text");
+}
+
+pub(crate) fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
     write(out);
     out.push(b'"');
 }
 
-fn write_string(text: &str, out: &mut Vec<u8>) {
+/// Writes UTF-8 text as a string.
+pub(crate) fn write_string(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let Some(at) = rest
         .iter()
         .position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))

@@ -122,6 +122,20 @@ impl Record {
             .collect()
     }
 
+    /// The columns at `places`, whose fields are `fields`; what was skipped is dropped.
+    pub(super) fn picked(
+        &mut self,
+        places: &[usize],
+        fields: &Fields,
+    ) -> Result<Vec<ArrayRef>, ArrowError> {
+        let picked = places.iter().zip(fields);
+        let columns = picked
+            .map(|(place, field)| self.slots[*place].column.finish(field.data_type()))
+            .collect();
+        self.truncate(0);
+        columns
+    }
+
     fn finish(
         &mut self,
         fields: &Fields,

@@ -31,9 +31,13 @@ mod column;
 mod cursor;
 pub mod encode;
 mod finish;
+mod keys;
 mod maps;
 pub(crate) mod read;
+mod skip;
 pub mod stream;
+
+pub(crate) use keys::key_too_large;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -86,6 +90,8 @@ impl Default for JsonLimits {
 pub struct JsonDecoder {
     schema: SchemaRef,
     record: Record,
+    /// The places of the fields that are kept, in the order of the columns; none: all are.
+    places: Option<Box<[usize]>>,
     rows: usize,
     reader: Reader,
     record_bytes_max: usize,
@@ -98,9 +104,11 @@ impl JsonDecoder {
         Ok(Self {
             schema: tidelake_schema::arrow::to_arrow(schema),
             record: Record::new(&schema.fields),
+            places: None,
             rows: 0,
             reader: Reader {
                 depth_max: limits.depth_max,
+                any_year: false,
                 scratch: Vec::new(),
             },
             record_bytes_max: limits.record_bytes_max,
@@ -188,7 +196,11 @@ impl JsonDecoder {
     /// Takes the rows; room for as many is kept.
     pub fn finish(&mut self) -> Result<RecordBatch, CodecError> {
         let rows = std::mem::take(&mut self.rows);
-        let columns = self.record.columns(self.schema.fields())?;
+        let fields = self.schema.fields();
+        let columns = match &self.places {
+            None => self.record.columns(fields)?,
+            Some(places) => self.record.picked(places, fields)?,
+        };
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let schema = SchemaRef::clone(&self.schema);
         Ok(RecordBatch::try_new_with_options(

@@ -14,6 +14,8 @@ use crate::temporal;
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) depth_max: usize,
+    /// Dates may have the signed years that printing gives them.
+    pub(super) any_year: bool,
     pub(super) scratch: Vec<u8>,
 }
 
@@ -184,7 +186,12 @@ impl Reader {
                 values.push(value);
             }
             (Values::Date(values), b'"') => {
-                values.push(self.parsed(cursor, "date", temporal::parse_date)?);
+                let parse = if self.any_year {
+                    temporal::parse_any_date
+                } else {
+                    temporal::parse_date
+                };
+                values.push(self.parsed(cursor, "date", parse)?);
             }
             (Values::Time(values), b'"') => {
                 values.push(self.parsed(cursor, "time", temporal::parse_time)?);
@@ -196,8 +203,12 @@ impl Reader {
                     (true, false) => "timestamp_ns",
                     (true, true) => "timestamptz_ns",
                 };
-                let parse = |text: &[u8]| temporal::parse_timestamp(text, *kind);
-                values.push(self.parsed(cursor, name, parse)?);
+                let parse = if self.any_year {
+                    temporal::parse_any_timestamp
+                } else {
+                    temporal::parse_timestamp
+                };
+                values.push(self.parsed(cursor, name, |text| parse(text, *kind))?);
             }
             (Values::Uuid(bytes), b'"') => {
                 let text = cursor.string()?;
@@ -260,6 +271,7 @@ impl Reader {
                 distinct_keys(offsets, key)?;
                 push_offset(offsets, key.len())?;
             }
+            (Values::Skipped, _) => self.skip(cursor, depth)?,
             (values, _) => {
                 let (expected, found) = (values.name(), cursor.found(start));
                 if !matches!(first, b'"' | b'{' | b'[' | b'-' | b'0'..=b'9')
@@ -361,7 +373,7 @@ impl Reader {
 }
 
 /// Nulls for the fields that the object did not name.
-fn fill_missing(record: &mut Record, row: usize) -> Checked<()> {
+pub(super) fn fill_missing(record: &mut Record, row: usize) -> Checked<()> {
     for slot in &mut record.slots {
         if slot.column.len() == row {
             if slot.column.required {
@@ -379,7 +391,7 @@ fn push_offset(offsets: &mut Vec<i32>, end: usize) -> Checked<()> {
 }
 
 #[inline]
-fn close(bytes: &mut Bytes) -> Checked<()> {
+pub(super) fn close(bytes: &mut Bytes) -> Checked<()> {
     if bytes.close() {
         Ok(())
     } else {
@@ -442,7 +454,7 @@ pub(super) fn wrong_type(cursor: &Cursor<'_>, start: usize, expected: String) ->
 }
 
 #[cold]
-fn invalid(expected: String, found: String, detail: &'static str) -> Box<Fault> {
+pub(super) fn invalid(expected: String, found: String, detail: &'static str) -> Box<Fault> {
     Fault::new(Reason::InvalidValue {
         expected,
         found,

@@ -1,0 +1,161 @@
+//! What a flusher knows of an upsert table's keys: the state of each bucket it owns, and how the
+//! table is flushed with it.
+//!
+//! A state is a cache: it is brought up to the base of each flush, and thrown away where anything
+//! looks wrong. So nothing rests on it having been kept.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use tidelake_core::Bucket;
+use tidelake_manifest::Snapshot;
+use tidelake_table::index::IndexHome;
+use tidelake_table::origins;
+use tidelake_table::{
+    BucketState, FlushOutcome, KeyedBucket, KeyedRequest, StateLoader, TableError, VECTOR_IDS,
+    flush_keyed,
+};
+use tokio::sync::Mutex;
+
+use crate::job::{Job, Workbench, chain};
+use crate::table::OpenTable;
+
+/// The keys of one incarnation of a table.
+#[derive(Debug)]
+pub struct Keyed {
+    /// Topic id and schema that the states belong to.
+    belongs_to: (tidelake_core::TopicId, String),
+    loader: StateLoader,
+    states: Mutex<BTreeMap<Bucket, BucketState>>,
+}
+
+impl Keyed {
+    /// `None` for append tables. What is known already is kept where it is of the same table.
+    pub fn open(
+        table: &OpenTable,
+        snapshot: &Snapshot,
+        before: Option<Arc<Self>>,
+        home: &Arc<IndexHome>,
+    ) -> Result<Option<Arc<Self>>, TableError> {
+        if table.entry.mode != tidelake_catalog::TableMode::Upsert {
+            return Ok(None);
+        }
+        let schema_string = &snapshot.metadata().schema_string;
+        let belongs_to = (table.entry.topic_id, schema_string.clone());
+        if let Some(before) = before.filter(|before| before.belongs_to == belongs_to) {
+            return Ok(Some(before));
+        }
+        let loader = StateLoader::new(snapshot.schema(), schema_string, Arc::clone(home))?;
+        let Some(loader) = loader else {
+            return Err(TableError::Damaged {
+                what: table.entry.id.to_string(),
+                reason: "an upsert table without a primary key".into(),
+            });
+        };
+        Ok(Some(Arc::new(Self {
+            belongs_to,
+            loader,
+            states: Mutex::default(),
+        })))
+    }
+
+    /// Loads the states of buckets that were just taken over. A failure is left to the first flush,
+    /// which tries again.
+    pub async fn warm(&self, table: &OpenTable, snapshot: &Arc<Snapshot>, buckets: Vec<Bucket>) {
+        let mut states = self.states.lock().await;
+        if let Err(error) = self.bring_up(&mut states, table, snapshot, &buckets).await {
+            let table = &table.entry.id;
+            tracing::warn!(%table, error = chain(&error), "key index not loaded yet");
+        }
+    }
+
+    /// Commits a job's rows.
+    pub async fn flush(&self, job: &Job, bench: &Workbench) -> Result<FlushOutcome, TableError> {
+        let mut states = self.states.lock().await;
+        let flushed = self.flush_with(&mut states, job, bench).await;
+        // Whatever is wrong with a local file, it is rebuilt from what is stored.
+        if let Err(error @ (TableError::Index(_) | TableError::Damaged { .. })) = &flushed {
+            let table = &job.table.entry.id;
+            tracing::warn!(%table, error = chain(error), "key index dropped, loading it anew");
+            states.clear();
+        }
+        let bytes: u64 = states.values().map(|state| state.index().bytes()).sum();
+        let gauge = bench.metrics.index_bytes.with_label_values(&job.labels());
+        gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        flushed
+    }
+
+    async fn flush_with(
+        &self,
+        states: &mut BTreeMap<Bucket, BucketState>,
+        job: &Job,
+        bench: &Workbench,
+    ) -> Result<FlushOutcome, TableError> {
+        let wanted: Vec<Bucket> = job.buckets.iter().map(|held| held.sealed.bucket).collect();
+        self.bring_up(states, &job.table, &job.base, &wanted)
+            .await?;
+        let runtime = &bench.opener.runtime;
+        let now_ms = runtime.clock.now_ms();
+        let topic_id = job.table.entry.topic_id;
+        let mut buckets = Vec::with_capacity(job.buckets.len());
+        let mut txns = Vec::new();
+        for held in &job.buckets {
+            let bucket = held.sealed.bucket;
+            let Some(state) = states.get(&bucket) else {
+                continue;
+            };
+            txns.extend(origins::txns(&topic_id, bucket, &held.origins, now_ms));
+            buckets.push(KeyedBucket {
+                sealed: held.sealed.clone(),
+                state: state.clone(),
+                file_id: runtime.ids.next_uuid(),
+            });
+        }
+        let request = KeyedRequest {
+            topic_id,
+            buckets,
+            txns,
+            files: bench.files,
+            reason: job.reason.as_str(),
+            vector_ids: (0..VECTOR_IDS).map(|_| runtime.ids.next_uuid()).collect(),
+            now_ms,
+        };
+        let flushed = flush_keyed(&job.table.delta, &job.base, &self.loader, request).await?;
+        states.extend(flushed.states);
+        Ok(flushed.outcome)
+    }
+
+    /// Brings the states of `buckets` to `snapshot`.
+    async fn bring_up(
+        &self,
+        states: &mut BTreeMap<Bucket, BucketState>,
+        table: &OpenTable,
+        snapshot: &Arc<Snapshot>,
+        buckets: &[Bucket],
+    ) -> Result<(), TableError> {
+        let loads = buckets.iter().map(|bucket| {
+            let previous = states.get(bucket);
+            async move {
+                let loading = self.loader.load(&table.delta, snapshot, *bucket, previous);
+                let (state, loaded) = loading.await?;
+                if loaded.rebuilt + loaded.damaged + loaded.sidecars > 0 {
+                    let table = &table.entry.id;
+                    tracing::info!(%table, %bucket, ?loaded, keys = state.live_rows(), "key index loaded");
+                }
+                Ok::<_, TableError>((*bucket, state))
+            }
+        });
+        let loaded = try_join_all(loads).await?;
+        states.extend(loaded);
+        Ok(())
+    }
+
+    /// Forgets buckets that somebody else owns now, unless a flush is under way: then they wait for
+    /// the next call.
+    pub fn retain(&self, owned: impl Fn(Bucket) -> bool) {
+        if let Ok(mut states) = self.states.try_lock() {
+            states.retain(|bucket, _| owned(*bucket));
+        }
+    }
+}

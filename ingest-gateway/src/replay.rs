@@ -1,0 +1,308 @@
+//! `POST /v1/tables/{t}/dead-letters/replay`: dead letters through the codec again, and into the log
+//! where they are good now.
+//!
+//! ```text
+//!  letters ─► judge: table's current schema ─► bad: the reason      ─► answer
+//!                         │ good
+//!                         ▼
+//!             table's topic, `tl-replay: bucket/offset` ══ acknowledged ══► dead-letter topic: the
+//!                                                     same letter with `tl-replayed-at`, `-to`
+//! ```
+//! A record is marked only after it is in the log. So a crash between the two replays it again if it
+//! is asked for again: an append table then has it twice; an upsert table has the same row, which
+//! would however replace one that came in between. Nothing is ever marked and not there.
+
+mod judge;
+mod request;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use serde::Serialize;
+use tidelake_core::headers::dead_letter as names;
+use tidelake_core::{Bucket, Offset, Token, Watermark};
+use tidelake_log::{LogError, Message};
+use tidelake_service::Problem;
+
+use crate::body::Fault;
+use crate::decode::BodyError;
+use crate::log::{Delivered, TableLog};
+use crate::problem::{Answer, chain};
+use crate::request::Table;
+use crate::{Gateway, Shared};
+use judge::{Judge, Refusal};
+use request::Letter;
+
+/// Letters of one request.
+const LETTERS_MAX: usize = 1000;
+/// Bytes of one request, which is held whole: one letter of the largest size fits.
+const BODY_BYTES_MAX: usize = 32 << 20;
+/// Places among the streams: the body, what is decoded of it, the messages.
+const PLACES: usize = 4;
+
+/// What became of one letter.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    source_bucket: i32,
+    source_offset: i64,
+    #[serde(flatten)]
+    end: End,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum End {
+    Replayed {
+        /// Where the record stands now: `bucket/offset`.
+        replayed_to: String,
+        /// False: it is in the table, and its letter does not say so. Replayed again, it is there
+        /// again.
+        marked: bool,
+    },
+    Refused(Refusal),
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Replayed {
+    /// In the order asked.
+    letters: Vec<Outcome>,
+    replayed: usize,
+    /// Covers the replayed records.
+    token: String,
+}
+
+pub(crate) async fn replay(
+    State(gateway): State<Gateway>,
+    Table(id): Table,
+    body: Body,
+) -> Result<Json<Replayed>, Answer> {
+    let table = gateway.tables.current(&id).await?;
+    table.check_own()?;
+    // Of a table of an older program: made now.
+    gateway.tables.current(&id.dead_letters()).await?;
+    let _place = gateway.admission.stream(PLACES).await?;
+    let body = whole(body, &gateway).await?;
+    let snapshot = table.snapshot(Duration::ZERO).await?;
+    let judge = Judge::new(Arc::clone(&table.entry), Arc::clone(snapshot.schema()));
+    let turn = table.next_turn();
+    let judged = tokio::task::spawn_blocking(move || judged(&body, judge, turn));
+    let judged = judged.await.map_err(died)??;
+    // A client that goes away now leaves no letter replayed and not marked.
+    let job = Job {
+        gateway: Arc::clone(&gateway),
+        topic: Arc::clone(&table.topic),
+        dead_letters: gateway.tables.dead_letter_topic(&id),
+    };
+    let now = gateway.tables.current(&id).await?;
+    if now.entry.topic_id != table.entry.topic_id {
+        let problem = Problem::new(409, "TABLE_REPLACED", "the table is another one by now");
+        return Err(problem
+            .detail(format!("table {} was dropped and created anew", id.table))
+            .hint("nothing was replayed")
+            .into());
+    }
+    let replayed = tokio::spawn(async move { job.run(judged).await });
+    let (replayed, bytes) = replayed.await.map_err(died)?;
+    let count = replayed.replayed;
+    gateway.metrics.accepted(&id, count as u64, bytes, count);
+    Ok(Json(replayed))
+}
+
+fn died(error: tokio::task::JoinError) -> Problem {
+    Problem::from_kind(tidelake_core::ErrorKind::Bug, error.to_string())
+}
+
+async fn whole(body: Body, gateway: &Shared) -> Result<Bytes, Answer> {
+    let idle = gateway.ingest.body_idle_timeout();
+    let fault = |fault| Err(BodyError::Fault(fault).into());
+    let mut chunks = body.into_data_stream();
+    let mut whole = BytesMut::new();
+    loop {
+        match tokio::time::timeout(idle, chunks.next()).await {
+            Err(_) => return fault(Fault::Idle(idle)),
+            Ok(Some(Err(error))) => return fault(Fault::CutShort(error.to_string())),
+            Ok(None) => return Ok(whole.freeze()),
+            Ok(Some(Ok(chunk))) if whole.len() + chunk.len() > BODY_BYTES_MAX => {
+                return fault(Fault::TooLarge(BODY_BYTES_MAX as u64));
+            }
+            Ok(Some(Ok(chunk))) => whole.extend_from_slice(&chunk),
+        }
+    }
+}
+
+type Judged = Vec<(Letter, Result<Bucket, Refusal>)>;
+
+fn judged(body: &[u8], mut judge: Judge, turn: u32) -> Result<Judged, Answer> {
+    let letters = request::parse(body, LETTERS_MAX)?;
+    let judged = letters.into_iter().map(|letter| {
+        let found = judge.place(&letter, turn)?;
+        Ok((letter, found))
+    });
+    judged.collect()
+}
+
+/// A replay under way.
+#[derive(Debug)]
+struct Job {
+    gateway: Gateway,
+    topic: Arc<str>,
+    dead_letters: Arc<str>,
+}
+
+/// What waits for the log's answer.
+struct Sent {
+    place: usize,
+    bucket: Bucket,
+    delivered: Delivered,
+}
+
+impl Job {
+    /// Replays in order: of one key, the last letter wins.
+    async fn run(self, judged: Judged) -> (Replayed, u64) {
+        let mut patience = Patience(self.gateway.ingest.produce_timeout());
+        let log = self.gateway.log.as_ref();
+        let mut ends: Vec<Option<End>> = Vec::with_capacity(judged.len());
+        let mut sent = Vec::new();
+        let mut letters = Vec::with_capacity(judged.len());
+        for (place, (letter, found)) in judged.into_iter().enumerate() {
+            let end = match found {
+                Err(refusal) => Some(End::Refused(refusal)),
+                Ok(bucket) => {
+                    let record = letter.record(Arc::clone(&self.topic), bucket);
+                    match patience.enqueue(log, record).await {
+                        Ok(delivered) => {
+                            sent.push(Sent {
+                                place,
+                                bucket,
+                                delivered,
+                            });
+                            None
+                        }
+                        Err(error) => Some(End::Refused(not_taken(&error))),
+                    }
+                }
+            };
+            ends.push(end);
+            letters.push(letter);
+        }
+        let mut token = Token::default();
+        let (mut marks, mut bytes, mut replayed) = (Vec::new(), 0, 0);
+        for Sent {
+            place,
+            bucket,
+            delivered,
+        } in sent
+        {
+            let offset = match patience.wait(delivered).await {
+                Ok(offset) => offset,
+                Err(error) => {
+                    ends[place] = Some(End::Refused(unknown(&error)));
+                    continue;
+                }
+            };
+            token.raise(bucket, Watermark::after(offset));
+            let letter = &letters[place];
+            bytes += letter.value.as_ref().map_or(0, Bytes::len) as u64;
+            replayed += 1;
+            let replayed_to = format!("{bucket}/{offset}");
+            let mark = self.mark(letter, &replayed_to);
+            marks.push((place, patience.enqueue(log, mark).await));
+            let marked = false;
+            ends[place] = Some(End::Replayed {
+                replayed_to,
+                marked,
+            });
+        }
+        for (place, mark) in marks {
+            let outcome = match mark {
+                Ok(delivered) => patience.wait(delivered).await.map(drop),
+                Err(error) => Err(error),
+            };
+            match (outcome, &mut ends[place]) {
+                (Ok(()), Some(End::Replayed { marked, .. })) => *marked = true,
+                (Err(error), _) => {
+                    let topic = &self.dead_letters;
+                    tracing::warn!(%topic, error = chain(&error), "a replayed letter is not marked");
+                }
+                (Ok(()), _) => {}
+            }
+        }
+        let outcomes = letters.iter().zip(ends).filter_map(|(letter, end)| {
+            Some(Outcome {
+                source_bucket: letter.source_bucket,
+                source_offset: letter.source_offset,
+                end: end?,
+            })
+        });
+        let answer = Replayed {
+            letters: outcomes.collect(),
+            replayed,
+            token: token.to_string(),
+        };
+        (answer, bytes)
+    }
+
+    /// The letter again, saying what became of it.
+    fn mark(&self, letter: &Letter, replayed_to: &str) -> Message {
+        let now_ms = self.gateway.tables.now_ms();
+        let mut message = letter.again(Arc::clone(&self.dead_letters), &self.topic);
+        let more = [
+            (names::REPLAYED_AT, now_ms.to_string()),
+            (names::REPLAYED_TO, replayed_to.to_owned()),
+        ];
+        let more = more.map(|(name, text)| (name.into(), Bytes::from(text.into_bytes())));
+        message.headers.extend(more);
+        message
+    }
+}
+
+/// How long the log may be silent. Once it was, nobody waits any more.
+struct Patience(Duration);
+
+impl Patience {
+    async fn enqueue(
+        &mut self,
+        log: &dyn TableLog,
+        message: Message,
+    ) -> Result<Delivered, LogError> {
+        let outcome = tokio::time::timeout(self.0, log.enqueue(message)).await;
+        outcome.unwrap_or_else(|_| {
+            self.0 = Duration::ZERO;
+            Err(LogError::QueueFull)
+        })
+    }
+
+    async fn wait(&mut self, delivered: Delivered) -> Result<Offset, LogError> {
+        let outcome = tokio::time::timeout(self.0, delivered).await;
+        outcome.unwrap_or_else(|_| {
+            self.0 = Duration::ZERO;
+            Err(LogError::Unavailable {
+                what: "the log".into(),
+                reason: "it acknowledged nothing in time".into(),
+            })
+        })
+    }
+}
+
+/// The record is not in the log.
+fn not_taken(error: &LogError) -> Refusal {
+    tracing::warn!(error = chain(error), "a letter was not replayed");
+    Refusal::new("LOG_UNAVAILABLE", "the log does not take the record")
+}
+
+/// The record may be in the log.
+fn unknown(error: &LogError) -> Refusal {
+    tracing::warn!(
+        error = chain(error),
+        "a replayed letter was not acknowledged"
+    );
+    let reason = "the log did not acknowledge the record: it may be in the table or not";
+    Refusal::new("LOG_UNAVAILABLE", reason)
+}
+
+const _: () = assert!(BODY_BYTES_MAX > tidelake_core::limits::MESSAGE_BYTES_MAX / 3 * 4);

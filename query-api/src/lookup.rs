@@ -1,0 +1,24 @@
+//! Rows by primary key, without SQL planning.
+//!
+//! ```text
+//!  key text, JSON ─► keys ─► find: bucket ─► its state ─► index ─► place ─┬─► pages of a file ─┬─► JSON
+//!                                                                         └─► rows of the tail ┘
+//! ```
+//! Owns the way from keys to rows: [`TableKeys`] (what a key of the table is), [`Finder`] (where its
+//! row is, in one view), fetching and the HTTP shapes. SQL's scans use the same finder where filters
+//! name whole keys. Does not own which row of a key is the newest: that is the bucket's state.
+//!
+//! Versions whose keys nobody has indexed here are answered by a scan with the keys as filters.
+
+mod ask;
+mod fetch;
+mod find;
+pub(crate) mod http;
+mod keys;
+mod scan;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use find::{Finder, Found};
+pub(crate) use keys::TableKeys;

@@ -1,0 +1,241 @@
+//! Rows from where they are: of files only the pages that hold them, of the tail from memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, new_null_array};
+use datafusion::arrow::compute::{CastOptions, concat_batches};
+use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::cast_column;
+use datafusion::error::DataFusionError;
+use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectMeta;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::RowSelection;
+use parquet::file::metadata::ParquetMetaData;
+use parquet::schema::types::SchemaDescriptor;
+use tidelake_core::ErrorKind;
+use tidelake_table::LookupError;
+
+use super::{Finder, Found};
+use crate::error::QueryError;
+use crate::formats::objects::Objects;
+use crate::provider::facts::FileFacts;
+use crate::provider::readers::Readers;
+use crate::provider::shape::Shape;
+
+/// Files that are read at a time.
+const FILES_IN_FLIGHT_MAX: usize = 8;
+
+/// Rows in the order that was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    /// The table's columns; types may be those of the files where JSON shows the same.
+    batches: Vec<RecordBatch>,
+    /// Batch and row of each; none where there is no such row.
+    places: Vec<Option<(usize, usize)>>,
+}
+
+impl Rows {
+    pub(super) fn new(batches: Vec<RecordBatch>, places: Vec<Option<(usize, usize)>>) -> Self {
+        Self { batches, places }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub(super) fn truncate(&mut self, rows: usize) {
+        self.places.truncate(rows);
+    }
+
+    pub(super) fn batch_of(&self, place: usize) -> Option<(&RecordBatch, usize)> {
+        let (batch, row) = (*self.places.get(place)?)?;
+        Some((&self.batches[batch], row))
+    }
+
+    /// Every row as an object, `null` where there is none, separated by commas.
+    pub(super) fn write(&self, out: &mut Vec<u8>) -> Result<(), QueryError> {
+        let objects = self.batches.iter().map(Objects::new);
+        let objects: Vec<Objects<'_>> = objects.collect::<Result<_, _>>()?;
+        for (at, place) in self.places.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            match place {
+                Some((batch, row)) => objects[*batch].write(*row, out),
+                None => out.extend_from_slice(b"null"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads rows. Each file is read once, whatever the number of its rows.
+pub(super) async fn fetch(
+    readers: &Readers,
+    finder: &Finder,
+    found: &[Option<Found>],
+) -> Result<Rows, QueryError> {
+    let shape = &finder.pinned().shape;
+    let mut rows = Rows::new(Vec::new(), vec![None; found.len()]);
+    let mut by_file: BTreeMap<Arc<str>, BTreeMap<u32, Vec<usize>>> = BTreeMap::new();
+    for (place, found) in found.iter().enumerate() {
+        match found {
+            None => {}
+            Some(Found::File { path, row }) => {
+                let of_file = by_file.entry(Arc::clone(path)).or_default();
+                of_file.entry(*row).or_default().push(place);
+            }
+            Some(Found::Tail { piece, row }) => {
+                let Some((batch, row)) = piece.locate(*row) else {
+                    return Err(QueryError::Engine(format!(
+                        "{} has no row {row}",
+                        piece.name
+                    )));
+                };
+                rows.places[place] = Some((rows.batches.len(), row));
+                rows.batches.push(batch.clone());
+            }
+        }
+    }
+    let reads = by_file.into_iter().map(|(path, wanted)| async move {
+        let file = finder.file(&path)?;
+        let numbers: Vec<u32> = wanted.keys().copied().collect();
+        let batch = read(readers, file, shape, &numbers).await?;
+        Ok::<_, QueryError>((batch, wanted))
+    });
+    let mut reads = futures::stream::iter(reads).buffer_unordered(FILES_IN_FLIGHT_MAX);
+    while let Some((batch, wanted)) = reads.try_next().await? {
+        for (row, places) in wanted.into_values().enumerate() {
+            for place in places {
+                rows.places[place] = Some((rows.batches.len(), row));
+            }
+        }
+        rows.batches.push(batch);
+    }
+    drop(reads);
+    Ok(rows)
+}
+
+/// The rows of a file by number: rising, each once.
+async fn read(
+    readers: &Readers,
+    file: &FileFacts,
+    shape: &Shape,
+    rows: &[u32],
+) -> Result<RecordBatch, QueryError> {
+    let meta = file.meta();
+    let path = &meta.location;
+    let failed = |error| QueryError::from(DataFusionError::from(error));
+    let columns = |schema: &SchemaDescriptor| file.columns(schema);
+    let opened = readers.rows(path, meta.size, columns).await;
+    let batch = match opened.map_err(failed)? {
+        Some(opened) => {
+            let wrong = |error: LookupError| match error.kind() {
+                ErrorKind::Corrupt => QueryError::Corrupt(format!("{path}: {error}")),
+                _ => QueryError::Engine(format!("{path}: {error}")),
+            };
+            let read = opened.plan(rows).map_err(wrong)?;
+            let bytes = readers.ranges(path, read.ranges()).await;
+            read.decode(bytes.map_err(failed)?).map_err(wrong)?
+        }
+        None => streamed(readers, file, &meta, rows).await?,
+    };
+    shown(&batch, shape)
+}
+
+/// The same of a file that has no index of its pages.
+async fn streamed(
+    readers: &Readers,
+    file: &FileFacts,
+    meta: &ObjectMeta,
+    rows: &[u32],
+) -> Result<RecordBatch, QueryError> {
+    let failed = |error| QueryError::from(DataFusionError::from(error));
+    let builder = readers.stream(&meta.location, meta.size).await;
+    let builder = builder.map_err(failed)?;
+    let (groups, selection) = selection(builder.metadata(), rows).ok_or_else(|| {
+        QueryError::Corrupt(format!("the key index names rows beyond {}", meta.location))
+    })?;
+    let schema = builder.parquet_schema();
+    let mask = ProjectionMask::roots(schema, file.columns(schema).iter().copied());
+    let stream = builder
+        .with_projection(mask)
+        .with_row_groups(groups)
+        .with_row_selection(selection)
+        .with_batch_size(rows.len())
+        .build()
+        .map_err(failed)?;
+    let mut batches: Vec<RecordBatch> = stream.try_collect().await.map_err(failed)?;
+    let batch = match batches.len() {
+        1 => batches.remove(0),
+        0 => {
+            return Err(QueryError::Corrupt(format!(
+                "{} has no rows",
+                meta.location
+            )));
+        }
+        _ => concat_batches(&batches[0].schema(), &batches)?,
+    };
+    if batch.num_rows() != rows.len() {
+        return Err(QueryError::Corrupt(format!(
+            "{} has {} of {} rows that the key index names",
+            meta.location,
+            batch.num_rows(),
+            rows.len()
+        )));
+    }
+    Ok(batch)
+}
+
+/// The row groups that hold the rows, and which of their rows these are; `None` where the file has
+/// fewer.
+fn selection(metadata: &ParquetMetaData, rows: &[u32]) -> Option<(Vec<usize>, RowSelection)> {
+    let (mut groups, mut ranges) = (Vec::new(), Vec::with_capacity(rows.len()));
+    let (mut begin, mut kept) = (0, 0);
+    let mut left = rows;
+    for (group, metadata) in metadata.row_groups().iter().enumerate() {
+        let count = usize::try_from(metadata.num_rows()).ok()?;
+        let within = left.partition_point(|row| (*row as usize) < begin + count);
+        if within > 0 {
+            groups.push(group);
+            let (own, rest) = left.split_at(within);
+            ranges.extend(own.iter().map(|row| {
+                let at = *row as usize - begin + kept;
+                at..at + 1
+            }));
+            (left, kept) = (rest, kept + count);
+        }
+        begin += count;
+    }
+    let selection = RowSelection::from_consecutive_ranges(ranges.into_iter(), kept);
+    left.is_empty().then_some((groups, selection))
+}
+
+/// The table's columns of today from a file's of then.
+fn shown(batch: &RecordBatch, shape: &Shape) -> Result<RecordBatch, QueryError> {
+    let scanned = batch.schema();
+    let columns = shape
+        .scan
+        .fields()
+        .iter()
+        .map(|field| -> Result<ArrayRef, QueryError> {
+            let Ok(place) = scanned.index_of(field.name()) else {
+                return Ok(new_null_array(field.data_type(), batch.num_rows()));
+            };
+            let column = batch.column(place);
+            Ok(match (column.data_type(), field.data_type()) {
+                (have, want) if have == want => Arc::clone(column),
+                (DataType::Utf8, DataType::Utf8View) | (DataType::Binary, DataType::BinaryView) => {
+                    Arc::clone(column)
+                }
+                _ => cast_column(column, field.data_type(), &CastOptions::default())?,
+            })
+        });
+    let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
+    let named = shape.schema.fields().iter().zip(&columns);
+    let named = named.map(|(field, column)| (field.name().as_str(), Arc::clone(column), true));
+    Ok(RecordBatch::try_from_iter_with_nullable(named)?)
+}

@@ -1,0 +1,168 @@
+//! Keys of versions that nobody has indexed: a scan with the keys as filters.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, UInt32Array};
+use datafusion::arrow::compute::take_record_batch;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::ScalarValue;
+use datafusion::datasource::provider_as_source;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit};
+use futures::TryStreamExt;
+use tidelake_table::TableError;
+use tidelake_table::index::Keys;
+
+use super::TableKeys;
+use super::fetch::Rows;
+use crate::engine::Engine;
+use crate::error::QueryError;
+use crate::pins::Pinned;
+
+/// Values that still stand in a list; more become a range.
+const LIST_MAX: usize = 1000;
+
+/// The live row of each key.
+pub(super) async fn points(
+    engine: &Engine,
+    pinned: &Arc<Pinned>,
+    known: &TableKeys,
+    keys: &RecordBatch,
+) -> Result<Rows, QueryError> {
+    let mut filters = Vec::with_capacity(keys.num_columns());
+    if keys.num_rows() == 0 {
+        return Ok(Rows::default());
+    }
+    for (field, column) in keys.schema().fields().iter().zip(keys.columns()) {
+        filters.push(one_of(&column_of(field.name()), column.as_ref())?);
+    }
+    let plan = engine.rows_where(pinned, filters)?.build()?;
+    let wanted = spec_keys(known, keys)?;
+    let mut places: HashMap<_, Vec<usize>> = HashMap::new();
+    for (place, key) in wanted.iter().enumerate() {
+        places.entry(key).or_default().push(place);
+    }
+    let mut found = vec![None; keys.num_rows()];
+    let mut kept = Vec::new();
+    let mut stream = engine.stream(pinned, &plan).await?;
+    while let Some(batch) = stream.try_next().await? {
+        // Filters of several columns let combinations through that nobody asked for.
+        let have = spec_keys(known, &key_columns(known, &batch)?)?;
+        let mut rows = Vec::new();
+        for (row, key) in have.iter().enumerate() {
+            if let Some(places) = places.get(&key) {
+                for place in places {
+                    found[*place] = Some((kept.len(), rows.len()));
+                }
+                rows.push(row as u32);
+            }
+        }
+        if !rows.is_empty() {
+            kept.push(take_record_batch(&batch, &UInt32Array::from(rows))?);
+        }
+    }
+    Ok(Rows::new(kept, found))
+}
+
+/// Live rows in key order, from a key on, up to another.
+pub(super) async fn range(
+    engine: &Engine,
+    pinned: &Arc<Pinned>,
+    known: &TableKeys,
+    (from, to): (Option<&RecordBatch>, Option<&RecordBatch>),
+    limit: usize,
+) -> Result<Rows, QueryError> {
+    let mut filters = Vec::new();
+    if let Some(from) = from {
+        filters.push(beyond(from, &|column, value| column.gt(value), true)?);
+    }
+    if let Some(to) = to {
+        filters.push(beyond(to, &|column, value| column.lt(value), false)?);
+    }
+    let order = known.schema().fields().iter();
+    let order = order.map(|field| column_of(field.name()).sort(true, false));
+    let plan = engine
+        .rows_where(pinned, filters)?
+        .sort_with_limit(order.collect::<Vec<_>>(), Some(limit))?
+        .build()?;
+    let stream = engine.stream(pinned, &plan).await?;
+    let batches: Vec<RecordBatch> = stream.try_collect().await?;
+    let places = batches
+        .iter()
+        .enumerate()
+        .flat_map(|(batch, rows)| (0..rows.num_rows()).map(move |row| Some((batch, row))));
+    let places = places.collect();
+    Ok(Rows::new(batches, places))
+}
+
+fn spec_keys(known: &TableKeys, keys: &RecordBatch) -> Result<Keys, QueryError> {
+    Ok(known.spec().keys(keys).map_err(TableError::from)?)
+}
+
+fn key_columns(known: &TableKeys, batch: &RecordBatch) -> Result<RecordBatch, QueryError> {
+    Ok(batch.project(known.spec().columns())?)
+}
+
+fn column_of(name: &str) -> Expr {
+    col(datafusion::common::Column::from_name(name))
+}
+
+/// The column holds one of the values; so many of them that it lies among them.
+fn one_of(column: &Expr, values: &dyn Array) -> Result<Expr, QueryError> {
+    let all: Result<Vec<ScalarValue>, _> = (0..values.len())
+        .map(|row| ScalarValue::try_from_array(values, row))
+        .collect();
+    let mut all = all?;
+    all.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+    all.dedup();
+    if let (true, Some(first), Some(last)) = (all.len() > LIST_MAX, all.first(), all.last()) {
+        return Ok(column
+            .clone()
+            .between(lit(first.clone()), lit(last.clone())));
+    }
+    Ok(column
+        .clone()
+        .in_list(all.into_iter().map(lit).collect(), false))
+}
+
+/// The key lies behind (or before) another, column by column.
+fn beyond(
+    key: &RecordBatch,
+    strictly: &dyn Fn(Expr, Expr) -> Expr,
+    or_equal: bool,
+) -> Result<Expr, QueryError> {
+    let schema = key.schema();
+    let mut beyond = lit(or_equal);
+    for (field, column) in schema.fields().iter().zip(key.columns()).rev() {
+        let value = lit(ScalarValue::try_from_array(column, 0)?);
+        let column = column_of(field.name());
+        let further = strictly(column.clone(), value.clone());
+        beyond = further.or(column.eq(value).and(beyond));
+    }
+    Ok(beyond)
+}
+
+impl Engine {
+    fn rows_where(
+        &self,
+        pinned: &Arc<Pinned>,
+        filters: Vec<Expr>,
+    ) -> Result<LogicalPlanBuilder, QueryError> {
+        let rows = Arc::new(self.committed_rows(pinned));
+        let table = pinned.entry.id.table.as_str();
+        let mut plan = LogicalPlanBuilder::scan(table, provider_as_source(rows), None)?;
+        for filter in filters {
+            plan = plan.filter(filter)?;
+        }
+        Ok(plan)
+    }
+
+    async fn stream(
+        &self,
+        pinned: &Arc<Pinned>,
+        plan: &LogicalPlan,
+    ) -> Result<datafusion::physical_plan::SendableRecordBatchStream, QueryError> {
+        let state = self.plain_session(&pinned.entry.id.tenant);
+        crate::engine::start(&state, &state.optimize(plan)?).await
+    }
+}

@@ -1,0 +1,255 @@
+//! From what is asked to rows: which view, which way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::arrow::record_batch::RecordBatch;
+use tidelake_catalog::{TableEntry, TableMode};
+use tidelake_core::{TableId, TenantId};
+use tokio::time::Instant;
+
+use super::ask::{Ask, Wanted};
+use super::fetch::{self, Rows};
+use super::scan;
+use super::{Finder, TableKeys};
+use crate::engine::resolve::{Patience, behind};
+use crate::engine::{Engine, Seen};
+use crate::error::QueryError;
+use crate::pins::Pinned;
+use crate::request::Consistency;
+use crate::sql::AsOf;
+
+/// So few keys are found where the request is handled: a probe of pages in memory costs less than
+/// the way to another thread.
+const FEW_KEYS_MAX: usize = 8;
+
+/// Rows of one view.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub rows: Rows,
+    pub seen: Seen,
+    /// Where a range goes on.
+    pub next: Option<String>,
+}
+
+/// Keys, read by the types of the table.
+enum Keys {
+    Points(RecordBatch),
+    Range {
+        from: Option<RecordBatch>,
+        to: Option<RecordBatch>,
+        limit: usize,
+    },
+}
+
+/// Which rows of the table count.
+enum Source {
+    /// The index knows where they are.
+    Indexed(Finder, Seen),
+    /// They must be looked for.
+    Scanned(Arc<Pinned>),
+}
+
+impl Engine {
+    /// Rows by key, as of one view of the table.
+    pub(super) async fn lookup(
+        &self,
+        tenant: &TenantId,
+        ask: &Ask,
+        wanted: &Wanted<'_>,
+    ) -> Result<Answered, QueryError> {
+        let begun = Instant::now();
+        let patience = Patience::until(begun + ask.timeout);
+        let work = self.begin_lookup(tenant, ask, wanted, &patience);
+        let done = tokio::time::timeout_at(patience.deadline, work).await;
+        let done = done.unwrap_or_else(|_| {
+            let millis = u64::try_from(ask.timeout.as_millis()).unwrap_or(u64::MAX);
+            Err(patience.behind().unwrap_or(QueryError::Timeout(millis)))
+        });
+        let metrics = self.metrics();
+        let (outcome, rows) = match &done {
+            Ok(answered) => ("ok", answered.rows.len()),
+            Err(error) => (error.outcome(), 0),
+        };
+        metrics.lookups.with_label_values(&[outcome]).inc();
+        metrics.lookup_rows.inc_by(rows as u64);
+        metrics
+            .lookup_seconds
+            .observe(begun.elapsed().as_secs_f64());
+        done
+    }
+
+    async fn begin_lookup(
+        &self,
+        tenant: &TenantId,
+        ask: &Ask,
+        wanted: &Wanted<'_>,
+        patience: &Patience<'_>,
+    ) -> Result<Answered, QueryError> {
+        let _turn = self.lookup_turn().await?;
+        let id = TableId::new(tenant.clone(), ask.table.clone());
+        let entry = self.entry_soon(&id).await?;
+        if entry.mode != TableMode::Upsert {
+            return Err(QueryError::NoKey(id));
+        }
+        match self.source(&entry, ask, patience).await? {
+            Source::Indexed(finder, seen) => {
+                let keys = keys(finder.keys(), wanted)?;
+                self.indexed(finder, seen, keys).await
+            }
+            Source::Scanned(pinned) => {
+                let Some(known) = pinned.keys.clone() else {
+                    return Err(QueryError::NoKey(id));
+                };
+                let keys = keys(&known, wanted)?;
+                self.scanned(&pinned, &known, keys).await
+            }
+        }
+    }
+
+    async fn source(
+        &self,
+        entry: &Arc<TableEntry>,
+        ask: &Ask,
+        patience: &Patience<'_>,
+    ) -> Result<Source, QueryError> {
+        if let Some(version) = ask.as_of {
+            let followed = self.tails().followed(entry);
+            let view = followed.and_then(|followed| followed.view());
+            let pinned = self.pins().past(entry, &AsOf::Version(version)).await?;
+            return Ok(
+                match view.and_then(|view| Finder::committed(&view, &pinned)) {
+                    Some(finder) => Source::Indexed(finder, Seen::committed(&pinned)),
+                    None => Source::Scanned(pinned),
+                },
+            );
+        }
+        let token = ask.token.as_ref();
+        let mut patience = patience.clone();
+        if ask.consistency == Consistency::Latest {
+            let view = self.latest(entry, token, &patience).await?;
+            let seen = Seen::of(&view.pinned, view.positions());
+            return match Finder::fresh(&view) {
+                Some(finder) => Ok(Source::Indexed(finder, seen)),
+                None => Err(QueryError::NoKey(entry.id.clone())),
+            };
+        }
+        loop {
+            let following = self.tails().follow(entry);
+            let source = match following.view(&[], Duration::ZERO, patience.deadline).await {
+                Ok(view) => Finder::committed(&view, &view.pinned)
+                    .map(|finder| Source::Indexed(finder, Seen::committed(&view.pinned))),
+                // Committed rows do without the log, and without an index.
+                Err(error) => {
+                    tracing::debug!(table = %entry.id, %error, "keys are looked for by a scan");
+                    None
+                }
+            };
+            let source = match source {
+                Some(source) => source,
+                None => Source::Scanned(self.pins().newest(entry, Duration::ZERO).await?),
+            };
+            let pinned = source.pinned();
+            match behind(entry, token, |bucket| pinned.watermark(bucket)) {
+                None => {
+                    patience.over();
+                    return Ok(source);
+                }
+                Some(behind) => patience.wait(behind).await?,
+            }
+        }
+    }
+
+    async fn indexed(
+        &self,
+        finder: Finder,
+        seen: Seen,
+        keys: Keys,
+    ) -> Result<Answered, QueryError> {
+        let few = matches!(&keys, Keys::Points(keys) if keys.num_rows() <= FEW_KEYS_MAX);
+        let limit = match &keys {
+            Keys::Points(_) => None,
+            Keys::Range { limit, .. } => Some(*limit),
+        };
+        let search = finder.clone();
+        let find = move || match &keys {
+            Keys::Points(keys) => search.find(keys),
+            // One row more than is sent: it tells where to go on.
+            Keys::Range { from, to, limit } => {
+                let found = search.range(from.as_ref(), to.as_ref(), limit + 1)?;
+                Ok(found.into_iter().map(Some).collect())
+            }
+        };
+        let found = if few {
+            find()?
+        } else {
+            let found = tokio::task::spawn_blocking(find).await;
+            found.map_err(|error| QueryError::Engine(format!("looking for keys: {error}")))??
+        };
+        let rows = fetch::fetch(self.readers(), &finder, &found).await?;
+        let keys = finder.keys();
+        answered(keys, rows, seen, limit)
+    }
+
+    async fn scanned(
+        &self,
+        pinned: &Arc<Pinned>,
+        known: &Arc<TableKeys>,
+        keys: Keys,
+    ) -> Result<Answered, QueryError> {
+        let seen = Seen::committed(pinned);
+        match keys {
+            Keys::Points(keys) => {
+                let rows = scan::points(self, pinned, known, &keys).await?;
+                answered(known, rows, seen, None)
+            }
+            Keys::Range { from, to, limit } => {
+                let range = (from.as_ref(), to.as_ref());
+                let rows = scan::range(self, pinned, known, range, limit + 1).await?;
+                answered(known, rows, seen, Some(limit))
+            }
+        }
+    }
+}
+
+impl Source {
+    fn pinned(&self) -> &Arc<Pinned> {
+        match self {
+            Self::Indexed(finder, _) => finder.pinned(),
+            Self::Scanned(pinned) => pinned,
+        }
+    }
+}
+
+fn keys(known: &TableKeys, wanted: &Wanted<'_>) -> Result<Keys, QueryError> {
+    let bound = |text: &Option<String>| {
+        let key = text.as_ref().map(|text| known.of_text(text.as_bytes()));
+        key.transpose()
+    };
+    Ok(match wanted {
+        Wanted::Text(text) => Keys::Points(known.of_text(text.as_bytes())?),
+        Wanted::Json(keys) => Keys::Points(known.of_json(keys)?),
+        Wanted::Range { from, to, limit } => Keys::Range {
+            from: bound(from)?,
+            to: bound(to)?,
+            limit: *limit,
+        },
+    })
+}
+
+/// Cuts a range at its limit; the row beyond names where it goes on.
+fn answered(
+    keys: &TableKeys,
+    mut rows: Rows,
+    seen: Seen,
+    limit: Option<usize>,
+) -> Result<Answered, QueryError> {
+    let mut next = None;
+    if let Some(limit) = limit.filter(|limit| rows.len() > *limit) {
+        if let Some((batch, row)) = rows.batch_of(limit) {
+            next = Some(keys.text_of(batch, row)?);
+        }
+        rows.truncate(limit);
+    }
+    Ok(Answered { rows, seen, next })
+}

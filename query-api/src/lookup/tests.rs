@@ -1,0 +1,709 @@
+//! Lookups, ranges and scans of an upsert table against a model: an ordered map.
+
+use std::collections::BTreeMap;
+
+use axum::body::Body;
+use axum::http::Request as HttpRequest;
+use datafusion::arrow::buffer::BooleanBuffer;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tidelake_codec::packed;
+use tidelake_core::partition::bucket_of;
+
+use crate::settings::QuerySettings;
+use crate::testing::{TestTable, Wire, World};
+
+const BUCKETS: u32 = 2;
+/// The key is (region, id): not in the order of the columns.
+const ORDERS: &str = r#"{"type": "struct", "identifier-field-ids": [2, 1], "fields": [
+    {"id": 1, "name": "id", "type": "long", "required": true},
+    {"id": 2, "name": "region", "type": "string", "required": true},
+    {"id": 3, "name": "note", "type": "string", "required": false},
+    {"id": 4, "name": "at", "type": "time", "required": false}]}"#;
+const USERS: &str = r#"{"type": "struct", "identifier-field-ids": [1], "fields": [
+    {"id": 1, "name": "name", "type": "string", "required": true},
+    {"id": 2, "name": "age", "type": "int", "required": false}]}"#;
+
+type Key = (String, i64);
+
+/// What a message did: keys, with a note or deleted.
+type Changes = Vec<(Key, Option<Option<String>>)>;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Single records, a tombstone where there is no note.
+    Records(Changes),
+    /// One message for each bucket.
+    Packed(Changes),
+    /// A record in a bucket that is not its key's.
+    Misplaced(Key),
+    Rejected(u32),
+    /// The flusher commits so much of each bucket, and may or may not say so.
+    Flush {
+        shares: [f64; 2],
+        announced: bool,
+    },
+    Look,
+}
+
+struct Case {
+    world: World,
+    table: TestTable,
+    /// Of each bucket and offset.
+    log: [Vec<Changes>; 2],
+}
+
+fn text(key: &Key) -> String {
+    json!([key.0, key.1]).to_string()
+}
+
+fn home(key: &Key) -> u32 {
+    bucket_of(text(key).as_bytes(), BUCKETS).0
+}
+
+fn record(key: &Key, note: &Option<String>) -> Value {
+    let at = format!("10:00:{:02}", key.1 % 60);
+    json!({"id": key.1, "region": key.0, "note": note, "at": at})
+}
+
+impl Case {
+    async fn new(settings: QuerySettings) -> Self {
+        let world = World::new(settings).await;
+        let table = world.table("orders", ORDERS, BUCKETS).await;
+        Self {
+            world,
+            table,
+            log: [Vec::new(), Vec::new()],
+        }
+    }
+
+    fn push(&mut self, bucket: u32, message: Wire, changes: Changes) {
+        let topic = &self.table.entry.topic;
+        self.world.log.push(topic, bucket, message);
+        self.log[bucket as usize].push(changes);
+    }
+
+    fn put(&mut self, key: &Key, note: &str) {
+        let note = Some(note.to_owned());
+        let message = Wire::json(&record(key, &note).to_string());
+        self.push(home(key), message, vec![(key.clone(), Some(note))]);
+    }
+
+    async fn step(&mut self, step: &Step) {
+        match step {
+            Step::Records(changes) => {
+                for (key, change) in changes {
+                    let message = match change {
+                        Some(note) => Wire::json(&record(key, note).to_string()),
+                        None => Wire::tombstone(&text(key)),
+                    };
+                    self.push(home(key), message, vec![(key.clone(), change.clone())]);
+                }
+            }
+            Step::Packed(changes) => {
+                for bucket in 0..BUCKETS {
+                    let own = changes.iter().filter(|(key, _)| home(key) == bucket);
+                    let own: Changes = own.cloned().collect();
+                    if !own.is_empty() {
+                        let message = self.packed(&own);
+                        self.push(bucket, message, own);
+                    }
+                }
+            }
+            Step::Misplaced(key) => {
+                let message = Wire::json(&record(key, &None).to_string());
+                self.push(1 - home(key), message, Vec::new());
+            }
+            Step::Rejected(bucket) => {
+                self.push(*bucket, Wire::json("{\"id\": \"x\"}"), Vec::new());
+            }
+            Step::Flush { shares, announced } => {
+                let mut ends = Vec::new();
+                for bucket in 0..BUCKETS {
+                    let from = self.table.watermark(bucket);
+                    let end = self.log[bucket as usize].len() as i64;
+                    let to = from + ((end - from) as f64 * shares[bucket as usize]) as i64;
+                    if to > from {
+                        ends.push((bucket, to));
+                    }
+                }
+                if ends.is_empty() {
+                    return;
+                }
+                let version = self.table.flush_keyed(&ends).await;
+                if *announced {
+                    self.world.log.announce(&self.table.entry.id, version);
+                }
+            }
+            Step::Look => self.check().await,
+        }
+    }
+
+    fn packed(&self, changes: &Changes) -> Wire {
+        let schema = &self.table.schema;
+        let mut decoder =
+            tidelake_codec::json::JsonDecoder::new(schema, Default::default()).unwrap();
+        for (key, change) in changes {
+            let record = record(key, change.as_ref().unwrap_or(&None)).to_string();
+            decoder.push_record(record.as_bytes()).unwrap();
+        }
+        let deletes: BooleanBuffer = changes.iter().map(|(_, change)| change.is_none()).collect();
+        let batch = decoder.finish().unwrap();
+        let bytes = packed::encode_with(&batch, Some(&deletes)).unwrap();
+        Wire {
+            value: Some(bytes.to_vec()),
+            encoding: Some(packed::ENCODING.as_bytes().to_vec()),
+            ..Wire::default()
+        }
+    }
+
+    /// What the messages before these offsets make.
+    fn model(&self, ends: [i64; 2]) -> BTreeMap<Key, Option<String>> {
+        let mut model = BTreeMap::new();
+        for (messages, end) in self.log.iter().zip(ends) {
+            for (key, change) in messages.iter().take(end as usize).flatten() {
+                match change {
+                    Some(note) => model.insert(key.clone(), note.clone()),
+                    None => model.remove(key),
+                };
+            }
+        }
+        model
+    }
+
+    async fn check(&self) {
+        let latest = self.model([i64::MAX; 2]);
+        let committed = [0, 1].map(|bucket| self.table.watermark(bucket));
+        self.check_view(&latest, "latest").await;
+        self.check_view(&self.model(committed), "committed").await;
+    }
+
+    /// Every way to the rows shows the same.
+    async fn check_view(&self, model: &BTreeMap<Key, Option<String>>, consistency: &str) {
+        let sql = |text: String| json!({"sql": text, "consistency": consistency});
+        let all: Vec<Value> = model
+            .iter()
+            .map(|(key, note)| json!([key.0, key.1, note]))
+            .collect();
+        let rows = "SELECT region, id, note FROM orders ORDER BY region, id".to_owned();
+        assert_eq!(
+            self.world.rows_of(sql(rows)).await,
+            json!(all),
+            "{consistency}"
+        );
+        let count = "SELECT count(*) FROM orders".to_owned();
+        assert_eq!(self.world.rows_of(sql(count)).await, json!([[model.len()]]));
+
+        let keys: Vec<Key> = REGIONS
+            .iter()
+            .flat_map(|region| (0..IDS).map(move |id| ((*region).to_owned(), id)))
+            .collect();
+        let wanted: Vec<Value> = keys.iter().map(|key| self.shown(model, key)).collect();
+        let asked: Vec<Value> = keys
+            .iter()
+            .map(|(region, id)| json!({"region": region, "id": id}))
+            .collect();
+        let body = json!({"keys": asked, "consistency": consistency});
+        let (status, body) = self.world.post("/v1/tables/orders/lookup", &body).await;
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(body["rows"], json!(wanted), "{consistency}");
+
+        for key in keys.iter().step_by(5) {
+            let text = text(key).replace('"', "%22").replace(',', "%2C");
+            let path = format!("/v1/tables/orders/rows/{text}?consistency={consistency}");
+            let (status, body) = self.world.get(&path).await;
+            match self.shown(model, key) {
+                Value::Null => assert_eq!(status, 404, "{key:?}: {body}"),
+                row => assert_eq!((status, body), (200, row)),
+            }
+            let (region, id) = key;
+            let one = format!("SELECT note FROM orders WHERE id = {id} AND region = '{region}'");
+            let found: Vec<Value> = model
+                .get(key)
+                .map(|note| json!([note]))
+                .into_iter()
+                .collect();
+            assert_eq!(self.world.rows_of(sql(one)).await, json!(found), "{key:?}");
+        }
+        let some =
+            "SELECT region, id FROM orders WHERE region IN ('eu', 'zz') AND id IN (1, 3, 5) \
+                    AND note IS NOT NULL ORDER BY id"
+                .to_owned();
+        let found: Vec<Value> = model
+            .iter()
+            .filter(|((region, id), note)| {
+                region == "eu" && [1, 3, 5].contains(id) && note.is_some()
+            })
+            .map(|(key, _)| json!([key.0, key.1]))
+            .collect();
+        assert_eq!(self.world.rows_of(sql(some)).await, json!(found));
+
+        let (from, to) = (("eu".to_owned(), 4), ("us".to_owned(), 3));
+        let within: Vec<Value> = model
+            .range(from.clone()..to.clone())
+            .map(|(key, _)| self.shown(model, key))
+            .collect();
+        assert_eq!(self.range(&from, &to, 3, consistency).await, within);
+    }
+
+    /// A range in pages of `limit` rows.
+    async fn range(&self, from: &Key, to: &Key, limit: usize, consistency: &str) -> Vec<Value> {
+        let (mut from, to) = (text(from), text(to));
+        let mut rows = Vec::new();
+        loop {
+            let encode = |text: &str| text.replace('"', "%22").replace(',', "%2C");
+            let path = format!(
+                "/v1/tables/orders/rows?from={}&to={}&limit={limit}&consistency={consistency}",
+                encode(&from),
+                encode(&to)
+            );
+            let (status, body) = self.world.get(&path).await;
+            assert_eq!(status, 200, "{body}");
+            rows.extend(body["rows"].as_array().unwrap().clone());
+            match body["next"].as_str() {
+                Some(next) => from = next.to_owned(),
+                None => return rows,
+            }
+        }
+    }
+
+    fn shown(&self, model: &BTreeMap<Key, Option<String>>, key: &Key) -> Value {
+        match model.get(key) {
+            Some(note) => record(key, note),
+            None => Value::Null,
+        }
+    }
+}
+
+const REGIONS: [&str; 3] = ["ap", "eu", "us"];
+const IDS: i64 = 8;
+
+fn key() -> impl Strategy<Value = Key> {
+    (prop::sample::select(&REGIONS[..]), 0..IDS).prop_map(|(region, id)| (region.to_owned(), id))
+}
+
+fn changes() -> impl Strategy<Value = Changes> {
+    let note = prop::option::of("[a-z]{1,3}");
+    prop::collection::vec((key(), prop::option::weighted(0.75, note)), 1..12)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => changes().prop_map(Step::Records),
+        4 => changes().prop_map(Step::Packed),
+        1 => key().prop_map(Step::Misplaced),
+        1 => (0..BUCKETS).prop_map(Step::Rejected),
+        4 => ([0.0..=1.0f64, 0.0..=1.0f64], any::<bool>())
+            .prop_map(|(shares, announced)| Step::Flush { shares, announced }),
+        2 => Just(Step::Look),
+    ]
+}
+
+fn run(steps: &[Step], settings: QuerySettings) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut case = Case::new(settings).await;
+        for step in steps {
+            case.step(step).await;
+        }
+        case.check().await;
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    /// However messages, commits, announcements and questions follow one another.
+    #[test]
+    fn every_way_to_the_rows_agrees_with_the_model(
+        steps in prop::collection::vec(step(), 1..25),
+        age in prop_oneof![Just(0u64), Just(1_000_000)],
+        pushdown in any::<bool>(),
+    ) {
+        let settings = QuerySettings {
+            snapshot_age_ms_max: age,
+            pushdown_filters: pushdown,
+            ..QuerySettings::default()
+        };
+        run(&steps, settings);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_moves_from_file_to_file_to_memory_is_found_where_it_is() {
+    let mut case = Case::new(QuerySettings::default()).await;
+    let key = ("eu".to_owned(), 1);
+    for version in 0..6 {
+        case.put(&key, &format!("v{version}"));
+        case.check().await;
+        if version % 2 == 0 {
+            let shares = [1.0, 1.0];
+            let announced = version % 4 == 0;
+            case.step(&Step::Flush { shares, announced }).await;
+            case.check().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn keys_of_one_column_are_plain_values() {
+    let world = World::new(QuerySettings::default()).await;
+    let table = world.table("users", USERS, 3).await;
+    for name in ["ann", "a/b c", "42", "é\"x"] {
+        let bucket = bucket_of(name.as_bytes(), 3).0;
+        let message = Wire::json(&json!({"name": name, "age": name.len()}).to_string());
+        world.log.push(&table.entry.topic, bucket, message);
+    }
+    for (path, name) in [
+        ("ann", "ann"),
+        ("a%2Fb%20c", "a/b c"),
+        ("42", "42"),
+        ("%C3%A9%22x", "é\"x"),
+    ] {
+        let (status, body) = world.get(&format!("/v1/tables/users/rows/{path}")).await;
+        assert_eq!(
+            (status, body),
+            (200, json!({"name": name, "age": name.len()}))
+        );
+    }
+    let keys = json!({"keys": ["ann", {"name": "42"}, "nobody", "ann"]});
+    let (_, body) = world.post("/v1/tables/users/lookup", &keys).await;
+    assert_eq!(
+        body["rows"],
+        json!([{"name": "ann", "age": 3}, {"name": "42", "age": 2}, null, {"name": "ann", "age": 3}])
+    );
+    assert_eq!(body["version"], json!({"users": 0}));
+}
+
+#[tokio::test]
+async fn sql_that_names_whole_keys_reads_only_where_they_are() {
+    let mut case = Case::new(QuerySettings::default()).await;
+    let keys: Vec<Key> = (0..IDS).map(|id| ("eu".to_owned(), id)).collect();
+    for round in 0..3 {
+        for key in &keys {
+            case.put(key, &format!("v{round}"));
+        }
+        let shares = [1.0, 1.0];
+        let announced = false;
+        case.step(&Step::Flush { shares, announced }).await;
+    }
+    case.put(&keys[1], "fresh");
+    let plan = async |filter: &str| {
+        let sql = format!("EXPLAIN SELECT note FROM orders WHERE {filter}");
+        case.world.rows(&sql).await.to_string()
+    };
+    let one = plan("id = 0 AND region = 'eu'").await;
+    assert_eq!(one.matches(".parquet").count(), 1, "{one}");
+    let fresh = plan("id = 1 AND region = 'eu'").await;
+    assert_eq!(fresh.matches(".parquet").count(), 0, "{fresh}");
+    let none = plan("id = 99 AND region = 'eu'").await;
+    assert!(none.contains("EmptyExec"), "{none}");
+    let scan = plan("id = 1 AND region > 'eu'").await;
+    assert!(
+        !scan.contains("EmptyExec"),
+        "a part of the key is a scan: {scan}"
+    );
+}
+
+#[tokio::test]
+async fn past_versions_are_looked_up_too() {
+    let mut case = Case::new(QuerySettings::default()).await;
+    let key = ("eu".to_owned(), 1);
+    for note in ["a", "b"] {
+        case.put(&key, note);
+        case.put(&("us".to_owned(), 7), note);
+        let shares = [1.0, 1.0];
+        let announced = false;
+        case.step(&Step::Flush { shares, announced }).await;
+    }
+    let path = format!("/v1/tables/orders/rows/{}", text(&key).replace('"', "%22"));
+    for (version, note) in [(1, "a"), (2, "b")] {
+        let (status, body) = case
+            .world
+            .get(&format!("{path}?as_of_version={version}"))
+            .await;
+        assert_eq!((status, &body["note"]), (200, &json!(note)), "{body}");
+        let range = format!("/v1/tables/orders/rows?limit=1&as_of_version={version}");
+        let (status, body) = case.world.get(&range).await;
+        assert_eq!((status, &body["rows"][0]["note"]), (200, &json!(note)));
+        assert_eq!(body["next"], "[\"us\",7]");
+    }
+    let (status, _) = case.world.get(&format!("{path}?as_of_version=0")).await;
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_lookup_is_said() {
+    let case = Case::new(QuerySettings::default()).await;
+    let world = &case.world;
+    world.table("plain", crate::lookup::tests::PLAIN, 1).await;
+    let cases = [
+        ("/v1/tables/orders/rows/[%22eu%22,1]", 404, "ROW_NOT_FOUND"),
+        ("/v1/tables/orders/rows/7", 422, "INVALID_KEY"),
+        (
+            "/v1/tables/orders/rows/[%22eu%22,%22x%22]",
+            422,
+            "INVALID_KEY",
+        ),
+        ("/v1/tables/nothing/rows/7", 404, "TABLE_NOT_FOUND"),
+        ("/v1/tables/No/rows/7", 404, "TABLE_NOT_FOUND"),
+        ("/v1/tables/plain/rows/7", 409, "NO_PRIMARY_KEY"),
+        ("/v1/tables/orders/rows?limit=0", 400, "INVALID_REQUEST"),
+        ("/v1/tables/orders/rows?limit=10001", 400, "INVALID_REQUEST"),
+        ("/v1/tables/orders/rows?form=1", 400, "UNKNOWN_FIELD"),
+        (
+            "/v1/tables/orders/rows?consistency=maybe",
+            400,
+            "INVALID_REQUEST",
+        ),
+        ("/v1/tables/orders/rows?token=x", 400, "INVALID_TOKEN"),
+        (
+            "/v1/tables/orders/rows?as_of_version=9",
+            404,
+            "VERSION_NOT_FOUND",
+        ),
+    ];
+    for (path, status, code) in cases {
+        let (found, body) = world.get(path).await;
+        assert_eq!(
+            (found, &body["code"]),
+            (status, &json!(code)),
+            "{path}: {body}"
+        );
+    }
+    let path = "/v1/tables/orders/lookup";
+    let many: Vec<Value> = (0..10_001)
+        .map(|id| json!({"region": "eu", "id": id}))
+        .collect();
+    let cases = [
+        (json!({}), 400, "MALFORMED_BODY"),
+        (json!({"keys": 7}), 400, "MALFORMED_BODY"),
+        (json!({"keys": [], "what": 1}), 400, "UNKNOWN_FIELD"),
+        (json!({"keys": many}), 400, "INVALID_REQUEST"),
+        (
+            json!({"keys": [{"region": "eu", "id": 1}, {"region": "eu"}]}),
+            422,
+            "INVALID_KEY",
+        ),
+        (
+            json!({"keys": [{"region": "eu", "id": "x"}]}),
+            422,
+            "INVALID_KEY",
+        ),
+        (json!({"keys": [null]}), 422, "INVALID_KEY"),
+    ];
+    for (body, status, code) in cases {
+        let (found, answer) = world.post(path, &body).await;
+        assert_eq!((found, &answer["code"]), (status, &json!(code)), "{answer}");
+    }
+    let (_, problem) = world
+        .post(
+            path,
+            &json!({"keys": [{"region": "eu", "id": 1}, {"region": "eu"}]}),
+        )
+        .await;
+    assert_eq!(
+        (&problem["row"], &problem["field"]),
+        (&json!(1), &json!("id"))
+    );
+    let (status, empty) = world.post(path, &json!({"keys": []})).await;
+    assert_eq!((status, &empty["rows"]), (200, &json!([])));
+}
+
+const PLAIN: &str = r#"{"type": "struct", "fields": [
+    {"name": "id", "type": "long", "required": true}]}"#;
+
+#[tokio::test]
+async fn a_token_is_waited_for_and_then_told() {
+    let mut case = Case::new(QuerySettings::default()).await;
+    let key = ("eu".to_owned(), 1);
+    case.put(&key, "a");
+    let bucket = tidelake_core::Bucket(home(&key));
+    let token = |end| tidelake_core::Token::new([(bucket, tidelake_core::Watermark(end))]);
+    let path = format!("/v1/tables/orders/rows/{}", text(&key).replace('"', "%22"));
+    let (status, body) = case.world.get(&format!("{path}?token={}", token(1))).await;
+    assert_eq!((status, &body["note"]), (200, &json!("a")));
+    let late = format!("{path}?token={}&timeout_ms=50", token(2));
+    let (status, body) = case.world.get(&late).await;
+    assert_eq!((status, &body["code"]), (503, &json!("TOKEN_NOT_COVERED")));
+    let detail = body["detail"].as_str().unwrap();
+    assert!(detail.contains(&format!("bucket {bucket}")), "{detail}");
+    let committed = format!(
+        "{path}?token={}&timeout_ms=50&consistency=committed",
+        token(1)
+    );
+    let (status, _) = case.world.get(&committed).await;
+    assert_eq!(status, 503);
+}
+
+#[tokio::test]
+async fn a_table_that_nobody_asks_for_costs_nothing() {
+    let settings = QuerySettings {
+        tail_idle_ms: 20,
+        ..QuerySettings::default()
+    };
+    let mut case = Case::new(settings).await;
+    case.put(&("eu".to_owned(), 1), "a");
+    case.check().await;
+    assert_eq!(case.world.log.feeds(), 2, "the table and the commit events");
+    crate::testing::until(async || case.world.log.feeds() == 0).await;
+    assert_eq!(case.world.engine.metrics().tail_cached_bytes.get(), 0);
+    let (requests, asked) = (case.world.store.requests(), case.world.log.asked());
+    case.put(&("eu".to_owned(), 2), "b");
+    let version = case.table.snapshot.version();
+    case.world.log.announce(&case.table.entry.id, version);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(case.world.store.requests(), requests);
+    assert_eq!(case.world.log.asked(), asked);
+    case.check().await;
+}
+
+#[tokio::test]
+async fn questions_at_the_same_time_share_what_they_need() {
+    let mut case = Case::new(QuerySettings::default()).await;
+    let key = ("eu".to_owned(), 1);
+    case.put(&key, "a");
+    let path = format!("/v1/tables/orders/rows/{}", text(&key).replace('"', "%22"));
+    let (status, _) = case.world.get(&path).await;
+    assert_eq!(status, 200);
+    let (requests, asked) = (case.world.store.requests(), case.world.log.asked());
+    let questions = (0..50).map(|_| case.world.get(&path));
+    for (status, _) in futures::future::join_all(questions).await {
+        assert_eq!(status, 200);
+    }
+    assert_eq!(case.world.store.requests(), requests, "all of it is known");
+    let asked = case.world.log.asked() - asked;
+    assert!(asked <= 3, "{asked} requests for the log's ends");
+}
+
+#[tokio::test]
+async fn a_commit_that_is_announced_is_taken_over() {
+    let mut case = Case::new(QuerySettings::default()).await;
+    let key = ("eu".to_owned(), 1);
+    case.put(&key, "a");
+    case.check().await;
+    let shares = [1.0, 1.0];
+    let announced = true;
+    case.step(&Step::Flush { shares, announced }).await;
+    let wanted = case.table.snapshot.version().0;
+    crate::testing::until(async || {
+        let (_, body) = case
+            .world
+            .sql(json!({"sql": "SELECT count(*) FROM orders"}))
+            .await;
+        body["version"]["orders"] == wanted
+    })
+    .await;
+    assert_eq!(case.world.engine.metrics().tail_cached_bytes.get(), 0);
+    case.check().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused() {
+    let case = Case::new(QuerySettings::default()).await;
+    let request = HttpRequest::post("/v1/tables/orders/lookup")
+        .header("content-type", "application/json")
+        .body(Body::from(vec![b' '; 3 << 20]))
+        .unwrap();
+    let (parts, _) = case.world.http(request).await;
+    assert_eq!(parts.status, 413);
+}
+
+#[tokio::test]
+async fn a_follower_that_does_not_come_along_is_told_with_its_bucket() {
+    let settings = QuerySettings {
+        tail_read_ms_max: 50,
+        ..QuerySettings::default()
+    };
+    let mut case = Case::new(settings).await;
+    let key = ("eu".to_owned(), 1);
+    case.put(&key, "a");
+    case.world.log.hold(true);
+    let path = format!("/v1/tables/orders/rows/{}", text(&key).replace('"', "%22"));
+    let (status, body) = case.world.get(&path).await;
+    assert_eq!((status, &body["code"]), (503, &json!("TAIL_BEHIND")));
+    let detail = body["detail"].as_str().unwrap();
+    assert!(
+        detail.contains(&format!("bucket {}", home(&key))),
+        "{detail}"
+    );
+    assert!(detail.contains("1 behind"), "{detail}");
+    case.world.log.hold(false);
+    let (status, _) = case.world.get(&path).await;
+    assert_eq!(status, 200);
+}
+
+/// Writes, commits and reads at the same time: whoever asks sees at least what was acknowledged
+/// before, never less than anybody saw earlier, and each key once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_ever_sees_less_while_commits_and_writes_go_on() {
+    const ROUNDS: i64 = 150;
+    let mut case = Case::new(QuerySettings::default()).await;
+    let keys: Vec<Key> = (0..IDS).map(|id| ("eu".to_owned(), id)).collect();
+    let round = |n: i64| -> Vec<(u32, Wire)> {
+        let note = Some(format!("{n:06}"));
+        let records = keys.iter().map(|key| (home(key), record(key, &note)));
+        records
+            .map(|(bucket, record)| (bucket, Wire::json(&record.to_string())))
+            .collect()
+    };
+    let (log, topic) = (case.world.log.clone(), case.table.entry.topic.clone());
+    for (bucket, message) in round(0) {
+        log.push(&topic, bucket, message);
+    }
+    let written = std::sync::atomic::AtomicI64::new(0);
+    let order = std::sync::atomic::Ordering::SeqCst;
+    let write = async {
+        for n in 1..=ROUNDS {
+            for (bucket, message) in round(n) {
+                log.push(&topic, bucket, message);
+                tokio::task::yield_now().await;
+            }
+            written.store(n, order);
+        }
+    };
+    let (id, table) = (case.table.entry.id.clone(), &mut case.table);
+    let commit = async {
+        while written.load(order) < ROUNDS {
+            let ends = (0..BUCKETS).map(|bucket| (bucket, log.end(&topic, bucket)));
+            let ends = ends.filter(|(bucket, end)| table.watermark(*bucket) < *end);
+            let ends: Vec<(u32, i64)> = ends.collect();
+            if ends.is_empty() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let version = table.flush_keyed(&ends).await;
+            log.announce(&id, version);
+        }
+    };
+    let world = &case.world;
+    let read = async {
+        let mut seen = 0;
+        while seen < ROUNDS {
+            let before = written.load(order).max(seen);
+            let path = "/v1/tables/orders/rows?limit=100";
+            let (status, body) = world.get(path).await;
+            assert_eq!(status, 200, "{body}");
+            let rows = body["rows"].as_array().unwrap();
+            assert_eq!(rows.len(), keys.len(), "{body}");
+            let notes = rows.iter().map(|row| row["note"].as_str().unwrap());
+            let notes: Vec<i64> = notes.map(|note| note.parse().unwrap()).collect();
+            let least = *notes.iter().min().unwrap();
+            assert!(least >= before, "{least} of {before}");
+            seen = least;
+            let sql = "SELECT count(*), count(DISTINCT id), min(note) FROM orders";
+            let rows = world.rows(sql).await;
+            assert_eq!((&rows[0][0], &rows[0][1]), (&json!(IDS), &json!(IDS)));
+            let least: i64 = rows[0][2].as_str().unwrap().parse().unwrap();
+            assert!(least >= seen, "{least} of {seen}");
+            seen = least;
+        }
+    };
+    tokio::join!(write, commit, read);
+}

@@ -1,0 +1,214 @@
+//! Decoded rows of a bucket's tail.
+
+use std::sync::Arc;
+
+use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::record_batch::RecordBatch;
+use tidelake_core::{Bucket, Offset, Watermark};
+use tidelake_table::{Chunk, Deletes, Positions};
+
+use super::keyed::Keyed;
+use crate::error::QueryError;
+use crate::provider::shape::Shape;
+
+/// Pieces of append tables smaller than this are joined with their neighbour.
+const JOINED_ROWS_MAX: usize = 8192;
+
+/// No data file's name begins so.
+const PIECE_PREFIX: &str = "tail:";
+
+/// The name of a follower's piece. It stays the piece's own as long as the follower lives.
+pub(super) fn piece_name(bucket: Bucket, number: u64) -> Arc<str> {
+    format!("{PIECE_PREFIX}{bucket}/{number:012}").into()
+}
+
+/// A bucket's tail from the snapshot's watermark on. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct BucketTail {
+    /// The offset after the last that was read.
+    pub reached: Offset,
+    /// In the order of the log.
+    pub pieces: Vec<Arc<Piece>>,
+    /// Upsert tables only.
+    pub keyed: Option<Keyed>,
+}
+
+/// Rows that came together. For upsert tables: a file in memory, whose rows are the newest of their
+/// keys at that time, numbered through all chunks.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    /// Unlike any data file's.
+    pub name: Arc<str>,
+    pub chunks: Vec<Rows>,
+    pub deletes: Vec<Deletes>,
+    pub bytes: usize,
+}
+
+/// Rows in the order of the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Rows {
+    /// Logical types, and where each row came from.
+    pub chunk: Chunk,
+    /// The same as queries see them; shares the buffers.
+    pub shown: RecordBatch,
+}
+
+impl Rows {
+    pub(super) fn new(chunk: Chunk, shape: &Shape) -> Result<Self, QueryError> {
+        let shown = shape.scanned(&chunk.batch)?;
+        Ok(Self { chunk, shown })
+    }
+
+    fn slice(&self, from: usize, len: usize) -> Self {
+        let at = &self.chunk.positions;
+        let positions = Positions {
+            offsets: at.offsets[from..from + len].to_vec(),
+            rows: at.rows[from..from + len].to_vec(),
+            timestamps_ms: at.timestamps_ms[from..from + len].to_vec(),
+        };
+        Self {
+            chunk: Chunk::new(self.chunk.batch.slice(from, len), positions),
+            shown: self.shown.slice(from, len),
+        }
+    }
+}
+
+impl Piece {
+    pub(super) fn new(name: Arc<str>, chunks: Vec<Rows>, deletes: Vec<Deletes>) -> Self {
+        // Views cost extra, the buffers behind them are shared.
+        let views = |rows: &Rows| rows.shown.num_rows() * rows.shown.num_columns() * 4;
+        let bytes = chunks
+            .iter()
+            .map(|rows| rows.chunk.bytes() + views(rows))
+            .chain(deletes.iter().map(Deletes::bytes))
+            .sum();
+        Self {
+            name,
+            chunks,
+            deletes,
+            bytes,
+        }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.chunks.iter().map(|rows| rows.chunk.rows()).sum()
+    }
+
+    /// The chunk and its row that hold a row of the piece.
+    pub(crate) fn locate(&self, row: u32) -> Option<(&RecordBatch, usize)> {
+        let mut row = row as usize;
+        for rows in &self.chunks {
+            if row < rows.shown.num_rows() {
+                return Some((&rows.shown, row));
+            }
+            row -= rows.shown.num_rows();
+        }
+        None
+    }
+
+    /// What of the piece lies behind a watermark: all, a part, or nothing.
+    fn behind(self: &Arc<Self>, mark: Watermark) -> Option<Arc<Self>> {
+        let first = |offsets: &[i64]| offsets.first().copied();
+        let offsets = self
+            .chunks
+            .iter()
+            .map(|rows| rows.chunk.positions.offsets.as_slice())
+            .chain(self.deletes.iter().map(|d| d.positions.offsets.as_slice()));
+        if offsets.filter_map(first).all(|first| first >= mark.0) {
+            return Some(Arc::clone(self));
+        }
+        let cut = |offsets: &[i64]| offsets.partition_point(|offset| *offset < mark.0);
+        let chunks = self.chunks.iter().filter_map(|rows| {
+            let (from, all) = (cut(&rows.chunk.positions.offsets), rows.chunk.rows());
+            (from < all).then(|| rows.slice(from, all - from))
+        });
+        let deletes = self.deletes.iter().filter_map(|deletes| {
+            let at = &deletes.positions;
+            let (from, all) = (cut(&at.offsets), at.len());
+            (from < all).then(|| {
+                let positions = Positions {
+                    offsets: at.offsets[from..].to_vec(),
+                    rows: at.rows[from..].to_vec(),
+                    timestamps_ms: at.timestamps_ms[from..].to_vec(),
+                };
+                Deletes::new(deletes.keys.slice(from, all - from), positions)
+            })
+        });
+        let (chunks, deletes): (Vec<_>, Vec<_>) = (chunks.collect(), deletes.collect());
+        if chunks.is_empty() && deletes.is_empty() {
+            return None;
+        }
+        Some(Arc::new(Self::new(Arc::clone(&self.name), chunks, deletes)))
+    }
+
+    /// Both as one, for rows without keys.
+    fn joined(&self, next: &Self, shape: &Shape) -> Result<Self, QueryError> {
+        let parts = || {
+            self.chunks
+                .iter()
+                .chain(&next.chunks)
+                .map(|rows| &rows.chunk)
+        };
+        let mut positions = Positions::default();
+        for chunk in parts() {
+            let at = &chunk.positions;
+            positions.offsets.extend_from_slice(&at.offsets);
+            positions.rows.extend_from_slice(&at.rows);
+            positions.timestamps_ms.extend_from_slice(&at.timestamps_ms);
+        }
+        let batches: Vec<&RecordBatch> = parts().map(|chunk| &chunk.batch).collect();
+        let Some(first) = batches.first() else {
+            return Ok(Self::new(Arc::clone(&self.name), Vec::new(), Vec::new()));
+        };
+        let batch = concat_batches(&first.schema(), batches)?;
+        let rows = Rows::new(Chunk::new(batch, positions), shape)?;
+        Ok(Self::new(Arc::clone(&self.name), vec![rows], Vec::new()))
+    }
+}
+
+impl BucketTail {
+    pub(super) fn new(mark: Watermark, keyed: Option<Keyed>) -> Self {
+        Self {
+            reached: Offset(mark.0),
+            pieces: Vec::new(),
+            keyed,
+        }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.rows()).sum()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.bytes).sum()
+    }
+
+    /// A piece by its name; data files have none.
+    pub(crate) fn piece(&self, name: &str) -> Option<&Arc<Piece>> {
+        if !name.starts_with(PIECE_PREFIX) {
+            return None;
+        }
+        self.pieces.iter().find(|piece| piece.name.as_ref() == name)
+    }
+
+    /// The pieces behind a watermark.
+    pub(super) fn behind(&self, mark: Watermark) -> Vec<Arc<Piece>> {
+        let pieces = self.pieces.iter();
+        pieces.filter_map(|piece| piece.behind(mark)).collect()
+    }
+
+    /// Adds a piece of an append table. Small ones are joined as in a binary counter: every row is
+    /// copied a few times at most.
+    pub(super) fn push(&mut self, mut piece: Piece, shape: &Shape) -> Result<(), QueryError> {
+        while let Some(last) = self.pieces.last() {
+            let (before, new) = (last.rows(), piece.rows());
+            if before >= 2 * new || before + new > JOINED_ROWS_MAX {
+                break;
+            }
+            piece = last.joined(&piece, shape)?;
+            self.pieces.pop();
+        }
+        self.pieces.push(Arc::new(piece));
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! Follows buckets of one topic as they grow, outside of any group.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rdkafka::types::RDKafkaRespErr as RespErr;
+use tidelake_core::{Bucket, Offset};
+use tokio::sync::mpsc;
+
+use crate::native::Client;
+use crate::{KafkaSettings, LogError, MessageBatch, TopicBucket};
+
+/// Messages of one poll at most.
+const BATCH_MESSAGES_MAX: usize = 10_000;
+/// How long the thread waits for the first message; a follower that was dropped ends within it.
+const POLL_MS: i32 = 500;
+/// Batches that wait for the owner; the thread waits when they are full.
+const BATCHES_MAX: usize = 2;
+
+/// What came since the last call.
+#[derive(Debug)]
+pub struct News {
+    /// Of each bucket in the order of its offsets.
+    pub messages: MessageBatch,
+    /// Buckets read up to their end: the next offset of each. Tells where offsets have no message.
+    pub ends: Vec<(Bucket, Offset)>,
+}
+
+/// A consumer on a thread of its own. Costs one waiting fetch while nothing comes; dropped, it costs
+/// nothing.
+#[derive(Debug)]
+pub struct Follower {
+    news: mpsc::Receiver<Result<News, LogError>>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Follower {
+    /// Stands for the end of a bucket, wherever that is.
+    pub const END: Offset = Offset(-1);
+
+    /// Follows these buckets, each from an offset on; [`Follower::END`] means: what comes from now on.
+    pub fn start(
+        kafka: &KafkaSettings,
+        topic: &str,
+        from: &[(Bucket, Offset)],
+    ) -> Result<Self, LogError> {
+        let fixed = [
+            ("group.id", "tidelake-tail"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "error"),
+            ("enable.partition.eof", "true"),
+            ("queued.max.messages.kbytes", "16384"),
+        ];
+        let defaults = [
+            ("fetch.wait.max.ms", "500"),
+            ("fetch.queue.backoff.ms", "5"),
+            ("queued.min.messages", "100000"),
+            ("fetch.error.backoff.ms", "20"),
+        ];
+        let client = Client::consumer(&kafka.properties(&defaults, &fixed))?;
+        let topic: Arc<str> = Arc::from(topic);
+        let from: Vec<_> = from
+            .iter()
+            .map(|&(bucket, offset)| {
+                let topic = topic.clone();
+                (TopicBucket { topic, bucket }, offset)
+            })
+            .collect();
+        client.assign_by_hand(&from)?;
+        let (sender, news) = mpsc::channel(BATCHES_MAX);
+        let stopped = Arc::new(AtomicBool::new(false));
+        let poller = Poller {
+            client,
+            topic,
+            sender,
+            stopped: stopped.clone(),
+        };
+        std::thread::Builder::new()
+            .name("log-follow".into())
+            .spawn(move || poller.run())
+            .map_err(|error| LogError::Client(format!("start a following thread: {error}")))?;
+        Ok(Self { news, stopped })
+    }
+
+    /// Waits for what comes next. May be dropped and called again: nothing is lost.
+    ///
+    /// # Errors
+    /// [`LogError::OffsetOutOfRange`] where the log does not reach back to where a bucket was to
+    /// begin; after any error the follower has ended.
+    pub async fn next(&mut self) -> Result<News, LogError> {
+        self.news.recv().await.unwrap_or(Err(LogError::Closed))
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Poller {
+    client: Arc<Client>,
+    topic: Arc<str>,
+    sender: mpsc::Sender<Result<News, LogError>>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Poller {
+    fn run(self) {
+        while !self.stopped.load(Ordering::Relaxed) && !self.sender.is_closed() {
+            let news = self.poll();
+            let ended = news.is_err();
+            let empty = news
+                .as_ref()
+                .is_ok_and(|news| news.messages.is_empty() && news.ends.is_empty());
+            if !empty && self.sender.blocking_send(news).is_err() || ended {
+                return;
+            }
+        }
+    }
+
+    /// The first message is waited for; what came with it is taken along.
+    fn poll(&self) -> Result<News, LogError> {
+        let mut raw = Vec::new();
+        self.client.consume(&mut raw, 1, POLL_MS);
+        if !raw.is_empty() {
+            self.client.consume(&mut raw, BATCH_MESSAGES_MAX, 0);
+        }
+        let (messages, mishaps) = MessageBatch::new(raw, self.client.clone());
+        let mut ends = Vec::new();
+        for mishap in mishaps {
+            match mishap.code {
+                RespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
+                    ends.push((mishap.bucket, Offset(mishap.offset)));
+                }
+                RespErr::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
+                | RespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
+                    return Err(LogError::OffsetOutOfRange {
+                        topic: self.topic.to_string(),
+                        bucket: mishap.bucket,
+                        offset: mishap.offset,
+                    });
+                }
+                // librdkafka goes on by itself once the log is there again.
+                _ => tracing::debug!(error = mishap.text, topic = %self.topic, "follower"),
+            }
+        }
+        Ok(News { messages, ends })
+    }
+}

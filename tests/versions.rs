@@ -1,0 +1,100 @@
+//! Versions, their names and differences, by the commands that users type.
+
+use serde_json::{Value, json};
+use tidelake_testkit::Program;
+use tidelake_tests::Installation;
+
+/// Runs `tidelake` against the installation: how it ended, and what it printed.
+async fn tidelake(local: &Installation, arguments: &[&str]) -> (Option<i32>, String) {
+    let urls = [
+        "--url",
+        &local.client.gateway,
+        "--query-url",
+        &local.client.query,
+    ];
+    let program = Program::new("tidelake").args(arguments.iter().copied());
+    let run = program.args(["-o", "json"]).args(urls).run();
+    let (status, printed) = run.await.expect("the program is built and ends");
+    (status.code(), printed)
+}
+
+async fn answer(local: &Installation, arguments: &[&str]) -> Value {
+    let (code, printed) = tidelake(local, arguments).await;
+    assert_eq!(code, Some(0), "{arguments:?}: {printed}");
+    serde_json::from_str(&printed).unwrap_or_else(|_| panic!("{arguments:?}: {printed}"))
+}
+
+async fn exit_code(local: &Installation, arguments: &[&str]) -> Option<i32> {
+    tidelake(local, arguments).await.0
+}
+
+fn column(rows: &Value, name: &str) -> Vec<Value> {
+    let rows = rows.as_array().into_iter().flatten();
+    rows.map(|row| row[name].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_table_was_is_told_by_version_name_and_key() {
+    let local = Installation::start().await.unwrap();
+    let client = &local.client;
+    let create = [
+        "table",
+        "create",
+        "t",
+        "--column",
+        "id:long",
+        "--column",
+        "note:string",
+        "--key",
+        "id",
+    ];
+    assert_eq!(answer(&local, &create).await["mode"], "upsert");
+    let write = async |lines: &str| {
+        client.ndjson("t", lines).await.unwrap().ok().unwrap();
+        client.flush("t").await.unwrap();
+    };
+    write("{\"id\":1,\"note\":\"a\"}\n{\"id\":2,\"note\":\"a\"}\n").await;
+    let made = answer(&local, &["table", "snapshot", "create", "t", "before"]).await;
+    assert_eq!(
+        (&made["name"], &made["version"]),
+        (&json!("before"), &json!(1))
+    );
+    write("{\"id\":1,\"note\":\"b\"}\n{\"id\":3,\"note\":\"c\"}\n").await;
+
+    let diff = answer(
+        &local,
+        &["table", "diff", "t", "--from", "before", "--to", "2"],
+    )
+    .await;
+    let mut kinds: Vec<_> = column(&diff, "_change_type").into_iter().collect();
+    kinds.sort_by_key(ToString::to_string);
+    assert_eq!(kinds, ["insert", "update_postimage", "update_preimage"]);
+    let history = answer(&local, &["table", "history", "t", "--limit", "2"]).await;
+    assert_eq!(column(&history, "rows_deleted"), [1, 0]);
+    let key = answer(&local, &["table", "key-history", "t", "1"]).await;
+    assert_eq!(column(&key, "note"), ["b", "a"]);
+    let sql = "SELECT note FROM t VERSION AS OF 'before' WHERE id = 1";
+    assert_eq!(
+        answer(&local, &["query", sql]).await["rows"],
+        json!([["a"]])
+    );
+
+    let again = [
+        "table",
+        "snapshot",
+        "create",
+        "t",
+        "before",
+        "--version",
+        "2",
+    ];
+    assert_eq!(exit_code(&local, &again).await, Some(4));
+    let listed = answer(&local, &["table", "snapshot", "list", "t"]).await;
+    assert_eq!(column(&listed, "name"), ["before"]);
+    let drop = ["table", "snapshot", "drop", "t", "before"];
+    assert_eq!(exit_code(&local, &drop).await, Some(0));
+    assert_eq!(exit_code(&local, &drop).await, Some(3));
+    let gone = ["table", "diff", "t", "--from", "before"];
+    assert_eq!(exit_code(&local, &gone).await, Some(3));
+    assert_eq!(exit_code(&local, &["table", "diff", "t"]).await, Some(2));
+}
