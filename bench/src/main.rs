@@ -13,13 +13,19 @@ mod end_to_end;
 mod footprint;
 mod ingest;
 mod json_decode;
+mod reads;
 mod records;
 mod report;
 mod system;
+mod takeover;
+mod upsert;
+mod upsert_kafka;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use tidelake_testkit::Kafka;
+
+use crate::upsert::Keys;
 
 /// Measures Tidelake and prints one JSON line for each figure
 #[derive(Parser, Debug)]
@@ -30,6 +36,9 @@ struct Arguments {
     /// Records of each rate
     #[arg(long, default_value_t = 5_000_000)]
     records: u64,
+    /// Live keys of the upsert tables
+    #[arg(long, default_value_t = 10_000_000)]
+    keys: u64,
     /// Rounds where two systems are compared
     #[arg(long, default_value_t = 2)]
     rounds: u32,
@@ -50,9 +59,24 @@ enum Figure {
     Size,
     FlusherMemory,
     LocalStart,
+    UpsertUniform,
+    UpsertZipf,
+    UpsertRecent,
+    /// Single JSON records, beside the afternoon script with a merge
+    UpsertKafka,
+    /// A table of 100 M keys: takes minutes and some 10 GB of disk
+    #[value(name = "upsert_100m")]
+    Upsert100m,
+    /// The same updates at 1 M, 10 M and 100 M keys
+    UpsertScaling,
+    Lookup,
+    Freshness,
+    ScanAfterUpdates,
+    Takeover,
+    Idle,
 }
 
-const ALL: [Figure; 8] = [
+const ALL: [Figure; 17] = [
     Figure::JsonDecode,
     Figure::IngestPacked,
     Figure::IngestArrow,
@@ -61,6 +85,15 @@ const ALL: [Figure; 8] = [
     Figure::Size,
     Figure::FlusherMemory,
     Figure::LocalStart,
+    Figure::UpsertUniform,
+    Figure::UpsertZipf,
+    Figure::UpsertRecent,
+    Figure::UpsertKafka,
+    Figure::Lookup,
+    Figure::Freshness,
+    Figure::ScanAfterUpdates,
+    Figure::Takeover,
+    Figure::Idle,
 ];
 
 fn main() -> Result<()> {
@@ -77,7 +110,7 @@ fn main() -> Result<()> {
 }
 
 async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
-    let count = arguments.records;
+    let (count, live) = (arguments.records, arguments.keys);
     match figure {
         Figure::All => Ok(()),
         Figure::JsonDecode => json_decode::run(count),
@@ -96,6 +129,28 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
         Figure::Size => footprint::size(count).await,
         Figure::FlusherMemory => footprint::flusher_memory(count).await,
         Figure::LocalStart => footprint::local_start(arguments.rounds.max(5)),
+        Figure::UpsertUniform => {
+            upsert::run("upsert_uniform", Keys::Uniform, live, 2 * count, 5e5).await
+        }
+        Figure::UpsertZipf => upsert::run("upsert_zipf", Keys::Zipf, live, 2 * count, 7e5).await,
+        Figure::UpsertRecent => {
+            upsert::run("upsert_recent", Keys::Recent, live, 2 * count, 7e5).await
+        }
+        Figure::UpsertKafka => upsert_kafka::run(live, count).await,
+        Figure::Upsert100m => {
+            upsert::run("upsert_100m", Keys::Uniform, 100_000_000, count, 2e5).await
+        }
+        Figure::UpsertScaling => {
+            for live in [1_000_000, 10_000_000, 100_000_000] {
+                upsert::run("upsert_scaling", Keys::Uniform, live, count, 0.0).await?;
+            }
+            Ok(())
+        }
+        Figure::Lookup => reads::lookup(live).await,
+        Figure::Freshness => reads::freshness(live, 30).await,
+        Figure::ScanAfterUpdates => reads::scan_after_updates(live, arguments.rounds).await,
+        Figure::Takeover => takeover::run(live).await,
+        Figure::Idle => reads::idle(live.min(1_000_000)).await,
     }
 }
 

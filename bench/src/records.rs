@@ -14,10 +14,10 @@ pub const SCHEMA: &str = r#"{"type":"struct","schema-id":0,"fields":[
     {"id":5,"name":"country","required":false,"type":"string"},
     {"id":6,"name":"event","required":false,"type":"string"}]}"#;
 
-const COUNTRIES: [&str; 12] = [
+pub const COUNTRIES: [&str; 12] = [
     "DE", "FR", "US", "GB", "NL", "PL", "ES", "IT", "SE", "CH", "AT", "JP",
 ];
-const EVENTS: [&str; 5] = ["page_view", "click", "purchase", "sign_up", "search"];
+pub const EVENTS: [&str; 5] = ["page_view", "click", "purchase", "sign_up", "search"];
 
 pub fn schema() -> Result<TableSchema> {
     Ok(TableSchema::from_iceberg_json(SCHEMA)?)

@@ -68,6 +68,12 @@ impl Stopwatch {
         self.begun.elapsed().as_secs_f64()
     }
 
+    /// Processor seconds of one of the watched processes so far.
+    pub fn cpu_seconds(&self, name: &str) -> f64 {
+        let watched = self.pids.iter().find(|(known, ..)| *known == name);
+        watched.map_or(0.0, |(_, pid, before)| Usage::of(*pid).cpu_seconds - before)
+    }
+
     /// Prints the line for `records` done by now.
     pub fn report(&self, benchmark: &str, records: u64, target: Option<f64>, more: Value) {
         let seconds = self.seconds();

@@ -120,6 +120,19 @@ impl System {
         answer.map(|_| ())
     }
 
+    /// Creates an upsert table of the usual records, with `id` as its key.
+    pub async fn create_keyed(&self, name: &str, buckets: u32) -> Result<()> {
+        let mut schema: Value = serde_json::from_str(records::SCHEMA)?;
+        schema["identifier-field-ids"] = json!([1]);
+        for field in schema["fields"].as_array_mut().into_iter().flatten() {
+            field["required"] = json!(field["id"] == 1);
+        }
+        let body = json!({"name": name, "schema": schema, "mode": "upsert", "buckets": buckets});
+        let body = body.to_string().into_bytes();
+        let answer = self.post("/v1/tables", body, "application/json").await;
+        answer.map(|_| ())
+    }
+
     /// Posts to the gateway; anything but success is an error with the answer in it.
     pub async fn post(&self, path: &str, body: Vec<u8>, content_type: &str) -> Result<Value> {
         let url = format!("{}{path}", self.gateway);
@@ -189,6 +202,15 @@ impl Drop for System {
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
     }
+}
+
+/// Lets time pass: what is measured is what happens meanwhile.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a measurement takes its time, nothing is asserted on it"
+)]
+pub async fn pause(time: Duration) {
+    tokio::time::sleep(time).await;
 }
 
 /// A program built beside this one.

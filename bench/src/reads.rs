@@ -1,0 +1,259 @@
+//! `lookup`, `freshness`, `scan_after_updates`, `idle`: what reading an upsert table costs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tidelake_testkit::Readers;
+
+use crate::report::{Stopwatch, Usage, report, round};
+use crate::system::{System, pause};
+use crate::upsert::{ARROW, Dice, body, every_second, fill, rows};
+
+const TABLE: &str = "clicks";
+
+/// Percentiles of times, in milliseconds.
+fn percentiles(mut times: Vec<Duration>) -> Value {
+    times.sort();
+    let at = |share: f64| {
+        let place = ((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1));
+        times
+            .get(place)
+            .map(|time| round(time.as_secs_f64() * 1e3, 3))
+    };
+    json!({"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": at(1.0)})
+}
+
+/// Point lookups by one and by sixteen clients that keep their connections.
+pub async fn lookup(live: u64) -> Result<()> {
+    let system = Arc::new(System::start(&every_second())?);
+    system.create_keyed(TABLE, 4).await?;
+    fill(&system, TABLE, live).await?;
+    for (clients, each) in [(1u64, 5_000u64), (16, 3_000)] {
+        // The first lookups load the index.
+        look(&system, live, 1, 500, 99).await?;
+        let watch = Stopwatch::start(&[("tidelake", system.pid())]);
+        let times = look(&system, live, clients, each, 1).await?;
+        let more = json!({"clients": clients, "live_keys": live, "ms": percentiles(times)});
+        watch.report("lookup", clients * each, Some(5e3), more);
+    }
+    Ok(())
+}
+
+async fn look(
+    system: &Arc<System>,
+    live: u64,
+    clients: u64,
+    each: u64,
+    seed: u64,
+) -> Result<Vec<Duration>> {
+    let mut running = Vec::new();
+    for client in 0..clients {
+        let system = Arc::clone(system);
+        running.push(tokio::spawn(async move {
+            let http = reqwest::Client::new();
+            let mut dice = Dice::new(seed + client * 7919);
+            let mut times = Vec::with_capacity(each as usize);
+            for _ in 0..each {
+                let key = dice.below(live);
+                let url = format!("{}/v1/tables/{TABLE}/rows/{key}", system.query);
+                let begun = Instant::now();
+                let answer = http.get(url).send().await?;
+                let status = answer.status();
+                let text = answer.bytes().await?;
+                times.push(begun.elapsed());
+                ensure!(
+                    status.is_success(),
+                    "{status}: {}",
+                    String::from_utf8_lossy(&text)
+                );
+                let row: Value = serde_json::from_slice(&text)?;
+                ensure!(row["id"] == key, "asked for {key}, got {row}");
+            }
+            Ok(times)
+        }));
+    }
+    let mut times = Vec::new();
+    for client in running {
+        times.extend(client.await??);
+    }
+    Ok(times)
+}
+
+/// From the acknowledgement of a record to the answer that shows it, while others write.
+pub async fn freshness(live: u64, seconds: u64) -> Result<()> {
+    const RATE: u64 = 50_000;
+    const TICK: Duration = Duration::from_millis(20);
+    let system = Arc::new(System::start(&every_second())?);
+    system.create_keyed(TABLE, 4).await?;
+    fill(&system, TABLE, live).await?;
+    look(&system, live, 1, 200, 5).await?;
+    let watch = Stopwatch::start(&[("tidelake", system.pid())]);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let load = tokio::spawn({
+        let system = Arc::clone(&system);
+        async move {
+            let mut dice = Dice::new(3);
+            let mut tick = tokio::time::interval(TICK);
+            let mut sent = 0;
+            while Instant::now() < end {
+                tick.tick().await;
+                let count = RATE * TICK.as_millis() as u64 / 1000;
+                let ids = (0..count).map(|_| dice.below(live) as i64).collect();
+                let body = body(&rows(ids, sent)?)?;
+                system
+                    .post(&format!("/v1/tables/{TABLE}/records"), body, ARROW)
+                    .await?;
+                sent += count;
+            }
+            anyhow::Ok(sent)
+        }
+    });
+    let mut times = Vec::new();
+    let mut retries = 0u64;
+    let mut dice = Dice::new(11);
+    while Instant::now() < end {
+        // A key of its own, so that nobody else writes it.
+        let key = live + 1 + times.len() as u64;
+        let record = json!({"id": key, "user": "probe", "ts": dice.below(1 << 40)});
+        let path = format!("/v1/tables/{TABLE}/records");
+        let text = record.to_string().into_bytes();
+        system.post(&path, text, "application/json").await?;
+        let acknowledged = Instant::now();
+        loop {
+            let url = format!("{}/v1/tables/{TABLE}/rows/{key}", system.query);
+            let answer = system.http.get(url).send().await?;
+            if answer.status().is_success() {
+                let row: Value = answer.json().await?;
+                ensure!(row["ts"] == record["ts"], "an older row came back: {row}");
+                break;
+            }
+            retries += 1;
+            ensure!(
+                acknowledged.elapsed() < Duration::from_secs(10),
+                "never visible"
+            );
+        }
+        times.push(acknowledged.elapsed());
+        pause(Duration::from_millis(5)).await;
+    }
+    let sent = load.await??;
+    let probes = times.len();
+    let more = json!({
+        "live_keys": live, "probes": probes, "not_visible_at_once": retries,
+        "ms": percentiles(times), "target_ms": {"p50": 20, "p99": 100},
+    });
+    watch.report("freshness", sent, None, more);
+    Ok(())
+}
+
+/// Aggregates after a fifth of all rows got newer ones, beside DuckDB on the same folder.
+pub async fn scan_after_updates(live: u64, rounds: u32) -> Result<()> {
+    let system = Arc::new(System::start(&every_second())?);
+    system.create_keyed(TABLE, 4).await?;
+    fill(&system, TABLE, live).await?;
+    let mut dice = Dice::new(21);
+    let mut left = live / 5;
+    while left > 0 {
+        let count = left.min(250_000);
+        let ids = (0..count).map(|_| dice.below(live) as i64).collect();
+        let body = body(&rows(ids, left)?)?;
+        system
+            .post(&format!("/v1/tables/{TABLE}/records"), body, ARROW)
+            .await?;
+        left -= count;
+    }
+    system.flush(TABLE).await?;
+    let statements = [
+        ("count", "SELECT count(*) FROM clicks"),
+        ("sum", "SELECT sum(amount) FROM clicks"),
+        (
+            "group_by",
+            "SELECT country, count(*), sum(amount) FROM clicks GROUP BY country ORDER BY country",
+        ),
+    ];
+    let readers = Readers::new()?.context("external tools are switched off")?;
+    let folder = system.table_folder(TABLE)?.display().to_string();
+    let script = include_str!("../baseline/duckdb_scan.py");
+    let mut arguments = vec![folder, rounds.to_string()];
+    arguments.extend(statements.iter().map(|(_, sql)| (*sql).to_owned()));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let duckdb: Value = serde_json::from_str(&readers.python(script, &arguments).await?)?;
+    for (place, (name, sql)) in statements.iter().enumerate() {
+        let mut best = f64::MAX;
+        for _ in 0..rounds.max(3) {
+            let begun = Instant::now();
+            let request = json!({"sql": sql, "consistency": "committed"});
+            let answer = system.http.post(format!("{}/v1/sql", system.query));
+            let answer: Value = answer
+                .json(&request)
+                .send()
+                .await?
+                .error_for_status()?
+                .json()
+                .await?;
+            best = best.min(begun.elapsed().as_secs_f64() * 1e3);
+            let first = &answer["rows"][0][0];
+            ensure!(!first.is_null(), "no answer: {answer}");
+        }
+        report(
+            "scan_after_updates",
+            json!({
+                "statement": name, "live_keys": live, "superseded_share": 0.2,
+                "tidelake_ms": round(best, 1), "duckdb_ms": duckdb["ms"][place],
+                "rounds": rounds.max(3),
+            }),
+        );
+    }
+    Ok(())
+}
+
+/// What a table costs that nobody writes or reads.
+pub async fn idle(live: u64) -> Result<()> {
+    let system = Arc::new(System::start(&every_second())?);
+    system.create_keyed(TABLE, 4).await?;
+    fill(&system, TABLE, live).await?;
+    look(&system, live, 1, 100, 1).await?;
+    // Followers stop some time after the last query.
+    pause(Duration::from_secs(45)).await;
+    let (before, cpu) = (
+        requests(&system).await?,
+        Usage::of(system.pid()).cpu_seconds,
+    );
+    pause(Duration::from_secs(60)).await;
+    let after = requests(&system).await?;
+    let cpu = Usage::of(system.pid()).cpu_seconds - cpu;
+    report(
+        "idle",
+        json!({
+            "live_keys": live, "seconds": 60, "object_store_requests": after - before,
+            "cpu_percent": round(cpu / 0.6, 2), "target": {"requests": 0, "cpu_percent": 1},
+        }),
+    );
+    Ok(())
+}
+
+/// Requests to the object store so far, of all services of the process.
+async fn requests(system: &System) -> Result<f64> {
+    let mut sum = 0.0;
+    for port in [&system.gateway, &system.query] {
+        let text = system
+            .http
+            .get(format!("{port}/metrics"))
+            .send()
+            .await?
+            .text()
+            .await?;
+        let mut here = 0.0;
+        for line in text
+            .lines()
+            .filter(|line| line.starts_with("tidelake_store_requests_total"))
+        {
+            let value = line.rsplit(' ').next().context("no value")?;
+            here += value.parse::<f64>()?;
+        }
+        sum = f64::max(sum, here);
+    }
+    Ok(sum)
+}
