@@ -130,6 +130,8 @@ enum Step {
     Delete { every: u64, file: usize },
     /// Another writer rewrites a file.
     Rewrite { file: usize },
+    /// Another engine restores an older version: rows come back to life.
+    Restore { version: usize },
     /// A flusher forgets all it knows.
     Restart { writer: usize },
 }
@@ -148,6 +150,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(writer, buckets, fresh)| Step::Flush { writer, buckets, fresh }),
         2 => (2..5u64, any::<usize>()).prop_map(|(every, file)| Step::Delete { every, file }),
         2 => any::<usize>().prop_map(|file| Step::Rewrite { file }),
+        1 => any::<usize>().prop_map(|version| Step::Restore { version }),
         1 => (0..2usize).prop_map(|writer| Step::Restart { writer }),
     ]
 }
@@ -241,6 +244,7 @@ impl World {
             } => self.flush(*writer, buckets, *fresh).await,
             Step::Delete { every, file } => self.delete(*every, *file).await,
             Step::Rewrite { file } => self.rewrite(*file).await,
+            Step::Restore { version } => self.restore(*version).await,
             Step::Restart { writer } => self.writers[*writer].states.clear(),
         }
         let snapshot = self.latest().await;
@@ -457,6 +461,36 @@ impl World {
         );
     }
 
+    async fn restore(&mut self, version: usize) {
+        let versions: Vec<u64> = self.versions.keys().copied().collect();
+        if versions.is_empty() {
+            return;
+        }
+        let version = versions[version % versions.len()];
+        let (now, then) = (
+            self.latest().await,
+            self.table.snapshot_at(TableVersion(version)).await.unwrap(),
+        );
+        let other = |file: &DataFile, in_: &Snapshot| {
+            let found = in_.file(file.path());
+            found.is_none_or(|found| found.dv() != file.dv())
+        };
+        let gone = now.files().filter(|file| other(file, &then));
+        let back = then.files().filter(|file| other(file, &now));
+        let tx = Transaction {
+            operation: "RESTORE".into(),
+            removes: gone.map(|file| file.add.to_remove(1, true)).collect(),
+            adds: back.map(|file| file.add.clone()).collect(),
+            ..Transaction::default()
+        };
+        if tx.removes.is_empty() && tx.adds.is_empty() {
+            return;
+        }
+        let outcome = self.table.commit(&now, tx).await.unwrap();
+        assert!(matches!(outcome, CommitOutcome::Committed { .. }));
+        self.model = self.versions[&version].clone();
+    }
+
     async fn dead(&self, file: &DataFile) -> vector::DeletedRows {
         match file.dv() {
             Some(dv) => self.table.deleted_rows(dv).await.unwrap(),
@@ -634,7 +668,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn every_version_is_the_model_s(
