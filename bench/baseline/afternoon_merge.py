@@ -58,10 +58,11 @@ def main():
             begun = time.monotonic()
         buffer.extend(values)
         if len(buffer) >= BATCH_ROWS or done + len(buffer) >= records:
-            rows = pj.read_json(io.BytesIO(b"\n".join(buffer))).to_pandas()
-            newest = rows.drop_duplicates("id", keep="last")
+            rows = pj.read_json(io.BytesIO(b"\n".join(buffer)))
+            places = rows.append_column("place", pa.array(range(len(rows))))
+            newest = places.group_by("id").aggregate([("place", "max")])["place_max"]
             (DeltaTable(folder)
-                .merge(pa.Table.from_pandas(newest, preserve_index=False), "t.id = s.id", source_alias="s", target_alias="t")
+                .merge(rows.take(newest), "t.id = s.id", source_alias="s", target_alias="t")
                 .when_matched_update_all().when_not_matched_insert_all().execute())
             done += len(buffer)
             buffer = []
