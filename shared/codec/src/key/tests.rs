@@ -269,7 +269,8 @@ proptest! {
     #[test]
     fn what_is_read_over_is_taken_exactly_if_it_is_json(
         tokens in prop::collection::vec(prop::sample::select(vec![
-            "{", "}", "[", "]", ",", ":", "\"a\"", "\"a\":", "{\"b\":[1,", "]}", "1", "-0.5e+3", "01",
+            // The space keeps exponents short: the reference refuses numbers beyond a double.
+            "{", "}", "[", "]", ",", ":", "\"a\"", "\"a\":", "{\"b\":[1,", "]}", "1", "-0.5e+3 ", "01",
             "true", "nul", "null", " ", "\"\\u00e9\\n\"", "\"\\ud800\"", "\"\\x\"", "\"", "é", "\"é\"",
         ]), 1..6),
     ) {

@@ -948,9 +948,10 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     prop::collection::vec(step, 1..60)
 }
 
-/// The truth: the state of every version.
+/// The truth: the state of every version, and which files its commit took out or gave a vector.
 struct Model {
     versions: Vec<State>,
+    touched: Vec<BTreeSet<String>>,
     adds: u64,
 }
 
@@ -959,8 +960,27 @@ impl Model {
         self.versions.last().unwrap()
     }
 
-    /// What a transaction does to a state; none where it does not apply to it.
-    fn apply(&self, tx: &Transaction) -> Option<State> {
+    fn push(&mut self, next: State, tx: &Transaction) {
+        self.versions.push(next);
+        self.touched.push(
+            tx.removes
+                .iter()
+                .map(|remove| remove.path.clone())
+                .collect(),
+        );
+    }
+
+    /// What a transaction that was made from `base` does to the latest state; none where it does
+    /// not apply. A vector that was changed and changed back in between counts as changed.
+    fn apply(&self, tx: &Transaction, base: TableVersion) -> Option<State> {
+        let since = &self.touched[base.0 as usize + 1..];
+        if tx
+            .removes
+            .iter()
+            .any(|remove| since.iter().any(|touched| touched.contains(&remove.path)))
+        {
+            return None;
+        }
         let (mut files, mut txns) = self.latest().clone();
         for mark in &tx.marks {
             let held = txns.insert(mark.app_id(), mark.to.0).unwrap_or(0);
@@ -1024,6 +1044,7 @@ async fn replay_history(moves: Vec<Move>) -> Result<(), TestCaseError> {
     let table = &fixture.table;
     let mut model = Model {
         versions: vec![state(&first)],
+        touched: vec![BTreeSet::new()],
         adds: 0,
     };
     let mut bases = vec![first; WRITERS];
@@ -1060,8 +1081,8 @@ async fn replay_history(moves: Vec<Move>) -> Result<(), TestCaseError> {
                     .collect();
                 let lines: Vec<_> = lines.iter().map(String::as_str).collect();
                 fixture.foreign(latest.version().0 + 1, &lines).await;
-                let next = model.apply(&tx).unwrap();
-                model.versions.push(next);
+                let next = model.apply(&tx, latest.version()).unwrap();
+                model.push(next, &tx);
                 continue;
             }
             Move::Flush {
@@ -1104,13 +1125,13 @@ async fn replay_history(moves: Vec<Move>) -> Result<(), TestCaseError> {
         }
         let outcome = table.commit(&bases[writer], tx.clone()).await;
         fixture.faults.heal();
-        let expected = model.apply(&tx);
+        let expected = model.apply(&tx, bases[writer].version());
         match outcome {
             Ok(CommitOutcome::Committed { version, snapshot }) => {
                 prop_assert_eq!(version.0 as usize, model.versions.len());
                 let expected = expected.expect("a conflicting commit was made");
                 prop_assert_eq!(&state(&snapshot), &expected);
-                model.versions.push(expected);
+                model.push(expected, &tx);
                 bases[writer] = snapshot;
             }
             Ok(CommitOutcome::Conflicted(conflict)) => {
@@ -1123,7 +1144,7 @@ async fn replay_history(moves: Vec<Move>) -> Result<(), TestCaseError> {
                 prop_assert_eq!(error.kind(), ErrorKind::Unavailable);
                 let newest = table.history(1).await.unwrap().remove(0);
                 if newest.commit_id.as_ref() == Some(&id) {
-                    model.versions.push(expected.unwrap());
+                    model.push(expected.unwrap(), &tx);
                 }
             }
         }
@@ -1152,6 +1173,32 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(replay_history(moves))?;
     }
+}
+
+#[tokio::test]
+async fn a_vector_that_was_changed_and_changed_back_still_counts_as_changed() {
+    let (fixture, first) = Fixture::created(false).await;
+    let table = &fixture.table;
+    let added = committed(table.commit(&first, flush("1.parquet", 9, vec![])).await);
+    let marked = committed(
+        table
+            .commit(&added, replace(&added, 0, Some(3)).unwrap())
+            .await,
+    );
+    let stale = replace(&marked, 0, Some(1)).unwrap();
+    let other = committed(
+        table
+            .commit(&marked, replace(&marked, 0, Some(0)).unwrap())
+            .await,
+    );
+    let back = committed(
+        table
+            .commit(&other, replace(&other, 0, Some(3)).unwrap())
+            .await,
+    );
+    assert_eq!(state(&back).0, state(&marked).0);
+    let conflict = conflicted(table.commit(&marked, stale).await);
+    assert!(matches!(&conflict, Conflict::VectorChanged { path, .. } if path == "1.parquet"));
 }
 
 #[test]
