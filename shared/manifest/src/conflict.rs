@@ -6,15 +6,16 @@
 //! | moved a watermark of ours | are a zombie: [`Conflict::WatermarkMoved`] |
 //! | gave a file that we touch another deletion vector | [`Conflict::VectorChanged`]: the caller unites or carries over |
 //! | removed a file that we touch | [`Conflict::FileRemoved`]: the caller drops the job or probes the successors |
+//! | added rows to a bucket that we looked into | [`Conflict::RowsAdded`]: the caller looks again |
 //! | changed the schema, the properties, the protocol | stop: the caller re-encodes |
 
 use std::collections::BTreeMap;
 
 use tidelake_core::{Bucket, ErrorKind, TopicId, Watermark};
 
-use crate::action::{VectorDescriptor, decode_path};
+use crate::action::{Add, VectorDescriptor, decode_path};
 use crate::replay::{Commit, vector_id};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, buckets};
 use crate::transaction::Transaction;
 
 /// Why a transaction can't be committed any more. A value, not an error.
@@ -46,6 +47,8 @@ pub enum Conflict {
         path: String,
         found: Option<VectorDescriptor>,
     },
+    #[error("{path:?} brought rows that were not looked into")]
+    RowsAdded { path: String },
     #[error("{path:?} is part of the table already")]
     FileExists { path: String },
 }
@@ -133,6 +136,12 @@ pub fn against_winner(tx: &Transaction, base: &Snapshot, winner: &Commit) -> Res
             });
         }
     }
+    files_of(tx, winner)?;
+    rows_of(tx, winner)
+}
+
+/// Did the winner take out, or mark rows of, a file that we touch or read?
+fn files_of(tx: &Transaction, winner: &Commit) -> Result<(), Conflict> {
     if winner.removes.is_empty() || (tx.removes.is_empty() && tx.reads.is_empty()) {
         return Ok(());
     }
@@ -161,6 +170,24 @@ pub fn against_winner(tx: &Transaction, base: &Snapshot, winner: &Commit) -> Res
         }
     }
     Ok(())
+}
+
+/// Did the winner bring rows, new ones or some that were deleted, into a bucket that we probed?
+/// Files that only arrange rows anew hold none that were not live before.
+fn rows_of(tx: &Transaction, winner: &Commit) -> Result<(), Conflict> {
+    if tx.probed.is_empty() {
+        return Ok(());
+    }
+    let probed = |add: &&Add| {
+        add.data_change
+            && buckets(add).is_none_or(|own| own.iter().any(|bucket| tx.probed.contains(bucket)))
+    };
+    match winner.adds.iter().find(probed) {
+        Some(add) => Err(Conflict::RowsAdded {
+            path: decode_path(&add.path).unwrap_or_else(|| add.path.clone()),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn moved(mark: &crate::transaction::MarkMove, found: Watermark) -> Conflict {

@@ -97,9 +97,7 @@ impl DataFile {
 
     /// The buckets that the file has rows of, by its tag. None for files of other writers.
     pub fn buckets(&self) -> Option<Vec<Bucket>> {
-        let list = self.tag(TAG_BUCKET)?.split(',');
-        list.map(|bucket| bucket.trim().parse().ok().map(Bucket))
-            .collect()
+        buckets(&self.add)
     }
 
     /// The offsets `[from, to)` that the file covers, by bucket. None for files of other writers.
@@ -113,6 +111,13 @@ impl DataFile {
                 .collect(),
         )
     }
+}
+
+/// See [`DataFile::buckets`].
+pub(crate) fn buckets(add: &Add) -> Option<Vec<Bucket>> {
+    let list = add.tag(TAG_BUCKET)?.split(',');
+    list.map(|bucket| bucket.trim().parse().ok().map(Bucket))
+        .collect()
 }
 
 /// Sums over the live files.

@@ -48,6 +48,9 @@ pub struct Transaction {
     pub txns: Vec<Txn>,
     /// Object names of files whose rows this commit rests on without touching them.
     pub reads: Vec<String>,
+    /// Buckets whose live rows were looked into for this commit, to supersede some: rows that
+    /// somebody else brings into them meanwhile were not seen.
+    pub probed: Vec<Bucket>,
     pub metadata: Option<Metadata>,
     pub protocol: Option<Protocol>,
 }
@@ -98,7 +101,9 @@ impl Transaction {
             operation: Some(self.operation.clone()),
             operation_parameters: Some(texts(&self.parameters)),
             read_version: base.and_then(|base| i64::try_from(base.version.0).ok()),
-            is_blind_append: Some(self.removes.is_empty() && self.reads.is_empty()),
+            is_blind_append: Some(
+                self.removes.is_empty() && self.reads.is_empty() && self.probed.is_empty(),
+            ),
             operation_metrics: Some(metrics),
             engine_info: Some(concat!("Tidelake/", env!("CARGO_PKG_VERSION")).into()),
             txn_id: Some(id.to_owned()),

@@ -8,8 +8,9 @@
 //!                                        └── load what won ◄────┴── lost against a change of a file
 //! ```
 //! Invariants: the data files are written once, whatever happens to the commit; superseded rows are
-//! probed for again whenever a file of the base was changed by somebody else, so the vectors of the
-//! commit unite theirs and ours; a file whose rows are all dead is removed.
+//! probed for again whenever somebody else changed a file of the base or brought rows into the
+//! buckets, so the vectors of the commit unite theirs and ours, and no row of theirs is missed; a
+//! file whose rows are all dead is removed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -121,6 +122,7 @@ pub async fn flush_keyed(
         transaction.adds.extend(vectors.adds);
         transaction.removes = vectors.removes;
         transaction.txns = request.txns.clone();
+        transaction.probed = parts.iter().map(|part| part.bucket).collect();
         describe(&mut transaction, request.reason, &report);
         match table.commit(&base, transaction).await? {
             CommitOutcome::Committed { version, snapshot } => {
@@ -134,7 +136,9 @@ pub async fn flush_keyed(
                 return Ok(KeyedOutcome { outcome, states });
             }
             CommitOutcome::Conflicted(
-                Conflict::VectorChanged { .. } | Conflict::FileRemoved { .. },
+                Conflict::VectorChanged { .. }
+                | Conflict::FileRemoved { .. }
+                | Conflict::RowsAdded { .. },
             ) => {
                 base = table.refresh(&base).await?;
                 for part in &mut parts {

@@ -9,7 +9,7 @@ use tidelake_storage::faults::{Fault, FaultStore, Gate, Odds, Rule};
 use tidelake_storage::{Operation, StorageError};
 
 use super::*;
-use crate::action::{Add, Format, NullableMap, Protocol, Remove, Txn};
+use crate::action::{Add, Format, NullableMap, Protocol, Remove, TAG_BUCKET, Txn};
 use crate::conflict::Conflict;
 use crate::stats::Stats;
 use crate::transaction::MarkMove;
@@ -1199,6 +1199,42 @@ async fn a_vector_that_was_changed_and_changed_back_still_counts_as_changed() {
     assert_eq!(state(&back).0, state(&marked).0);
     let conflict = conflicted(table.commit(&marked, stale).await);
     assert!(matches!(&conflict, Conflict::VectorChanged { path, .. } if path == "1.parquet"));
+}
+
+#[tokio::test]
+async fn rows_that_others_bring_into_a_probed_bucket_are_not_overlooked() {
+    let (_fixture, base) = Fixture::created(false).await;
+    let of = |bucket: Option<&str>, data_change| Add {
+        tags: bucket.map(|own| BTreeMap::from([(TAG_BUCKET.into(), Some(own.into()))])),
+        data_change,
+        ..add("theirs.parquet", 3)
+    };
+    let winners = [
+        (of(Some("1"), true), true),
+        (of(Some("0,1"), true), true),
+        (of(None, true), true),
+        (of(Some("0"), true), false),
+        (of(None, false), false),
+    ];
+    for (winner, loses) in winners {
+        let winners = || vec![(1, Commit::of(vec![Action::Add(winner.clone())]))];
+        let tx = Transaction {
+            probed: vec![Bucket(1), Bucket(2)],
+            ..flush("ours.parquet", 4, vec![])
+        };
+        let rebased = rebase("t", &tx, "ours", &base, winners(), NOON_MS).unwrap();
+        let lost = matches!(
+            &rebased,
+            Rebased::Conflicted(Conflict::RowsAdded { path }) if path == "theirs.parquet"
+        );
+        assert_eq!(lost, loses, "{winner:?}");
+        let blind = Transaction {
+            probed: vec![],
+            ..tx
+        };
+        let rebased = rebase("t", &blind, "ours", &base, winners(), NOON_MS).unwrap();
+        assert!(matches!(rebased, Rebased::Again(_)));
+    }
 }
 
 #[test]

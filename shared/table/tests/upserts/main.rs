@@ -132,6 +132,8 @@ enum Step {
     Rewrite { file: usize },
     /// Another engine restores an older version: rows come back to life.
     Restore { version: usize },
+    /// Another engine inserts rows of keys that have none.
+    Insert { bucket: u32, records: Vec<Record> },
     /// A flusher forgets all it knows.
     Restart { writer: usize },
 }
@@ -151,6 +153,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (2..5u64, any::<usize>()).prop_map(|(every, file)| Step::Delete { every, file }),
         2 => any::<usize>().prop_map(|file| Step::Rewrite { file }),
         1 => any::<usize>().prop_map(|version| Step::Restore { version }),
+        1 => (0..2u32, prop::collection::vec((0..KEYS, any::<i64>().prop_map(|value| Some(Some(value)))), 1..6))
+            .prop_map(|(bucket, records)| Step::Insert { bucket, records }),
         1 => (0..2usize).prop_map(|writer| Step::Restart { writer }),
     ]
 }
@@ -245,6 +249,7 @@ impl World {
             Step::Delete { every, file } => self.delete(*every, *file).await,
             Step::Rewrite { file } => self.rewrite(*file).await,
             Step::Restore { version } => self.restore(*version).await,
+            Step::Insert { bucket, records } => self.insert(*bucket, records).await,
             Step::Restart { writer } => self.writers[*writer].states.clear(),
         }
         let snapshot = self.latest().await;
@@ -353,7 +358,7 @@ impl World {
         assert!(matches!(outcome, CommitOutcome::Committed { .. }));
     }
 
-    /// Writes a file's live rows anew, without an index sidecar.
+    /// Writes a file's live rows anew.
     async fn rewrite(&mut self, file: usize) {
         let snapshot = self.latest().await;
         let files: Vec<_> = snapshot.files().cloned().collect();
@@ -367,25 +372,10 @@ impl World {
         let live: Vec<_> = live.map(|(_, row)| *row).collect();
         let mut adds = Vec::new();
         if let Some((bucket, ..)) = live.first() {
-            let mut memtable = Memtable::new(Bucket(*bucket), Watermark(0));
             let records: Vec<Record> = live.iter().rev().map(|(_, k, v)| (*k, Some(*v))).collect();
-            fill(self.shape, &self.schema, &mut memtable, 0, &records);
-            let sealed = [memtable.seal()];
-            let encoded = encode(&self.schema, &sealed, FileSettings::default());
-            let encoded = encoded.unwrap().unwrap();
-            let name = format!("{}.parquet", uuid().simple());
-            let size = encoded.bytes.len() as i64;
-            self.table.store().put(&name, encoded.bytes).await.unwrap();
             adds.push(Add {
-                path: name,
-                size,
                 data_change: false,
-                stats: Some(encoded.stats.to_json()),
-                tags: Some(BTreeMap::from([(
-                    TAG_BUCKET.into(),
-                    Some(bucket.to_string()),
-                )])),
-                ..Add::default()
+                ..self.file_of(*bucket, &records).await
             });
         }
         let tx = Transaction {
@@ -396,6 +386,51 @@ impl World {
         };
         let outcome = self.table.commit(&snapshot, tx).await.unwrap();
         assert!(matches!(outcome, CommitOutcome::Committed { .. }));
+    }
+
+    /// A data file as other writers leave it: without an index sidecar.
+    async fn file_of(&self, bucket: u32, records: &[Record]) -> Add {
+        let mut memtable = Memtable::new(Bucket(bucket), Watermark(0));
+        fill(self.shape, &self.schema, &mut memtable, 0, records);
+        let sealed = [memtable.seal()];
+        let encoded = encode(&self.schema, &sealed, FileSettings::default());
+        let encoded = encoded.unwrap().unwrap();
+        let name = format!("{}.parquet", uuid().simple());
+        let size = encoded.bytes.len() as i64;
+        self.table.store().put(&name, encoded.bytes).await.unwrap();
+        Add {
+            path: name,
+            size,
+            data_change: true,
+            stats: Some(encoded.stats.to_json()),
+            tags: Some(BTreeMap::from([(
+                TAG_BUCKET.into(),
+                Some(bucket.to_string()),
+            )])),
+            ..Add::default()
+        }
+    }
+
+    /// Inserts those of the records whose keys have no row.
+    async fn insert(&mut self, bucket: u32, records: &[Record]) {
+        let mut fresh = Rows::new();
+        for (key, value) in records {
+            if let Some(value) = value.filter(|_| !self.model.contains_key(&(bucket, *key))) {
+                fresh.insert((bucket, *key), value);
+            }
+        }
+        if fresh.is_empty() {
+            return;
+        }
+        let records: Vec<Record> = fresh.iter().map(|((_, k), v)| (*k, Some(*v))).collect();
+        let tx = Transaction {
+            operation: "WRITE".into(),
+            adds: vec![self.file_of(bucket, &records).await],
+            ..Transaction::default()
+        };
+        let outcome = self.table.commit(&self.latest().await, tx).await.unwrap();
+        assert!(matches!(outcome, CommitOutcome::Committed { .. }));
+        self.model.extend(fresh);
     }
 
     /// The doctor finds nothing; and finds what is damaged on purpose.

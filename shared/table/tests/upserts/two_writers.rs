@@ -39,13 +39,19 @@ enum Other {
     Deletes,
     /// A compaction replaces the file whose rows the flusher supersedes.
     Rewrites,
+    /// Another engine inserts rows, some of keys that the flusher brings for the first time.
+    Inserts,
+    /// Another engine brings rows back that were deleted, some of them the flusher's keys.
+    Restores,
 }
 
-const OTHERS: [Other; 4] = [
+const OTHERS: [Other; 6] = [
     Other::AnotherBucket,
     Other::SameBucket,
     Other::Deletes,
     Other::Rewrites,
+    Other::Inserts,
+    Other::Restores,
 ];
 
 fn records(bucket: u32, keys: std::ops::Range<u32>, value: i64) -> (u32, Vec<Vec<Record>>) {
@@ -55,12 +61,26 @@ fn records(bucket: u32, keys: std::ops::Range<u32>, value: i64) -> (u32, Vec<Vec
 
 /// Many rows, so that their vectors are too large to stand in the log.
 const ROWS: u32 = 3000;
+/// The first of the keys that were deleted.
+const LOST: u32 = 5000;
+/// The first of the keys that the flusher brings for the first time.
+const NEW: u32 = 6000;
 
 async fn meet(held: Held, other: Other) {
     let mut world = World::new(Shape::Long).await;
     world
         .flush(0, &[records(0, 0..ROWS, 1), records(1, 0..50, 1)], true)
         .await;
+    world.note_version().await;
+    // Rows of a file of their own, which is gone.
+    world
+        .flush(0, &[records(0, LOST..LOST + 20, 1)], true)
+        .await;
+    world.note_version().await;
+    let mut lost = records(0, LOST..LOST + 20, 1);
+    lost.1[0].iter_mut().for_each(|(_, value)| *value = None);
+    world.flush(0, &[lost], true).await;
+    world.note_version().await;
     let faults = FaultStore::new(world.table.store().object_store());
     let gate = Gate::new();
     let (rule, committed_first) = match held {
@@ -93,6 +113,8 @@ async fn meet(held: Held, other: Other) {
     let mut ours = records(0, 0..ROWS, 1_000_000);
     ours.1[0].retain(|(key, _)| key % 3 == 0);
     ours.1.push(vec![(1, None)]);
+    ours.1.extend(records(0, LOST..LOST + 10, 2).1);
+    ours.1.extend(records(0, NEW..NEW + 10, 2).1);
     let ours = [ours];
     world.writers[0].base = world.latest().await;
     let request = world.request(0, &ours).await;
@@ -116,6 +138,13 @@ async fn meet(held: Held, other: Other) {
             let file = world.largest_file().await;
             world.rewrite(file).await;
         }
+        Other::Inserts => {
+            world
+                .insert(0, &records(0, NEW + 5..NEW + 20, 7).1[0])
+                .await
+        }
+        // To the second version.
+        Other::Restores => world.restore(1).await,
     }
     world.note_version().await;
     gate.open();
