@@ -144,6 +144,7 @@ impl Engine {
         let readers = Readers::new(
             store.object_store(),
             settings.metadata_cache_bytes_max,
+            settings.page_cache_bytes_max,
             metrics.clone(),
         );
         let home = Arc::new(index_home(&settings));

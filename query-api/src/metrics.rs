@@ -34,6 +34,9 @@ pub struct QueryMetrics {
     pub metadata_hits: IntCounter,
     pub metadata_misses: IntCounter,
     pub metadata_bytes: IntGauge,
+    pub page_hits: IntCounter,
+    pub page_misses: IntCounter,
+    pub page_bytes: IntGauge,
 }
 
 impl QueryMetrics {
@@ -103,6 +106,16 @@ impl QueryMetrics {
                 "tidelake_query_metadata_bytes",
                 "Memory of the cached Parquet footers.",
             ),
+            page_hits: metrics.int_counter(
+                "tidelake_query_page_hits_total",
+                "Reads of rows by key whose pages were all in the cache.",
+            ),
+            page_misses: metrics.int_counter(
+                "tidelake_query_page_misses_total",
+                "Reads of rows by key that read pages from the store.",
+            ),
+            page_bytes: metrics
+                .int_gauge("tidelake_query_page_bytes", "Memory of the cached pages."),
         }
     }
 }

@@ -61,6 +61,8 @@ pub struct QuerySettings {
     pub json_bytes_max: usize,
     /// Memory for Parquet footers and page indexes.
     pub metadata_cache_bytes_max: usize,
+    /// Memory for decompressed Parquet pages that rows were read from by key; 0 keeps none.
+    pub page_cache_bytes_max: u64,
     /// Decoded bytes of the unflushed rows that one query may read.
     pub tail_bytes_max: usize,
     /// Decoded unflushed rows kept between queries, all tables together.
@@ -103,6 +105,7 @@ impl Default for QuerySettings {
             spill_folder: None,
             json_bytes_max: 64 * MIB,
             metadata_cache_bytes_max: 128 * MIB,
+            page_cache_bytes_max: 256 * MIB as u64,
             tail_bytes_max: 512 * MIB,
             tail_cache_bytes_max: 256 * MIB,
             tail_read_ms_max: 10_000,

@@ -132,12 +132,12 @@ async fn read(
     let columns = |schema: &SchemaDescriptor| file.columns(schema);
     let opened = readers.rows(path, meta.size, columns).await;
     let batch = match opened.map_err(failed)? {
-        Some(opened) => {
+        Some((opened, pages)) => {
             let wrong = |error: LookupError| match error.kind() {
                 ErrorKind::Corrupt => QueryError::Corrupt(format!("{path}: {error}")),
                 _ => QueryError::Engine(format!("{path}: {error}")),
             };
-            let read = opened.plan(rows).map_err(wrong)?;
+            let read = opened.plan(rows, Some(&pages)).map_err(wrong)?;
             let bytes = readers.ranges(path, read.ranges()).await;
             read.decode(bytes.map_err(failed)?).map_err(wrong)?
         }

@@ -1,6 +1,6 @@
-//! Parquet readers with cached footers.
+//! Parquet readers with cached footers, and cached pages for reads of single rows.
 //!
-//! A data file never changes under its path, so a footer is good for ever. Footers are read together
+//! A data file never changes under its path, so what was read of it is good for ever. Footers are read together
 //! with their page index: DataFusion then never asks for it again (its own cache would be bypassed).
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,17 +25,19 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::schema::types::SchemaDescriptor;
 use tidelake_table::FileRows;
+use tidelake_table::lookup::{FilePages, PageCache};
 
 use crate::metrics::QueryMetrics;
 
 /// Bytes read from a file's end in the hope that they hold footer and page index.
 const FOOTER_BYTES_GUESS: usize = 64 * 1024;
 
-/// Makes readers; clones share the cache.
+/// Makes readers; clones share the caches.
 #[derive(Clone)]
 pub(crate) struct Readers {
     store: Arc<dyn ObjectStore>,
     cache: Arc<Footers>,
+    pages: PageCache,
 }
 
 struct Footers {
@@ -64,6 +66,8 @@ struct Known {
     metadata: Arc<ParquetMetaData>,
     arrow: OnceLock<ArrowReaderMetadata>,
     opened: Mutex<Option<Opened>>,
+    /// Whatever the columns.
+    pages: FilePages,
 }
 
 /// A file opened for reads of rows by number, of the columns that were asked for last.
@@ -147,15 +151,21 @@ impl Footers {
 impl Readers {
     pub(crate) fn new(
         store: Arc<dyn ObjectStore>,
-        bytes_max: usize,
+        footer_bytes_max: usize,
+        page_bytes_max: u64,
         metrics: QueryMetrics,
     ) -> Self {
         let cache = Arc::new(Footers {
-            bytes_max,
+            bytes_max: footer_bytes_max,
             metrics,
             held: Mutex::default(),
         });
-        Self { store, cache }
+        let pages = PageCache::new(page_bytes_max);
+        Self {
+            store,
+            cache,
+            pages,
+        }
     }
 
     /// The file's footer with its page index, where it has one.
@@ -186,25 +196,27 @@ impl Readers {
             metadata: Arc::new(metadata),
             arrow: OnceLock::new(),
             opened: Mutex::new(None),
+            pages: self.pages.file(),
         });
         self.cache.put(path, Arc::clone(&known));
         Ok(known)
     }
 
-    /// The file, opened for reads of rows by number; `None` where only a stream can read them.
-    /// `columns` says which of its columns to read (roots by place, rising).
+    /// The file, opened for reads of rows by number, and its cached pages; `None` where only a stream
+    /// can read them. `columns` says which of its columns to read (roots by place, rising).
     pub(crate) async fn rows(
         &self,
         path: &Path,
         size: u64,
         columns: impl FnOnce(&SchemaDescriptor) -> Arc<[usize]>,
-    ) -> parquet::errors::Result<Option<Arc<FileRows>>> {
+    ) -> parquet::errors::Result<Option<(Arc<FileRows>, FilePages)>> {
         let known = self.known(path, size).await?;
         let columns = columns(known.metadata.file_metadata().schema_descr());
         if let Some(opened) = &*known.opened.lock()
             && opened.columns == columns
         {
-            return Ok(opened.rows.clone());
+            let rows = opened.rows.clone();
+            return Ok(rows.map(|rows| (rows, known.pages.clone())));
         }
         let rows = FileRows::open(&known.metadata, &columns);
         let rows = rows.map_err(|error| ParquetError::General(error.to_string()))?;
@@ -218,15 +230,23 @@ impl Readers {
         // Less than before is not worth a count: the columns of a table seldom change.
         let old = old.map_or(0, |old| old.bytes());
         self.cache.grew(path, &known, bytes.saturating_sub(old));
-        Ok(rows)
+        Ok(rows.map(|rows| (rows, known.pages.clone())))
     }
 
-    /// Bytes of a file.
+    /// Bytes of a file that a read of rows lacks; perhaps none.
     pub(crate) async fn ranges(
         &self,
         path: &Path,
         ranges: &[Range<u64>],
     ) -> parquet::errors::Result<Vec<Bytes>> {
+        let metrics = &self.cache.metrics;
+        let held = i64::try_from(self.pages.bytes()).unwrap_or(i64::MAX);
+        metrics.page_bytes.set(held);
+        if ranges.is_empty() {
+            metrics.page_hits.inc();
+            return Ok(Vec::new());
+        }
+        metrics.page_misses.inc();
         let bytes = self.store.get_ranges(path, ranges).await;
         bytes.map_err(external)
     }

@@ -112,6 +112,11 @@ async fn case(pushdown_filters: bool, deleted: &[(&str, &[u64])]) -> Case {
         pushdown_filters,
         ..QuerySettings::default()
     };
+    case_with(settings, deleted).await
+}
+
+/// Row groups of 16 rows, pages of 4.
+async fn case_with(settings: QuerySettings, deleted: &[(&str, &[u64])]) -> Case {
     let world = World::new(settings).await;
     let mut table = world.table("things", EVERYTHING, 2).await;
     let rows: Vec<Value> = (0..170).map(row).collect();
@@ -419,7 +424,9 @@ proptest! {
         length in 0i64..180,
         limit in 1usize..40,
         descending: bool,
-        pushdown: bool,
+        pushdown_filters: bool,
+        target_partitions in 1usize..6,
+        batch_rows in prop_oneof![1usize..20, Just(8192)],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -432,7 +439,13 @@ proptest! {
             if !second.is_empty() {
                 deleted.push(("part-00002.parquet", &second));
             }
-            let case = case(pushdown, &deleted).await;
+            let settings = QuerySettings {
+                pushdown_filters,
+                target_partitions,
+                batch_rows,
+                ..QuerySettings::default()
+            };
+            let case = case_with(settings, &deleted).await;
             let filter = format!("id BETWEEN {from} AND {}", from + length);
             let order = if descending { "DESC" } else { "ASC" };
             for sql in [

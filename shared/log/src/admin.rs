@@ -18,6 +18,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr as RespErr};
 use tidelake_core::{Bucket, Offset, TopicId};
 
+use crate::ends::Ends;
 use crate::native::{Client, PartitionList, c_string, describe, text_of};
 use crate::producer::setting_error;
 use crate::{KafkaSettings, LogError, TopicBucket};
@@ -58,6 +59,7 @@ const LEADER_ATTEMPTS_MAX: u32 = 20;
 pub struct Admin {
     admin: Arc<AdminClient<DefaultClientContext>>,
     client: Arc<Client>,
+    ends: Option<Arc<Ends>>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -81,6 +83,7 @@ impl Admin {
         Ok(Self {
             admin: Arc::new(admin),
             client,
+            ends: Ends::new(kafka).map(Arc::new),
         })
     }
 
@@ -182,6 +185,11 @@ impl Admin {
         topic: &str,
         buckets: &[Bucket],
     ) -> Result<Vec<(Bucket, Offset)>, LogError> {
+        if let Some(ends) = &self.ends
+            && let Some(found) = ends.of(topic, buckets).await
+        {
+            return Ok(found);
+        }
         self.offsets_at(topic, buckets, Spec::Latest).await
     }
 

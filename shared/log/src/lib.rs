@@ -26,6 +26,7 @@
 
 mod admin;
 mod consumer;
+mod ends;
 mod error;
 mod follow;
 mod message;

@@ -26,7 +26,7 @@ use serde_json::json;
 use tidelake_core::{Bucket, Watermark};
 use tidelake_schema::TableSchema;
 use tidelake_schema::arrow::to_arrow;
-use tidelake_table::lookup::FileRows;
+use tidelake_table::lookup::{FileRows, PageCache};
 use tidelake_table::{Chunk, FileSettings, Memtable, Positions, encode};
 
 const ROWS: u64 = 1_000_000;
@@ -105,14 +105,24 @@ fn main() {
     });
     let opened = Arc::new(FileRows::open(&metadata, &COLUMNS).unwrap().unwrap());
     run("lookup", &mut |row| {
-        let read = opened.plan(&[row]).unwrap();
+        let read = opened.plan(&[row], None).unwrap();
         let ranges = read.ranges().iter();
         let bytes = ranges.map(|range| file.slice(range.start as usize..range.end as usize));
         let bytes = bytes.collect();
         read.decode(bytes).unwrap()
     });
+    let pages = PageCache::new(1 << 30).file();
+    let mut known = |row| {
+        let read = opened.plan(&[row], Some(&pages)).unwrap();
+        let ranges = read.ranges().iter();
+        let bytes = ranges.map(|range| file.slice(range.start as usize..range.end as usize));
+        let bytes = bytes.collect();
+        read.decode(bytes).unwrap()
+    };
+    run("warming up", &mut known);
+    run("lookup of known pages", &mut known);
     run("plan", &mut |row| {
-        black_box(opened.plan(&[row]).unwrap());
+        black_box(opened.plan(&[row], None).unwrap());
         RecordBatch::try_from_iter([("row", Arc::new(Int64Array::from(vec![1])) as ArrayRef)])
             .unwrap()
     });

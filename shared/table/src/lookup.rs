@@ -5,7 +5,7 @@
 //!                                                  ranges() ─► fetched by the caller ─► decode(bytes)
 //! ```
 //! Owns which bytes hold a row and how these pages become columns; what opens a file once is kept in
-//! [`FileRows`]. Fetching is the caller's, so is finding the row numbers. The pages go through
+//! [`FileRows`], pages that were read before in a [`PageCache`]. Fetching is the caller's, so is finding the row numbers. The pages go through
 //! parquet's own array readers; only the page reader below them is ours, because parquet's makes
 //! both zstd contexts for every column chunk, which costs more than decoding a row.
 //!
@@ -14,6 +14,7 @@
 //! opened: [`FileRows::open`] says so with `None`, and other readers take it. (Encrypted files don't
 //! come here: this build of parquet can't read their footers.)
 
+mod cache;
 mod header;
 mod pages;
 mod place;
@@ -33,7 +34,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use tidelake_core::ErrorKind;
 
-use pages::{FetchedPages, GroupPages};
+pub use cache::{FilePages, PageCache};
+use pages::{FetchedPages, GroupPages, Pages, Source};
 use place::{Planner, Spot, coalesce, is_mapped};
 
 /// Parquet decodes the rows between selected ones too (and so asks for pages that were not fetched)
@@ -136,8 +138,13 @@ impl FileRows {
         self.bytes
     }
 
-    /// How to read `rows`: numbers within the file, rising, each once.
-    pub fn plan(self: &Arc<Self>, rows: &[u32]) -> Result<RowRead, LookupError> {
+    /// How to read `rows`: numbers within the file, rising, each once. What `known` holds of the
+    /// file is not fetched, what it lacks it gets when the read is decoded.
+    pub fn plan(
+        self: &Arc<Self>,
+        rows: &[u32],
+        known: Option<&FilePages>,
+    ) -> Result<RowRead, LookupError> {
         if let Some(pair) = rows.windows(2).find(|pair| pair[0] >= pair[1]) {
             let (previous, row) = (pair[0], pair[1]);
             return Err(LookupError::Unordered { previous, row });
@@ -147,7 +154,7 @@ impl FileRows {
             return Err(LookupError::NoSuchRow { row, rows: total });
         }
         let lead = LEAD_ROWS * (rows.len() + 1);
-        let mut plan = Planner::new(self);
+        let mut plan = Planner::new(self, known);
         let mut selected = Vec::with_capacity(rows.len());
         let mut kept = lead;
         let mut left = rows;
@@ -176,6 +183,9 @@ impl FileRows {
         Ok(RowRead {
             leaves: plan.leaves,
             file: Arc::clone(self),
+            known: known.cloned(),
+            pages: plan.pages,
+            offsets: plan.offsets,
             rows: rows.len(),
             total: kept,
             selection: RowSelection::from_consecutive_ranges(selected.into_iter(), kept),
@@ -204,7 +214,7 @@ pub fn plan(
     let Some(file) = FileRows::open(metadata, columns)? else {
         return Ok(None);
     };
-    Arc::new(file).plan(rows).map(Some)
+    Arc::new(file).plan(rows, None).map(Some)
 }
 
 /// A read of rows: what to fetch, and what to make of it.
@@ -216,13 +226,19 @@ pub struct RowRead {
     total: usize,
     selection: RowSelection,
     leaves: Vec<Vec<GroupPages>>,
-    ranges: Vec<Range<u64>>,
-    /// Of each page.
+    known: Option<FilePages>,
+    /// Each page of the read: known, or by its span.
+    pages: Vec<Source>,
+    /// Where in the file each page begins.
+    offsets: Vec<u64>,
+    /// Of each span.
     places: Vec<Spot>,
+    ranges: Vec<Range<u64>>,
 }
 
 impl RowRead {
-    /// The bytes of the file that are needed; rising, apart from each other.
+    /// The bytes of the file that are needed; rising, apart from each other. None where all pages
+    /// are known.
     pub fn ranges(&self) -> &[Range<u64>] {
         &self.ranges
     }
@@ -235,11 +251,22 @@ impl RowRead {
             let (planned, fetched) = (self.ranges.len(), bytes.len());
             return Err(LookupError::Unfit { planned, fetched });
         }
-        let page = |spot: &Spot| bytes[spot.range].slice(spot.within.clone());
-        let pages: Vec<Bytes> = self.places.iter().map(page).collect();
+        let span = |spot: &Spot| bytes[spot.range].slice(spot.within.clone());
+        let spans: Vec<Bytes> = self.places.iter().map(span).collect();
+        let offsets = self.offsets.clone();
+        let known = self.known.clone();
+        let decoded = self.read(&spans);
+        if let (Err(_), Some(known)) = (&decoded, known) {
+            // What is damaged may have been damaged on its way.
+            known.forget(&offsets);
+        }
+        decoded
+    }
+
+    fn read(self, spans: &[Bytes]) -> Result<RecordBatch, LookupError> {
         let Self { file, rows, .. } = self;
-        let fetched = FetchedPages::new(Arc::clone(&file), self.total, self.leaves, pages)
-            .map_err(damaged)?;
+        let pages = Pages::new(self.pages, self.offsets, spans, self.known).map_err(damaged)?;
+        let fetched = FetchedPages::new(Arc::clone(&file), self.total, self.leaves, pages);
         // The decoders of the parquet crate panic on some damaged pages.
         let decoded = catch_unwind(AssertUnwindSafe(|| {
             let selection = Some(self.selection);

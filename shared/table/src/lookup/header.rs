@@ -62,11 +62,15 @@ impl Kind {
         let (Self::Data { encoding, .. } | Self::DataV2 { encoding, .. }) = self else {
             return false;
         };
-        matches!(
-            encoding,
-            Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY
-        )
+        is_by_dictionary(*encoding)
     }
+}
+
+pub(super) fn is_by_dictionary(encoding: Encoding) -> bool {
+    matches!(
+        encoding,
+        Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY
+    )
 }
 
 /// The header that a page begins with, and its length.

@@ -17,8 +17,8 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMeta
 use parquet::file::serialized_reader::SerializedPageReader;
 use zstd::bulk::Decompressor;
 
-use super::FileRows;
 use super::header::{self, Header, Kind};
+use super::{FilePages, FileRows};
 
 /// What the reader of a column chunk comes to, in this order.
 #[derive(Debug, Clone, Copy)]
@@ -43,21 +43,117 @@ pub(super) struct GroupPages {
     pub steps: Vec<Step>,
 }
 
-/// All pages of a read.
+/// Where a page of a plan comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// Was read before.
+    Known(Page),
+    /// One of the spans that are fetched.
+    Span(usize),
+}
+
+impl Source {
+    /// True for a page that is known to need no dictionary.
+    pub(super) fn stands_alone(&self) -> bool {
+        matches!(self, Self::Known(page) if !header::is_by_dictionary(page.encoding()))
+    }
+}
+
+/// The pages of a read.
+pub(super) struct Pages {
+    /// In the order of the plan's.
+    pages: Vec<Found>,
+    /// Where in the file each begins.
+    offsets: Vec<u64>,
+    /// Takes those that were fetched.
+    cache: Option<FilePages>,
+}
+
+enum Found {
+    Known(Page),
+    Fetched {
+        header: Header,
+        /// After the header.
+        body: Bytes,
+        /// With the header.
+        whole: Bytes,
+    },
+}
+
+impl Pages {
+    /// `sources` begin at `offsets`; `spans` are the bytes that were fetched.
+    pub(super) fn new(
+        sources: Vec<Source>,
+        offsets: Vec<u64>,
+        spans: &[Bytes],
+        cache: Option<FilePages>,
+    ) -> Result<Self> {
+        let found = |source| match source {
+            Source::Known(page) => Ok(Found::Known(page)),
+            Source::Span(span) => {
+                let whole = spans[span].clone();
+                let (header, length) = header::parse(&whole)?;
+                let body = whole.slice(length..);
+                // An offset index may count padding to a page.
+                if header.stored_bytes > body.len() {
+                    return Err(damaged("a page is longer than the offset index says"));
+                }
+                Ok(Found::Fetched {
+                    header,
+                    body: body.slice(..header.stored_bytes),
+                    whole,
+                })
+            }
+        };
+        let pages = sources.into_iter().map(found).collect::<Result<_>>()?;
+        Ok(Self {
+            pages,
+            offsets,
+            cache,
+        })
+    }
+
+    fn needs_dictionary(&self, place: usize) -> bool {
+        match &self.pages[place] {
+            Found::Known(page) => header::is_by_dictionary(page.encoding()),
+            Found::Fetched { header, .. } => header.kind.needs_dictionary(),
+        }
+    }
+
+    /// A page of this chunk, decompressed.
+    fn page(&self, place: usize, chunk: &ColumnChunkMetaData) -> Result<Page> {
+        let (header, body, whole) = match &self.pages[place] {
+            Found::Known(page) => return Ok(page.clone()),
+            Found::Fetched {
+                header,
+                body,
+                whole,
+            } => (header, body, whole),
+        };
+        // Before anything of this size is allocated.
+        let chunk_bytes = usize::try_from(chunk.uncompressed_size()).unwrap_or(0);
+        if header.plain_bytes > chunk_bytes.max(chunk.compressed_size().unsigned_abs() as usize) {
+            return Err(damaged("a page is bigger than its column chunk"));
+        }
+        let page = match chunk.compression() {
+            Compression::UNCOMPRESSED => page(header, body.clone())?,
+            Compression::ZSTD(_) => page(header, decompressed(header, body)?)?,
+            _ => by_parquet(chunk, whole)?,
+        };
+        if let Some(cache) = &self.cache {
+            cache.put(self.offsets[place], &page);
+        }
+        Ok(page)
+    }
+}
+
+/// The pages of a read by column.
 pub(super) struct FetchedPages {
     file: Arc<FileRows>,
     rows: usize,
     /// By leaf, in the order of the file's leaves.
     leaves: Vec<Vec<GroupPages>>,
-    pages: Arc<[Fetched]>,
-}
-
-struct Fetched {
-    header: Header,
-    /// After the header.
-    body: Bytes,
-    /// With the header.
-    whole: Bytes,
+    pages: Arc<Pages>,
 }
 
 impl FetchedPages {
@@ -65,27 +161,12 @@ impl FetchedPages {
         file: Arc<FileRows>,
         rows: usize,
         mut leaves: Vec<Vec<GroupPages>>,
-        pages: Vec<Bytes>,
-    ) -> Result<Self> {
-        let parse = |whole: Bytes| {
-            let (header, length) = header::parse(&whole)?;
-            let body = whole.slice(length..);
-            // An offset index may count padding to a page.
-            if header.stored_bytes > body.len() {
-                return Err(damaged("a page is longer than the offset index says"));
-            }
-            let body = body.slice(..header.stored_bytes);
-            Ok(Fetched {
-                header,
-                body,
-                whole,
-            })
-        };
-        let pages: Arc<[Fetched]> = pages.into_iter().map(parse).collect::<Result<_>>()?;
+        pages: Pages,
+    ) -> Self {
         // Pages after a dictionary that grew too big do without.
         for chunk in leaves.iter_mut().flatten() {
             let needs = |step: &Step| match step {
-                Step::Data { page, .. } => pages[*page].header.kind.needs_dictionary(),
+                Step::Data { page, .. } => pages.needs_dictionary(*page),
                 _ => false,
             };
             if !chunk.steps.iter().any(needs) {
@@ -94,12 +175,12 @@ impl FetchedPages {
                     .retain(|step| !matches!(step, Step::Dictionary { .. }));
             }
         }
-        Ok(Self {
+        Self {
             file,
             rows,
             leaves,
-            pages,
-        })
+            pages: Arc::new(pages),
+        }
     }
 }
 
@@ -133,7 +214,7 @@ struct Chunks {
     file: Arc<FileRows>,
     leaf: usize,
     chunks: IntoIter<GroupPages>,
-    pages: Arc<[Fetched]>,
+    pages: Arc<Pages>,
 }
 
 impl Iterator for Chunks {
@@ -159,7 +240,7 @@ struct Chunk {
     group: usize,
     leaf: usize,
     steps: IntoIter<Step>,
-    pages: Arc<[Fetched]>,
+    pages: Arc<Pages>,
 }
 
 impl Chunk {
@@ -168,22 +249,7 @@ impl Chunk {
     }
 
     fn page(&self, place: usize) -> Result<Page> {
-        let Fetched {
-            header,
-            body,
-            whole,
-        } = &self.pages[place];
-        let chunk = self.metadata();
-        // Before anything of this size is allocated.
-        let chunk_bytes = usize::try_from(chunk.uncompressed_size()).unwrap_or(0);
-        if header.plain_bytes > chunk_bytes.max(chunk.compressed_size().unsigned_abs() as usize) {
-            return Err(damaged("a page is bigger than its column chunk"));
-        }
-        match chunk.compression() {
-            Compression::UNCOMPRESSED => page(header, body.clone()),
-            Compression::ZSTD(_) => page(header, decompressed(header, body)?),
-            _ => by_parquet(chunk, whole),
-        }
+        self.pages.page(place, self.metadata())
     }
 
     /// What the decoders rely on without a look.

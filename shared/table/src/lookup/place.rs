@@ -5,8 +5,8 @@ use std::ops::Range;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 use parquet::file::page_index::offset_index::PageLocation;
 
-use super::FileRows;
-use super::pages::{GroupPages, Step};
+use super::pages::{GroupPages, Source, Step};
+use super::{FilePages, FileRows};
 
 /// Ranges that are closer than this are fetched as one: cheaper than another read.
 const COALESCE_BYTES_MAX: u64 = 4 * 1024;
@@ -65,43 +65,52 @@ fn chunk_range(chunk: &ColumnChunkMetaData) -> Option<Range<u64>> {
 /// Collects the pages of a plan.
 pub(super) struct Planner<'a> {
     file: &'a FileRows,
+    known: Option<&'a FilePages>,
     /// What the reader of each leaf goes through, by row group.
     pub leaves: Vec<Vec<GroupPages>>,
-    /// The pages that are read.
+    /// The pages that are read, and where in the file each begins.
+    pub pages: Vec<Source>,
+    pub offsets: Vec<u64>,
+    /// Those of them that must be fetched.
     pub spans: Vec<Range<u64>>,
 }
 
 impl<'a> Planner<'a> {
-    pub(super) fn new(file: &'a FileRows) -> Self {
+    pub(super) fn new(file: &'a FileRows, known: Option<&'a FilePages>) -> Self {
         Self {
             file,
+            known,
             leaves: vec![Vec::new(); file.leaves.len()],
-            spans: Vec::with_capacity(file.leaves.len() * 2),
+            pages: Vec::with_capacity(file.leaves.len() * 2),
+            offsets: Vec::with_capacity(file.leaves.len() * 2),
+            spans: Vec::new(),
         }
+    }
+
+    /// Adds a page; gives its place.
+    fn page(&mut self, range: Range<u64>) -> usize {
+        let known = self.known.and_then(|known| known.get(range.start));
+        self.offsets.push(range.start);
+        self.pages.push(match known {
+            Some(page) => Source::Known(page),
+            None => {
+                self.spans.push(range);
+                Source::Span(self.spans.len() - 1)
+            }
+        });
+        self.pages.len() - 1
     }
 
     /// Adds the pages of a row group with `count` rows that hold `rows`, after a gap of `lead` rows.
     pub(super) fn group(&mut self, group: usize, count: usize, lead: usize, rows: &[usize]) {
         let metadata = &self.file.metadata;
         let index = metadata.offset_index().and_then(|index| index.get(group));
-        for (steps, &leaf) in self.leaves.iter_mut().zip(&self.file.leaves) {
+        for (place, &leaf) in self.file.leaves.iter().enumerate() {
             let locations = index.map_or(&[][..], |index| index[leaf].page_locations());
-            let chunk = chunk_range(metadata.row_group(group).column(leaf));
             let mut own = Vec::with_capacity(3 + rows.len().min(locations.len()));
-            let mut add = |range: Range<u64>| {
-                self.spans.push(range);
-                self.spans.len() - 1
-            };
-            // What stands before the first data page is the dictionary.
-            let dictionary = match (chunk, locations.first()) {
-                (Some(chunk), Some(first)) if first.offset.unsigned_abs() > chunk.start => {
-                    let page = add(chunk.start..first.offset.unsigned_abs());
-                    Some(Step::Dictionary { page })
-                }
-                _ => None,
-            };
+            // Where the dictionary is read: before the first page that may need it.
+            let (mut first, mut alone) = (None, true);
             let (mut at, mut gap, mut left) = (0, lead, rows);
-            let mut dictionary = dictionary;
             let mut pages = locations;
             while let Some(&row) = left.first() {
                 let past = pages.partition_point(|page| page.first_row_index <= row as i64);
@@ -117,23 +126,34 @@ impl<'a> Planner<'a> {
                 if gap > 0 {
                     own.push(Step::Gap { rows: gap });
                 }
-                own.extend(dictionary.take());
+                first.get_or_insert(own.len());
                 let from = page.offset.unsigned_abs();
                 let size = u64::from(page.compressed_page_size.unsigned_abs());
                 let rows = end - begin;
-                own.push(Step::Data {
-                    rows,
-                    page: add(from..from + size),
-                });
+                let page = self.page(from..from + size);
+                alone &= self.pages[page].stands_alone();
+                own.push(Step::Data { rows, page });
                 (at, gap) = (end, 0);
                 left = &left[left.partition_point(|row| *row < end)..];
             }
             if at < count {
                 own.push(Step::Gap { rows: count - at });
             }
-            steps.push(GroupPages { group, steps: own });
+            let dictionary = dictionary(metadata.row_group(group).column(leaf), locations);
+            if let (Some(first), Some(range), false) = (first, dictionary, alone) {
+                let page = self.page(range);
+                own.insert(first, Step::Dictionary { page });
+            }
+            self.leaves[place].push(GroupPages { group, steps: own });
         }
     }
+}
+
+/// What stands before the first data page is the dictionary.
+fn dictionary(chunk: &ColumnChunkMetaData, pages: &[PageLocation]) -> Option<Range<u64>> {
+    let start = chunk_range(chunk)?.start;
+    let end = pages.first()?.offset.unsigned_abs();
+    (end > start).then_some(start..end)
 }
 
 /// Where a page is in what was fetched.

@@ -346,6 +346,34 @@ proptest! {
     }
 
     #[test]
+    fn known_pages_are_not_fetched_again_and_hold_the_same_rows(
+        (written, rows, more) in written().prop_flat_map(|written| {
+            let (rows, more) = (chosen(written.rows()), chosen(written.rows()));
+            (Just(written), rows, more)
+        }),
+        bytes_max in prop_oneof![Just(1_u64 << 24), 0..20_000_u64],
+    ) {
+        let file = written.bytes();
+        let columns: Vec<usize> = (0..written.types.len()).collect();
+        let opened = Arc::new(FileRows::open(&footer(&file), &columns).unwrap().unwrap());
+        let cache = PageCache::new(bytes_max);
+        let pages = cache.file();
+        for rows in [&rows, &more, &rows] {
+            let read = opened.plan(rows, Some(&pages)).unwrap();
+            let bytes = fetched(&file, &read);
+            assert_same(&read.decode(bytes).unwrap(), &expected(&file, &columns, rows));
+            prop_assert!(cache.bytes() <= bytes_max);
+        }
+        let again = opened.plan(&rows, Some(&pages)).unwrap();
+        prop_assert!(bytes_max < 1 << 24 || again.ranges().is_empty());
+        // Another file's pages are others.
+        let other = cache.file();
+        let fresh = opened.plan(&rows, Some(&other)).unwrap();
+        let plain = opened.plan(&rows, None).unwrap();
+        prop_assert_eq!(fresh.ranges(), plain.ranges());
+    }
+
+    #[test]
     fn damaged_bytes_are_an_error_or_other_values_and_never_a_panic(
         (written, rows) in file_and_rows(),
         at: prop::sample::Index,
@@ -414,6 +442,29 @@ fn one_row_reads_one_page_of_each_column() {
 }
 
 #[test]
+fn a_damaged_page_is_fetched_again() {
+    let file = simple(Compression::ZSTD(ZstdLevel::default())).bytes();
+    let opened = FileRows::open(&footer(&file), &[0, 1]).unwrap().unwrap();
+    let opened = Arc::new(opened);
+    let pages = PageCache::new(1 << 20).file();
+    let read = opened.plan(&[3777], Some(&pages)).unwrap();
+    let mut bytes = fetched(&file, &read);
+    let mut damaged = bytes[1].to_vec();
+    damaged[30..].fill(0xA5);
+    bytes[1] = damaged.into();
+    assert_eq!(read.decode(bytes).unwrap_err().kind(), ErrorKind::Corrupt);
+    let read = opened.plan(&[3777], Some(&pages)).unwrap();
+    assert_eq!(read.ranges().len(), 2);
+    let bytes = fetched(&file, &read);
+    assert_same(
+        &read.decode(bytes).unwrap(),
+        &expected(&file, &[0, 1], &[3777]),
+    );
+    let again = opened.plan(&[3778], Some(&pages)).unwrap();
+    assert!(again.ranges().is_empty());
+}
+
+#[test]
 fn a_row_after_a_dictionary_that_grew_too_big_does_without_it() {
     let mut written = simple(Compression::ZSTD(ZstdLevel::default()));
     written.dictionary = Some(200);
@@ -443,11 +494,11 @@ fn rows_that_are_not_there_or_out_of_order_are_refused() {
     let file = simple(Compression::SNAPPY).bytes();
     let opened = FileRows::open(&footer(&file), &[0]).unwrap().unwrap();
     let opened = Arc::new(opened);
-    let kind = |rows: &[u32]| opened.plan(rows).unwrap_err().kind();
+    let kind = |rows: &[u32]| opened.plan(rows, None).unwrap_err().kind();
     assert_eq!(kind(&[0, 5000]), ErrorKind::Corrupt);
     assert_eq!(kind(&[3, 3]), ErrorKind::Bug);
     assert_eq!(kind(&[4, 3]), ErrorKind::Bug);
-    let read = opened.plan(&[7]).unwrap();
+    let read = opened.plan(&[7], None).unwrap();
     assert_eq!(read.decode(Vec::new()).unwrap_err().kind(), ErrorKind::Bug);
     assert!(opened.memory_bytes() > 0);
 }
