@@ -136,7 +136,11 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
         Figure::UpsertRecent => {
             upsert::run("upsert_recent", Keys::Recent, live, 2 * count, 7e5).await
         }
-        Figure::UpsertKafka => upsert_kafka::run(live, count).await,
+        Figure::UpsertKafka => {
+            upsert_kafka::run(live, count, None).await?;
+            let kafka = kafka().await?;
+            upsert_kafka::run(live, count, Some(&kafka.bootstrap())).await
+        }
         Figure::Upsert100m => {
             upsert::run("upsert_100m", Keys::Uniform, 100_000_000, count, 2e5).await
         }
@@ -149,7 +153,11 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
         Figure::Lookup => reads::lookup(live).await,
         Figure::Freshness => reads::freshness(live, 30).await,
         Figure::ScanAfterUpdates => reads::scan_after_updates(live, arguments.rounds).await,
-        Figure::Takeover => takeover::run(live).await,
+        Figure::Takeover => {
+            takeover::run(live, None).await?;
+            let kafka = kafka().await?;
+            takeover::run(live, Some(&kafka.bootstrap())).await
+        }
         Figure::Idle => reads::idle(live.min(1_000_000)).await,
     }
 }

@@ -51,11 +51,17 @@ impl Drop for Flusher {
     }
 }
 
-pub async fn run(live: u64) -> Result<()> {
+/// On the embedded broker, or on this Kafka.
+pub async fn run(live: u64, kafka: Option<&str>) -> Result<()> {
+    let broker = if kafka.is_some() {
+        "apache kafka"
+    } else {
+        "embedded"
+    };
     // The process that holds broker, gateway and query node has a flusher of another group, which
     // never finds the table: ours is the only one at work.
     let options = Options {
-        kafka: None,
+        kafka: kafka.map(str::to_owned),
         environment: vec![
             ("TIDELAKE__FLUSHER__GROUP".into(), "nobody".into()),
             ("TIDELAKE__FLUSHER__DISCOVERY_MS".into(), "3600000".into()),
@@ -90,7 +96,7 @@ pub async fn run(live: u64) -> Result<()> {
     report(
         "takeover",
         json!({
-            "live_keys": live, "buckets": 4, "seconds_to_first_commit": round(begun.elapsed().as_secs_f64(), 3),
+            "broker": broker, "live_keys": live, "buckets": 4, "seconds_to_first_commit": round(begun.elapsed().as_secs_f64(), 3),
             "of_these_flush_age_seconds": 1, "target_seconds": 5,
         }),
     );

@@ -21,8 +21,14 @@ const IN_FLIGHT_MAX: usize = 200_000;
 /// Of the afternoon script: it rewrites the table with each of its batches.
 const BASELINE_RECORDS_MAX: u64 = 1_000_000;
 
-pub async fn run(live: u64, count: u64) -> Result<()> {
-    let system = Arc::new(System::start(&every_second())?);
+/// On the embedded broker, or on this Kafka.
+pub async fn run(live: u64, count: u64, kafka: Option<&str>) -> Result<()> {
+    let kafka = kafka.map(str::to_owned);
+    let options = Options {
+        kafka: kafka.clone(),
+        ..every_second()
+    };
+    let system = Arc::new(System::start(&options)?);
     system.create_keyed("clicks", BUCKETS).await?;
     fill(&system, "clicks", live).await?;
     let topic = system.describe("clicks").await?["topic"]
@@ -39,21 +45,30 @@ pub async fn run(live: u64, count: u64) -> Result<()> {
     ]
     .map(|(name, value)| (format!("TIDELAKE__FLUSHER__{name}"), value.to_string()));
     let held = system.restart(&Options {
-        kafka: None,
+        kafka: kafka.clone(),
         environment: hold.to_vec(),
     })?;
     let before = held.describe("clicks").await?["version"].clone();
     produce(&held.kafka, &topic, live, count).await?;
-    baseline(&held.kafka, &topic, live, count).await?;
+    if kafka.is_none() {
+        baseline(&held.kafka, &topic, live, count).await?;
+    }
     ensure!(
         held.describe("clicks").await?["version"] == before,
         "a part of the backlog was committed before the measurement"
     );
-    let system = held.restart(&every_second())?;
+    let system = held.restart(&options)?;
     let watch = Stopwatch::start(&[("tidelake", system.pid())]);
     system.flush("clicks").await?;
     let cpu = watch.cpu_seconds("tidelake") * 1e6 / count as f64;
-    let more = json!({"live_keys": live, "system_cpu_seconds_per_million": cpu});
+    let broker = if kafka.is_some() {
+        "apache kafka"
+    } else {
+        "embedded"
+    };
+    let more = json!({
+        "broker": broker, "live_keys": live, "system_cpu_seconds_per_million": cpu,
+    });
     watch.report("upsert_kafka", count, Some(4e5), more);
     let found = system.count("clicks").await?;
     ensure!(found == live, "{found} live rows, expected {live}");

@@ -1,42 +1,192 @@
 //! The ends of a topic's buckets: one request for all queries that wait at the same time.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tidelake_core::{Bucket, Offset};
 use tidelake_log::LogError;
+use tokio::sync::oneshot;
 
 use super::TailSource;
 
 /// Of each bucket the next offset.
-pub(crate) type BucketEnds = std::sync::Arc<[(Bucket, Offset)]>;
+pub(crate) type BucketEnds = Arc<[(Bucket, Offset)]>;
 
 /// Invariant: an answer is given only to callers who asked before its request began, so that it
 /// covers whatever was acknowledged before they asked.
+///
+/// Requests are made by a task of their own: all who wait are woken at once, and the next request
+/// does not wait for what they do with the answer.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
-    /// Requests begun.
-    begun: AtomicU64,
-    /// One request at a time; holds the number and the answer of the last that ended.
-    turn: tokio::sync::Mutex<(u64, Option<BucketEnds>)>,
+    asked: Mutex<Asked>,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    /// For them no request was begun yet.
+    waiting: Vec<oneshot::Sender<Result<BucketEnds, LogError>>>,
+    is_running: bool,
 }
 
 impl Ends {
     pub(super) async fn get(
-        &self,
-        source: &dyn TailSource,
+        self: &Arc<Self>,
+        source: &Arc<dyn TailSource>,
         topic: &str,
         buckets: u32,
     ) -> Result<BucketEnds, LogError> {
-        let begun_before = self.begun.load(Ordering::SeqCst);
-        let mut turn = self.turn.lock().await;
-        if let (ended, Some(ends)) = &*turn
-            && *ended > begun_before
-        {
-            return Ok(ends.clone());
+        let (tell, told) = oneshot::channel();
+        let is_running = {
+            let mut asked = self.asked.lock();
+            asked.waiting.push(tell);
+            std::mem::replace(&mut asked.is_running, true)
+        };
+        if !is_running {
+            let mut rounds = Rounds {
+                ends: Arc::clone(self),
+                are_over: false,
+            };
+            let (source, topic) = (Arc::clone(source), topic.to_owned());
+            tokio::spawn(async move { rounds.run(source.as_ref(), &topic, buckets).await });
         }
-        let round = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let ends: BucketEnds = source.ends(topic, buckets).await?.into();
-        *turn = (round, Some(ends.clone()));
-        Ok(ends)
+        told.await.unwrap_or(Err(LogError::Closed))
+    }
+}
+
+/// One request after the other, while somebody waits.
+struct Rounds {
+    ends: Arc<Ends>,
+    are_over: bool,
+}
+
+impl Rounds {
+    async fn run(&mut self, source: &dyn TailSource, topic: &str, buckets: u32) {
+        loop {
+            let waiting = {
+                let mut asked = self.ends.asked.lock();
+                if asked.waiting.is_empty() {
+                    asked.is_running = false;
+                    self.are_over = true;
+                    return;
+                }
+                std::mem::take(&mut asked.waiting)
+            };
+            let ends = source.ends(topic, buckets).await.map(BucketEnds::from);
+            for caller in waiting {
+                // Who does not wait any more does not mind.
+                _ = caller.send(ends.clone());
+            }
+        }
+    }
+}
+
+impl Drop for Rounds {
+    /// Where the task ended half-way, the next caller begins anew.
+    fn drop(&mut self) {
+        if !self.are_over {
+            let mut asked = self.ends.asked.lock();
+            asked.is_running = false;
+            asked.waiting.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+
+    use super::super::Feed;
+    use super::*;
+
+    /// What is acknowledged counts once a request has begun, and never after.
+    #[derive(Debug, Default)]
+    struct Log {
+        acknowledged: AtomicI64,
+        requests: AtomicUsize,
+        at_a_time: AtomicUsize,
+        fails: AtomicBool,
+        panics: AtomicBool,
+    }
+
+    #[async_trait]
+    impl TailSource for Log {
+        async fn ends(&self, _: &str, _: u32) -> Result<Vec<(Bucket, Offset)>, LogError> {
+            let end = self.acknowledged.load(Ordering::SeqCst);
+            self.requests.fetch_add(1, Ordering::SeqCst);
+            assert_eq!(self.at_a_time.fetch_add(1, Ordering::SeqCst), 0);
+            for _ in 0..5 {
+                tokio::task::yield_now().await;
+            }
+            self.at_a_time.fetch_sub(1, Ordering::SeqCst);
+            assert!(!self.panics.load(Ordering::SeqCst), "told to");
+            match self.fails.load(Ordering::SeqCst) {
+                true => Err(LogError::Closed),
+                false => Ok(vec![(Bucket(0), Offset(end))]),
+            }
+        }
+
+        async fn start(&self, _: &str, _: Bucket) -> Result<Offset, LogError> {
+            Err(LogError::Closed)
+        }
+
+        fn follow(&self, _: &str, _: &[(Bucket, Offset)]) -> Result<Box<dyn Feed>, LogError> {
+            Err(LogError::Closed)
+        }
+
+        fn commits(&self) -> Result<Box<dyn Feed>, LogError> {
+            Err(LogError::Closed)
+        }
+    }
+
+    fn log() -> (Arc<Log>, Arc<dyn TailSource>, Arc<Ends>) {
+        let log = Arc::new(Log::default());
+        let source: Arc<dyn TailSource> = log.clone();
+        (log, source, Arc::default())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+    async fn an_answer_covers_what_was_acknowledged_before_it_was_asked_for() {
+        let (log, source, ends) = log();
+        let callers = (0..40).map(|_| {
+            let (log, source, ends) = (log.clone(), source.clone(), ends.clone());
+            tokio::spawn(async move {
+                for _ in 0..100 {
+                    let own = log.acknowledged.fetch_add(1, Ordering::SeqCst) + 1;
+                    let found = ends.get(&source, "t", 1).await.unwrap();
+                    assert!(found[0].1.0 >= own, "{found:?} without {own}");
+                }
+            })
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            caller.await.unwrap();
+        }
+        let requests = log.requests.load(Ordering::SeqCst);
+        assert!(requests < 3000, "{requests} requests for 4000 calls");
+        assert!(!ends.asked.lock().is_running);
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_to_all_who_wait_and_forgotten() {
+        let (log, source, ends) = log();
+        log.fails.store(true, Ordering::SeqCst);
+        let calls = (0..3).map(|_| ends.get(&source, "t", 1));
+        for answer in futures::future::join_all(calls).await {
+            assert!(matches!(answer, Err(LogError::Closed)));
+        }
+        assert_eq!(log.requests.load(Ordering::SeqCst), 1);
+        log.fails.store(false, Ordering::SeqCst);
+        ends.get(&source, "t", 1).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_request_that_died() {
+        let (log, source, ends) = log();
+        log.panics.store(true, Ordering::SeqCst);
+        assert!(ends.get(&source, "t", 1).await.is_err());
+        log.panics.store(false, Ordering::SeqCst);
+        ends.get(&source, "t", 1).await.unwrap();
     }
 }

@@ -95,7 +95,7 @@ pub(super) struct Wanted {
 #[derive(Debug)]
 pub(crate) struct Followed {
     entry: Arc<TableEntry>,
-    ends: Ends,
+    ends: Arc<Ends>,
     told: watch::Sender<Told>,
     wanted: Mutex<Wanted>,
     wake: Notify,
@@ -109,7 +109,7 @@ impl Followed {
     pub(super) fn new(entry: Arc<TableEntry>) -> Self {
         Self {
             entry,
-            ends: Ends::default(),
+            ends: Arc::default(),
             told: watch::Sender::new(Told::Nothing),
             wanted: Mutex::default(),
             wake: Notify::new(),
@@ -225,7 +225,7 @@ impl Following {
     /// The log's ends, as of some moment after this call.
     pub(crate) async fn ends(&self) -> Result<BucketEnds, QueryError> {
         let entry = &self.followed.entry;
-        let source = self.shared.source.as_ref();
+        let source = &self.shared.source;
         let ends = self.followed.ends.get(source, &entry.topic, entry.buckets);
         Ok(ends.await?)
     }
