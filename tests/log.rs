@@ -1,6 +1,6 @@
 //! The log crate gives the same on Apache Kafka and on the embedded broker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -42,7 +42,8 @@ async fn contract(kafka: &KafkaSettings) -> Result<()> {
     topics(kafka).await?;
     offsets_and_tail(kafka).await?;
     following(kafka).await?;
-    group(kafka).await
+    group(kafka).await?;
+    handing_over(kafka).await
 }
 
 async fn topics(kafka: &KafkaSettings) -> Result<()> {
@@ -196,6 +197,7 @@ async fn group(kafka: &KafkaSettings) -> Result<()> {
     let member = |instance: &str| ConsumerSettings {
         group: "g".into(),
         instance_id: Some(instance.into()),
+        visited_topic: "tail".into(),
         subscription: tidelake_log::topics::table_topics_pattern("other"),
         prefetch_kib_max: 1024,
         discovery: Duration::from_millis(200),
@@ -242,10 +244,76 @@ async fn group(kafka: &KafkaSettings) -> Result<()> {
         done = share => done?,
         done = follow(&mut first, &mut of_first, |_| false) => done?,
     }
-    let buckets: std::collections::BTreeSet<u32> = of_second.keys().map(|(b, _)| *b).collect();
+    let buckets: BTreeSet<u32> = of_second.keys().map(|(b, _)| *b).collect();
     ensure!(buckets.len() == 2, "{buckets:?}");
     first.close().await;
     second.close().await;
+    Ok(())
+}
+
+/// A member that dies while it hands buckets over, and comes back, leaves none of them to nobody.
+async fn handing_over(kafka: &KafkaSettings) -> Result<()> {
+    let admin = Admin::new(kafka)?;
+    admin.create_topic(&spec("handed.h.t", 4)).await?;
+    let member = |instance: &str| ConsumerSettings {
+        group: "h".into(),
+        instance_id: Some(instance.into()),
+        visited_topic: "tail".into(),
+        subscription: tidelake_log::topics::table_topics_pattern("handed"),
+        prefetch_kib_max: 1024,
+        discovery: Duration::from_millis(200),
+    };
+    let mut owned = BTreeSet::new();
+    let mut first = GroupConsumer::start(kafka, &member("one"))?;
+    while owned.len() < 4 {
+        own(&mut first, &mut owned).await?;
+    }
+    let mut second = GroupConsumer::start(kafka, &member("two"))?;
+    loop {
+        match next(&mut first).await? {
+            // Two are to go over to the second; the first is never heard of again.
+            Event::Revoked(_) => break,
+            Event::Assigned(_) => first.begin(Vec::new(), Vec::new()),
+            _ => {}
+        }
+    }
+    drop(first);
+    let mut first = GroupConsumer::start(kafka, &member("one"))?;
+    let (mut of_first, mut of_second) = (BTreeSet::new(), BTreeSet::new());
+    let shared = async {
+        while of_first.len() + of_second.len() < 4 {
+            tokio::select! {
+                done = own(&mut first, &mut of_first) => done?,
+                done = own(&mut second, &mut of_second) => done?,
+            }
+        }
+        anyhow::Ok(())
+    };
+    if tokio::time::timeout(WAIT_MAX, shared).await.is_err() {
+        bail!("{of_first:?} and {of_second:?}: the others are nobody's");
+    }
+    ensure!(
+        of_first.is_disjoint(&of_second),
+        "{of_first:?} {of_second:?}"
+    );
+    first.close().await;
+    second.close().await;
+    Ok(())
+}
+
+/// Takes what the group gives, and gives up what it wants.
+async fn own(consumer: &mut GroupConsumer, owned: &mut BTreeSet<Bucket>) -> Result<()> {
+    match next(consumer).await? {
+        Event::Assigned(buckets) => {
+            owned.extend(buckets.iter().map(|at| at.bucket));
+            consumer.begin(Vec::new(), buckets);
+        }
+        Event::Revoked(buckets) => {
+            owned.retain(|bucket| buckets.iter().all(|at| at.bucket != *bucket));
+            consumer.release(buckets);
+        }
+        _ => {}
+    }
     Ok(())
 }
 

@@ -54,6 +54,7 @@ async fn consume(kafka: &KafkaSettings, topic: &str, count: u64) -> Result<()> {
     let settings = ConsumerSettings {
         group: format!("bench-{topic}"),
         instance_id: None,
+        visited_topic: String::new(),
         subscription: topic.to_owned(),
         prefetch_kib_max: 64 << 10,
         discovery: Duration::from_secs(60),

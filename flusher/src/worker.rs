@@ -27,6 +27,8 @@ use crate::keyed::Keyed;
 use crate::table::{OpenError, OpenTable};
 
 const TICK: Duration = Duration::from_millis(50);
+/// While nothing is buffered or under way: what comes wakes the loop at once.
+const QUIET_TICK: Duration = Duration::from_secs(1);
 /// Between two tries to open the table of a parked bucket.
 const REOPEN: Duration = Duration::from_secs(1);
 /// How long a revocation waits for its flush.
@@ -49,6 +51,7 @@ impl Worker {
         let consumer_settings = ConsumerSettings {
             group: settings.group.clone(),
             instance_id: (!instance.is_empty()).then_some(instance),
+            visited_topic: topics::commits_topic(&settings.kafka.topic_prefix),
             subscription: topics::table_topics_pattern(&settings.kafka.topic_prefix),
             prefetch_kib_max: (settings.prefetch_bytes_max / 1024).max(1024),
             discovery: Duration::from_millis(settings.discovery_ms.max(10)),
@@ -152,12 +155,13 @@ impl Owner {
         mut jobs: mpsc::UnboundedReceiver<JobResult>,
         mut opened: mpsc::UnboundedReceiver<Opened>,
     ) -> Result<(), ServiceError> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticked = Instant::now();
         let shutdown = self.runtime.shutdown.clone();
         let mut drain_until: Option<Instant> = None;
         let mut failure = None;
         loop {
+            let pause = if self.is_quiet() { QUIET_TICK } else { TICK };
+            let wake = tokio::time::Instant::from_std(ticked + pause);
             tokio::select! {
                 biased;
                 () = shutdown.requested(), if drain_until.is_none() => {
@@ -174,7 +178,10 @@ impl Owner {
                     Some(event) => self.on_event(event, &consumer),
                     None => break,
                 },
-                _ = tick.tick() => self.tick(&consumer),
+                _ = tokio::time::timeout_at(wake, std::future::pending::<()>()) => {
+                    ticked = Instant::now();
+                    self.tick(&consumer);
+                }
             }
             self.flush_what_is_due(&consumer);
             if let Some(deadline) = drain_until

@@ -153,6 +153,11 @@ impl Owner {
         }
     }
 
+    /// Nothing is under way, and nothing is waited for but messages.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.parked.is_empty() && self.leaving.is_none() && self.is_drained()
+    }
+
     pub(super) fn is_drained(&self) -> bool {
         let now = Instant::now();
         self.tables.values().all(|slot| slot.in_flight.is_none())

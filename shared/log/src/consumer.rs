@@ -19,14 +19,18 @@ use tokio::sync::mpsc;
 
 use crate::message::Mishap;
 use crate::native::{Client, Rebalance};
+use crate::visit::Visit;
 use crate::{KafkaSettings, LogError, MessageBatch, TopicBucket};
 
 /// Settings of a group consumer.
 #[derive(Debug, Clone)]
 pub struct ConsumerSettings {
     pub group: String,
-    /// Names this member for good, so that a restart takes its buckets back without a rebalance.
+    /// Names this member for good, so that a restart takes its buckets back at once.
     pub instance_id: Option<String>,
+    /// A topic outside of the subscription: by it, a member with an instance id makes sure that no
+    /// bucket was left to nobody when it died.
+    pub visited_topic: String,
     /// A topic, or a pattern with a leading `^`.
     pub subscription: String,
     /// librdkafka's prefetch, in KiB, over all buckets.
@@ -121,6 +125,11 @@ impl GroupConsumer {
             held: HashSet::new(),
             news: Vec::new(),
             stalled: false,
+            visit: settings.instance_id.as_ref().map(|_| Visit {
+                kafka: kafka.clone(),
+                group: settings.group.clone(),
+                topic: settings.visited_topic.clone(),
+            }),
         };
         let thread = std::thread::Builder::new()
             .name("log-poll".into())
@@ -237,6 +246,8 @@ struct Poller {
     news: Vec<Event>,
     /// Everything is paused because the owner does not keep up.
     stalled: bool,
+    /// To be paid once the group has taken us in.
+    visit: Option<Visit>,
 }
 
 enum Next {
@@ -406,7 +417,7 @@ impl Poller {
         self.assigned.iter().cloned().collect()
     }
 
-    fn poll(&self) -> Vec<Event> {
+    fn poll(&mut self) -> Vec<Event> {
         let mut raw = Vec::new();
         self.client.consume(&mut raw, BATCH_MESSAGES_MAX, POLL_MS);
         let (batch, mishaps) = MessageBatch::new(raw, self.client.clone());
@@ -417,7 +428,12 @@ impl Poller {
         events.extend(mishaps.into_iter().filter_map(event_of));
         for rebalance in self.client.take_rebalances() {
             match rebalance {
-                Rebalance::Assign(buckets) => events.push(Event::Assigned(buckets)),
+                Rebalance::Assign(buckets) => {
+                    if let Some(visit) = self.visit.take() {
+                        visit.begin();
+                    }
+                    events.push(Event::Assigned(buckets));
+                }
                 Rebalance::Revoke(buckets) => events.push(Event::Revoked(buckets)),
                 Rebalance::Failed(text) => tracing::warn!(error = text, "rebalance failed"),
             }

@@ -35,6 +35,7 @@ mod producer;
 mod settings;
 mod tail;
 pub mod topics;
+mod visit;
 
 pub use tidelake_core::headers;
 
