@@ -1,9 +1,11 @@
 //! `lookup`, `freshness`, `scan_after_updates`, `idle`: what reading an upsert table costs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tidelake_testkit::Readers;
 
@@ -140,7 +142,7 @@ pub async fn freshness(live: u64, seconds: u64) -> Result<()> {
         }
     });
     let mut times = Vec::new();
-    let mut retries = 0u64;
+    let mut refused: BTreeMap<u16, u64> = BTreeMap::new();
     let mut dice = Dice::new(11);
     while Instant::now() < end {
         // A key of its own, so that nobody else writes it.
@@ -158,11 +160,19 @@ pub async fn freshness(live: u64, seconds: u64) -> Result<()> {
                 ensure!(row["ts"] == record["ts"], "an older row came back: {row}");
                 break;
             }
-            retries += 1;
+            // An acknowledged record that is not there would be a wrong answer, not a late one.
+            let status = answer.status();
+            let text = answer.text().await?;
+            ensure!(status != StatusCode::NOT_FOUND, "not there: {text}");
+            if refused.is_empty() {
+                eprintln!("{text}\n{}", system.complaints());
+            }
+            *refused.entry(status.as_u16()).or_default() += 1;
             ensure!(
                 acknowledged.elapsed() < Duration::from_secs(10),
                 "never visible"
             );
+            pause(Duration::from_millis(5)).await;
         }
         times.push(acknowledged.elapsed());
         pause(Duration::from_millis(5)).await;
@@ -170,7 +180,7 @@ pub async fn freshness(live: u64, seconds: u64) -> Result<()> {
     let sent = load.await??;
     let probes = times.len();
     let more = json!({
-        "live_keys": live, "probes": probes, "not_visible_at_once": retries,
+        "live_keys": live, "probes": probes, "refused_by_status": refused,
         "ms": percentiles(times), "target_ms": {"p50": 20, "p99": 100},
     });
     watch.report("freshness", sent, None, more);

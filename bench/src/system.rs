@@ -190,6 +190,19 @@ impl System {
             .with_context(|| format!("no count in {answer}"))
     }
 
+    /// The last warnings and errors that it logged.
+    pub fn complaints(&self) -> String {
+        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let mut lines: Vec<&str> = log
+            .lines()
+            .rev()
+            .filter(|line| line.contains("\"WARN\"") || line.contains("\"ERROR\""))
+            .take(20)
+            .collect();
+        lines.reverse();
+        lines.join("\n")
+    }
+
     /// The table's folder.
     pub fn table_folder(&self, table: &str) -> Result<PathBuf> {
         find_folder(self.folder.path(), table)

@@ -55,6 +55,7 @@ pub fn encode(rows: &DeletedRows) -> Vec<u8> {
     data.extend_from_slice(&MAGIC.to_le_bytes());
     rows.serialize_into(&mut data)
         .expect("writing to memory does not fail");
+    debug_assert!(decode(&data).is_ok_and(|read| read == *rows), "unreadable");
     data
 }
 

@@ -4,6 +4,11 @@
 use roaring::{RoaringBitmap, RoaringTreemap};
 use tidelake_manifest::vector::DeletedRows;
 
+/// Words of 2^16 rows: a container of a roaring bitmap.
+const CONTAINER_WORDS: usize = 1024;
+/// Values that a container holds as an array.
+const ARRAY_VALUES_MAX: u32 = 4096;
+
 /// Rows of one file, numbered from 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RowSet {
@@ -96,11 +101,28 @@ impl RowSet {
             .flat_map(|word| word.to_le_bytes())
             .collect();
         let mut bitmap = RoaringBitmap::from_lsb0_bytes(0, &bytes);
+        self.settle_full_arrays(&mut bitmap);
         bitmap.optimize();
         if bitmap.is_empty() {
             return RoaringTreemap::new();
         }
         RoaringTreemap::from_bitmaps([(0, bitmap)])
+    }
+
+    /// A container of 4,096 values is an array by the format, but `from_lsb0_bytes` (roaring 0.11.5,
+    /// `Store::from_lsb0_bytes`) leaves it a bitset and writes it as one, which no reader can read.
+    /// A removal makes it an array, and the array has room for the value again.
+    fn settle_full_arrays(&self, bitmap: &mut RoaringBitmap) {
+        for (place, words) in self.words.chunks(CONTAINER_WORDS).enumerate() {
+            let count: u32 = words.iter().map(|word| word.count_ones()).sum();
+            let first = words.iter().position(|word| *word != 0);
+            if let (ARRAY_VALUES_MAX, Some(first)) = (count, first) {
+                let word = place * CONTAINER_WORDS + first;
+                let row = word as u32 * 64 + words[first].trailing_zeros();
+                bitmap.remove(row);
+                bitmap.insert(row);
+            }
+        }
     }
 
     /// `None` where a row lies beyond what a file can hold.
@@ -135,8 +157,25 @@ mod tests {
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
+    use tidelake_manifest::vector;
 
     use super::*;
+
+    /// Dense and sparse containers, many of them close to where one form gives way to another.
+    fn containers() -> impl Strategy<Value = RowSet> {
+        let count = prop_oneof![4090..4102_u32, Just(4096), 0..9000_u32, Just(65_536)];
+        let container = (count, 1..15_u32, any::<bool>());
+        prop::collection::vec(container, 1..4).prop_map(|containers| {
+            let rows = (0..)
+                .zip(containers)
+                .flat_map(|(place, (count, step, shifted))| {
+                    let step = if count > 4400 { 1 } else { step };
+                    let shift = u32::from(shifted && count < 60_000);
+                    (0..count).map(move |n| place * 65_536 + n * step + shift)
+                });
+            rows.collect()
+        })
+    }
 
     fn rows() -> impl Strategy<Value = BTreeSet<u32>> {
         prop::collection::btree_set(prop_oneof![0..300u32, 0..200_000u32], 0..200)
@@ -159,6 +198,15 @@ mod tests {
             for row in b {
                 prop_assert_eq!(set_a.contains(row), a.contains(&row));
             }
+        }
+
+        #[test]
+        fn vectors_can_be_read_whatever_their_containers_hold(set in containers()) {
+            let stored = vector::encode(&set.to_deleted_rows());
+            let read = vector::decode(&stored).unwrap();
+            let back = RowSet::from_deleted_rows(&read).unwrap();
+            prop_assert_eq!(back.len(), set.len());
+            prop_assert!(back.covers(&set));
         }
 
         #[test]
