@@ -44,21 +44,7 @@ impl Follower {
         topic: &str,
         from: &[(Bucket, Offset)],
     ) -> Result<Self, LogError> {
-        let fixed = [
-            ("group.id", "tidelake-tail"),
-            ("enable.auto.commit", "false"),
-            ("enable.auto.offset.store", "false"),
-            ("auto.offset.reset", "error"),
-            ("enable.partition.eof", "true"),
-            ("queued.max.messages.kbytes", "16384"),
-        ];
-        let defaults = [
-            ("fetch.wait.max.ms", "500"),
-            ("fetch.queue.backoff.ms", "5"),
-            ("queued.min.messages", "100000"),
-            ("fetch.error.backoff.ms", "20"),
-        ];
-        let client = Client::consumer(&kafka.properties(&defaults, &fixed))?;
+        let client = Client::consumer(&kafka.properties_of_readers())?;
         let topic: Arc<str> = Arc::from(topic);
         let from: Vec<_> = from
             .iter()

@@ -31,6 +31,25 @@ impl Default for KafkaSettings {
 }
 
 impl KafkaSettings {
+    /// Of consumers that are in no group: they say themselves what they read, and from where.
+    pub(crate) fn properties_of_readers(&self) -> BTreeMap<String, String> {
+        let fixed = [
+            ("group.id", "tidelake-tail"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "error"),
+            ("enable.partition.eof", "true"),
+            ("queued.max.messages.kbytes", "16384"),
+        ];
+        let defaults = [
+            ("fetch.wait.max.ms", "500"),
+            ("fetch.queue.backoff.ms", "5"),
+            ("queued.min.messages", "100000"),
+            ("fetch.error.backoff.ms", "20"),
+        ];
+        self.properties(&defaults, &fixed)
+    }
+
     /// librdkafka properties in rising precedence: `defaults`, the user's, `fixed`.
     pub(crate) fn properties(
         &self,

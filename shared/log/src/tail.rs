@@ -31,21 +31,7 @@ struct Inner {
 impl TailReader {
     /// Opens a reader; nothing is fetched yet.
     pub fn open(kafka: &KafkaSettings, topic: &str) -> Result<Self, LogError> {
-        let fixed = [
-            ("group.id", "tidelake-tail"),
-            ("enable.auto.commit", "false"),
-            ("enable.auto.offset.store", "false"),
-            ("auto.offset.reset", "error"),
-            ("enable.partition.eof", "true"),
-            ("queued.max.messages.kbytes", "16384"),
-        ];
-        let defaults = [
-            ("fetch.wait.max.ms", "500"),
-            ("fetch.queue.backoff.ms", "10"),
-            ("queued.min.messages", "100000"),
-            ("fetch.error.backoff.ms", "20"),
-        ];
-        let client = Client::consumer(&kafka.properties(&defaults, &fixed))?;
+        let client = Client::consumer(&kafka.properties_of_readers())?;
         let inner = Inner {
             topic: Arc::from(topic),
             client,

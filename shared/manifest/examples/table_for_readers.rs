@@ -111,7 +111,7 @@ async fn flush_of(
         let vector = if flush % 2 == 0 {
             file.push(&rows)
         } else {
-            file.place(&rows)
+            file.place(&rows)?
         };
         if !file.is_empty() {
             let (name, bytes) = file.finish();

@@ -8,8 +8,9 @@
 //! ```
 //! Owns the layout of a data file (hidden columns, encodings, row groups) and the order of a flush:
 //! encode, upload, commit. For upsert tables also the key [`index`], what newer records do to older
-//! rows ([`apply`]) and where the live row of a key is ([`state`]); their flush is [`flush_keyed`]; rows are read by number with [`lookup`]. Knows nothing of Kafka, so that it can be simulated; which buckets are due
-//! and what to do when a commit was refused is the flusher's.
+//! rows ([`apply`]) and where the live row of a key is ([`state`]); their flush is [`flush_keyed`];
+//! rows are read by number with [`lookup`]. Knows nothing of Kafka, so that it can be simulated; which
+//! buckets are due and what to do when a commit was refused is the flusher's.
 //!
 //! Invariants: the rows of a bucket stand in sequence order; a [`Sealed`] memtable covers exactly
 //! `from..to` of its bucket, with no message left out; a file is uploaded whole before the commit

@@ -204,19 +204,6 @@ impl fmt::Debug for FileRows {
     }
 }
 
-/// Plans a read of `rows` of `columns`; `None` where the file can't be read by pages. Who reads a
-/// file more than once keeps [`FileRows`] instead.
-pub fn plan(
-    metadata: &Arc<ParquetMetaData>,
-    columns: &[usize],
-    rows: &[u32],
-) -> Result<Option<RowRead>, LookupError> {
-    let Some(file) = FileRows::open(metadata, columns)? else {
-        return Ok(None);
-    };
-    Arc::new(file).plan(rows, None).map(Some)
-}
-
 /// A read of rows: what to fetch, and what to make of it.
 #[derive(Debug)]
 pub struct RowRead {

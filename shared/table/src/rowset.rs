@@ -68,15 +68,6 @@ impl RowSet {
         pairs.all(|(theirs, own)| theirs & !own == 0)
     }
 
-    /// The rows that are not in `other`.
-    pub fn without(&self, other: &Self) -> Self {
-        let theirs = other.words.iter().copied().chain(std::iter::repeat(0));
-        let words = self.words.iter().zip(theirs);
-        let words: Vec<u64> = words.map(|(own, theirs)| own & !theirs).collect();
-        let len = words.iter().map(|word| word.count_ones()).sum();
-        Self { words, len }
-    }
-
     /// In rising order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.words.iter().enumerate().flat_map(|(place, &word)| {
@@ -193,8 +184,6 @@ mod tests {
             prop_assert_eq!(both.len() as usize, a.union(&b).count());
             prop_assert!(both.covers(&set_a) && both.covers(&set_b));
             prop_assert_eq!(set_a.covers(&set_b), b.is_subset(&a));
-            let without = set_a.without(&set_b);
-            prop_assert_eq!(without.iter().collect::<BTreeSet<_>>(), a.difference(&b).copied().collect());
             for row in b {
                 prop_assert_eq!(set_a.contains(row), a.contains(&row));
             }

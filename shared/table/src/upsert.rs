@@ -352,6 +352,7 @@ impl Vectors {
                 continue;
             }
             let vector = object.place(&deleted.to_deleted_rows());
+            let vector = vector.map_err(|error| TableError::Encode(error.to_string()))?;
             let identity = Arc::from(vector.unique_id());
             vectors.identities.insert(Arc::clone(path), Some(identity));
             vectors.adds.push(Add {

@@ -846,7 +846,7 @@ async fn vectors_are_read_from_their_files() {
     let rows: DeletedRows = (0..100_000).filter(|row| row % 7 == 0).collect();
     let mut file = vector::VectorFile::new(uuid::Uuid::from_u128(5));
     file.push(&[1, 2].into_iter().collect());
-    let descriptor = file.place(&rows);
+    let descriptor = file.place(&rows).unwrap();
     assert_eq!(descriptor.storage_type, "u");
     let (name, bytes) = file.finish();
     fixture

@@ -20,6 +20,17 @@ fn footer(file: &Bytes) -> Arc<ParquetMetaData> {
     Arc::new(reader.parse_and_finish(file).unwrap())
 }
 
+fn plan(
+    metadata: &Arc<ParquetMetaData>,
+    columns: &[usize],
+    rows: &[u32],
+) -> Result<Option<RowRead>, LookupError> {
+    let Some(file) = FileRows::open(metadata, columns)? else {
+        return Ok(None);
+    };
+    Arc::new(file).plan(rows, None).map(Some)
+}
+
 fn fetched(file: &Bytes, read: &RowRead) -> Vec<Bytes> {
     let slice = |range: &Range<u64>| file.slice(range.start as usize..range.end as usize);
     read.ranges().iter().map(slice).collect()
