@@ -664,10 +664,10 @@ impl TestTable {
             self.delta.store().put(&name, bytes.into()).await.unwrap();
             descriptor
         };
-        let stats = file.stats().unwrap().clone().widened();
+        let stats = file.widened_stats().unwrap();
         let add = Add {
             deletion_vector: Some(descriptor),
-            stats: Some(stats.to_json()),
+            stats: Some(stats),
             ..file.add.clone()
         };
         let remove = file.add.to_remove(1_800_000_000_000, true);

@@ -118,12 +118,7 @@ async fn flush_of(
             table.store().put(&name, bytes.into()).await?;
         }
         tx.removes.push(before.add.to_remove(now_ms, true));
-        let stats = before
-            .stats()
-            .ok_or("no statistics")?
-            .clone()
-            .widened()
-            .to_json();
+        let stats = before.widened_stats().ok_or("no statistics")?;
         tx.adds.push(Add {
             deletion_vector: Some(vector),
             stats: Some(stats),

@@ -13,7 +13,7 @@ use crate::action::{
     Add, Metadata, Protocol, Remove, TAG_BUCKET, TAG_OFFSETS, Txn, VectorDescriptor, decode_path,
 };
 use crate::layered::Layered;
-use crate::stats::Stats;
+use crate::stats::{Stats, widened};
 
 /// A live file of a table.
 #[derive(Debug)]
@@ -88,6 +88,13 @@ impl DataFile {
         self.stats
             .get_or_init(|| Stats::parse(self.add.stats.as_deref()?).ok())
             .as_ref()
+    }
+
+    /// The text of its statistics after rows of it were deleted (see [`crate::stats::widened`]);
+    /// none where the number of its rows is unknown and must be learnt from the file first.
+    pub fn widened_stats(&self) -> Option<String> {
+        let rows = self.rows_physical?;
+        Some(widened(self.add.stats.as_deref(), rows))
     }
 
     /// The value of a tag.

@@ -20,6 +20,7 @@ use futures::future::try_join_all;
 use tidelake_core::clock::UnixMillis;
 use tidelake_core::{Bucket, TopicId};
 use tidelake_manifest::action::{Add, Remove, Txn};
+use tidelake_manifest::stats::widened;
 use tidelake_manifest::vector::VectorFile;
 use tidelake_manifest::{CommitOutcome, Conflict, DeltaTable, MarkMove, Snapshot, Transaction};
 use uuid::Uuid;
@@ -357,7 +358,7 @@ impl Vectors {
             vectors.identities.insert(Arc::clone(path), Some(identity));
             vectors.adds.push(Add {
                 deletion_vector: Some(vector),
-                stats: widened(file),
+                stats: Some(widened(file.add.stats.as_deref(), rows.into())),
                 data_change: true,
                 modification_time: file.add.modification_time,
                 ..file.add.clone()
@@ -368,17 +369,5 @@ impl Vectors {
             vectors.object = Some((name, bytes.into()));
         }
         Ok(vectors)
-    }
-}
-
-/// The statistics of a file some of whose rows are deleted: bounds are no longer tight.
-fn widened(file: &tidelake_manifest::DataFile) -> Option<String> {
-    let text = file.add.stats.as_deref()?;
-    if text.contains("\"tightBounds\":false") {
-        return Some(text.to_owned());
-    }
-    match file.stats() {
-        Some(stats) => Some(stats.clone().widened().to_json()),
-        None => Some(text.to_owned()),
     }
 }

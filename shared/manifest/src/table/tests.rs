@@ -607,7 +607,7 @@ async fn checkpointed() -> (Fixture, Vec<Arc<Snapshot>>) {
                 .push(old.add.to_remove(fixture.clock.now_ms(), true));
             if i % 3 > 0 {
                 let rows = [i as u64].into_iter().collect();
-                let stats = old.stats().unwrap().clone().widened().to_json();
+                let stats = old.widened_stats().unwrap();
                 let vector = Some(vector::inline(&rows));
                 let changed = Add {
                     deletion_vector: vector,
@@ -1029,7 +1029,7 @@ fn replace(of: &Snapshot, pick: usize, vector: Option<u64>) -> Option<Transactio
         if file.dv() == Some(&descriptor) {
             return None;
         }
-        let stats = file.stats()?.clone().widened().to_json();
+        let stats = file.widened_stats()?;
         tx.adds.push(Add {
             deletion_vector: Some(descriptor),
             stats: Some(stats),

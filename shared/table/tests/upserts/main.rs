@@ -347,7 +347,7 @@ impl World {
             adds: (!all)
                 .then(|| Add {
                     deletion_vector: Some(vector),
-                    stats: Some(file.stats().unwrap().clone().widened().to_json()),
+                    stats: file.widened_stats(),
                     ..file.add.clone()
                 })
                 .into_iter()
