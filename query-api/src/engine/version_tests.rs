@@ -248,8 +248,7 @@ impl Keyed {
             }
             tx.adds.push(new.add.clone());
         }
-        if !pen.is_empty() {
-            let (name, bytes) = pen.finish();
+        for (name, bytes) in pen.finish() {
             let store = self.table.delta.store();
             store.put(&name, bytes.into()).await.unwrap();
         }

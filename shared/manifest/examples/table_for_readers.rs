@@ -43,6 +43,7 @@ async fn main() -> Outcome<()> {
         schema: schema.clone(),
         append_only,
         properties: BTreeMap::new(),
+        first_version: TableVersion(0),
     };
     let mut snapshot = Arc::clone(table.create(spec).await?.snapshot());
     for flush in 0..12 {
@@ -113,8 +114,7 @@ async fn flush_of(
         } else {
             file.place(&rows)?
         };
-        if !file.is_empty() {
-            let (name, bytes) = file.finish();
+        for (name, bytes) in file.finish() {
             table.store().put(&name, bytes.into()).await?;
         }
         tx.removes.push(before.add.to_remove(now_ms, true));

@@ -163,12 +163,12 @@ pub struct Format {
 }
 
 /// A map without the entries that are null, which say as much as absent ones.
-fn without_nulls<'de, D: Deserializer<'de>>(
-    from: D,
-) -> Result<BTreeMap<String, String>, D::Error> {
+fn without_nulls<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
     let entries: Option<NullableMap> = Option::deserialize(from)?;
     let entries = entries.unwrap_or_default().into_iter();
-    Ok(entries.filter_map(|(key, value)| Some((key, value?))).collect())
+    Ok(entries
+        .filter_map(|(key, value)| Some((key, value?)))
+        .collect())
 }
 
 impl Default for Format {
@@ -442,9 +442,18 @@ mod tests {
     #[test]
     fn any_json_is_a_commit_info() {
         for (info, timestamp) in [
-            (r#"{"timestamp":"2026-11-29T00:00:00Z","operation":7,"operationMetrics":["a"]}"#, None),
-            (r#"{"timestamp":"17","operationParameters":"none","isBlindAppend":"x"}"#, Some(17)),
-            (r#"{"timestamp":17.5,"readVersion":[],"engineInfo":{},"txnId":false}"#, None),
+            (
+                r#"{"timestamp":"2026-11-29T00:00:00Z","operation":7,"operationMetrics":["a"]}"#,
+                None,
+            ),
+            (
+                r#"{"timestamp":"17","operationParameters":"none","isBlindAppend":"x"}"#,
+                Some(17),
+            ),
+            (
+                r#"{"timestamp":17.5,"readVersion":[],"engineInfo":{},"txnId":false}"#,
+                None,
+            ),
             (r#"["a"]"#, None),
             (r#""words""#, None),
         ] {
@@ -478,7 +487,10 @@ mod tests {
         let Action::Metadata(metadata) = &actions[3] else {
             panic!("{actions:?}")
         };
-        assert_eq!(metadata.configuration, BTreeMap::from([("b".into(), "c".into())]));
+        assert_eq!(
+            metadata.configuration,
+            BTreeMap::from([("b".into(), "c".into())])
+        );
         // Without these nobody can tell which rows there are.
         for line in [
             r#"{"add":{"size":1}}"#,

@@ -18,7 +18,7 @@ use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type,
     Int64Type, TimeUnit, TimestampMicrosecondType,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 pub use text::widened;
@@ -31,35 +31,20 @@ const MILLIS_PER_DAY: i64 = 86_400_000;
 
 /// Delta's per-file statistics. Bounds and null counts are keyed by physical column name, nested in
 /// structs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Default)]
+#[serde(rename_all = "camelCase")]
 pub struct Stats {
     /// Physical rows: those that a deletion vector takes away are counted.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "understood"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub num_records: Option<u64>,
-    #[serde(
-        skip_serializing_if = "Map::is_empty",
-        deserialize_with = "understood"
-    )]
+    #[serde(skip_serializing_if = "Map::is_empty")]
     pub min_values: Map<String, Value>,
-    #[serde(
-        skip_serializing_if = "Map::is_empty",
-        deserialize_with = "understood"
-    )]
+    #[serde(skip_serializing_if = "Map::is_empty")]
     pub max_values: Map<String, Value>,
-    #[serde(
-        skip_serializing_if = "Map::is_empty",
-        deserialize_with = "understood"
-    )]
+    #[serde(skip_serializing_if = "Map::is_empty")]
     pub null_count: Map<String, Value>,
     /// False where rows that made the bounds may be deleted. Absent counts as true.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "understood"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tight_bounds: Option<bool>,
 }
 
@@ -67,7 +52,7 @@ impl Stats {
     /// Reads the text of `add.stats`. Statistics are optional, each for itself: what is null or of
     /// another form than expected counts as absent.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
+        text::parse(text)
     }
 
     /// The text for `add.stats`.

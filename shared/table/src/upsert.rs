@@ -111,11 +111,9 @@ pub async fn flush_keyed(
         let vectors = Vectors::of(&base, &parts, &superseded, *vector_id, request.now_ms)?;
         report.superseded = superseded.iter().map(|found| found.rows).sum();
         report.files_touched = vectors.removes.len() as u64;
-        report.vector_bytes = vectors
-            .object
-            .as_ref()
-            .map_or(0, |(_, bytes)| bytes.len() as u64);
-        if let Some((name, bytes)) = &vectors.object {
+        report.vector_bytes = 0;
+        for (name, bytes) in &vectors.objects {
+            report.vector_bytes += bytes.len() as u64;
             table.store().put(name, bytes.clone()).await?;
         }
         let mut transaction = Transaction::flush(Vec::new(), marks.clone());
@@ -305,8 +303,8 @@ async fn after(
 struct Vectors {
     adds: Vec<Add>,
     removes: Vec<Remove>,
-    /// Name and contents of the object that holds the vectors too large for the log.
-    object: Option<(String, Bytes)>,
+    /// Names and contents of the objects that hold the vectors too large for the log.
+    objects: Vec<(String, Bytes)>,
     /// Of each touched file: its new vector, none where the file goes.
     identities: HashMap<Arc<str>, Option<Arc<str>>>,
 }
@@ -323,7 +321,7 @@ impl Vectors {
         let mut vectors = Self {
             adds: Vec::new(),
             removes: Vec::new(),
-            object: None,
+            objects: Vec::new(),
             identities: HashMap::new(),
         };
         // A file of another writer may belong to several buckets.
@@ -364,10 +362,8 @@ impl Vectors {
                 ..file.add.clone()
             });
         }
-        if !object.is_empty() {
-            let (name, bytes) = object.finish();
-            vectors.object = Some((name, bytes.into()));
-        }
+        let objects = object.finish().into_iter();
+        vectors.objects = objects.map(|(name, bytes)| (name, bytes.into())).collect();
         Ok(vectors)
     }
 }

@@ -1,26 +1,56 @@
-//! Statistics as text: what must survive a change of the statistics digit for digit.
+//! Statistics as text: what must survive reading and every change digit for digit.
 //!
-//! Owns reading what others wrote without giving up on all of it ([`understood`]), and the text of
-//! a file's statistics after rows of it were deleted ([`widened`]).
+//! Owns reading what others wrote without giving up on all of it for one odd member ([`parse`]), and
+//! the text of a file's statistics after rows of it were deleted ([`widened`]).
 
 use std::fmt;
 
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Number, Value};
+
+use super::Stats;
 
 const NUM_RECORDS: &str = "numRecords";
 const TIGHT_BOUNDS: &str = "tightBounds";
 
-/// A value, or the default of its type where it is null or has another form.
-pub(crate) fn understood<'de, D, T>(from: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: DeserializeOwned + Default,
-{
-    let value = Value::deserialize(from)?;
-    Ok(T::deserialize(value).unwrap_or_default())
+/// See [`Stats::parse`].
+pub(super) fn parse(text: &str) -> Result<Stats, serde_json::Error> {
+    let mut stats = Stats::default();
+    for (name, value) in serde_json::from_str::<Members<'_>>(text)?.0 {
+        match name.as_str() {
+            NUM_RECORDS => stats.num_records = serde_json::from_str(value.get()).ok(),
+            TIGHT_BOUNDS => stats.tight_bounds = serde_json::from_str(value.get()).ok(),
+            "minValues" => stats.min_values = members_of(value),
+            "maxValues" => stats.max_values = members_of(value),
+            "nullCount" => stats.null_count = members_of(value),
+            _ => {}
+        }
+    }
+    Ok(stats)
+}
+
+fn members_of(value: &RawValue) -> Map<String, Value> {
+    let members = serde_json::from_str::<Members<'_>>(value.get());
+    let members = members.map_or_else(|_| Vec::new(), |members| members.0);
+    let members = members.into_iter();
+    members.map(|(name, value)| (name, exact(value))).collect()
+}
+
+/// The value of a bound. `serde_json` reads a float without its last digit; the standard library
+/// reads the number that was written.
+fn exact(value: &RawValue) -> Value {
+    let text = value.get();
+    match text.as_bytes().first() {
+        Some(b'{') => Value::Object(members_of(value)),
+        Some(b'-' | b'0'..=b'9') if text.contains(['.', 'e', 'E']) => text
+            .parse()
+            .ok()
+            .and_then(Number::from_f64)
+            .map_or(Value::Null, Value::Number),
+        _ => serde_json::from_str(text).unwrap_or(Value::Null),
+    }
 }
 
 /// The text of `add.stats` after rows of the file were deleted: bounds are no longer tight, and

@@ -208,6 +208,7 @@ impl World {
                 schema: schema.clone(),
                 append_only: false,
                 properties: BTreeMap::new(),
+                first_version: TableVersion(0),
             })
             .await
             .unwrap();
