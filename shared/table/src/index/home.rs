@@ -8,6 +8,9 @@
 //! ```
 //! Runs are a cache of one process: whatever a process that died has left is removed by the next
 //! that opens the folder. Nothing else in the folder is touched.
+//!
+//! Invariant: what is read to build runs of a home holds [`LOAD_BYTES_MAX`] of memory at most at any
+//! moment, whatever the number of tables and buckets that are loaded at once.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -15,18 +18,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::error::IndexError;
 
 const LOCK: &str = "lock";
 const HOME_PREFIX: &str = "runs-";
 const RUN_SUFFIX: &str = ".run";
+/// Memory of all sidecars and key columns that are read at once on their way into runs.
+pub const LOAD_BYTES_MAX: u64 = 256 << 20;
+/// The unit in which that memory is handed out: a semaphore counts 32 bits.
+const LOAD_UNIT: u64 = 4 << 10;
 
 /// Where runs live. A clone is the same home.
 #[derive(Debug, Clone)]
 pub struct IndexHome {
     folder: Option<Arc<Folder>>,
     memory_bytes_max: usize,
+    loads: Arc<Semaphore>,
 }
+
+/// Memory that a load may use until this is dropped.
+#[derive(Debug)]
+pub(crate) struct LoadPermit(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
 
 impl IndexHome {
     /// Runs stay in memory whatever their size.
@@ -34,6 +48,7 @@ impl IndexHome {
         Self {
             folder: None,
             memory_bytes_max: usize::MAX,
+            loads: loads(),
         }
     }
 
@@ -45,7 +60,17 @@ impl IndexHome {
         Ok(Self {
             folder: Some(Arc::new(folder)),
             memory_bytes_max,
+            loads: loads(),
         })
+    }
+
+    /// Waits until `bytes` more may be read. One load that alone is larger than everything waits
+    /// until it is alone.
+    pub(crate) async fn load_permit(&self, bytes: u64) -> LoadPermit {
+        let units = bytes.min(LOAD_BYTES_MAX).div_ceil(LOAD_UNIT);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        LoadPermit(Arc::clone(&self.loads).acquire_many_owned(units).await.ok())
     }
 
     /// The folder that this home made for itself; None in memory.
@@ -77,6 +102,10 @@ impl IndexHome {
             _folder: Arc::clone(folder),
         })
     }
+}
+
+fn loads() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new((LOAD_BYTES_MAX / LOAD_UNIT) as usize))
 }
 
 pub(super) fn failure(action: &'static str, path: &Path, source: io::Error) -> IndexError {

@@ -1,5 +1,8 @@
 //! One commit for the rows of many buckets: encode, upload, commit.
 
+pub(crate) mod upsert;
+mod vectors;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

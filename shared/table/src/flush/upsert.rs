@@ -19,23 +19,21 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use tidelake_core::clock::UnixMillis;
 use tidelake_core::{Bucket, TopicId};
-use tidelake_manifest::action::{Add, Remove, Txn};
-use tidelake_manifest::vector::VectorFile;
+use tidelake_manifest::action::{Add, Txn};
 use tidelake_manifest::{CommitOutcome, Conflict, DeltaTable, MarkMove, Snapshot, Transaction};
 use uuid::Uuid;
 
 use crate::apply::{Changes, Superseded};
-use crate::flush::{FlushReport, Flushed, tags_of, upload};
+use crate::flush::vectors::Vectors;
+use super::{FlushReport, Flushed, tags_of, upload};
 use crate::index::encode_sidecar;
-use crate::load::{StateLoader, TAG_INDEX, blocking};
-use crate::state::BucketState;
+use crate::load::{StateLoader, TAG_INDEX, blocking, sidecar_bytes_max};
+use crate::state::{BucketState, Committed};
 use crate::write::encode_newest;
 use crate::{EncodedFile, FileSettings, FlushOutcome, Sealed, TableError};
 
 /// Commits that are tried against writers who change the same files.
 const ATTEMPTS_MAX: usize = 20;
-/// A sidecar that takes more than this for each key costs more than reading the key columns.
-const SIDECAR_BYTES_PER_KEY_MAX: usize = 16;
 
 /// A bucket's rows to commit, and what is known of the bucket.
 #[derive(Debug)]
@@ -74,13 +72,13 @@ pub struct KeyedOutcome {
 }
 
 /// A bucket's part, written and waiting for its commit.
-struct Part {
+pub(super) struct Part {
     bucket: Bucket,
     changes: Arc<Changes>,
     /// None where every newest record is a delete.
     path: Option<Arc<str>>,
     add: Option<Add>,
-    state: BucketState,
+    pub(super) state: BucketState,
 }
 
 /// Encoded, not stored yet.
@@ -126,7 +124,7 @@ pub async fn flush_keyed(
         describe(&mut transaction, request.reason, &report);
         match table.commit(&base, transaction).await? {
             CommitOutcome::Committed { version, snapshot } => {
-                let states = after(loader, parts, superseded, vectors.identities).await?;
+                let states = after(loader, parts, vectors.touched).await?;
                 let flushed = Flushed {
                     version,
                     snapshot,
@@ -141,9 +139,12 @@ pub async fn flush_keyed(
                 | Conflict::RowsAdded { .. },
             ) => {
                 base = table.refresh(&base).await?;
-                for part in &mut parts {
-                    let state = loader.load(table, &base, part.bucket, Some(&part.state));
-                    part.state = state.await?.0;
+                let known = parts.iter();
+                let known = known.map(|part| (part.bucket, Some(part.state.clone())));
+                let known: Vec<_> = known.collect();
+                let states = loader.load_all(table, &base, known).await?;
+                for (part, (_, state, _)) in parts.iter_mut().zip(states) {
+                    part.state = state;
                 }
             }
             CommitOutcome::Conflicted(conflict) => {
@@ -210,7 +211,7 @@ async fn write(
                 let sidecar = file.is_some().then(|| encode_sidecar(&changes.entries()));
                 let keys = changes.kept_rows() as usize;
                 let sidecar =
-                    sidecar.filter(|bytes| bytes.len() <= 1024 + keys * SIDECAR_BYTES_PER_KEY_MAX);
+                    sidecar.filter(|bytes| bytes.len() <= sidecar_bytes_max(keys));
                 Ok(Encoded {
                     changes,
                     file,
@@ -271,114 +272,20 @@ async fn probe(parts: &[Part]) -> Result<Vec<Superseded>, TableError> {
 async fn after(
     loader: &StateLoader,
     parts: Vec<Part>,
-    superseded: Vec<Superseded>,
-    identities: HashMap<Arc<str>, Option<Arc<str>>>,
+    touched: HashMap<Arc<str>, Option<Committed>>,
 ) -> Result<BTreeMap<Bucket, BucketState>, TableError> {
-    let identities = Arc::new(identities);
-    let states = parts.into_iter().zip(superseded).map(|(part, superseded)| {
-        let (home, identities) = (Arc::clone(loader.home()), Arc::clone(&identities));
+    let touched = Arc::new(touched);
+    let states = parts.into_iter().map(|part| {
+        let (home, touched) = (Arc::clone(loader.home()), Arc::clone(&touched));
         blocking(move || {
-            let Part {
-                bucket,
-                changes,
-                path,
-                state,
-                ..
-            } = part;
-            let mut state = match path {
-                Some(path) => state.after(&home, path, &changes, &superseded)?,
-                None => {
-                    let mut state = state;
-                    state.delete(&superseded);
-                    state
-                }
-            };
-            state.committed(&identities);
-            Ok((bucket, state))
+            let mut state = part.state;
+            state.committed(&touched);
+            if let Some(path) = part.path {
+                let (rows, entries) = (part.changes.kept_rows(), part.changes.entries());
+                state.add(&home, path, rows, &entries)?;
+            }
+            Ok((part.bucket, state))
         })
     });
     Ok(try_join_all(states).await?.into_iter().collect())
-}
-
-/// The part of a commit that takes older rows away.
-struct Vectors {
-    adds: Vec<Add>,
-    removes: Vec<Remove>,
-    /// Name and contents of the object that holds the vectors too large for the log.
-    object: Option<(String, Bytes)>,
-    /// Of each touched file: its new vector, none where the file goes.
-    identities: HashMap<Arc<str>, Option<Arc<str>>>,
-}
-
-impl Vectors {
-    fn of(
-        base: &Snapshot,
-        parts: &[Part],
-        superseded: &[Superseded],
-        id: Uuid,
-        now_ms: UnixMillis,
-    ) -> Result<Self, TableError> {
-        let mut object = VectorFile::new(id);
-        let mut vectors = Self {
-            adds: Vec::new(),
-            removes: Vec::new(),
-            object: None,
-            identities: HashMap::new(),
-        };
-        // A file of another writer may belong to several buckets.
-        let mut touched: BTreeMap<&Arc<str>, (crate::RowSet, u32)> = BTreeMap::new();
-        for (part, found) in parts.iter().zip(superseded) {
-            for (slot, rows) in &found.by_slot {
-                let file = &part.state.files()[*slot];
-                let (deleted, _) = touched
-                    .entry(&file.path)
-                    .or_insert_with(|| (file.deleted.as_ref().clone(), file.rows));
-                for row in rows {
-                    deleted.insert(*row);
-                }
-            }
-        }
-        for (path, (deleted, rows)) in touched {
-            let Some(file) = base.file(path) else {
-                // The state is older than the base: the commit could only lose.
-                return Err(TableError::Damaged {
-                    what: path.to_string(),
-                    reason: "the key index knows it, the table's version does not".into(),
-                });
-            };
-            vectors.removes.push(file.add.to_remove(now_ms, true));
-            if deleted.len() >= rows && file.num_records().is_some() {
-                vectors.identities.insert(Arc::clone(path), None);
-                continue;
-            }
-            let vector = object.place(&deleted.to_deleted_rows());
-            let vector = vector.map_err(|error| TableError::Encode(error.to_string()))?;
-            let identity = Arc::from(vector.unique_id());
-            vectors.identities.insert(Arc::clone(path), Some(identity));
-            vectors.adds.push(Add {
-                deletion_vector: Some(vector),
-                stats: widened(file),
-                data_change: true,
-                modification_time: file.add.modification_time,
-                ..file.add.clone()
-            });
-        }
-        if !object.is_empty() {
-            let (name, bytes) = object.finish();
-            vectors.object = Some((name, bytes.into()));
-        }
-        Ok(vectors)
-    }
-}
-
-/// The statistics of a file some of whose rows are deleted: bounds are no longer tight.
-fn widened(file: &tidelake_manifest::DataFile) -> Option<String> {
-    let text = file.add.stats.as_deref()?;
-    if text.contains("\"tightBounds\":false") {
-        return Some(text.to_owned());
-    }
-    match file.stats() {
-        Some(stats) => Some(stats.clone().widened().to_json()),
-        None => Some(text.to_owned()),
-    }
 }
