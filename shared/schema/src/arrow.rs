@@ -105,12 +105,7 @@ pub fn conform(
 }
 
 /// Where each of the fields `to` stands among `from`.
-fn places(
-    from: &Fields,
-    to: &Fields,
-    by: Identity,
-    path: &str,
-) -> Result<Vec<usize>, SchemaError> {
+fn places(from: &Fields, to: &Fields, by: Identity, path: &str) -> Result<Vec<usize>, SchemaError> {
     if from.len() != to.len() {
         return Err(SchemaError::Batch {
             path: path.to_owned(),
@@ -272,7 +267,13 @@ fn convert(
         }
         (DataType::Map(from, _), DataType::Map(entries, sorted)) => {
             let array = array.as_map_opt().ok_or_else(mismatch)?;
-            let inner = pair(array.entries(), from.data_type(), entries.data_type(), by, path);
+            let inner = pair(
+                array.entries(),
+                from.data_type(),
+                entries.data_type(),
+                by,
+                path,
+            );
             let (inner, nulls) = (inner?, array.nulls().cloned());
             let offsets = array.offsets().clone();
             let built = MapArray::try_new(Arc::clone(entries), offsets, inner, nulls, *sorted);

@@ -189,7 +189,10 @@ async fn read(
     let (mut keys, mut rows) = (None, None);
     if let Some(loader) = &loader {
         let (columns, spec) = (loader.columns(), loader.spec());
-        match columns.read(&table, &file, spec, Some(loader.owners())).await {
+        match columns
+            .read(&table, &file, spec, Some(loader.owners()))
+            .await
+        {
             Ok(found) => {
                 rows = Some(found.keys().len() as u64);
                 keys = Some(found);

@@ -30,6 +30,10 @@ pub enum TableError {
          anew and flush again"
     )]
     RowsRevived { path: String, reason: String },
+    #[error(
+        "the rows were decoded by another schema than the table has now: {reason}; decode them again"
+    )]
+    OtherSchema { reason: String },
     #[error("gave up after {attempts} tries against other writers of the same files")]
     Contended { attempts: usize },
 }
@@ -42,6 +46,7 @@ impl TableError {
             Self::Storage(error) => error.kind(),
             Self::Manifest(error) => error.kind(),
             Self::Index(error) => error.kind(),
+            Self::OtherSchema { .. } => ErrorKind::Conflict,
             Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::Contended { .. } => ErrorKind::Unavailable,
         }

@@ -311,7 +311,11 @@ fn deal(snapshot: &Snapshot, loadings: &mut [Loading]) {
             }
             Some(buckets) => {
                 let is_shared = buckets.len() != 1;
-                for at in buckets.iter().filter_map(|bucket| places.get(bucket)).flatten() {
+                for at in buckets
+                    .iter()
+                    .filter_map(|bucket| places.get(bucket))
+                    .flatten()
+                {
                     loadings[*at].live.push((Arc::clone(file), is_shared));
                 }
             }

@@ -70,7 +70,8 @@ impl Owners {
         };
         if owners.len() != rows {
             let found = owners.len();
-            let problem = format!("{found} buckets for {rows} keys: the rule must name one for each");
+            let problem =
+                format!("{found} buckets for {rows} keys: the rule must name one for each");
             return Err(TableError::Encode(problem));
         }
         Ok(owners)

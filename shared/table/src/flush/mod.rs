@@ -12,7 +12,8 @@ use tidelake_manifest::action::{Add, TAG_BUCKET, TAG_LEVEL, TAG_OFFSETS, encode_
 use tidelake_manifest::{CommitOutcome, Conflict, DeltaTable, MarkMove, Snapshot, Transaction};
 use uuid::Uuid;
 
-use crate::{EncodedFile, FileSettings, Sealed, TableError, encode};
+use crate::load::blocking;
+use crate::{EncodedFile, FileLayout, FileSettings, Sealed, TableError, encode};
 
 /// How a flush ended.
 #[derive(Debug)]
@@ -89,11 +90,12 @@ pub async fn flush(
         })
         .collect();
     let tags = tags_of(&buckets);
-    let schema = base.schema().clone();
-    let encoder = move || encode(&schema, &buckets, files);
-    let file = tokio::task::spawn_blocking(encoder)
-        .await
-        .map_err(|error| TableError::Worker(error.to_string()))??;
+    let layout = FileLayout::new(base.schema(), base.metadata())?;
+    let encoded = blocking(move || encode(&layout, &buckets, files)).await;
+    let file = match encoded {
+        Ok(file) => file,
+        Err(error) => return refused(error).map(FlushOutcome::Conflicted),
+    };
     let mut report = FlushReport::default();
     let mut adds = Vec::new();
     if let Some(file) = file {
@@ -124,6 +126,19 @@ pub async fn flush(
         }),
         CommitOutcome::Conflicted(conflict) => FlushOutcome::Conflicted(conflict),
     })
+}
+
+/// Rows that another schema decoded are for the caller to decode again, as where the schema changes
+/// under the commit.
+fn refused(error: TableError) -> Result<Conflict, TableError> {
+    let TableError::OtherSchema { reason } = error else {
+        return Err(error);
+    };
+    tracing::warn!(
+        reason,
+        "the schema changed under decoded rows, they must be decoded again"
+    );
+    Ok(Conflict::SchemaChanged)
 }
 
 /// Stores the file whole under a name that rises with time, and describes it.

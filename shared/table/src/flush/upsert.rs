@@ -25,12 +25,12 @@ use uuid::Uuid;
 
 use crate::apply::{Changes, Superseded};
 use crate::flush::vectors::Vectors;
-use super::{FlushReport, Flushed, tags_of, upload};
-use crate::index::encode_sidecar;
+use crate::flush::{FlushReport, Flushed, refused, tags_of, upload};
+use crate::index::{KeySpec, encode_sidecar};
 use crate::load::{StateLoader, TAG_INDEX, blocking, sidecar_bytes_max};
 use crate::state::{BucketState, Committed};
 use crate::write::encode_newest;
-use crate::{EncodedFile, FileSettings, FlushOutcome, Sealed, TableError};
+use crate::{EncodedFile, FileLayout, FileSettings, FlushOutcome, Sealed, TableError};
 
 /// Commits that are tried against writers who change the same files.
 const ATTEMPTS_MAX: usize = 20;
@@ -100,8 +100,19 @@ pub async fn flush_keyed(
 ) -> Result<KeyedOutcome, TableError> {
     let marks = marks(&request);
     let mut report = FlushReport::default();
-    let parts = write(table, base, loader, &request, &mut report);
-    let mut parts = parts.await?;
+    let written = write(table, base, loader, &request, &mut report);
+    let mut parts = match written.await {
+        Ok(parts) => parts,
+        Err(error) => {
+            let conflict = refused(error)?;
+            let states = request.buckets.into_iter();
+            let states = states.map(|bucket| (bucket.sealed.bucket, bucket.state));
+            return Ok(KeyedOutcome {
+                outcome: FlushOutcome::Conflicted(conflict),
+                states: states.collect(),
+            });
+        }
+    };
     let mut base = Arc::clone(base);
     for vector_id in request.vector_ids.iter().take(ATTEMPTS_MAX) {
         let superseded = probe(&parts).await?;
@@ -188,6 +199,15 @@ fn describe(transaction: &mut Transaction, reason: &str, report: &FlushReport) {
     metric("numTouchedFiles", report.files_touched);
 }
 
+/// How rows of the base's schema become keys: as the loader's index has them.
+fn spec_of(base: &Snapshot, loader: &StateLoader) -> Result<KeySpec, TableError> {
+    let spec = KeySpec::of(base.schema());
+    let same = spec.filter(|spec| spec.encodes_like(loader.spec()));
+    same.ok_or_else(|| TableError::OtherSchema {
+        reason: "the table has another primary key than its index".into(),
+    })
+}
+
 /// Encodes and stores the rows of all buckets: one after the other in memory, as many at a time as
 /// there are blocking threads to take them.
 async fn write(
@@ -198,20 +218,22 @@ async fn write(
     report: &mut FlushReport,
 ) -> Result<Vec<Part>, TableError> {
     let files = request.files.keyed();
+    let layout = FileLayout::new(base.schema(), base.metadata())?;
+    let spec = spec_of(base, loader)?;
     let writes = request.buckets.iter().map(|bucket| {
-        let (schema, spec) = (base.schema().clone(), loader.spec().clone());
+        let (layout, spec) = (layout.clone(), spec.clone());
         let sealed = bucket.sealed.clone();
         let (state, file_id) = (bucket.state.clone(), bucket.file_id);
         async move {
             let tags = tags_of(std::slice::from_ref(&sealed));
             let bucket = sealed.bucket;
             let encoded = blocking(move || {
+                let sealed = layout.fit(sealed)?;
                 let changes = Changes::newest_of(&spec, &sealed.chunks, &sealed.deletes)?;
-                let file = encode_newest(&schema, &sealed, &changes, files)?;
+                let file = encode_newest(&layout, &sealed, &changes, files)?;
                 let sidecar = file.is_some().then(|| encode_sidecar(&changes.entries()));
                 let keys = changes.kept_rows() as usize;
-                let sidecar =
-                    sidecar.filter(|bytes| bytes.len() <= sidecar_bytes_max(keys));
+                let sidecar = sidecar.filter(|bytes| bytes.len() <= sidecar_bytes_max(keys));
                 Ok(Encoded {
                     changes,
                     file,

@@ -173,9 +173,14 @@ fn is_wide(file: &DataFile, text: &str) -> bool {
 
 fn widen(stats: Option<&str>, rows: u32) -> String {
     type Raw = BTreeMap<String, Box<RawValue>>;
-    let mut stats: Raw = stats.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let mut stats: Raw = stats
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
     let mut set = |name: &str, value: Result<Box<RawValue>, serde_json::Error>| {
-        stats.insert(name.to_owned(), value.expect("numbers and truth values are JSON"));
+        stats.insert(
+            name.to_owned(),
+            value.expect("numbers and truth values are JSON"),
+        );
     };
     set("tightBounds", to_raw_value(&false));
     set("numRecords", to_raw_value(&rows));
@@ -199,7 +204,12 @@ mod tests {
     #[test]
     fn rows_are_counted_where_the_log_did_not() {
         let counted = r#"{"numRecords":7,"tightBounds":false}"#;
-        for stats in [None, Some("{}"), Some("not JSON"), Some(r#"{"numRecords":null}"#)] {
+        for stats in [
+            None,
+            Some("{}"),
+            Some("not JSON"),
+            Some(r#"{"numRecords":null}"#),
+        ] {
             assert_eq!(widen(stats, 7), counted, "{stats:?}");
         }
     }

@@ -40,7 +40,9 @@ pub struct IndexHome {
 
 /// Memory that a load may use until this is dropped.
 #[derive(Debug)]
-pub(crate) struct LoadPermit(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+pub(crate) struct LoadPermit(
+    #[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>,
+);
 
 impl IndexHome {
     /// Runs stay in memory whatever their size.

@@ -107,8 +107,16 @@ impl Index {
     /// The index with a run of a file that was built beside it. A file that is covered already
     /// changes nothing.
     pub(crate) fn with_run(&self, run: Run) -> Self {
-        let covered = run.files().spans().iter().any(|span| self.covers(&span.path));
-        if covered { self.clone() } else { self.with(run) }
+        let covered = run
+            .files()
+            .spans()
+            .iter()
+            .any(|span| self.covers(&span.path));
+        if covered {
+            self.clone()
+        } else {
+            self.with(run)
+        }
     }
 
     fn with(&self, run: Run) -> Self {

@@ -72,7 +72,8 @@ pub(super) async fn describe(
             let known = known(loading.previous.as_ref(), file);
             let vector: Option<Arc<str>> = file.dv().map(|dv| Arc::from(dv.unique_id()));
             let facts = Facts::of(file, vector.as_ref(), known);
-            let path = known.map_or_else(|| Arc::from(file.path()), |known| Arc::clone(&known.path));
+            let path =
+                known.map_or_else(|| Arc::from(file.path()), |known| Arc::clone(&known.path));
             let mut described = LiveFile {
                 path,
                 rows: 0,

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod schema_changes;
 mod two_writers;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,8 +24,8 @@ use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::check::check;
 use tidelake_table::index::{IndexHome, KeySpec};
 use tidelake_table::{
-    BucketState, Chunk, Deletes, FileSettings, FlushOutcome, KeyedBucket, KeyedRequest, Memtable,
-    Owners, Positions, StateLoader, TAG_INDEX, VECTOR_IDS, encode, flush_keyed,
+    BucketState, Chunk, Deletes, FileLayout, FileSettings, FlushOutcome, KeyedBucket, KeyedRequest,
+    Memtable, Owners, Positions, StateLoader, TAG_INDEX, VECTOR_IDS, encode, flush_keyed,
 };
 
 const TOPIC: TopicId = TopicId([7; 16]);
@@ -478,8 +479,10 @@ impl World {
     /// A data file as other engines leave it: keys of all buckets, no tags, no hidden columns, and
     /// statistics or none.
     async fn foreign_file(&self, records: &[Record]) -> Add {
-        let (keys, values): (Vec<u32>, Vec<Option<i64>>) =
-            records.iter().map(|(key, value)| (*key, value.unwrap())).unzip();
+        let (keys, values): (Vec<u32>, Vec<Option<i64>>) = records
+            .iter()
+            .map(|(key, value)| (*key, value.unwrap()))
+            .unzip();
         let mut columns = self.shape.key_columns(&keys);
         columns.push(Arc::new(Int64Array::from(values)));
         let fields = to_arrow(&self.schema);
@@ -509,7 +512,8 @@ impl World {
         let mut memtable = Memtable::new(Bucket(bucket), Watermark(0));
         fill(self.shape, &self.schema, &mut memtable, 0, records);
         let sealed = [memtable.seal()];
-        let encoded = encode(&self.schema, &sealed, FileSettings::default());
+        let layout = FileLayout::plain(&self.schema);
+        let encoded = encode(&layout, &sealed, FileSettings::default());
         let encoded = encoded.unwrap().unwrap();
         let name = format!("{}.parquet", uuid().simple());
         let size = encoded.bytes.len() as i64;
@@ -663,7 +667,10 @@ impl World {
         for batch in reader {
             let batch = batch.unwrap();
             let columns = self.schema.fields.len();
-            let stored = batch.project(&(0..columns).collect::<Vec<_>>()).unwrap();
+            let own = batch.schema();
+            let names = self.schema.fields.iter().map(|field| field.name.as_str());
+            let places: Vec<usize> = names.map(|name| own.index_of(name).unwrap()).collect();
+            let stored = batch.project(&places).unwrap();
             let batch = conform(&stored, &to_arrow(&self.schema), Identity::Name).unwrap();
             let values = batch
                 .column(columns - 1)

@@ -181,7 +181,9 @@ async fn meet(held: Held, other: Other) {
     world.check_versions().await;
     // What the states learned in the race is what later flushes rest on.
     for round in 0..2 {
-        let both = [0, 1].map(|bucket| records(bucket, SHARED + 800..SHARED + 990, 8 + round));
+        // Rows of the shared file that nobody superseded before.
+        let first = SHARED + 900 + 40 * round;
+        let both = [0, 1].map(|bucket| records(bucket, first..first + 40, 8));
         world.flush(0, &both, true).await;
         world.note_version().await;
         world.flush(0, &[records(0, 0..100, 5)], true).await;
