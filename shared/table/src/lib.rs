@@ -36,7 +36,7 @@ mod write;
 pub use apply::{Changes, Superseded};
 pub use error::TableError;
 pub use flush::upsert::{KeyedBucket, KeyedOutcome, KeyedRequest, VECTOR_IDS, flush_keyed};
-pub use flush::{FlushOutcome, FlushReport, FlushRequest, Flushed, flush};
+pub use flush::{FlushOutcome, FlushReport, FlushRequest, Flushed, bytes_while_flushing, flush};
 pub use layout::FileLayout;
 pub use load::{Loaded, StateLoader, TAG_INDEX};
 pub use lookup::{FileRows, LookupError, RowRead};

@@ -88,7 +88,7 @@ pub fn encode(
 ) -> Result<Option<EncodedFile>, TableError> {
     let chunks = buckets.iter().flat_map(|sealed| {
         let chunks = sealed.chunks.iter();
-        chunks.map(|chunk| (sealed.bucket, Cow::Borrowed(chunk)))
+        chunks.map(|chunk| Ok((sealed.bucket, Cow::Borrowed(chunk))))
     });
     encode_chunks(layout, chunks, settings)
 }
@@ -100,26 +100,30 @@ pub fn encode_newest(
     changes: &Changes,
     settings: FileSettings,
 ) -> Result<Option<EncodedFile>, TableError> {
-    let mut kept = Vec::with_capacity(sealed.chunks.len());
-    for (place, chunk) in sealed.chunks.iter().enumerate() {
-        kept.push(match changes.kept_of(place) {
+    // One after the other: no more than one chunk is in memory a second time.
+    let chunks = sealed.chunks.iter().enumerate().map(|(place, chunk)| {
+        let kept = match changes.kept_of(place) {
             None => Cow::Borrowed(chunk),
             Some(rows) => Cow::Owned(chunk.filtered(rows)?),
-        });
-    }
-    let chunks = kept.into_iter().map(|chunk| (sealed.bucket, chunk));
+        };
+        Ok((sealed.bucket, kept))
+    });
     encode_chunks(layout, chunks, settings)
 }
 
 fn encode_chunks<'a>(
     layout: &FileLayout,
-    chunks: impl Iterator<Item = (Bucket, Cow<'a, Chunk>)>,
+    chunks: impl Iterator<Item = Result<(Bucket, Cow<'a, Chunk>), TableError>>,
     settings: FileSettings,
 ) -> Result<Option<EncodedFile>, TableError> {
     let mut writer: Option<ArrowWriter<Vec<u8>>> = None;
     let mut rows = 0;
     let mut stats = StatsCollector::new(STATISTICS_COLUMNS_MAX);
-    for (bucket, chunk) in chunks.filter(|(_, chunk)| chunk.rows() > 0) {
+    for chunk in chunks {
+        let (bucket, chunk) = chunk?;
+        if chunk.rows() == 0 {
+            continue;
+        }
         let batch = stored_batch(layout, bucket, &chunk)?;
         let writer = match &mut writer {
             Some(writer) => writer,

@@ -15,6 +15,10 @@ use uuid::Uuid;
 use crate::load::blocking;
 use crate::{EncodedFile, FileLayout, FileSettings, Sealed, TableError, encode};
 
+/// What the key of a record takes while it is flushed, beside what stands in the rows: as it was
+/// read, sorted, in the sidecar and in the index, with its row number each time.
+const KEY_BYTES: usize = 96;
+
 /// How a flush ended.
 #[derive(Debug)]
 pub enum FlushOutcome {
@@ -141,6 +145,21 @@ fn refused(error: TableError) -> Result<Conflict, TableError> {
     Ok(Conflict::SchemaChanged)
 }
 
+/// Memory that a flush of these rows holds beside them, from its beginning until it is stored: the
+/// encoded file while its buffer grows, and for upsert tables the keys, their order and the sidecar.
+/// An upper estimate, for budgets.
+pub fn bytes_while_flushing(sealed: &Sealed) -> usize {
+    let deletes: usize = sealed
+        .deletes
+        .iter()
+        .map(|removed| removed.keys.num_rows())
+        .sum();
+    let records = sealed.rows.saturating_add(deletes);
+    sealed
+        .bytes
+        .saturating_add(records.saturating_mul(KEY_BYTES))
+}
+
 /// Stores the file whole under a name that rises with time, and describes it.
 pub(crate) async fn upload(
     table: &DeltaTable,
@@ -178,3 +197,6 @@ pub(crate) fn tags_of(buckets: &[Sealed]) -> BTreeMap<String, Option<String>> {
         (TAG_LEVEL.to_owned(), Some("0".to_owned())),
     ])
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::apply::{Changes, Superseded};
 use crate::flush::vectors::Vectors;
-use crate::flush::{FlushReport, Flushed, refused, tags_of, upload};
+use crate::flush::{FlushReport, Flushed, bytes_while_flushing, refused, tags_of, upload};
 use crate::index::{KeySpec, encode_sidecar};
 use crate::load::{StateLoader, TAG_INDEX, blocking, sidecar_bytes_max};
 use crate::state::{BucketState, Committed};
@@ -208,8 +208,8 @@ fn spec_of(base: &Snapshot, loader: &StateLoader) -> Result<KeySpec, TableError>
     })
 }
 
-/// Encodes and stores the rows of all buckets: one after the other in memory, as many at a time as
-/// there are blocking threads to take them.
+/// Encodes and stores the rows of all buckets: as many at a time as there are blocking threads and
+/// memory for them.
 async fn write(
     table: &DeltaTable,
     base: &Arc<Snapshot>,
@@ -217,57 +217,14 @@ async fn write(
     request: &KeyedRequest,
     report: &mut FlushReport,
 ) -> Result<Vec<Part>, TableError> {
-    let files = request.files.keyed();
     let layout = FileLayout::new(base.schema(), base.metadata())?;
     let spec = spec_of(base, loader)?;
     let writes = request.buckets.iter().map(|bucket| {
         let (layout, spec) = (layout.clone(), spec.clone());
-        let sealed = bucket.sealed.clone();
-        let (state, file_id) = (bucket.state.clone(), bucket.file_id);
         async move {
-            let tags = tags_of(std::slice::from_ref(&sealed));
-            let bucket = sealed.bucket;
-            let encoded = blocking(move || {
-                let sealed = layout.fit(sealed)?;
-                let changes = Changes::newest_of(&spec, &sealed.chunks, &sealed.deletes)?;
-                let file = encode_newest(&layout, &sealed, &changes, files)?;
-                let sidecar = file.is_some().then(|| encode_sidecar(&changes.entries()));
-                let keys = changes.kept_rows() as usize;
-                let sidecar = sidecar.filter(|bytes| bytes.len() <= sidecar_bytes_max(keys));
-                Ok(Encoded {
-                    changes,
-                    file,
-                    sidecar,
-                })
-            });
-            let encoded = encoded.await?;
-            let mut written = FlushReport::default();
-            let (add, path) = match encoded.file {
-                None => (None, None),
-                Some(file) => {
-                    let name = format!("{}.parquet", file_id.simple());
-                    let mut tags = tags;
-                    written.rows = file.rows;
-                    written.files = 1;
-                    written.bytes = file.bytes.len() as u64;
-                    if let Some(sidecar) = encoded.sidecar {
-                        let sidecar_name = format!("_tidelake/index/{}.idx", file_id.simple());
-                        written.index_bytes = sidecar.len() as u64;
-                        table.store().put(&sidecar_name, sidecar).await?;
-                        tags.insert(TAG_INDEX.to_owned(), Some(sidecar_name));
-                    }
-                    let add = upload(table, &name, file, tags, request.now_ms).await?;
-                    (Some(add), Some(Arc::from(name)))
-                }
-            };
-            let part = Part {
-                bucket,
-                changes: Arc::new(encoded.changes),
-                path,
-                add,
-                state,
-            };
-            Ok::<_, TableError>((part, written))
+            let bytes = bytes_while_flushing(&bucket.sealed) as u64;
+            let _permit = loader.home().flush_permit(bytes).await;
+            write_part(table, bucket, layout, spec, request).await
         }
     });
     let mut parts = Vec::with_capacity(request.buckets.len());
@@ -279,6 +236,63 @@ async fn write(
         parts.push(part);
     }
     Ok(parts)
+}
+
+/// Encodes and stores the rows of a bucket.
+async fn write_part(
+    table: &DeltaTable,
+    bucket: &KeyedBucket,
+    layout: FileLayout,
+    spec: KeySpec,
+    request: &KeyedRequest,
+) -> Result<(Part, FlushReport), TableError> {
+    let (sealed, file_id) = (bucket.sealed.clone(), bucket.file_id);
+    let mut tags = tags_of(std::slice::from_ref(&sealed));
+    let settings = request.files.keyed();
+    let encoded = blocking(move || encode_part(&layout, &spec, sealed, settings)).await?;
+    let mut written = FlushReport::default();
+    let mut part = Part {
+        bucket: bucket.sealed.bucket,
+        changes: Arc::new(encoded.changes),
+        path: None,
+        add: None,
+        state: bucket.state.clone(),
+    };
+    let Some(file) = encoded.file else {
+        return Ok((part, written));
+    };
+    let name = format!("{}.parquet", file_id.simple());
+    written.rows = file.rows;
+    written.files = 1;
+    written.bytes = file.bytes.len() as u64;
+    if let Some(sidecar) = encoded.sidecar {
+        let sidecar_name = format!("_tidelake/index/{}.idx", file_id.simple());
+        written.index_bytes = sidecar.len() as u64;
+        table.store().put(&sidecar_name, sidecar).await?;
+        tags.insert(TAG_INDEX.to_owned(), Some(sidecar_name));
+    }
+    part.add = Some(upload(table, &name, file, tags, request.now_ms).await?);
+    part.path = Some(Arc::from(name));
+    Ok((part, written))
+}
+
+fn encode_part(
+    layout: &FileLayout,
+    spec: &KeySpec,
+    sealed: Sealed,
+    settings: FileSettings,
+) -> Result<Encoded, TableError> {
+    let sealed = layout.fit(sealed)?;
+    let changes = Changes::newest_of(spec, &sealed.chunks, &sealed.deletes)?;
+    let file = encode_newest(layout, &sealed, &changes, settings)?;
+    let sidecar = file.is_some().then(|| encode_sidecar(&changes.entries()));
+    let keys = changes.kept_rows() as usize;
+    let sidecar = sidecar.filter(|bytes| bytes.len() <= sidecar_bytes_max(keys));
+    Ok(Encoded {
+        changes,
+        file,
+        sidecar,
+    })
 }
 
 /// The rows that each part supersedes.

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use error::IndexError;
-pub use home::{IndexHome, LOAD_BYTES_MAX};
+pub use home::{FLUSH_BYTES_MAX, IndexHome, LOAD_BYTES_MAX};
 pub use keys::{Entries, KeyKind, KeyRef, Keys};
 pub use merge::MergeJob;
 pub use run::Run;
