@@ -36,6 +36,7 @@ use tidelake_table::{
 use tokio::sync::Notify;
 
 use crate::engine::{Engine, Parts};
+use crate::lookup::TableKeys;
 use crate::metrics::QueryMetrics;
 use crate::settings::QuerySettings;
 use crate::tail::{Fed, Feed, Messages, RawMessage, TailSource};
@@ -551,7 +552,9 @@ impl TestTable {
     pub(crate) async fn flush_keyed(&mut self, ends: &[(u32, i64)]) -> TableVersion {
         let schema_string = &self.snapshot.metadata().schema_string;
         let home = Arc::new(IndexHome::memory());
-        let loader = StateLoader::new(&self.schema, schema_string, home).unwrap();
+        let keys = TableKeys::of(&Arc::new(self.schema.clone()), self.entry.buckets).unwrap();
+        let owners = keys.unwrap().owners();
+        let loader = StateLoader::new(&self.schema, schema_string, owners, home).unwrap();
         let loader = loader.unwrap();
         let mut buckets = Vec::new();
         for &(bucket, to) in ends {

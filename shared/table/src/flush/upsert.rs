@@ -19,24 +19,21 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use tidelake_core::clock::UnixMillis;
 use tidelake_core::{Bucket, TopicId};
-use tidelake_manifest::action::{Add, Remove, Txn};
-use tidelake_manifest::stats::widened;
-use tidelake_manifest::vector::VectorFile;
+use tidelake_manifest::action::{Add, Txn};
 use tidelake_manifest::{CommitOutcome, Conflict, DeltaTable, MarkMove, Snapshot, Transaction};
 use uuid::Uuid;
 
 use crate::apply::{Changes, Superseded};
-use crate::flush::{FlushReport, Flushed, tags_of, upload};
-use crate::index::encode_sidecar;
-use crate::load::{StateLoader, TAG_INDEX, blocking};
-use crate::state::BucketState;
+use crate::flush::vectors::Vectors;
+use crate::flush::{FlushReport, Flushed, bytes_while_flushing, refused, tags_of, upload};
+use crate::index::{KeySpec, encode_sidecar};
+use crate::load::{StateLoader, TAG_INDEX, blocking, sidecar_bytes_max};
+use crate::state::{BucketState, Committed};
 use crate::write::encode_newest;
-use crate::{EncodedFile, FileSettings, FlushOutcome, Sealed, TableError};
+use crate::{EncodedFile, FileLayout, FileSettings, FlushOutcome, Sealed, TableError};
 
 /// Commits that are tried against writers who change the same files.
 const ATTEMPTS_MAX: usize = 20;
-/// A sidecar that takes more than this for each key costs more than reading the key columns.
-const SIDECAR_BYTES_PER_KEY_MAX: usize = 16;
 
 /// A bucket's rows to commit, and what is known of the bucket.
 #[derive(Debug)]
@@ -75,13 +72,13 @@ pub struct KeyedOutcome {
 }
 
 /// A bucket's part, written and waiting for its commit.
-struct Part {
+pub(super) struct Part {
     bucket: Bucket,
     changes: Arc<Changes>,
     /// None where every newest record is a delete.
     path: Option<Arc<str>>,
     add: Option<Add>,
-    state: BucketState,
+    pub(super) state: BucketState,
 }
 
 /// Encoded, not stored yet.
@@ -103,8 +100,19 @@ pub async fn flush_keyed(
 ) -> Result<KeyedOutcome, TableError> {
     let marks = marks(&request);
     let mut report = FlushReport::default();
-    let parts = write(table, base, loader, &request, &mut report);
-    let mut parts = parts.await?;
+    let written = write(table, base, loader, &request, &mut report);
+    let mut parts = match written.await {
+        Ok(parts) => parts,
+        Err(error) => {
+            let conflict = refused(error)?;
+            let states = request.buckets.into_iter();
+            let states = states.map(|bucket| (bucket.sealed.bucket, bucket.state));
+            return Ok(KeyedOutcome {
+                outcome: FlushOutcome::Conflicted(conflict),
+                states: states.collect(),
+            });
+        }
+    };
     let mut base = Arc::clone(base);
     for vector_id in request.vector_ids.iter().take(ATTEMPTS_MAX) {
         let superseded = probe(&parts).await?;
@@ -125,7 +133,7 @@ pub async fn flush_keyed(
         describe(&mut transaction, request.reason, &report);
         match table.commit(&base, transaction).await? {
             CommitOutcome::Committed { version, snapshot } => {
-                let states = after(loader, parts, superseded, vectors.identities).await?;
+                let states = after(loader, parts, vectors.touched).await?;
                 let flushed = Flushed {
                     version,
                     snapshot,
@@ -140,9 +148,12 @@ pub async fn flush_keyed(
                 | Conflict::RowsAdded { .. },
             ) => {
                 base = table.refresh(&base).await?;
-                for part in &mut parts {
-                    let state = loader.load(table, &base, part.bucket, Some(&part.state));
-                    part.state = state.await?.0;
+                let known = parts.iter();
+                let known = known.map(|part| (part.bucket, Some(part.state.clone())));
+                let known: Vec<_> = known.collect();
+                let states = loader.load_all(table, &base, known).await?;
+                for (part, (_, state, _)) in parts.iter_mut().zip(states) {
+                    part.state = state;
                 }
             }
             CommitOutcome::Conflicted(conflict) => {
@@ -186,8 +197,17 @@ fn describe(transaction: &mut Transaction, reason: &str, report: &FlushReport) {
     metric("numTouchedFiles", report.files_touched);
 }
 
-/// Encodes and stores the rows of all buckets: one after the other in memory, as many at a time as
-/// there are blocking threads to take them.
+/// How rows of the base's schema become keys: as the loader's index has them.
+fn spec_of(base: &Snapshot, loader: &StateLoader) -> Result<KeySpec, TableError> {
+    let spec = KeySpec::of(base.schema());
+    let same = spec.filter(|spec| spec.encodes_like(loader.spec()));
+    same.ok_or_else(|| TableError::OtherSchema {
+        reason: "the table has another primary key than its index".into(),
+    })
+}
+
+/// Encodes and stores the rows of all buckets: as many at a time as there are blocking threads and
+/// memory for them.
 async fn write(
     table: &DeltaTable,
     base: &Arc<Snapshot>,
@@ -195,55 +215,14 @@ async fn write(
     request: &KeyedRequest,
     report: &mut FlushReport,
 ) -> Result<Vec<Part>, TableError> {
-    let files = request.files.keyed();
+    let layout = FileLayout::new(base.schema(), base.metadata())?;
+    let spec = spec_of(base, loader)?;
     let writes = request.buckets.iter().map(|bucket| {
-        let (schema, spec) = (base.schema().clone(), loader.spec().clone());
-        let sealed = bucket.sealed.clone();
-        let (state, file_id) = (bucket.state.clone(), bucket.file_id);
+        let (layout, spec) = (layout.clone(), spec.clone());
         async move {
-            let tags = tags_of(std::slice::from_ref(&sealed));
-            let bucket = sealed.bucket;
-            let encoded = blocking(move || {
-                let changes = Changes::newest_of(&spec, &sealed.chunks, &sealed.deletes)?;
-                let file = encode_newest(&schema, &sealed, &changes, files)?;
-                let sidecar = file.is_some().then(|| encode_sidecar(&changes.entries()));
-                let keys = changes.kept_rows() as usize;
-                let sidecar =
-                    sidecar.filter(|bytes| bytes.len() <= 1024 + keys * SIDECAR_BYTES_PER_KEY_MAX);
-                Ok(Encoded {
-                    changes,
-                    file,
-                    sidecar,
-                })
-            });
-            let encoded = encoded.await?;
-            let mut written = FlushReport::default();
-            let (add, path) = match encoded.file {
-                None => (None, None),
-                Some(file) => {
-                    let name = format!("{}.parquet", file_id.simple());
-                    let mut tags = tags;
-                    written.rows = file.rows;
-                    written.files = 1;
-                    written.bytes = file.bytes.len() as u64;
-                    if let Some(sidecar) = encoded.sidecar {
-                        let sidecar_name = format!("_tidelake/index/{}.idx", file_id.simple());
-                        written.index_bytes = sidecar.len() as u64;
-                        table.store().put(&sidecar_name, sidecar).await?;
-                        tags.insert(TAG_INDEX.to_owned(), Some(sidecar_name));
-                    }
-                    let add = upload(table, &name, file, tags, request.now_ms).await?;
-                    (Some(add), Some(Arc::from(name)))
-                }
-            };
-            let part = Part {
-                bucket,
-                changes: Arc::new(encoded.changes),
-                path,
-                add,
-                state,
-            };
-            Ok::<_, TableError>((part, written))
+            let bytes = bytes_while_flushing(&bucket.sealed) as u64;
+            let _permit = loader.home().flush_permit(bytes).await;
+            write_part(table, bucket, layout, spec, request).await
         }
     });
     let mut parts = Vec::with_capacity(request.buckets.len());
@@ -255,6 +234,63 @@ async fn write(
         parts.push(part);
     }
     Ok(parts)
+}
+
+/// Encodes and stores the rows of a bucket.
+async fn write_part(
+    table: &DeltaTable,
+    bucket: &KeyedBucket,
+    layout: FileLayout,
+    spec: KeySpec,
+    request: &KeyedRequest,
+) -> Result<(Part, FlushReport), TableError> {
+    let (sealed, file_id) = (bucket.sealed.clone(), bucket.file_id);
+    let mut tags = tags_of(std::slice::from_ref(&sealed));
+    let settings = request.files.keyed();
+    let encoded = blocking(move || encode_part(&layout, &spec, sealed, settings)).await?;
+    let mut written = FlushReport::default();
+    let mut part = Part {
+        bucket: bucket.sealed.bucket,
+        changes: Arc::new(encoded.changes),
+        path: None,
+        add: None,
+        state: bucket.state.clone(),
+    };
+    let Some(file) = encoded.file else {
+        return Ok((part, written));
+    };
+    let name = format!("{}.parquet", file_id.simple());
+    written.rows = file.rows;
+    written.files = 1;
+    written.bytes = file.bytes.len() as u64;
+    if let Some(sidecar) = encoded.sidecar {
+        let sidecar_name = format!("_tidelake/index/{}.idx", file_id.simple());
+        written.index_bytes = sidecar.len() as u64;
+        table.store().put(&sidecar_name, sidecar).await?;
+        tags.insert(TAG_INDEX.to_owned(), Some(sidecar_name));
+    }
+    part.add = Some(upload(table, &name, file, tags, request.now_ms).await?);
+    part.path = Some(Arc::from(name));
+    Ok((part, written))
+}
+
+fn encode_part(
+    layout: &FileLayout,
+    spec: &KeySpec,
+    sealed: Sealed,
+    settings: FileSettings,
+) -> Result<Encoded, TableError> {
+    let sealed = layout.fit(sealed)?;
+    let changes = Changes::newest_of(spec, &sealed.chunks, &sealed.deletes)?;
+    let file = encode_newest(layout, &sealed, &changes, settings)?;
+    let sidecar = file.is_some().then(|| encode_sidecar(&changes.entries()));
+    let keys = changes.kept_rows() as usize;
+    let sidecar = sidecar.filter(|bytes| bytes.len() <= sidecar_bytes_max(keys));
+    Ok(Encoded {
+        changes,
+        file,
+        sidecar,
+    })
 }
 
 /// The rows that each part supersedes.
@@ -270,100 +306,20 @@ async fn probe(parts: &[Part]) -> Result<Vec<Superseded>, TableError> {
 async fn after(
     loader: &StateLoader,
     parts: Vec<Part>,
-    superseded: Vec<Superseded>,
-    identities: HashMap<Arc<str>, Option<Arc<str>>>,
+    touched: HashMap<Arc<str>, Option<Committed>>,
 ) -> Result<BTreeMap<Bucket, BucketState>, TableError> {
-    let identities = Arc::new(identities);
-    let states = parts.into_iter().zip(superseded).map(|(part, superseded)| {
-        let (home, identities) = (Arc::clone(loader.home()), Arc::clone(&identities));
+    let touched = Arc::new(touched);
+    let states = parts.into_iter().map(|part| {
+        let (home, touched) = (Arc::clone(loader.home()), Arc::clone(&touched));
         blocking(move || {
-            let Part {
-                bucket,
-                changes,
-                path,
-                state,
-                ..
-            } = part;
-            let mut state = match path {
-                Some(path) => state.after(&home, path, &changes, &superseded)?,
-                None => {
-                    let mut state = state;
-                    state.delete(&superseded);
-                    state
-                }
-            };
-            state.committed(&identities);
-            Ok((bucket, state))
+            let mut state = part.state;
+            state.committed(&touched);
+            if let Some(path) = part.path {
+                let (rows, entries) = (part.changes.kept_rows(), part.changes.entries());
+                state.add(&home, path, rows, &entries)?;
+            }
+            Ok((part.bucket, state))
         })
     });
     Ok(try_join_all(states).await?.into_iter().collect())
-}
-
-/// The part of a commit that takes older rows away.
-struct Vectors {
-    adds: Vec<Add>,
-    removes: Vec<Remove>,
-    /// Names and contents of the objects that hold the vectors too large for the log.
-    objects: Vec<(String, Bytes)>,
-    /// Of each touched file: its new vector, none where the file goes.
-    identities: HashMap<Arc<str>, Option<Arc<str>>>,
-}
-
-impl Vectors {
-    fn of(
-        base: &Snapshot,
-        parts: &[Part],
-        superseded: &[Superseded],
-        id: Uuid,
-        now_ms: UnixMillis,
-    ) -> Result<Self, TableError> {
-        let mut object = VectorFile::new(id);
-        let mut vectors = Self {
-            adds: Vec::new(),
-            removes: Vec::new(),
-            objects: Vec::new(),
-            identities: HashMap::new(),
-        };
-        // A file of another writer may belong to several buckets.
-        let mut touched: BTreeMap<&Arc<str>, (crate::RowSet, u32)> = BTreeMap::new();
-        for (part, found) in parts.iter().zip(superseded) {
-            for (slot, rows) in &found.by_slot {
-                let file = &part.state.files()[*slot];
-                let (deleted, _) = touched
-                    .entry(&file.path)
-                    .or_insert_with(|| (file.deleted.as_ref().clone(), file.rows));
-                for row in rows {
-                    deleted.insert(*row);
-                }
-            }
-        }
-        for (path, (deleted, rows)) in touched {
-            let Some(file) = base.file(path) else {
-                // The state is older than the base: the commit could only lose.
-                return Err(TableError::Damaged {
-                    what: path.to_string(),
-                    reason: "the key index knows it, the table's version does not".into(),
-                });
-            };
-            vectors.removes.push(file.add.to_remove(now_ms, true));
-            if deleted.len() >= rows && file.num_records().is_some() {
-                vectors.identities.insert(Arc::clone(path), None);
-                continue;
-            }
-            let vector = object.place(&deleted.to_deleted_rows());
-            let vector = vector.map_err(|error| TableError::Encode(error.to_string()))?;
-            let identity = Arc::from(vector.unique_id());
-            vectors.identities.insert(Arc::clone(path), Some(identity));
-            vectors.adds.push(Add {
-                deletion_vector: Some(vector),
-                stats: Some(widened(file.add.stats.as_deref(), rows.into())),
-                data_change: true,
-                modification_time: file.add.modification_time,
-                ..file.add.clone()
-            });
-        }
-        let objects = object.finish().into_iter();
-        vectors.objects = objects.map(|(name, bytes)| (name, bytes.into())).collect();
-        Ok(vectors)
-    }
 }

@@ -1,5 +1,8 @@
 //! One commit for the rows of many buckets: encode, upload, commit.
 
+pub(crate) mod upsert;
+mod vectors;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,7 +12,12 @@ use tidelake_manifest::action::{Add, TAG_BUCKET, TAG_LEVEL, TAG_OFFSETS, encode_
 use tidelake_manifest::{CommitOutcome, Conflict, DeltaTable, MarkMove, Snapshot, Transaction};
 use uuid::Uuid;
 
-use crate::{EncodedFile, FileSettings, Sealed, TableError, encode};
+use crate::load::blocking;
+use crate::{EncodedFile, FileLayout, FileSettings, Sealed, TableError, encode};
+
+/// What the key of a record takes while it is flushed, beside what stands in the rows: as it was
+/// read, sorted, in the sidecar and in the index, with its row number each time.
+const KEY_BYTES: usize = 96;
 
 /// How a flush ended.
 #[derive(Debug)]
@@ -86,11 +94,12 @@ pub async fn flush(
         })
         .collect();
     let tags = tags_of(&buckets);
-    let schema = base.schema().clone();
-    let encoder = move || encode(&schema, &buckets, files);
-    let file = tokio::task::spawn_blocking(encoder)
-        .await
-        .map_err(|error| TableError::Worker(error.to_string()))??;
+    let layout = FileLayout::new(base.schema(), base.metadata())?;
+    let encoded = blocking(move || encode(&layout, &buckets, files)).await;
+    let file = match encoded {
+        Ok(file) => file,
+        Err(error) => return refused(error).map(FlushOutcome::Conflicted),
+    };
     let mut report = FlushReport::default();
     let mut adds = Vec::new();
     if let Some(file) = file {
@@ -121,6 +130,34 @@ pub async fn flush(
         }),
         CommitOutcome::Conflicted(conflict) => FlushOutcome::Conflicted(conflict),
     })
+}
+
+/// Rows that another schema decoded are for the caller to decode again, as where the schema changes
+/// under the commit.
+fn refused(error: TableError) -> Result<Conflict, TableError> {
+    let TableError::OtherSchema { reason } = error else {
+        return Err(error);
+    };
+    tracing::warn!(
+        reason,
+        "the schema changed under decoded rows, they must be decoded again"
+    );
+    Ok(Conflict::SchemaChanged)
+}
+
+/// Memory that a flush of these rows holds beside them, from its beginning until it is stored: the
+/// encoded file while its buffer grows, and for upsert tables the keys, their order and the sidecar.
+/// An upper estimate, for budgets.
+pub fn bytes_while_flushing(sealed: &Sealed) -> usize {
+    let deletes: usize = sealed
+        .deletes
+        .iter()
+        .map(|removed| removed.keys.num_rows())
+        .sum();
+    let records = sealed.rows.saturating_add(deletes);
+    sealed
+        .bytes
+        .saturating_add(records.saturating_mul(KEY_BYTES))
 }
 
 /// Stores the file whole under a name that rises with time, and describes it.
@@ -160,3 +197,6 @@ pub(crate) fn tags_of(buckets: &[Sealed]) -> BTreeMap<String, Option<String>> {
         (TAG_LEVEL.to_owned(), Some("0".to_owned())),
     ])
 }
+
+#[cfg(test)]
+mod tests;
