@@ -17,6 +17,8 @@ use tokio::time::timeout;
 use crate::batch::testing::Batch;
 use crate::{Broker, BrokerError, BrokerSettings};
 
+mod sweep;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn start(dir: &std::path::Path) -> Result<Broker, BrokerError> {
@@ -56,7 +58,9 @@ impl Client {
             i32::from(version),
             "answers come in order"
         );
-        R::decode(&mut bytes, version).unwrap()
+        let answer = R::decode(&mut bytes, version).unwrap();
+        assert!(bytes.is_empty(), "nothing follows the answer");
+        answer
     }
 
     /// True once the broker has hung up without another byte.

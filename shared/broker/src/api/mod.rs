@@ -28,6 +28,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::state::BrokerState;
 
+#[cfg(test)]
+pub(crate) use supported::SUPPORTED;
+
 /// An answer as it goes to the socket, without the length in front.
 #[derive(Debug)]
 pub(crate) struct Reply {
