@@ -36,6 +36,7 @@
 //! # The folder
 //! ```text
 //!  lock                       held by the process that runs
+//!  clean                      there only after a clean stop                folder.rs
 //!  broker.json                cluster id, producer ids given out           identity.rs
 //!  groups/offsets.log         committed offsets                            group/offsets.rs
 //!  topics/<name>/topic.json   id, partitions, settings                     topics.rs
@@ -49,7 +50,8 @@
 //!  index:      0 → byte 0                  13 → byte 65903   one entry for each 64 KiB or so
 //! ```
 //! A kill or a power cut can leave a torn batch at the end of the active segment, never acknowledged:
-//! it is cut. Damage anywhere else takes that partition offline, loudly (`segment/recover.rs`).
+//! it is cut. Damage anywhere else takes that partition offline by name: at the start, or when it is
+//! read ([`Broker::offline_partitions`]). [`repair`] makes it fit to be served, and says what is lost.
 //!
 //! # Where to look
 //! `api/` has one file for each family of requests; `api/supported.rs` lists what is served, in which
@@ -63,8 +65,10 @@
 mod api;
 mod batch;
 mod connection;
+mod damage;
 mod error;
 mod files;
+mod folder;
 mod group;
 mod identity;
 mod partition;
@@ -77,6 +81,7 @@ mod state;
 mod topic_config;
 mod topics;
 
+pub use damage::{LostRecords, OfflinePartition, check, repair};
 pub use error::BrokerError;
 pub use server::Broker;
 pub use settings::BrokerSettings;
