@@ -229,7 +229,8 @@ pub(crate) mod testing {
     }
 
     impl Batch {
-        /// The bytes, with a correct checksum over an opaque payload.
+        /// The bytes, with a correct checksum. The payload is records where it has room for them
+        /// and its length can be met; otherwise it is opaque.
         pub(crate) fn encode(&self) -> Vec<u8> {
             let (id, epoch, sequence) = self.producer.unwrap_or((-1, -1, -1));
             let mut bytes = vec![0; HEADER_BYTES];
@@ -245,10 +246,41 @@ pub(crate) mod testing {
             bytes[51..53].copy_from_slice(&epoch.to_be_bytes());
             bytes[53..57].copy_from_slice(&sequence.to_be_bytes());
             bytes[57..61].copy_from_slice(&self.records.to_be_bytes());
-            bytes.extend((0..self.payload_bytes).map(|i| (i % 251) as u8));
+            let payload = records(self.records, self.payload_bytes);
+            let opaque = || (0..self.payload_bytes).map(|i| (i % 251) as u8).collect();
+            bytes.extend(payload.unwrap_or_else(opaque));
             seal(&mut bytes);
             bytes
         }
+    }
+
+    /// So many records in exactly so many bytes; the last one takes what is left.
+    fn records(count: i32, bytes: usize) -> Option<Vec<u8>> {
+        let varint = |value: usize| {
+            let (mut rest, mut out) = (value << 1, Vec::new());
+            while rest >= 0x80 {
+                out.push(rest as u8 | 0x80);
+                rest >>= 7;
+            }
+            out.push(rest as u8);
+            out
+        };
+        let mut out = Vec::new();
+        for index in 0..count as usize {
+            let mut head = vec![0, 0];
+            head.extend(varint(index));
+            let last = index + 1 == count as usize;
+            let body = if last {
+                let left = bytes.checked_sub(out.len())?;
+                (head.len()..=left).find(|body| varint(*body).len() + body == left)?
+            } else {
+                head.len() + 3
+            };
+            out.extend(varint(body));
+            out.extend(&head);
+            out.extend((head.len()..body).map(|at| (at % 251) as u8));
+        }
+        Some(out)
     }
 
     /// Recomputes the checksum.

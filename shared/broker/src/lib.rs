@@ -18,11 +18,12 @@
 //! ```
 //!
 //! # A record's walk
-//! Batches are stored whole, as they came: only the base offset is assigned, no record is ever
-//! looked at (but for offset queries by time). So the broker costs next to nothing for each record.
+//! Batches are stored whole, as they came: only the base offset is assigned. Before that, records are
+//! counted, and unpacked for it piece by piece: what no consumer could read is refused, not stored
+//! (`records.rs`). Nothing is ever packed, copied or changed.
 //! ```text
 //!  socket ─ connection.rs ─► api/produce.rs ─► partition/ queue      ack: after the sync
-//!             frames           batch heads,       │ one round at a time   ▲
+//!             frames           batches whole,     │ one round at a time   ▲
 //!                              checksums          ▼                       │
 //!                                        partition/writer.rs ── write, fdatasync ──► high watermark
 //!                                          producers.rs: duplicates, gaps              │ wakes
@@ -80,6 +81,7 @@ mod settings;
 mod state;
 mod topic_config;
 mod topics;
+mod unpack;
 
 pub use damage::{LostRecords, OfflinePartition, check, repair};
 pub use error::BrokerError;

@@ -178,11 +178,16 @@ impl Recovered {
             coordinator: Coordinator::new(self.offsets, self.settings.group_initial_delay),
             request_budget: budget(self.settings.inflight_bytes_max),
             fetch_budget: budget(self.settings.fetch_inflight_bytes_max),
+            unpacking: Arc::new(Semaphore::new(processors())),
             stopping: CancellationToken::new(),
             settings: self.settings,
         };
         (Arc::new(state), self.lock)
     }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 async fn accept(state: Arc<BrokerState>, listener: TcpListener) {
