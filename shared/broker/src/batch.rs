@@ -112,9 +112,9 @@ impl BatchHeader {
         if found != computed {
             return Err(BatchError::Checksum { found, computed });
         }
-        if header.records <= 0
-            || i64::from(header.last_offset_delta) != i64::from(header.records) - 1
-        {
+        let full = header.records > 0
+            && i64::from(header.last_offset_delta) == i64::from(header.records) - 1;
+        if !(full || header.is_filler()) {
             return Err(BatchError::Count {
                 records: header.records,
                 last_offset_delta: header.last_offset_delta,
@@ -134,6 +134,11 @@ impl BatchHeader {
         self.last_offset().saturating_add(1)
     }
 
+    /// True for what stands in the place of offsets whose records are lost.
+    pub(crate) fn is_filler(&self) -> bool {
+        self.records == 0 && self.last_offset_delta >= 0
+    }
+
     /// True for batches of an idempotent producer.
     pub(crate) fn is_sequenced(&self) -> bool {
         self.producer_id >= 0
@@ -144,6 +149,23 @@ impl BatchHeader {
 pub(crate) fn assign_offset(batch: &mut [u8], base_offset: i64) {
     batch[0..8].copy_from_slice(&base_offset.to_be_bytes());
     batch[12..16].copy_from_slice(&LEADER_EPOCH.to_be_bytes());
+}
+
+/// A batch without records that takes the offsets from `base_offset` up to `next_offset`, or as many
+/// of them as one batch can. Consumers know such batches from compaction, and go on behind them.
+pub(crate) fn filler(base_offset: i64, next_offset: i64) -> [u8; HEADER_BYTES] {
+    let mut bytes = [0; HEADER_BYTES];
+    let last = next_offset.saturating_sub(base_offset).saturating_sub(1);
+    let delta = i32::try_from(last).unwrap_or(i32::MAX).max(0);
+    bytes[8..12].copy_from_slice(&((HEADER_BYTES - LENGTH_END) as i32).to_be_bytes());
+    bytes[16] = 2;
+    bytes[23..27].copy_from_slice(&delta.to_be_bytes());
+    // No timestamp, no producer: -1, as for every field that a batch does without.
+    bytes[27..57].fill(0xff);
+    assign_offset(&mut bytes, base_offset);
+    let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
+    bytes[CRC_AT..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
+    bytes
 }
 
 /// Checks a producer's record set: whole batches only, each fit to be stored.
@@ -163,6 +185,12 @@ pub(crate) fn check_record_set(
         let header = BatchHeader::parse_whole(bytes)?;
         if header.attributes & (TRANSACTIONAL | CONTROL) != 0 {
             return Err(BatchError::Transactional);
+        }
+        if header.is_filler() {
+            return Err(BatchError::Count {
+                records: header.records,
+                last_offset_delta: header.last_offset_delta,
+            });
         }
         bytes = &bytes[header.bytes..];
         headers.push(header);
@@ -201,7 +229,8 @@ pub(crate) mod testing {
     }
 
     impl Batch {
-        /// The bytes, with a correct checksum over an opaque payload.
+        /// The bytes, with a correct checksum. The payload is records where it has room for them
+        /// and its length can be met; otherwise it is opaque.
         pub(crate) fn encode(&self) -> Vec<u8> {
             let (id, epoch, sequence) = self.producer.unwrap_or((-1, -1, -1));
             let mut bytes = vec![0; HEADER_BYTES];
@@ -217,10 +246,41 @@ pub(crate) mod testing {
             bytes[51..53].copy_from_slice(&epoch.to_be_bytes());
             bytes[53..57].copy_from_slice(&sequence.to_be_bytes());
             bytes[57..61].copy_from_slice(&self.records.to_be_bytes());
-            bytes.extend((0..self.payload_bytes).map(|i| (i % 251) as u8));
+            let payload = records(self.records, self.payload_bytes);
+            let opaque = || (0..self.payload_bytes).map(|i| (i % 251) as u8).collect();
+            bytes.extend(payload.unwrap_or_else(opaque));
             seal(&mut bytes);
             bytes
         }
+    }
+
+    /// So many records in exactly so many bytes; the last one takes what is left.
+    fn records(count: i32, bytes: usize) -> Option<Vec<u8>> {
+        let varint = |value: usize| {
+            let (mut rest, mut out) = (value << 1, Vec::new());
+            while rest >= 0x80 {
+                out.push(rest as u8 | 0x80);
+                rest >>= 7;
+            }
+            out.push(rest as u8);
+            out
+        };
+        let mut out = Vec::new();
+        for index in 0..count as usize {
+            let mut head = vec![0, 0];
+            head.extend(varint(index));
+            let last = index + 1 == count as usize;
+            let body = if last {
+                let left = bytes.checked_sub(out.len())?;
+                (head.len()..=left).find(|body| varint(*body).len() + body == left)?
+            } else {
+                head.len() + 3
+            };
+            out.extend(varint(body));
+            out.extend(&head);
+            out.extend((head.len()..body).map(|at| (at % 251) as u8));
+        }
+        Some(out)
     }
 
     /// Recomputes the checksum.

@@ -105,7 +105,7 @@ async fn read_requests(
         let frame = timeout(STALL_MAX, read_frame(&mut read, bytes))
             .await
             .map_err(|_| Ended::Stalled)??;
-        let outcome = api::begin(broker, peer, frame)?;
+        let outcome = api::begin(broker, peer, frame).await?;
         if sender.send(Underway { outcome, budget }).await.is_err() {
             return Ok(());
         }

@@ -18,11 +18,12 @@
 //! ```
 //!
 //! # A record's walk
-//! Batches are stored whole, as they came: only the base offset is assigned, no record is ever
-//! looked at (but for offset queries by time). So the broker costs next to nothing for each record.
+//! Batches are stored whole, as they came: only the base offset is assigned. Before that, records are
+//! counted, and unpacked for it piece by piece: what no consumer could read is refused, not stored
+//! (`records.rs`). Nothing is ever packed, copied or changed.
 //! ```text
 //!  socket ─ connection.rs ─► api/produce.rs ─► partition/ queue      ack: after the sync
-//!             frames           batch heads,       │ one round at a time   ▲
+//!             frames           batches whole,     │ one round at a time   ▲
 //!                              checksums          ▼                       │
 //!                                        partition/writer.rs ── write, fdatasync ──► high watermark
 //!                                          producers.rs: duplicates, gaps              │ wakes
@@ -36,6 +37,7 @@
 //! # The folder
 //! ```text
 //!  lock                       held by the process that runs
+//!  clean                      there only after a clean stop                folder.rs
 //!  broker.json                cluster id, producer ids given out           identity.rs
 //!  groups/offsets.log         committed offsets                            group/offsets.rs
 //!  topics/<name>/topic.json   id, partitions, settings                     topics.rs
@@ -49,7 +51,8 @@
 //!  index:      0 → byte 0                  13 → byte 65903   one entry for each 64 KiB or so
 //! ```
 //! A kill or a power cut can leave a torn batch at the end of the active segment, never acknowledged:
-//! it is cut. Damage anywhere else takes that partition offline, loudly (`segment/recover.rs`).
+//! it is cut. Damage anywhere else takes that partition offline by name: at the start, or when it is
+//! read ([`Broker::offline_partitions`]). [`repair`] makes it fit to be served, and says what is lost.
 //!
 //! # Where to look
 //! `api/` has one file for each family of requests; `api/supported.rs` lists what is served, in which
@@ -63,8 +66,10 @@
 mod api;
 mod batch;
 mod connection;
+mod damage;
 mod error;
 mod files;
+mod folder;
 mod group;
 mod identity;
 mod partition;
@@ -76,7 +81,9 @@ mod settings;
 mod state;
 mod topic_config;
 mod topics;
+mod unpack;
 
+pub use damage::{LostRecords, OfflinePartition, check, repair};
 pub use error::BrokerError;
 pub use server::Broker;
 pub use settings::BrokerSettings;

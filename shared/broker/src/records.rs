@@ -1,15 +1,85 @@
-//! Looks into one batch for the first record of a time. Only offset queries by time come here;
-//! producing and fetching never look at records.
+//! Looks into the records of one batch: whether they are what its head says, before it is stored,
+//! and where a time begins, for offset queries.
+//!
+//! A batch is looked through piece by piece; it is never unpacked as a whole, and never further than
+//! allowed: a small batch can unpack to anything.
 
-use std::io::Read;
+use std::io::{self, BufRead};
 
 use crate::batch::{BatchHeader, HEADER_BYTES};
+use crate::unpack::{UnpackError, unpack};
 
 /// A batch that unpacks to more is answered by its start, which is never too late an offset.
-const UNPACKED_BYTES_MAX: u64 = 256 << 20;
+const LOOKED_THROUGH_MAX: u64 = 256 << 20;
+/// Every batch may unpack to so much.
+const UNPACKED_BYTES_FREE: u64 = 16 << 20;
+/// Beyond it, to so many times its size: gzip cannot do better than 1032.
+const UNPACKED_RATIO_MAX: u64 = 1_000;
 const LOG_APPEND_TIME: i16 = 0x08;
-/// The frame that Java's snappy library puts around its blocks.
-const XERIAL_MAGIC: &[u8] = &[0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
+const CODEC: i16 = 0x07;
+
+/// The codec's number in a batch's head; 0 for records as they are.
+pub(crate) fn codec(header: &BatchHeader) -> i16 {
+    header.attributes & CODEC
+}
+
+/// Why records are not stored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordsError {
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    #[error("records do not fit their batch's head of {expected} records: {reason}")]
+    Shape { expected: i32, reason: String },
+}
+
+/// Checks that `batch` (whole, its head checked) holds as many records as its head says, one offset
+/// after the other, and unpacks to no more than `unpacked_bytes_max`, in proportion to its size.
+pub(crate) fn check(
+    header: &BatchHeader,
+    batch: &[u8],
+    unpacked_bytes_max: u64,
+) -> Result<(), RecordsError> {
+    let packed = &batch[HEADER_BYTES..header.bytes];
+    let in_proportion = (packed.len() as u64).saturating_mul(UNPACKED_RATIO_MAX);
+    let max = unpacked_bytes_max.min(in_proportion.max(UNPACKED_BYTES_FREE));
+    let checked = unpack(codec(header), packed, max, Count(header.records))?;
+    checked.map_err(|reason| RecordsError::Shape {
+        expected: header.records,
+        reason,
+    })
+}
+
+/// What is done with records while they are unpacked. Errors of the reader are errors of unpacking.
+pub(crate) trait Visit {
+    type Found;
+    fn visit(self, records: impl BufRead) -> io::Result<Self::Found>;
+}
+
+/// Counts records; finds what is wrong with them.
+struct Count(i32);
+
+impl Visit for Count {
+    type Found = Result<(), String>;
+
+    fn visit(self, records: impl BufRead) -> io::Result<Self::Found> {
+        let mut records = Records(records);
+        for index in 0..self.0 {
+            match records.next()? {
+                Err(reason) => return Ok(Err(format!("record {index}: {reason}"))),
+                Ok(record) if record.offset_delta != i64::from(index) => {
+                    let found = record.offset_delta;
+                    return Ok(Err(format!("record {index} has offset delta {found}")));
+                }
+                Ok(_) => {}
+            }
+        }
+        let rest = records.0.fill_buf()?.len();
+        Ok(match rest {
+            0 => Ok(()),
+            _ => Err("there are more".to_owned()),
+        })
+    }
+}
 
 /// The first record of `batch` (whole) with a timestamp of at least `timestamp`: its timestamp and
 /// offset. Where the records cannot be unpacked, the batch's first offset.
@@ -25,93 +95,129 @@ pub(crate) fn first_at_time(batch: &[u8], timestamp: i64) -> Option<(i64, i64)> 
         return Some((header.base_timestamp, header.base_offset));
     }
     let packed = batch.get(HEADER_BYTES..header.bytes)?;
-    let found = unpack(header.attributes & 0x07, packed)
-        .and_then(|records| find(&records, &header, timestamp));
+    let find = Find { header, timestamp };
+    let found = unpack(codec(&header), packed, LOOKED_THROUGH_MAX, find);
+    let found = found.ok().flatten();
     Some(found.unwrap_or((header.base_timestamp, header.base_offset)))
 }
 
-fn find(mut records: &[u8], header: &BatchHeader, timestamp: i64) -> Option<(i64, i64)> {
-    for _ in 0..header.records {
-        let len = usize::try_from(varint(&mut records)?).ok()?;
-        let (mut record, rest) = records.split_at_checked(len)?;
-        records = rest;
-        let (_attributes, fields) = record.split_first()?;
-        record = fields;
-        let at = header.base_timestamp.checked_add(varint(&mut record)?)?;
-        let offset = header.base_offset.checked_add(varint(&mut record)?)?;
-        if at >= timestamp {
-            return Some((at, offset));
-        }
-    }
-    None
+/// Finds the first record of a time.
+struct Find {
+    header: BatchHeader,
+    timestamp: i64,
 }
 
-/// A zigzag varint.
-fn varint(bytes: &mut &[u8]) -> Option<i64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some((value >> 1) as i64 ^ -((value & 1) as i64));
-        }
-    }
-    None
-}
+impl Visit for Find {
+    type Found = Option<(i64, i64)>;
 
-fn unpack(codec: i16, packed: &[u8]) -> Option<Vec<u8>> {
-    let read = |reader: &mut dyn Read| {
-        let mut unpacked = Vec::new();
-        let bytes = reader
-            .take(UNPACKED_BYTES_MAX)
-            .read_to_end(&mut unpacked)
-            .ok()?;
-        ((bytes as u64) < UNPACKED_BYTES_MAX).then_some(unpacked)
-    };
-    match codec {
-        0 => Some(packed.to_vec()),
-        1 => read(&mut flate2::read::MultiGzDecoder::new(packed)),
-        2 => unpack_snappy(packed),
-        3 => read(&mut lz4_flex::frame::FrameDecoder::new(packed)),
-        4 => read(&mut zstd::stream::read::Decoder::new(packed).ok()?),
-        _ => None,
+    fn visit(self, records: impl BufRead) -> io::Result<Self::Found> {
+        let mut records = Records(records);
+        for _ in 0..self.header.records {
+            let Ok(record) = records.next()? else {
+                break;
+            };
+            let at = self
+                .header
+                .base_timestamp
+                .saturating_add(record.timestamp_delta);
+            if at >= self.timestamp {
+                let offset = self.header.base_offset.saturating_add(record.offset_delta);
+                return Ok(Some((at, offset)));
+            }
+        }
+        Ok(None)
     }
 }
 
-fn unpack_snappy(packed: &[u8]) -> Option<Vec<u8>> {
-    let block = |block: &[u8]| {
-        let len = snap::raw::decompress_len(block).ok()?;
-        let fits = (len as u64) < UNPACKED_BYTES_MAX;
-        if fits {
-            snap::raw::Decoder::new().decompress_vec(block).ok()
-        } else {
-            None
+/// The start of a record: what there is to know without its key and value.
+struct RecordHead {
+    timestamp_delta: i64,
+    offset_delta: i64,
+}
+
+/// Records, one after the other: `length │ attributes i8 │ timestamp delta │ offset delta │ …`, all
+/// but the attributes as zigzag varints.
+struct Records<R>(R);
+
+impl<R: BufRead> Records<R> {
+    /// The next record, or what is wrong with it.
+    fn next(&mut self) -> io::Result<Result<RecordHead, &'static str>> {
+        let Some((len, _)) = self.varint()? else {
+            return Ok(Err("its length is missing"));
+        };
+        let Ok(len) = usize::try_from(len) else {
+            return Ok(Err("its length is negative"));
+        };
+        if self.skip(1)? != 1 {
+            return Ok(Err("it is missing"));
         }
-    };
-    let Some(framed) = packed.strip_prefix(XERIAL_MAGIC) else {
-        return block(packed);
-    };
-    // Two version numbers, then blocks with their lengths.
-    let mut rest = framed.get(8..)?;
-    let mut unpacked = Vec::new();
-    while let Some((len, after)) = rest.split_first_chunk::<4>() {
-        let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
-        let (packed, after) = after.split_at_checked(len)?;
-        unpacked.extend(block(packed)?);
-        if unpacked.len() as u64 > UNPACKED_BYTES_MAX {
-            return None;
+        let (Some((timestamp_delta, first)), Some((offset_delta, second))) =
+            (self.varint()?, self.varint()?)
+        else {
+            return Ok(Err("it ends within its head"));
+        };
+        let Some(rest) = len.checked_sub(1 + first + second) else {
+            return Ok(Err("it is shorter than its head"));
+        };
+        if self.skip(rest)? != rest {
+            return Ok(Err("it ends early"));
         }
-        rest = after;
+        Ok(Ok(RecordHead {
+            timestamp_delta,
+            offset_delta,
+        }))
     }
-    Some(unpacked)
+
+    /// Passes over `len` bytes; gives how many there were.
+    fn skip(&mut self, len: usize) -> io::Result<usize> {
+        let mut left = len;
+        while left > 0 {
+            let here = self.0.fill_buf()?.len();
+            if here == 0 {
+                break;
+            }
+            let now = here.min(left);
+            self.0.consume(now);
+            left -= now;
+        }
+        Ok(len - left)
+    }
+
+    /// A zigzag varint and its length; `None` where there is none.
+    fn varint(&mut self) -> io::Result<Option<(i64, usize)>> {
+        const BYTES_MAX: usize = 10;
+        let (mut value, mut bytes) = (0_u64, 0);
+        'more: loop {
+            let here = self.0.fill_buf()?;
+            if here.is_empty() {
+                return Ok(None);
+            }
+            let mut used = 0;
+            for byte in here {
+                if bytes == BYTES_MAX {
+                    return Ok(None);
+                }
+                value |= u64::from(byte & 0x7f) << (7 * bytes);
+                bytes += 1;
+                used += 1;
+                if byte & 0x80 == 0 {
+                    self.0.consume(used);
+                    break 'more;
+                }
+            }
+            self.0.consume(used);
+        }
+        let value = (value >> 1) as i64 ^ -((value & 1) as i64);
+        Ok(Some((value, bytes)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
 
     use crate::batch::testing::seal;
+    use crate::unpack::XERIAL_MAGIC;
 
     use super::*;
 
@@ -158,6 +264,10 @@ mod tests {
             }
             _ => records,
         };
+        wrapped(codec, timestamps, &packed)
+    }
+
+    fn wrapped(codec: u8, timestamps: &[i64], packed: &[u8]) -> Vec<u8> {
         let mut bytes = crate::batch::testing::Batch {
             records: timestamps.len() as i32,
             payload_bytes: 0,
@@ -194,5 +304,76 @@ mod tests {
         damaged.extend([1, 2, 3]);
         damaged[8..12].copy_from_slice(&52_i32.to_be_bytes());
         assert_eq!(first_at_time(&damaged, 505), Some((500, 100)));
+    }
+
+    fn checked(batch: &[u8]) -> Result<(), RecordsError> {
+        let header = BatchHeader::parse_whole(batch).unwrap();
+        check(&header, batch, 128 << 20)
+    }
+
+    #[test]
+    fn records_that_fit_their_head_are_let_pass_in_every_codec() {
+        let timestamps: Vec<i64> = (0..300).map(|n| 500 + n * n).collect();
+        for codec in 0..=5 {
+            checked(&batch(codec, &timestamps)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_head_that_counts_otherwise_is_refused_in_every_codec() {
+        for codec in 0..=5 {
+            for claimed in [1_i32, 2, 4, 70_000] {
+                let mut wrong = batch(codec, &[500, 510, 505]);
+                wrong[23..27].copy_from_slice(&(claimed - 1).to_be_bytes());
+                wrong[57..61].copy_from_slice(&claimed.to_be_bytes());
+                seal(&mut wrong);
+                let error = checked(&wrong).unwrap_err();
+                assert!(matches!(error, RecordsError::Shape { .. }), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_codecs_and_damaged_records_are_refused() {
+        for codec in 5..=7 {
+            let mut unknown = batch(0, &[500]);
+            unknown[22] = codec;
+            seal(&mut unknown);
+            let error = checked(&unknown).unwrap_err();
+            let unknown = RecordsError::Unpack(UnpackError::Codec(i16::from(codec)));
+            assert_eq!(error.to_string(), unknown.to_string());
+        }
+        for codec in 1..=5 {
+            let mut damaged = batch(codec, &[500, 510, 505, 530]);
+            let len = damaged.len() - 12;
+            damaged.truncate(len);
+            damaged[8..12].copy_from_slice(&((len - 12) as i32).to_be_bytes());
+            seal(&mut damaged);
+            assert!(checked(&damaged).is_err(), "codec {codec}");
+        }
+    }
+
+    #[test]
+    fn a_small_batch_that_unpacks_to_much_is_refused_unpacked_or_not() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut len = Vec::new();
+        put_varint(&mut len, 1 << 30);
+        gzip.write_all(&len).unwrap();
+        io::copy(&mut io::repeat(0).take(140 << 20), &mut gzip).unwrap();
+        let gzip = gzip.finish().unwrap();
+        let zstd = zstd::encode_all([&len[..], &vec![0; 20 << 20]].concat().as_slice(), 1).unwrap();
+        // A snappy block of a few bytes that says it is large.
+        let snappy = [0x80, 0x80, 0x80, 0x04, 0];
+        for (codec, packed) in [(1, gzip), (4, zstd)] {
+            assert!(packed.len() < 2 << 20);
+            let error = checked(&wrapped(codec, &[500], &packed)).unwrap_err();
+            let large = matches!(error, RecordsError::Unpack(UnpackError::TooLarge { .. }));
+            assert!(large, "{error}");
+        }
+        let error = checked(&wrapped(2, &[500], &snappy)).unwrap_err();
+        assert!(
+            matches!(error, RecordsError::Unpack(UnpackError::Damaged(_))),
+            "{error}"
+        );
     }
 }

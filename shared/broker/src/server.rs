@@ -1,10 +1,10 @@
 //! The broker as a whole: start, accept, keep house, stop.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -14,11 +14,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection;
+use crate::damage::OfflinePartition;
 use crate::error::BrokerError;
+use crate::folder;
 use crate::group::coordinator::Coordinator;
 use crate::group::offsets::OffsetStore;
 use crate::identity::Identity;
 use crate::partition::PartitionContext;
+use crate::segment::{Check, OpenFiles};
 use crate::settings::BrokerSettings;
 use crate::state::{BUDGET_UNIT, BrokerState};
 use crate::topic_config::ConfigDefaults;
@@ -75,6 +78,11 @@ impl Broker {
         self.state.address
     }
 
+    /// Partitions that refuse every request, and why; [`repair`](crate::repair) is what helps.
+    pub fn offline_partitions(&self) -> Vec<OfflinePartition> {
+        self.state.topics.offline()
+    }
+
     /// Stops listening, answers what is under way, and leaves every file durable and closed.
     pub async fn shutdown(mut self) -> Result<(), BrokerError> {
         self.state.stopping.cancel();
@@ -93,8 +101,12 @@ impl Broker {
         }
         self.state.coordinator.offsets().settle().await;
         let dir = self.state.settings.dir.clone();
+        let folder = dir.clone();
         let sealed = tokio::task::spawn_blocking(move || {
-            partitions.iter().try_for_each(|partition| partition.seal())
+            partitions
+                .iter()
+                .try_for_each(|partition| partition.seal())?;
+            folder::mark_clean(&folder)
         });
         let sealed = sealed
             .await
@@ -123,18 +135,19 @@ impl Recovered {
     fn open(settings: BrokerSettings, runtime: Handle) -> Result<Self, BrokerError> {
         let dir = &settings.dir;
         fs::create_dir_all(dir).map_err(BrokerError::io(dir))?;
-        let lock_path = dir.join("lock");
-        let lock = File::create(&lock_path).map_err(BrokerError::io(&lock_path))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => BrokerError::InUse { dir: dir.clone() },
-            TryLockError::Error(source) => BrokerError::io(&lock_path)(source),
-        })?;
+        let lock = folder::lock(dir)?;
+        let check = match folder::take_clean_mark(dir)? {
+            true => Check::Nothing,
+            false => Check::Until(Instant::now() + settings.recovery_check_max),
+        };
         let identity = Identity::open(dir, settings.ids.as_ref())?;
         let offsets = OffsetStore::open(dir, runtime.clone(), settings.fsync)?;
         let context = Arc::new(PartitionContext {
             disk: Arc::clone(&settings.disk),
             clock: Arc::clone(&settings.clock),
             runtime,
+            files: OpenFiles::new(settings.open_files_max.min(folder::handles_max() / 4)),
+            check,
             fsync: settings.fsync,
             flush_linger: settings.flush_linger,
             tail_bytes_max: settings.tail_bytes_max,
@@ -165,6 +178,7 @@ impl Recovered {
             coordinator: Coordinator::new(self.offsets, self.settings.group_initial_delay),
             request_budget: budget(self.settings.inflight_bytes_max),
             fetch_budget: budget(self.settings.fetch_inflight_bytes_max),
+            unpacking: Arc::new(Semaphore::new(processors())),
             stopping: CancellationToken::new(),
             settings: self.settings,
         };
@@ -172,12 +186,21 @@ impl Recovered {
     }
 }
 
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 async fn accept(state: Arc<BrokerState>, listener: TcpListener) {
     let mut connections = JoinSet::new();
+    // Sockets must leave handles for the files.
+    let connections_max = state
+        .settings
+        .connections_max
+        .min(folder::handles_max() / 2);
     while let Some(accepted) = state.stopping.run_until_cancelled(listener.accept()).await {
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((_, peer)) if connections.len() >= state.settings.connections_max => {
+            Ok((_, peer)) if connections.len() >= connections_max => {
                 tracing::warn!(%peer, "connection refused: there are connections_max already");
             }
             Ok((stream, peer)) => {
@@ -213,10 +236,9 @@ async fn keep_house(state: Arc<BrokerState>) {
         if let Err(error) = retention.await {
             tracing::error!(%error, "retention failed");
         }
-        let stale = state
-            .coordinator
-            .forget_stale(state.settings.clock.now_ms());
-        if !state.coordinator.offsets().apply(stale).await {
+        let now_ms = state.settings.clock.now_ms();
+        let changes = state.coordinator.offsets_housekeeping(now_ms);
+        if !state.coordinator.offsets().apply(changes).await {
             tracing::warn!("stale committed offsets not removed");
         }
     }

@@ -32,12 +32,20 @@ pub struct BrokerSettings {
     pub default_retention_ms: Option<i64>,
     /// Largest record batch of topics that do not set `max.message.bytes`.
     pub message_bytes_max: usize,
+    /// Largest record batch once it is unpacked. More would cost every consumer that much memory.
+    pub unpacked_bytes_max: usize,
     /// Partitions of a topic that is created without a count.
     pub default_partitions: i32,
     /// How often retention runs.
     pub retention_interval: Duration,
     /// How long an empty group waits for more members before its first generation.
     pub group_initial_delay: Duration,
+    /// Segment files that are open at one time, however many partitions there are. The process's
+    /// own limit lowers it. Too few cost an `open` for many reads and appends.
+    pub open_files_max: usize,
+    /// How long a start after an unclean stop may check closed segments; what is left then is
+    /// checked when it is read. Zero leaves all to the reads.
+    pub recovery_check_max: Duration,
     /// A longer request closes its connection.
     pub request_bytes_max: usize,
     /// Further connections are closed at once.
@@ -73,9 +81,12 @@ impl BrokerSettings {
             flush_linger: Duration::ZERO,
             default_retention_ms: Some(7 * 24 * 60 * 60 * 1000),
             message_bytes_max: 9 * MIB,
+            unpacked_bytes_max: 128 * MIB,
             default_partitions: 1,
             retention_interval: Duration::from_secs(10),
             group_initial_delay: Duration::ZERO,
+            open_files_max: 256,
+            recovery_check_max: Duration::from_secs(10),
             request_bytes_max: 100 * MIB,
             connections_max: 2_000,
             connection_requests_max: 64,

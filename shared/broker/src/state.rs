@@ -32,6 +32,8 @@ pub(crate) struct BrokerState {
     pub request_budget: Arc<Semaphore>,
     /// Bytes of fetch answers under way.
     pub fetch_budget: Arc<Semaphore>,
+    /// Turns to unpack large batches, which takes a processor and some memory each.
+    pub unpacking: Arc<Semaphore>,
     /// Cancelled when the broker stops: whoever waits answers with what there is.
     pub stopping: CancellationToken,
 }

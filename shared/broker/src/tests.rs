@@ -14,8 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::batch::testing::Batch;
+use crate::batch::testing::{Batch, seal};
 use crate::{Broker, BrokerError, BrokerSettings};
+
+mod sweep;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -56,7 +58,9 @@ impl Client {
             i32::from(version),
             "answers come in order"
         );
-        R::decode(&mut bytes, version).unwrap()
+        let answer = R::decode(&mut bytes, version).unwrap();
+        assert!(bytes.is_empty(), "nothing follows the answer");
+        answer
     }
 
     /// True once the broker has hung up without another byte.
@@ -197,6 +201,26 @@ async fn a_waiting_fetch_is_answered_by_the_append_it_waits_for() {
     assert_eq!(fetched(&mut consumer).await, (0, 0));
 }
 
+/// One batch of one record, all zeros, that unpacks to so many bytes.
+fn gzip_of_zeros(bytes: u64) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let length_of_a_record = [0x80, 0x80, 0x80, 0x80, 0x08];
+    std::io::Write::write_all(&mut gzip, &length_of_a_record).unwrap();
+    let mut zeros = std::io::Read::take(std::io::repeat(0), bytes);
+    std::io::copy(&mut zeros, &mut gzip).unwrap();
+    let packed = gzip.finish().unwrap();
+    let mut batch = Batch {
+        payload_bytes: packed.len(),
+        ..Batch::default()
+    }
+    .encode();
+    batch[22] = 1;
+    let start = batch.len() - packed.len();
+    batch[start..].copy_from_slice(&packed);
+    seal(&mut batch);
+    batch
+}
+
 #[tokio::test]
 async fn bad_records_are_refused_by_code_and_cost_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
@@ -213,7 +237,17 @@ async fn bad_records_are_refused_by_code_and_cost_nothing_else() {
         ..Batch::default()
     }
     .encode();
+    let mut miscounted = good.clone();
+    miscounted[23..27].copy_from_slice(&8_i32.to_be_bytes());
+    miscounted[57..61].copy_from_slice(&9_i32.to_be_bytes());
+    seal(&mut miscounted);
+    let mut unknown = good.clone();
+    unknown[22] = 7;
+    seal(&mut unknown);
     let cases = [
+        (miscounted, ResponseError::InvalidRecord),
+        (unknown, ResponseError::UnsupportedCompressionType),
+        (gzip_of_zeros(140 << 20), ResponseError::MessageTooLarge),
         (corrupt.clone(), ResponseError::CorruptMessage),
         (old, ResponseError::UnsupportedForMessageFormat),
         (large, ResponseError::MessageTooLarge),

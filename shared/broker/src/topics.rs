@@ -3,8 +3,11 @@
 //! ```text
 //! topics/<name>/topic.json      id, partition count, settings (replaced as a whole)
 //! topics/<name>/<index>/        segments of one partition
-//! deleted/<name>.<id>/          on its way out: moved here at once, removed after
+//! deleted/<id>/                 on its way out: moved here at once, removed after
 //! ```
+//! What is built or deleted goes by the id alone: a name of 249 bytes leaves no room for more in a
+//! folder's name.
+//!
 //! Invariant: a folder below `topics/` has a `topic.json`; it appears and disappears by rename.
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tidelake_core::TopicId;
 use uuid::Uuid;
 
+use crate::damage::OfflinePartition;
 use crate::error::BrokerError;
 use crate::files::{sync_dir, write_atomic};
 use crate::partition::{Partition, PartitionContext};
@@ -28,6 +32,34 @@ const PARTITIONS_MAX: i32 = 4_096;
 /// Topics of one broker.
 const TOPICS_MAX: usize = 20_000;
 const NAME_BYTES_MAX: usize = 249;
+/// The folder of all topics, below the broker's.
+const TOPICS_DIR: &str = "topics";
+
+/// The folder of one partition, below the broker's. `None` for what cannot be a topic's name.
+pub(crate) fn partition_dir(dir: &Path, topic: &str, partition: i32) -> Option<PathBuf> {
+    check_name(topic).ok()?;
+    Some(dir.join(TOPICS_DIR).join(topic).join(partition.to_string()))
+}
+
+/// Every partition below the broker's folder: topic, index, folder.
+pub(crate) fn partition_dirs(dir: &Path) -> io::Result<Vec<(String, i32, PathBuf)>> {
+    let mut found = Vec::new();
+    for topic in fs::read_dir(dir.join(TOPICS_DIR))? {
+        let topic = topic?;
+        let name = topic.file_name();
+        let Some(name) = name.to_str().filter(|name| check_name(name).is_ok()) else {
+            continue;
+        };
+        for partition in fs::read_dir(topic.path())? {
+            let partition = partition?;
+            let index = partition.file_name();
+            let index = index.to_str().and_then(|index| index.parse().ok());
+            found.extend(index.map(|index| (name.to_owned(), index, partition.path())));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
 
 /// Why a topic could not be created or changed.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +150,7 @@ impl Topics {
         context: Arc<PartitionContext>,
     ) -> Result<Self, BrokerError> {
         let topics = Self {
-            dir: dir.join("topics"),
+            dir: dir.join(TOPICS_DIR),
             deleted_dir: dir.join("deleted"),
             defaults,
             context,
@@ -238,7 +270,7 @@ impl Topics {
             configs,
         };
         // Built where an interrupted creation is cleaned away with what was deleted.
-        let building = self.deleted_dir.join(format!("{name}.{id}.new"));
+        let building = self.deleted_dir.join(format!("{id}.new"));
         for index in 0..partitions {
             fs::create_dir_all(building.join(index.to_string()))?;
         }
@@ -328,7 +360,7 @@ impl Topics {
         fs::create_dir_all(&self.deleted_dir)?;
         fs::rename(
             self.dir.join(name),
-            self.deleted_dir.join(format!("{name}.{}", topic.id)),
+            self.deleted_dir.join(topic.id.to_string()),
         )?;
         sync_dir(&self.dir)?;
         let mut names = self.names.write();
@@ -350,6 +382,21 @@ impl Topics {
             }
             _ => {}
         }
+    }
+
+    /// Every partition that is offline, with its topic, its index and why.
+    pub(crate) fn offline(&self) -> Vec<OfflinePartition> {
+        let mut offline = Vec::new();
+        for topic in self.all() {
+            for (partition, index) in topic.partitions.read().iter().zip(0..) {
+                offline.extend(partition.offline().map(|reason| OfflinePartition {
+                    topic: topic.name.clone(),
+                    partition: index,
+                    reason: reason.to_owned(),
+                }));
+            }
+        }
+        offline
     }
 
     /// All partitions of all topics.

@@ -86,7 +86,8 @@ fn find(context: &Context, asked: MetadataRequestTopic) -> MetadataResponseTopic
             Some(topic) => describe(&topic),
             None => MetadataResponseTopic::default()
                 .with_error_code(ResponseError::UnknownTopicId.code())
-                .with_name(None)
+                // Before version 12 the name could not be null.
+                .with_name((context.version < 12).then(TopicName::default))
                 .with_topic_id(asked.topic_id),
         },
     }

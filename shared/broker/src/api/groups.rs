@@ -1,6 +1,9 @@
 //! Group membership: FindCoordinator, JoinGroup, SyncGroup, Heartbeat, LeaveGroup, and what shows and
 //! deletes groups.
 
+use std::collections::HashSet;
+
+use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
@@ -97,7 +100,8 @@ pub(super) async fn join_group(context: Context, request: JoinGroupRequest) -> O
             .into_iter()
             .map(|p| Protocol {
                 name: p.name.to_string(),
-                metadata: p.metadata,
+                // A copy: it is kept, and must not keep the whole request with it.
+                metadata: Bytes::copy_from_slice(&p.metadata),
             })
             .collect(),
         requires_member_id: version >= 4,
@@ -156,7 +160,10 @@ pub(super) async fn sync_group(context: Context, request: SyncGroupRequest) -> O
         assignments: request
             .assignments
             .into_iter()
-            .map(|assigned| (assigned.member_id.to_string(), assigned.assignment))
+            .map(|assigned| {
+                let assignment = Bytes::copy_from_slice(&assigned.assignment);
+                (assigned.member_id.to_string(), assignment)
+            })
             .collect(),
     };
     let response = SyncGroupResponse::default();
@@ -223,8 +230,16 @@ pub(super) async fn leave_group(context: Context, request: LeaveGroupRequest) ->
     context.reply(&response.with_members(members))
 }
 
+/// The names in order, each once: what is repeated would be answered over and over.
+fn once_each(names: Vec<GroupId>) -> impl Iterator<Item = GroupId> {
+    let mut seen = HashSet::new();
+    names
+        .into_iter()
+        .filter(move |name| seen.insert(name.clone()))
+}
+
 pub(super) async fn describe_groups(context: Context, request: DescribeGroupsRequest) -> Outcome {
-    let groups = request.groups.into_iter().map(|id| {
+    let groups = once_each(request.groups).map(|id| {
         let Some(group) = context.broker.coordinator.describe(&id.0) else {
             let unknown = DescribedGroup::default()
                 .with_group_id(id)

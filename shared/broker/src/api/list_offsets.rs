@@ -23,6 +23,9 @@ const MAX_TIMESTAMP: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 
+/// Answers carry a leader epoch from this version on; the encoder refuses one before it.
+const EPOCHS_FROM: i16 = 4;
+
 pub(super) async fn list_offsets(context: Context, request: ListOffsetsRequest) -> Outcome {
     let broker = Arc::clone(&context.broker);
     let mut topics = Vec::with_capacity(request.topics.len());
@@ -33,7 +36,7 @@ pub(super) async fn list_offsets(context: Context, request: ListOffsetsRequest) 
             let partition = topic
                 .as_ref()
                 .and_then(|t| t.partition(asked.partition_index));
-            partitions.push(answer(partition, &asked).await);
+            partitions.push(answer(context.version, partition, &asked).await);
         }
         topics.push(topic_response(wanted.name, partitions));
     }
@@ -50,6 +53,7 @@ fn topic_response(
 }
 
 async fn answer(
+    version: i16,
     partition: Option<Arc<Partition>>,
     asked: &ListOffsetsPartition,
 ) -> ListOffsetsPartitionResponse {
@@ -72,7 +76,10 @@ async fn answer(
         Ok(Some((timestamp, offset))) => response
             .with_timestamp(timestamp)
             .with_offset(offset)
-            .with_leader_epoch(LEADER_EPOCH),
+            .with_leader_epoch(match version {
+                EPOCHS_FROM.. => LEADER_EPOCH,
+                _ => -1,
+            }),
     }
 }
 

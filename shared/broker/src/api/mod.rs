@@ -28,6 +28,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::state::BrokerState;
 
+#[cfg(test)]
+pub(crate) use supported::SUPPORTED;
+
 /// An answer as it goes to the socket, without the length in front.
 #[derive(Debug)]
 pub(crate) struct Reply {
@@ -101,7 +104,7 @@ impl Context {
 }
 
 /// Starts to answer a request.
-pub(crate) fn begin(
+pub(crate) async fn begin(
     broker: &Arc<BrokerState>,
     peer: SocketAddr,
     mut frame: Bytes,
@@ -138,13 +141,13 @@ pub(crate) fn begin(
         .map_err(|error| Hangup::Malformed(error.to_string()))?;
     context.client_id = header.client_id;
     shape::check(api, version, &frame).map_err(|error| Hangup::Malformed(error.to_string()))?;
-    dispatch(context, frame)
+    dispatch(context, frame).await
 }
 
-fn dispatch(context: Context, frame: Bytes) -> Result<BoxFuture<'static, Outcome>, Hangup> {
+async fn dispatch(context: Context, frame: Bytes) -> Result<BoxFuture<'static, Outcome>, Hangup> {
     let c = context;
     match c.api {
-        ApiKey::Produce => produce::begin(c, frame),
+        ApiKey::Produce => produce::begin(c, frame).await,
         ApiKey::Fetch => later(c, frame, fetch::fetch),
         ApiKey::ListOffsets => later(c, frame, list_offsets::list_offsets),
         ApiKey::Metadata => later(c, frame, cluster::metadata),

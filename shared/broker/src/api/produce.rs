@@ -12,14 +12,18 @@ use kafka_protocol::messages::{
 };
 use tokio::sync::oneshot;
 
-use crate::batch::{BatchError, check_record_set};
-use crate::partition::{AppendError, Appended};
+use crate::batch::{BatchError, BatchHeader, check_record_set};
+use crate::partition::{AppendError, Appended, Partition};
+use crate::records::{RecordsError, check, codec};
 use crate::topics::Topic;
+use crate::unpack::UnpackError;
 
 use super::{Context, Hangup, Outcome, blocking, decode, text};
 
 /// Topics by id in requests, from this version on.
 const TOPIC_IDS_FROM: i16 = 13;
+/// Compressed records of this size and less are unpacked where they are read.
+const CHECKED_AT_ONCE_BYTES: usize = 16 * 1024;
 const TRANSACTIONS: &str = "transactions are not served by this broker";
 
 struct Refusal {
@@ -44,8 +48,19 @@ struct Pending {
     partitions: Vec<(i32, Result<Receiver, Refusal>)>,
 }
 
+/// A partition's records, and the heads of their batches once they are checked.
+struct Checked {
+    partition: Arc<Partition>,
+    records: Bytes,
+    batch_bytes_max: usize,
+    headers: Result<Vec<BatchHeader>, Refusal>,
+}
+
 /// Queues all appends before it returns; the future waits for them to be durable.
-pub(super) fn begin(context: Context, frame: Bytes) -> Result<BoxFuture<'static, Outcome>, Hangup> {
+pub(super) async fn begin(
+    context: Context,
+    frame: Bytes,
+) -> Result<BoxFuture<'static, Outcome>, Hangup> {
     let request = decode::<ProduceRequest>(frame, context.version)?;
     let acks = request.acks;
     let refused = if !(-1..=1).contains(&acks) {
@@ -55,70 +70,135 @@ pub(super) fn begin(context: Context, frame: Bytes) -> Result<BoxFuture<'static,
     } else {
         None
     };
-    let pending: Vec<_> = request
-        .topic_data
-        .into_iter()
-        .map(|topic| begin_topic(&context, topic, refused))
-        .collect();
+    let mut pending = Vec::with_capacity(request.topic_data.len());
+    for data in request.topic_data {
+        let found = find_topic(&context, &data, refused);
+        let response = TopicProduceResponse::default()
+            .with_name(data.name)
+            .with_topic_id(data.topic_id);
+        let mut partitions = Vec::with_capacity(data.partition_data.len());
+        for data in data.partition_data {
+            let index = data.index;
+            let begun = match &found {
+                Ok(topic) => begin_partition(&context, topic, data).await,
+                Err(error) => Err((*error).into()),
+            };
+            partitions.push((index, begun));
+        }
+        pending.push(Pending {
+            response,
+            partitions,
+        });
+    }
     Ok(Box::pin(finish(context, acks, pending)))
 }
 
-fn begin_topic(
+fn find_topic(
     context: &Context,
-    data: TopicProduceData,
+    data: &TopicProduceData,
     refused: Option<ResponseError>,
-) -> Pending {
+) -> Result<Arc<Topic>, ResponseError> {
+    if let Some(error) = refused {
+        return Err(error);
+    }
     let topics = &context.broker.topics;
-    let by_id = context.version >= TOPIC_IDS_FROM;
-    let topic = if by_id {
-        topics.by_id(data.topic_id)
+    if context.version >= TOPIC_IDS_FROM {
+        topics
+            .by_id(data.topic_id)
+            .ok_or(ResponseError::UnknownTopicId)
     } else {
-        topics.by_name(&data.name.0)
-    };
-    let unknown = match by_id {
-        true => ResponseError::UnknownTopicId,
-        false => ResponseError::UnknownTopicOrPartition,
-    };
-    let partitions = data.partition_data.into_iter().map(|partition| {
-        let index = partition.index;
-        let begun = match (refused, &topic) {
-            (Some(error), _) => Err(error.into()),
-            (None, None) => Err(unknown.into()),
-            (None, Some(topic)) => begin_partition(topic, partition),
-        };
-        (index, begun)
-    });
-    Pending {
-        partitions: partitions.collect(),
-        response: TopicProduceResponse::default()
-            .with_name(data.name)
-            .with_topic_id(data.topic_id),
+        topics
+            .by_name(&data.name.0)
+            .ok_or(ResponseError::UnknownTopicOrPartition)
     }
 }
 
-fn begin_partition(topic: &Arc<Topic>, data: PartitionProduceData) -> Result<Receiver, Refusal> {
+async fn begin_partition(
+    context: &Context,
+    topic: &Arc<Topic>,
+    data: PartitionProduceData,
+) -> Result<Receiver, Refusal> {
     let partition = topic
         .partition(data.index)
         .ok_or(ResponseError::UnknownTopicOrPartition)?;
-    let records = data.records.unwrap_or_default();
-    let headers =
-        check_record_set(&records, topic.config().message_bytes_max).map_err(|error| {
-            let code = match &error {
-                BatchError::TooLarge { .. } => ResponseError::MessageTooLarge,
-                BatchError::Magic(_) => ResponseError::UnsupportedForMessageFormat,
-                BatchError::Count { .. } | BatchError::Empty => ResponseError::InvalidRecord,
-                BatchError::Transactional => ResponseError::InvalidTxnState,
-                BatchError::Short { .. } | BatchError::Length(_) | BatchError::Checksum { .. } => {
-                    ResponseError::CorruptMessage
-                }
-            };
-            tracing::debug!(partition = partition.name(), %error, "record set refused");
-            Refusal {
-                error: code,
-                message: Some(error.to_string()),
+    let checked = Checked {
+        partition,
+        records: data.records.unwrap_or_default(),
+        batch_bytes_max: topic.config().message_bytes_max,
+        headers: Ok(Vec::new()),
+    };
+    let broker = &context.broker;
+    let unpacked_bytes_max = broker.settings.unpacked_bytes_max as u64;
+    // What takes long must not hold up other connections: it goes to a thread of its own.
+    let packed = BatchHeader::parse(&checked.records).is_ok_and(|head| codec(&head) != 0);
+    let checked = if packed && checked.records.len() > CHECKED_AT_ONCE_BYTES {
+        let _turn = broker.unpacking.acquire().await;
+        blocking(move || checked.check(unpacked_bytes_max))
+            .await
+            .ok_or(ResponseError::KafkaStorageError)?
+    } else {
+        checked.check(unpacked_bytes_max)
+    };
+    let headers = checked.headers?;
+    Ok(checked.partition.append(checked.records, headers))
+}
+
+impl Checked {
+    fn check(mut self, unpacked_bytes_max: u64) -> Self {
+        self.headers = self.check_set(unpacked_bytes_max).inspect_err(|refusal| {
+            tracing::debug!(partition = self.partition.name(), code = ?refusal.error,
+                reason = refusal.message, "record set refused");
+        });
+        self
+    }
+
+    fn check_set(&self, unpacked_bytes_max: u64) -> Result<Vec<BatchHeader>, Refusal> {
+        let headers = check_record_set(&self.records, self.batch_bytes_max)?;
+        let mut rest = &self.records[..];
+        for header in &headers {
+            check(header, rest, unpacked_bytes_max)?;
+            rest = &rest[header.bytes..];
+        }
+        Ok(headers)
+    }
+}
+
+impl From<BatchError> for Refusal {
+    fn from(error: BatchError) -> Self {
+        let code = match &error {
+            BatchError::TooLarge { .. } => ResponseError::MessageTooLarge,
+            BatchError::Magic(_) => ResponseError::UnsupportedForMessageFormat,
+            BatchError::Count { .. } | BatchError::Empty => ResponseError::InvalidRecord,
+            BatchError::Transactional => ResponseError::InvalidTxnState,
+            BatchError::Short { .. } | BatchError::Length(_) | BatchError::Checksum { .. } => {
+                ResponseError::CorruptMessage
             }
-        })?;
-    Ok(partition.append(records, headers))
+        };
+        Self {
+            error: code,
+            message: Some(error.to_string()),
+        }
+    }
+}
+
+impl From<RecordsError> for Refusal {
+    fn from(error: RecordsError) -> Self {
+        // The checksum was right, so sending the same again would change nothing: no code that
+        // makes clients try.
+        let code = match &error {
+            RecordsError::Unpack(UnpackError::Codec(_)) => {
+                ResponseError::UnsupportedCompressionType
+            }
+            RecordsError::Unpack(UnpackError::TooLarge { .. }) => ResponseError::MessageTooLarge,
+            RecordsError::Unpack(UnpackError::Damaged(_)) | RecordsError::Shape { .. } => {
+                ResponseError::InvalidRecord
+            }
+        };
+        Self {
+            error: code,
+            message: Some(error.to_string()),
+        }
+    }
 }
 
 async fn finish(context: Context, acks: i16, pending: Vec<Pending>) -> Outcome {

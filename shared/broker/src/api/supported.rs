@@ -6,7 +6,7 @@ use kafka_protocol::messages::ApiKey;
 ///
 /// Produce is advertised from version 0, as Kafka 4 does, because librdkafka takes a missing version
 /// 0 for a broker without compression; versions below 3 are refused all the same.
-pub(super) const SUPPORTED: [(ApiKey, i16, i16); 24] = [
+pub(crate) const SUPPORTED: [(ApiKey, i16, i16); 24] = [
     (ApiKey::Produce, 0, 13),
     (ApiKey::Fetch, 4, 16),
     (ApiKey::ListOffsets, 1, 9),

@@ -65,6 +65,13 @@ impl<W> Member<W> {
         (self.joining.is_none() && self.syncing.is_none()).then_some(self.expires)
     }
 
+    /// True where it can do with this protocol.
+    pub(crate) fn offers(&self, protocol: &str) -> bool {
+        self.protocols
+            .iter()
+            .any(|offered| offered.name == protocol)
+    }
+
     pub(crate) fn subscription(&self, protocol: &str) -> Option<Bytes> {
         let offered = self
             .protocols

@@ -1,14 +1,13 @@
 //! Committed offsets of all groups: in memory for answers, in one log file for ever.
 //!
-//! ```text
-//! groups/offsets.log:  entry*      entry: body length u32 │ crc32c of body u32 │ body
-//!   body: kind u8 │ group text │ and for kind 1 (commit): topic text │ partition i32 │ offset i64
-//!         │ leader epoch i32 │ metadata text │ committed ms i64
-//!         kind 2 (forget the group): nothing; kind 3 (forget a partition): topic text │ partition i32
-//!   text: length u32 │ UTF-8
-//! ```
-//! Changes that arrive while the disk is busy share the next sync; a change counts once it is
-//! durable. The file is rewritten without what was overtaken when that is most of it.
+//! `groups/offsets.log` is a row of entries ([`entry`]). Changes that arrive while the disk is busy
+//! share the next sync; a change counts once it is durable. The file is rewritten without what was
+//! overtaken when that is most of it.
+//!
+//! Invariants: an entry that is damaged costs that entry, never those behind it; a group's positions
+//! are forgotten by age only after nobody was in the group and nobody committed for that long.
+
+mod entry;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -22,44 +21,36 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 use crate::error::BrokerError;
-use crate::producers::field;
+
+use entry::{decode, encode, next_entry};
+
+pub(crate) use entry::{Change, Committed};
 
 /// Overtaken entries that are tolerated beside as many as there are live ones.
 const GARBAGE_MAX: usize = 20_000;
-const ENTRY_BYTES_MAX: usize = 1 << 20;
-
-/// One committed position.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Committed {
-    pub offset: i64,
-    pub leader_epoch: i32,
-    pub metadata: String,
-    pub committed_ms: i64,
-}
+/// How exactly it is kept when a group had members last. The mark costs one entry for each group.
+const SEEN_EVERY_MS: i64 = 60 * 60 * 1000;
 
 /// Positions of one group by topic and partition.
 pub(crate) type GroupOffsets = BTreeMap<(String, i32), Committed>;
 
-/// One entry of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Change {
-    Commit {
-        group: String,
-        topic: String,
-        partition: i32,
-        committed: Committed,
-    },
-    ForgetGroup {
-        group: String,
-    },
-    Forget {
-        group: String,
-        topic: String,
-        partition: i32,
-    },
+/// What is kept of one group.
+#[derive(Debug, Default)]
+struct Kept {
+    positions: GroupOffsets,
+    /// When it is known to have had members last.
+    seen_ms: i64,
 }
 
-type All = BTreeMap<String, GroupOffsets>;
+impl Kept {
+    /// The last sign of life: of a group's members, or of a consumer that only commits.
+    fn last_sign_ms(&self) -> i64 {
+        let commits = self.positions.values().map(|c| c.committed_ms);
+        commits.max().unwrap_or(i64::MIN).max(self.seen_ms)
+    }
+}
+
+type All = BTreeMap<String, Kept>;
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -138,7 +129,13 @@ impl OffsetStore {
 
     /// The positions of a group, if it has any.
     pub(crate) fn group(&self, group: &str) -> Option<GroupOffsets> {
-        self.0.all.read().get(group).cloned()
+        let all = self.0.all.read();
+        all.get(group).map(|kept| kept.positions.clone())
+    }
+
+    /// True for a group that has positions.
+    pub(crate) fn knows(&self, group: &str) -> bool {
+        self.0.all.read().contains_key(group)
     }
 
     /// The names of all groups that have positions.
@@ -149,36 +146,44 @@ impl OffsetStore {
     /// What forgets every position in `topic`.
     pub(crate) fn forget_topic(&self, topic: &str) -> Vec<Change> {
         let all = self.0.all.read();
-        let of_topic = all.iter().flat_map(|(group, offsets)| {
-            offsets
-                .keys()
-                .filter(|(name, _)| name == topic)
-                .map(move |(topic, partition)| {
+        let of_topic = all.iter().flat_map(|(group, kept)| {
+            kept.positions.keys().filter(|(name, _)| name == topic).map(
+                move |(topic, partition)| {
                     let (group, topic) = (group.clone(), topic.clone());
                     Change::Forget {
                         group,
                         topic,
                         partition: *partition,
                     }
-                })
+                },
+            )
         });
         of_topic.collect()
     }
 
-    /// What forgets groups whose newest commit is older than `before_ms`, except those in `alive`.
-    pub(crate) fn forget_stale(&self, before_ms: i64, alive: impl Fn(&str) -> bool) -> Vec<Change> {
+    /// What keeps house at `now_ms`: groups that are in use are marked as seen, now and then, and
+    /// those without any sign of life since `before_ms` are forgotten.
+    pub(crate) fn keep_house(
+        &self,
+        now_ms: i64,
+        before_ms: i64,
+        in_use: impl Fn(&str) -> bool,
+    ) -> Vec<Change> {
         let all = self.0.all.read();
-        let stale = all.iter().filter(|(group, offsets)| {
-            offsets
-                .values()
-                .all(|committed| committed.committed_ms < before_ms)
-                && !alive(group)
+        let changes = all.iter().filter_map(|(group, kept)| {
+            let group = group.clone();
+            if in_use(&group) {
+                let due = now_ms.saturating_sub(kept.seen_ms) >= SEEN_EVERY_MS;
+                due.then_some(Change::Seen {
+                    group,
+                    seen_ms: now_ms,
+                })
+            } else {
+                let stale = kept.last_sign_ms() < before_ms;
+                stale.then_some(Change::ForgetStale { group, before_ms })
+            }
         });
-        stale
-            .map(|(group, _)| Change::ForgetGroup {
-                group: group.clone(),
-            })
-            .collect()
+        changes.collect()
     }
 }
 
@@ -240,33 +245,48 @@ impl Shared {
     fn compact_if_due(&self) -> io::Result<()> {
         let mut log = self.log.lock();
         let all = self.all.read();
-        let live: usize = all.values().map(BTreeMap::len).sum();
+        let live: usize = all.values().map(|kept| kept.positions.len() + 1).sum();
         if log.entries <= 2 * live + GARBAGE_MAX {
             return Ok(());
         }
-        let mut bytes = Vec::new();
-        for (group, offsets) in all.iter() {
-            for ((topic, partition), committed) in offsets {
-                let (group, topic) = (group.clone(), topic.clone());
-                let committed = committed.clone();
-                let partition = *partition;
-                encode(
-                    &Change::Commit {
-                        group,
-                        topic,
-                        partition,
-                        committed,
-                    },
-                    &mut bytes,
-                );
-            }
-        }
-        crate::files::write_atomic(&self.path, &bytes)?;
-        log.file = OpenOptions::new().read(true).write(true).open(&self.path)?;
-        log.bytes = bytes.len() as u64;
-        log.entries = live;
+        *log = rewrite(&self.path, &all)?;
         Ok(())
     }
+}
+
+/// Replaces the log by one that holds just `all`.
+fn rewrite(path: &Path, all: &All) -> io::Result<Log> {
+    let mut bytes = Vec::new();
+    let mut entries = 0;
+    for (group, kept) in all {
+        let commits = kept
+            .positions
+            .iter()
+            .map(|((topic, partition), committed)| {
+                let committed = committed.clone();
+                Change::Commit {
+                    group: group.clone(),
+                    topic: topic.clone(),
+                    partition: *partition,
+                    committed,
+                }
+            });
+        let seen = Change::Seen {
+            group: group.clone(),
+            seen_ms: kept.seen_ms,
+        };
+        for change in commits.chain([seen]) {
+            encode(&change, &mut bytes);
+            entries += 1;
+        }
+    }
+    crate::files::write_atomic(path, &bytes)?;
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    Ok(Log {
+        file,
+        bytes: bytes.len() as u64,
+        entries,
+    })
 }
 
 fn open_log(path: &Path) -> io::Result<(Log, All)> {
@@ -279,12 +299,30 @@ fn open_log(path: &Path) -> io::Result<(Log, All)> {
     let bytes = fs::read(path)?;
     let mut all = All::new();
     let mut rest = bytes.as_slice();
-    let mut entries = 0;
-    while let Some(change) = decode(&mut rest) {
-        apply_to(&mut all, change);
-        entries += 1;
+    let (mut entries, mut damaged) = (0, false);
+    loop {
+        while let Some(change) = decode(&mut rest) {
+            apply_to(&mut all, change);
+            entries += 1;
+        }
+        let at = bytes.len() - rest.len();
+        let Some(lost_bytes) = next_entry(rest) else {
+            break;
+        };
+        tracing::error!(
+            ?path,
+            at,
+            lost_bytes,
+            "entry is damaged: its group goes on from an earlier commit"
+        );
+        rest = &rest[lost_bytes..];
+        damaged = true;
     }
     let end = (bytes.len() - rest.len()) as u64;
+    if damaged {
+        fs::copy(path, path.with_extension("log.damaged"))?;
+        return Ok((rewrite(path, &all)?, all));
+    }
     if !rest.is_empty() {
         tracing::warn!(?path, at = end, cut_bytes = rest.len(), "torn tail cut");
         file.set_len(end)?;
@@ -308,9 +346,8 @@ fn apply_to(all: &mut All, change: Change) {
             partition,
             committed,
         } => {
-            all.entry(group)
-                .or_default()
-                .insert((topic, partition), committed);
+            let kept = all.entry(group).or_default();
+            kept.positions.insert((topic, partition), committed);
         }
         Change::ForgetGroup { group } => _ = all.remove(&group),
         Change::Forget {
@@ -318,103 +355,25 @@ fn apply_to(all: &mut All, change: Change) {
             topic,
             partition,
         } => {
-            if let Some(offsets) = all.get_mut(&group) {
-                offsets.remove(&(topic, partition));
-                if offsets.is_empty() {
+            if let Some(kept) = all.get_mut(&group) {
+                kept.positions.remove(&(topic, partition));
+                if kept.positions.is_empty() {
                     all.remove(&group);
                 }
             }
         }
-    }
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u32).to_be_bytes());
-    out.extend(text.as_bytes());
-}
-
-fn take_text(bytes: &mut &[u8]) -> Option<String> {
-    let len = u32::from_be_bytes(field(bytes)?) as usize;
-    let (text, rest) = bytes.split_at_checked(len)?;
-    *bytes = rest;
-    String::from_utf8(text.to_vec()).ok()
-}
-
-fn encode(change: &Change, out: &mut Vec<u8>) {
-    let start = out.len();
-    out.extend([0; 8]);
-    match change {
-        Change::Commit {
-            group,
-            topic,
-            partition,
-            committed,
-        } => {
-            out.push(1);
-            put_text(out, group);
-            put_text(out, topic);
-            out.extend(partition.to_be_bytes());
-            out.extend(committed.offset.to_be_bytes());
-            out.extend(committed.leader_epoch.to_be_bytes());
-            put_text(out, &committed.metadata);
-            out.extend(committed.committed_ms.to_be_bytes());
+        Change::Seen { group, seen_ms } => {
+            if let Some(kept) = all.get_mut(&group) {
+                kept.seen_ms = kept.seen_ms.max(seen_ms);
+            }
         }
-        Change::ForgetGroup { group } => {
-            out.push(2);
-            put_text(out, group);
-        }
-        Change::Forget {
-            group,
-            topic,
-            partition,
-        } => {
-            out.push(3);
-            put_text(out, group);
-            put_text(out, topic);
-            out.extend(partition.to_be_bytes());
+        Change::ForgetStale { group, before_ms } => {
+            let stale = |kept: &Kept| kept.last_sign_ms() < before_ms;
+            if all.get(&group).is_some_and(stale) {
+                all.remove(&group);
+            }
         }
     }
-    let body = start + 8;
-    let len = (out.len() - body) as u32;
-    let crc = crc32c::crc32c(&out[body..]);
-    out[start..start + 4].copy_from_slice(&len.to_be_bytes());
-    out[start + 4..body].copy_from_slice(&crc.to_be_bytes());
-}
-
-/// Takes one whole entry; leaves `bytes` as it is where there is none.
-fn decode(bytes: &mut &[u8]) -> Option<Change> {
-    let mut rest = *bytes;
-    let len = u32::from_be_bytes(field(&mut rest)?) as usize;
-    let crc = u32::from_be_bytes(field(&mut rest)?);
-    let (mut body, rest) = rest.split_at_checked(len)?;
-    if len > ENTRY_BYTES_MAX || crc32c::crc32c(body) != crc {
-        return None;
-    }
-    let body = &mut body;
-    let [kind] = field(body)?;
-    let group = take_text(body)?;
-    let change = match kind {
-        1 => Change::Commit {
-            group,
-            topic: take_text(body)?,
-            partition: i32::from_be_bytes(field(body)?),
-            committed: Committed {
-                offset: i64::from_be_bytes(field(body)?),
-                leader_epoch: i32::from_be_bytes(field(body)?),
-                metadata: take_text(body)?,
-                committed_ms: i64::from_be_bytes(field(body)?),
-            },
-        },
-        2 => Change::ForgetGroup { group },
-        3 => Change::Forget {
-            group,
-            topic: take_text(body)?,
-            partition: i32::from_be_bytes(field(body)?),
-        },
-        _ => return None,
-    };
-    *bytes = rest;
-    Some(change)
 }
 
 #[cfg(test)]

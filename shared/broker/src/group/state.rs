@@ -11,12 +11,12 @@
 //! answer among the [`Outputs`]. Times are milliseconds of any clock that never runs backwards.
 //! Invariants: outside Preparing nobody waits for a join, outside Completing nobody waits for a sync.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 
-use super::member::Member;
+use super::member::{Member, Protocol};
 pub(crate) use super::messages::{Answer, Caller, Join, Joined, Outputs, Phase};
 
 /// One group. `W` is whatever stands for one who waits.
@@ -30,6 +30,8 @@ pub(crate) struct Group<W> {
     /// In the order they came, which makes the first one the leader.
     pub(super) members: Vec<Member<W>>,
     pub(super) static_ids: BTreeMap<String, String>,
+    /// How many members offer each protocol: who joins is judged without a look at all of them.
+    offers: HashMap<String, usize>,
     /// Ids given out whose owners have not joined with them yet, and until when they may.
     pub(super) pending: BTreeMap<String, u64>,
     /// When Preparing or Completing ends whoever is missing.
@@ -52,6 +54,7 @@ impl<W> Group<W> {
             leader: None,
             members: Vec::new(),
             static_ids: BTreeMap::new(),
+            offers: HashMap::new(),
             pending: BTreeMap::new(),
             deadline: None,
             initial_delay_ms,
@@ -105,8 +108,12 @@ impl<W> Group<W> {
     }
 
     /// Somebody joins, for the first time or again.
-    pub(crate) fn join(&mut self, join: Join, waiter: W, now: u64) -> Outputs<W> {
+    pub(crate) fn join(&mut self, mut join: Join, waiter: W, now: u64) -> Outputs<W> {
         let mut out = Vec::new();
+        // What is offered twice counts once: the count of offers relies on it.
+        let mut seen = HashSet::new();
+        join.protocols
+            .retain(|protocol| seen.insert(protocol.name.clone()));
         if let Err((waiter, error, member_id)) = self.try_join(join, waiter, now, &mut out) {
             out.push((waiter, Answer::JoinRefused { error, member_id }));
         }
@@ -172,12 +179,42 @@ impl<W> Group<W> {
         if self.members.is_empty() {
             return true;
         }
+        let known = self.position(&join.member_id).map(|at| &self.members[at]);
+        let others = self.members.len() - usize::from(known.is_some());
         self.protocol_type.as_deref() == Some(&join.protocol_type)
             && join.protocols.iter().any(|protocol| {
-                self.members.iter().all(|member| {
-                    member.id == join.member_id || member.subscription(&protocol.name).is_some()
-                })
+                let own = known.is_some_and(|member| member.offers(&protocol.name));
+                let offered = self.offers.get(&protocol.name).copied().unwrap_or(0);
+                offered - usize::from(own) == others
             })
+    }
+
+    /// Counts what a member offers that came, or will offer from now on.
+    fn count_offers(&mut self, at: usize) {
+        for protocol in &self.members[at].protocols {
+            *self.offers.entry(protocol.name.clone()).or_default() += 1;
+        }
+    }
+
+    /// Takes back what [`Group::count_offers`] counted for a member.
+    fn discount_offers(&mut self, protocols: &[Protocol]) {
+        for protocol in protocols {
+            if let Some(count) = self.offers.get_mut(&protocol.name) {
+                *count -= 1;
+                if *count == 0 {
+                    self.offers.remove(&protocol.name);
+                }
+            }
+        }
+    }
+
+    /// Takes over what a member says that joins again; gives back a waiter that is replaced.
+    fn update_member(&mut self, at: usize, join: Join, waiter: W) -> Option<W> {
+        let before = std::mem::take(&mut self.members[at].protocols);
+        self.discount_offers(&before);
+        let earlier = self.members[at].update(join, waiter);
+        self.count_offers(at);
+        earlier
     }
 
     fn add_member(&mut self, id: String, join: Join, waiter: W, now: u64, out: &mut Outputs<W>) {
@@ -189,6 +226,7 @@ impl<W> Group<W> {
         }
         self.leader.get_or_insert_with(|| id.clone());
         self.members.push(Member::new(id, join, waiter, now));
+        self.count_offers(self.members.len() - 1);
         self.prepare(now, out);
         self.try_complete(now, out);
     }
@@ -209,7 +247,7 @@ impl<W> Group<W> {
             return;
         }
         let member_id = self.members[at].id.clone();
-        if let Some(earlier) = self.members[at].update(join, waiter) {
+        if let Some(earlier) = self.update_member(at, join, waiter) {
             // The same client asked twice; only its last request is still being waited for.
             let error = ResponseError::RebalanceInProgress;
             out.push((earlier, Answer::JoinRefused { error, member_id }));
@@ -259,7 +297,8 @@ impl<W> Group<W> {
         if was_leader {
             self.leader = Some(new_id);
         }
-        member_update(member, join, waiter);
+        let earlier = self.update_member(at, join, waiter);
+        debug_assert!(earlier.is_none(), "the fenced waiter was answered before");
         if self.phase == Phase::Stable && unchanged && self.choose_protocol() == self.protocol {
             // The assignment stays as it is; the leader must not make a new one.
             let mut joined = self.joined(at, can_skip);
@@ -366,29 +405,26 @@ impl<W> Group<W> {
     /// The protocol that every member knows and most like best.
     fn choose_protocol(&self) -> Option<String> {
         let first = self.members.first()?;
+        let everywhere = |protocol: &&Protocol| {
+            self.offers.get(&protocol.name).copied() == Some(self.members.len())
+        };
         let shared: Vec<&str> = first
             .protocols
             .iter()
+            .filter(everywhere)
             .map(|protocol| protocol.name.as_str())
-            .filter(|name| self.members.iter().all(|m| m.subscription(name).is_some()))
             .collect();
-        let votes = |name: &str| {
-            self.members
-                .iter()
-                .filter(|member| {
-                    let liked = member
-                        .protocols
-                        .iter()
-                        .find(|p| shared.contains(&p.name.as_str()));
-                    liked.is_some_and(|liked| liked.name == name)
-                })
-                .count()
-        };
+        let mut votes: HashMap<&str, usize> = HashMap::new();
+        for member in &self.members {
+            if let Some(liked) = member.protocols.iter().find(everywhere) {
+                *votes.entry(&liked.name).or_default() += 1;
+            }
+        }
         // `max_by_key` takes the last of equals; the first member's order should decide.
         shared
             .iter()
             .rev()
-            .max_by_key(|name| votes(name))
+            .max_by_key(|name| votes.get(*name).copied().unwrap_or(0))
             .map(|name| (*name).to_owned())
     }
 
@@ -424,6 +460,7 @@ impl<W> Group<W> {
 
     pub(super) fn drop_member(&mut self, member_id: &str) -> Option<Member<W>> {
         let member = self.members.remove(self.position(member_id)?);
+        self.discount_offers(&member.protocols);
         if let Some(instance_id) = &member.instance_id {
             self.static_ids.remove(instance_id);
         }
@@ -440,9 +477,4 @@ impl<W> Group<W> {
         self.leader = None;
         self.deadline = None;
     }
-}
-
-fn member_update<W>(member: &mut Member<W>, join: Join, waiter: W) {
-    let earlier = member.update(join, waiter);
-    debug_assert!(earlier.is_none(), "the fenced waiter was answered before");
 }

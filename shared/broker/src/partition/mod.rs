@@ -4,6 +4,9 @@
 //! and only then moves the high watermark, wakes consumers and answers producers ([`writer`]).
 //! Consumers read what lies below the high watermark, from memory or from segments ([`read`]).
 //!
+//! Damage takes a partition offline: by name, with its reason, for every request, until it is
+//! repaired. It never keeps the others from being served.
+//!
 //! Invariants: nothing at or past the high watermark is ever handed out; the high watermark never
 //! passes what is on stable storage; rounds of one partition never overlap.
 
@@ -13,8 +16,8 @@ mod writer;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,7 +28,7 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
 use crate::batch::BatchHeader;
-use crate::segment::{Disk, RecoverError, Recovered, Segment, recover};
+use crate::segment::{Check, Disk, OpenFiles, RecoverError, Recovered, Segment, recover};
 use crate::topic_config::LiveConfig;
 
 pub(crate) use read::{Plan, ReadError};
@@ -41,6 +44,9 @@ pub(crate) struct PartitionContext {
     pub disk: Arc<dyn Disk>,
     pub clock: SharedClock,
     pub runtime: Handle,
+    pub files: Arc<OpenFiles>,
+    /// How far closed segments are checked when a partition is opened.
+    pub check: Check,
     pub fsync: bool,
     pub flush_linger: Duration,
     pub tail_bytes_max: usize,
@@ -110,8 +116,10 @@ pub(crate) struct Partition {
     dir: PathBuf,
     context: Arc<PartitionContext>,
     config: LiveConfig,
-    /// `None` where recovery found damage: every request is refused.
+    /// `None` where recovery found damage.
     log: Option<Log>,
+    /// Why every request is refused. Once set it stays: a repair needs the broker to stop.
+    offline: OnceLock<String>,
 }
 
 #[derive(Debug)]
@@ -134,22 +142,51 @@ impl Partition {
         context: Arc<PartitionContext>,
         config: LiveConfig,
     ) -> Arc<Self> {
-        let log = match Self::open_log(&dir, &context) {
-            Ok(log) => Some(log),
-            Err(error) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::error!(partition = %name, %error, source, "partition is offline: restore \
-                     its files, or delete its topic");
-                None
-            }
+        let opened = Self::open_log(&dir, &context);
+        let partition = |log| {
+            Arc::new(Self {
+                name,
+                dir,
+                context,
+                config,
+                log,
+                offline: OnceLock::new(),
+            })
         };
-        Arc::new(Self {
-            name,
-            dir,
-            context,
-            config,
-            log,
-        })
+        match opened {
+            Ok(log) => partition(Some(log)),
+            Err(error) => {
+                let partition = partition(None);
+                partition.take_offline(crate::damage::reason(&error));
+                partition
+            }
+        }
+    }
+
+    /// Refuses every request from now on, and says why.
+    pub(crate) fn take_offline(&self, reason: String) {
+        if let Err(reason) = self.offline.set(reason) {
+            tracing::debug!(partition = %self.name, reason, "partition is offline already");
+            return;
+        }
+        tracing::error!(
+            partition = %self.name,
+            reason = self.offline.get(),
+            "partition is offline: stop the broker and repair the partition, or delete its topic"
+        );
+        if let Some(log) = &self.log {
+            log.advanced.notify_waiters();
+        }
+    }
+
+    /// Why the partition refuses every request, if it does.
+    pub(crate) fn offline(&self) -> Option<&str> {
+        self.offline.get().map(String::as_str)
+    }
+
+    /// What is served.
+    fn log(&self) -> Option<&Log> {
+        self.log.as_ref().filter(|_| self.offline.get().is_none())
     }
 
     fn open_log(dir: &std::path::Path, context: &PartitionContext) -> Result<Log, RecoverError> {
@@ -157,7 +194,7 @@ impl Partition {
         let Recovered {
             segments,
             producers,
-        } = recover(dir, now_ms)?;
+        } = recover(dir, now_ms, &context.files, context.check)?;
         let segments: Vec<_> = segments.into_iter().map(Arc::new).collect();
         let first = segments
             .first()
@@ -165,16 +202,10 @@ impl Partition {
             .base_offset();
         let active = Arc::clone(segments.last().expect("recovery leaves a segment"));
         let next_offset = active.contents().next_offset;
-        let file = active
-            .open_for_append()
-            .map_err(|source| RecoverError::Io {
-                path: dir.to_owned(),
-                source,
-            })?;
         Ok(Log {
             queue: Mutex::new(Queue::default()),
             queue_changed: Condvar::new(),
-            writer: Mutex::new(Writer::new(active, file, producers)),
+            writer: Mutex::new(Writer::new(active, producers)),
             view: RwLock::new(View {
                 segments,
                 extent: Extent {
@@ -202,7 +233,7 @@ impl Partition {
     ) -> oneshot::Receiver<Result<Appended, AppendError>> {
         let (answer, receiver) = oneshot::channel();
         let refuse = |answer: AppendAnswer, error| _ = answer.send(Err(error));
-        let Some(log) = &self.log else {
+        let Some(log) = self.log() else {
             refuse(answer, AppendError::Storage);
             return receiver;
         };
@@ -261,13 +292,13 @@ impl Partition {
 
     /// The offsets a client may ask for; `None` while the partition is offline or deleted.
     pub(crate) fn extent(&self) -> Option<Extent> {
-        let view = self.log.as_ref()?.view.read();
+        let view = self.log()?.view.read();
         (!view.deleted).then_some(view.extent)
     }
 
     /// Completes when the high watermark moves, or the partition goes away, after this call.
     pub(crate) fn advanced(&self) -> Option<Notified<'_>> {
-        self.log.as_ref().map(|log| log.advanced.notified())
+        self.log().map(|log| log.advanced.notified())
     }
 
     /// Refuses everything from now on and wakes those who wait. The files are the caller's. Blocks.
@@ -277,6 +308,7 @@ impl Partition {
         let _writer = log.writer.lock();
         let mut view = log.view.write();
         view.deleted = true;
+        view.segments.iter().for_each(|segment| segment.delete());
         view.tail.clear(&self.context.tail_bytes);
         drop(view);
         log.advanced.notify_waiters();

@@ -29,6 +29,7 @@ pub(crate) enum Plan {
 /// A read that may block.
 #[derive(Debug)]
 pub(crate) struct DiskRead {
+    partition: Arc<Partition>,
     segment: Arc<Segment>,
     offset: i64,
     bytes_max: usize,
@@ -54,21 +55,43 @@ impl Plan {
 impl DiskRead {
     /// Blocks. [`io::ErrorKind::NotFound`] means that retention removed the segment meanwhile.
     pub(crate) fn run(&self) -> io::Result<Bytes> {
-        self.segment
-            .read(self.offset, self.bytes_max, self.one_at_least)
+        let read = || {
+            self.segment
+                .read(self.offset, self.bytes_max, self.one_at_least)
+        };
+        self.partition.read_checked(read)
     }
 }
 
 impl Partition {
+    /// Reads from the disk; damage takes the partition offline. It is read once more before, so that
+    /// only what is damaged on the disk itself counts.
+    fn read_checked<T>(&self, read: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        let damaged = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            )
+        };
+        match read() {
+            Err(error) if damaged(&error) => read().inspect_err(|error| {
+                if damaged(error) {
+                    self.take_offline(error.to_string());
+                }
+            }),
+            done => done,
+        }
+    }
+
     /// Plans to read whole batches from the one that holds `offset` on, up to `bytes_max`; the first
     /// batch even beyond it if `one_at_least`.
     pub(crate) fn plan(
-        &self,
+        self: &Arc<Self>,
         offset: i64,
         bytes_max: usize,
         one_at_least: bool,
     ) -> Result<Plan, ReadError> {
-        let view = self.log.as_ref().ok_or(ReadError::Storage)?.view.read();
+        let view = self.log().ok_or(ReadError::Storage)?.view.read();
         if view.deleted {
             return Err(ReadError::Deleted);
         }
@@ -93,6 +116,7 @@ impl Partition {
         };
         let segment = Arc::clone(segment);
         Ok(Plan::Disk(DiskRead {
+            partition: Arc::clone(self),
             segment,
             offset,
             bytes_max,
@@ -102,12 +126,12 @@ impl Partition {
 
     /// The first batch with a timestamp of at least `timestamp`, whole. Blocks on the disk.
     pub(crate) fn batch_at_time(&self, timestamp: i64) -> io::Result<Option<Bytes>> {
-        let Some(log) = &self.log else {
+        let Some(log) = self.log() else {
             return Ok(None);
         };
         let segments = log.view.read().segments.clone();
         for segment in segments {
-            match segment.read_at_time(timestamp) {
+            match self.read_checked(|| segment.read_at_time(timestamp)) {
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 found => return found,
@@ -118,7 +142,7 @@ impl Partition {
 
     /// The newest timestamp of all records. `None` if there is no record.
     pub(crate) fn newest_timestamp(&self) -> Option<i64> {
-        let view = self.log.as_ref()?.view.read();
+        let view = self.log()?.view.read();
         let newest = view
             .segments
             .iter()

@@ -13,6 +13,8 @@ use crate::topic_config::{ConfigDefaults, TopicConfig};
 
 use super::*;
 
+mod damage;
+
 const NOW_MS: i64 = 4_000_000_000_000;
 
 struct Bench {
@@ -21,6 +23,7 @@ struct Bench {
     clock: Arc<ManualClock>,
     config: LiveConfig,
     tail_bytes: usize,
+    check: Check,
 }
 
 impl Bench {
@@ -37,20 +40,27 @@ impl Bench {
             clock: Arc::new(ManualClock::at(NOW_MS)),
             config: Arc::new(RwLock::new(config)),
             tail_bytes,
+            check: Check::Nothing,
         }
     }
 
-    fn open(&self) -> Arc<Partition> {
-        let context = PartitionContext {
+    fn context(&self) -> PartitionContext {
+        PartitionContext {
             disk: Arc::clone(&self.disk) as Arc<dyn Disk>,
             clock: Arc::clone(&self.clock) as SharedClock,
             runtime: Handle::current(),
+            files: OpenFiles::new(2),
+            check: self.check,
             fsync: true,
             flush_linger: Duration::ZERO,
             tail_bytes_max: self.tail_bytes,
             partition_tail_bytes_max: self.tail_bytes,
             tail_bytes: AtomicUsize::new(0),
-        };
+        }
+    }
+
+    fn open(&self) -> Arc<Partition> {
+        let context = self.context();
         let dir = self.dir.path().to_owned();
         Partition::open(
             "t-0".to_owned(),
@@ -86,7 +96,7 @@ fn extent(partition: &Partition) -> (i64, i64) {
 }
 
 /// Reads what a fetch would give.
-fn read(partition: &Partition, offset: i64, bytes_max: usize, one: bool) -> Vec<u8> {
+fn read(partition: &Arc<Partition>, offset: i64, bytes_max: usize, one: bool) -> Vec<u8> {
     match partition.plan(offset, bytes_max, one).unwrap() {
         Plan::Nothing => Vec::new(),
         Plan::Memory(chunks) => chunks.concat(),
@@ -104,7 +114,7 @@ fn heads(bytes: &[u8]) -> Vec<BatchHeader> {
 }
 
 /// Everything from `offset` on, by as many reads as it takes.
-fn read_all(partition: &Partition, mut offset: i64) -> Vec<(i64, i32, i64)> {
+fn read_all(partition: &Arc<Partition>, mut offset: i64) -> Vec<(i64, i32, i64)> {
     let mut found = Vec::new();
     while offset < extent(partition).1 {
         let batches = heads(&read(partition, offset, 1000, true));

@@ -1,7 +1,7 @@
 //! The only code that changes a partition's files: rounds of appends, rolls, retention, sealing.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::sync::Arc;
 
@@ -18,17 +18,15 @@ use super::{Append, AppendAnswer, AppendError, Appended, Log, Partition};
 #[derive(Debug)]
 pub(super) struct Writer {
     active: Arc<Segment>,
-    file: Arc<File>,
     producers: ProducerTable,
     /// The file may be longer than what is durable, and must be cut before the next write.
     overhang: bool,
 }
 
 impl Writer {
-    pub(super) fn new(active: Arc<Segment>, file: Arc<File>, producers: ProducerTable) -> Self {
+    pub(super) fn new(active: Arc<Segment>, producers: ProducerTable) -> Self {
         Self {
             active,
-            file,
             producers,
             overhang: false,
         }
@@ -192,22 +190,21 @@ impl Partition {
     fn store(&self, writer: &mut Writer, bytes: &[u8]) -> io::Result<()> {
         let durable_bytes = writer.active.contents().bytes;
         let disk = &self.context.disk;
+        let file = writer.active.file()?;
         if writer.overhang {
-            disk.truncate(&writer.file, durable_bytes)?;
+            disk.truncate(&file, durable_bytes)?;
             writer.overhang = false;
         }
-        let stored = disk
-            .write(&writer.file, bytes, durable_bytes)
-            .and_then(|()| {
-                if self.context.fsync {
-                    disk.sync(&writer.file)
-                } else {
-                    Ok(())
-                }
-            });
+        let stored = disk.write(&file, bytes, durable_bytes).and_then(|()| {
+            if self.context.fsync {
+                disk.sync(&file)
+            } else {
+                Ok(())
+            }
+        });
         if stored.is_err() {
             // Cut at once, to give a full disk its space back; if that fails, before the next write.
-            writer.overhang = disk.truncate(&writer.file, durable_bytes).is_err();
+            writer.overhang = disk.truncate(&file, durable_bytes).is_err();
         }
         stored
     }
@@ -239,16 +236,15 @@ impl Partition {
     /// Closes the active segment and starts the next one.
     fn roll(&self, log: &Log, writer: &mut Writer, now_ms: i64) -> io::Result<()> {
         if !self.context.fsync {
-            self.context.disk.sync(&writer.file)?;
+            self.context.disk.sync(&*writer.active.file()?)?;
         }
         let next_offset = writer.active.contents().next_offset;
-        let segment = Arc::new(Segment::create(&self.dir, next_offset, now_ms)?);
-        let file = segment.open_for_append()?;
+        let files = &self.context.files;
+        let segment = Arc::new(Segment::create(&self.dir, next_offset, now_ms, files)?);
         writer.producers.expire(now_ms);
         self.write_sidecar(writer);
         writer.active.close();
         writer.active = Arc::clone(&segment);
-        writer.file = file;
         // The file may be left over from an attempt that failed half-way.
         writer.overhang = true;
         log.view.write().segments.push(segment);
@@ -267,7 +263,7 @@ impl Partition {
 
     /// Deletes closed segments that are too old or too many. Blocks on the disk.
     pub(crate) fn enforce_retention(&self) {
-        let Some(log) = &self.log else { return };
+        let Some(log) = self.log() else { return };
         let mut writer = log.writer.lock();
         if log.view.read().deleted {
             return;
@@ -323,9 +319,13 @@ impl Partition {
         }
         let durable_bytes = writer.active.contents().bytes;
         if writer.overhang {
-            self.context.disk.truncate(&writer.file, durable_bytes)?;
+            self.context
+                .disk
+                .truncate(&*writer.active.file()?, durable_bytes)?;
         }
-        self.context.disk.sync(&writer.file)?;
+        if !self.context.fsync || writer.overhang {
+            self.context.disk.sync(&*writer.active.file()?)?;
+        }
         self.write_sidecar(&writer);
         Ok(())
     }

@@ -5,13 +5,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use crate::batch::{BatchHeader, HEADER_BYTES};
 
-use super::{BatchPlace, Contents};
+use super::{BatchPlace, Contents, OpenFiles};
 
 /// Read at once when looking for a batch by its head.
 const SEEK_BYTES: usize = 64 * 1024;
@@ -30,45 +31,83 @@ pub(crate) struct Segment {
     base_offset: i64,
     path: PathBuf,
     contents: RwLock<Contents>,
-    /// Kept open while the segment is written; closed segments are opened for each read.
-    file: Mutex<Option<Arc<File>>>,
+    files: Arc<OpenFiles>,
+    /// Its name among the open files.
+    id: u64,
+    /// Appended to: its file is opened for writing.
+    active: AtomicBool,
+    /// Deleted; whatever lies at its path is another's.
+    gone: AtomicBool,
 }
 
 impl Segment {
     /// A segment that is already there.
-    pub(crate) fn existing(dir: &Path, base_offset: i64, contents: Contents) -> Self {
+    pub(crate) fn existing(
+        dir: &Path,
+        base_offset: i64,
+        contents: Contents,
+        files: &Arc<OpenFiles>,
+    ) -> Self {
         Self {
             base_offset,
             path: segment_path(dir, base_offset),
             contents: RwLock::new(contents),
-            file: Mutex::new(None),
+            id: files.next_id(),
+            files: Arc::clone(files),
+            active: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
         }
     }
 
-    /// Creates the file of an empty segment, durably.
-    pub(crate) fn create(dir: &Path, base_offset: i64, now_ms: i64) -> io::Result<Self> {
-        let segment = Self::existing(dir, base_offset, Contents::empty(base_offset, now_ms));
-        segment.open_for_append()?;
-        crate::files::sync_dir(dir)?;
-        Ok(segment)
-    }
-
-    /// Opens the file for writing and keeps it open.
-    pub(crate) fn open_for_append(&self) -> io::Result<Arc<File>> {
-        let file = OpenOptions::new()
-            .read(true)
+    /// Creates the file of an empty segment, durably, to be appended to.
+    pub(crate) fn create(
+        dir: &Path,
+        base_offset: i64,
+        now_ms: i64,
+        files: &Arc<OpenFiles>,
+    ) -> io::Result<Self> {
+        let contents = Contents::empty(base_offset, now_ms);
+        let segment = Self::existing(dir, base_offset, contents, files);
+        OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
-            .open(&self.path)?;
-        let file = Arc::new(file);
-        *self.file.lock() = Some(Arc::clone(&file));
+            .open(&segment.path)?;
+        crate::files::sync_dir(dir)?;
+        segment.activate();
+        Ok(segment)
+    }
+
+    /// From now on it is appended to.
+    pub(crate) fn activate(&self) {
+        self.active.store(true, Ordering::Release);
+        self.files.close(self.id);
+    }
+
+    /// Nothing will be written any more.
+    pub(crate) fn close(&self) {
+        self.active.store(false, Ordering::Release);
+        self.files.close(self.id);
+    }
+
+    /// Its open file.
+    pub(crate) fn file(&self) -> io::Result<Arc<File>> {
+        let file = self.files.get(self.id, || {
+            let active = self.active.load(Ordering::Acquire);
+            OpenOptions::new().read(true).write(active).open(&self.path)
+        })?;
+        // Looked at after the file was opened: before it was deleted, nobody else used its path.
+        if self.gone.load(Ordering::Acquire) {
+            self.files.close(self.id);
+            return Err(io::ErrorKind::NotFound.into());
+        }
         Ok(file)
     }
 
-    /// Lets go of the open file: nothing will be written any more.
-    pub(crate) fn close(&self) {
-        *self.file.lock() = None;
+    /// Its partition is deleted: nothing is read or written any more.
+    pub(crate) fn delete(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.files.close(self.id);
     }
 
     pub(crate) fn base_offset(&self) -> i64 {
@@ -95,19 +134,12 @@ impl Segment {
 
     /// Removes log and sidecar. Readers that hold the file open finish undisturbed.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        self.close();
+        self.delete();
         fs::remove_file(&self.path)?;
         match fs::remove_file(self.index_path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
-    }
-
-    fn reader(&self) -> io::Result<Arc<File>> {
-        if let Some(file) = self.file.lock().as_ref() {
-            return Ok(Arc::clone(file));
-        }
-        Ok(Arc::new(File::open(&self.path)?))
     }
 
     /// Bytes from the batch that holds `offset` on, at most; an estimate from above.
@@ -131,7 +163,7 @@ impl Segment {
             }
             (contents.floor(offset), contents.bytes)
         };
-        let file = self.reader()?;
+        let file = self.file()?;
         let first = seek(&file, from, end, |header| header.last_offset() >= offset)?
             .ok_or_else(|| damaged(&self.path, "offset lies in no batch"))?;
         let bytes_max = match bytes_max {
@@ -143,6 +175,7 @@ impl Segment {
         let mut bytes = vec![0; len];
         file.read_exact_at(&mut bytes, first.position)?;
         bytes.truncate(whole_batches(&bytes));
+        self.verify(&bytes, first.header.base_offset)?;
         Ok(bytes.into())
     }
 
@@ -158,16 +191,31 @@ impl Segment {
             }
             (contents.floor_of_time(timestamp), contents.bytes)
         };
-        let file = self.reader()?;
+        let file = self.file()?;
         let place = seek(&file, from, end, |header| header.max_timestamp >= timestamp)?;
-        place.map(|place| read_batch(&file, &place)).transpose()
+        let Some(place) = place else { return Ok(None) };
+        let mut bytes = vec![0; place.header.bytes];
+        file.read_exact_at(&mut bytes, place.position)?;
+        self.verify(&bytes, place.header.base_offset)?;
+        Ok(Some(bytes.into()))
     }
-}
 
-fn read_batch(file: &File, place: &BatchPlace) -> io::Result<Bytes> {
-    let mut bytes = vec![0; place.header.bytes];
-    file.read_exact_at(&mut bytes, place.position)?;
-    Ok(bytes.into())
+    /// Checks that whole batches are what was stored: their checksums, and one offset after the
+    /// other. Nothing damaged is ever handed out as records.
+    fn verify(&self, mut bytes: &[u8], mut next_offset: i64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let header = BatchHeader::parse_whole(bytes)
+                .map_err(|error| damaged(&self.path, &format!("offset {next_offset}: {error}")))?;
+            if header.base_offset != next_offset {
+                let found = header.base_offset;
+                let what = format!("offset {found} where {next_offset} is due");
+                return Err(damaged(&self.path, &what));
+            }
+            next_offset = header.next_offset();
+            bytes = &bytes[header.bytes..];
+        }
+        Ok(())
+    }
 }
 
 fn damaged(path: &Path, what: &str) -> io::Error {
