@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_codec::message::{Letter, MessageDecoder, Placement, Pushed, WireMessage};
@@ -11,12 +10,15 @@ use tidelake_core::{Bucket, Offset, Watermark};
 use tidelake_log::headers::{ENCODING, OP, ORIGIN};
 use tidelake_log::{Message, Received, Run, TopicBucket};
 use tidelake_manifest::Snapshot;
-use tidelake_schema::SchemaError;
+use tidelake_schema::{SchemaError, TableSchema};
 use tidelake_table::origins::{Origin, Origins};
 use tidelake_table::{Chunk, Deletes, Memtable, Positions, Sealed};
 
 use crate::dead_letters::{self, Original};
-use crate::strays;
+use crate::flush::Misrouted;
+use crate::misrouted;
+use crate::policy::Moment;
+use crate::seats::Held;
 
 /// Decoded rows go into the memtable in pieces of this size, so that growing columns are not copied
 /// again and again.
@@ -28,10 +30,11 @@ pub struct SealedBucket {
     pub sealed: Sealed,
     pub dead_letters: Vec<Message>,
     /// Records of other buckets' keys.
-    pub strays: Vec<Message>,
+    pub misrouted: Vec<Misrouted>,
+    /// Some offsets before its end had no message.
+    pub has_gaps: bool,
     /// The last origin of each source that the rows include.
     pub origins: BTreeMap<Bucket, Offset>,
-    pub bytes: usize,
 }
 
 /// What one message was.
@@ -41,7 +44,7 @@ enum Decoded {
     /// A re-publication that was taken before.
     Repeated,
     /// Its key belongs to this other bucket.
-    Stray(Bucket),
+    Misrouted(Bucket),
 }
 
 /// What a run of messages brought.
@@ -52,11 +55,36 @@ pub struct Taken {
     pub bytes: u64,
     pub rejected: u64,
     /// Records of other buckets' keys.
-    pub strays: u64,
+    pub misrouted: u64,
     /// Re-publications that were taken before.
     pub repeated: u64,
     /// Offsets that hold no message for us: markers of producers' transactions, normally none.
     pub skipped: u64,
+}
+
+/// What its decoder is made from.
+#[derive(Debug)]
+struct Shape {
+    schema: Arc<TableSchema>,
+    /// Where keys and origins count: of upsert tables.
+    placement: Option<Placement>,
+    of_dead_letters: bool,
+}
+
+impl Shape {
+    fn decoder(&self) -> Result<MessageDecoder, SchemaError> {
+        if self.of_dead_letters {
+            MessageDecoder::dead_letters()
+        } else if self.placement.is_some() {
+            MessageDecoder::keyed(&self.schema, self.placement)
+        } else {
+            MessageDecoder::new(&self.schema)
+        }
+    }
+
+    fn has_keys(&self) -> bool {
+        self.placement.is_some()
+    }
 }
 
 /// A bucket's state between two commits.
@@ -65,28 +93,25 @@ pub struct BucketState {
     pub at: TopicBucket,
     memtable: Memtable,
     decoder: MessageDecoder,
-    /// Keys and origins count.
-    keyed: bool,
+    shape: Shape,
     buckets: u32,
-    letters: bool,
     origins: Origins,
     /// Records of other buckets' keys, to be re-published before a commit passes them.
-    strays: Vec<Message>,
+    misrouted: Vec<Misrouted>,
     dead: Vec<Message>,
     /// Of every table that is not a dead-letter table itself.
     dead_topic: Option<Arc<str>>,
-    /// Memory of strays and dead letters.
+    /// Memory of misrouted records and dead letters.
     aside_bytes: usize,
     /// Everything before it has been taken in or skipped as taken before.
     next: Watermark,
-    first_taken: Option<Instant>,
+    first_taken: Option<Moment>,
     oldest_ms: Option<i64>,
+    has_gaps: bool,
     /// A flush marker came through.
     pub asked: bool,
     /// Messages are ignored: they come from before a restart, or the bucket is being given up.
     pub muted: bool,
-    /// Bytes that a flush under way holds.
-    pub in_flight: usize,
     /// Oldest message of the flush under way.
     pub in_flight_oldest_ms: Option<i64>,
     /// Covered by a commit.
@@ -100,31 +125,26 @@ impl BucketState {
         snapshot: &Snapshot,
         dead_topic: Option<Arc<str>>,
     ) -> Result<Self, SchemaError> {
-        let schema = snapshot.schema();
-        let letters = entry.is_dead_letters();
-        let keyed = entry.mode == TableMode::Upsert && !letters;
-        let decoder = if letters {
-            MessageDecoder::dead_letters()?
-        } else if keyed {
-            let placement = Placement {
+        let of_dead_letters = entry.is_dead_letters();
+        let has_keys = entry.mode == TableMode::Upsert && !of_dead_letters;
+        let shape = Shape {
+            schema: Arc::clone(snapshot.schema()),
+            placement: has_keys.then_some(Placement {
                 bucket: at.bucket,
                 buckets: entry.buckets,
-            };
-            MessageDecoder::keyed(schema, Some(placement))?
-        } else {
-            MessageDecoder::new(schema)?
+            }),
+            of_dead_letters,
         };
         let from = snapshot
             .watermark(&entry.topic_id, at.bucket)
             .unwrap_or_default();
         Ok(Self {
             memtable: Memtable::new(at.bucket, from),
-            decoder,
-            keyed,
+            decoder: shape.decoder()?,
+            shape,
             buckets: entry.buckets,
-            letters,
             origins: Origins::of(snapshot, &entry.topic_id, at.bucket),
-            strays: Vec::new(),
+            misrouted: Vec::new(),
             at,
             dead: Vec::new(),
             dead_topic,
@@ -132,16 +152,16 @@ impl BucketState {
             next: from,
             first_taken: None,
             oldest_ms: None,
+            has_gaps: false,
             asked: false,
             muted: false,
-            in_flight: 0,
             in_flight_oldest_ms: None,
             committed: from,
         })
     }
 
     /// Takes messages in. Those before the position were taken before and are skipped.
-    pub fn take(&mut self, run: &Run<'_>, now: Instant) -> Result<Taken, CodecError> {
+    pub fn take(&mut self, run: &Run<'_>, now: Moment) -> Result<Taken, CodecError> {
         let mut taken = Taken::default();
         if self.muted {
             return Ok(taken);
@@ -153,10 +173,10 @@ impl BucketState {
             }
             let timestamp_ms = message.timestamp_ms();
             let headed = message.has_headers();
-            let letter =
-                (headed && self.letters).then(|| Letter::read(|name| message.header(name)));
+            let letter = (headed && self.shape.of_dead_letters)
+                .then(|| Letter::read(|name| message.header(name)));
             let wire = WireMessage {
-                key: (self.keyed || self.letters)
+                key: (self.shape.has_keys() || self.shape.of_dead_letters)
                     .then(|| message.key())
                     .flatten(),
                 offset: offset.0,
@@ -167,27 +187,23 @@ impl BucketState {
                 letter: letter.as_ref(),
             };
             taken.messages += 1;
-            taken.skipped += u64::try_from(offset.0 - self.next.0).unwrap_or(0);
+            let skipped = u64::try_from(offset.0 - self.next.0).unwrap_or(0);
+            taken.skipped += skipped;
+            self.has_gaps |= skipped > 0;
             taken.bytes += wire.value.map_or(0, <[u8]>::len) as u64;
-            match self.decode(&wire, &message, headed) {
+            let decoded = match self.decode(&wire, &message, headed) {
+                Ok(Decoded::Misrouted(bucket)) => self.send_on(&message, bucket),
+                other => other,
+            };
+            match decoded {
                 Ok(Decoded::Rows(rows)) => taken.rows += rows as u64,
                 Ok(Decoded::Marker) => self.asked = true,
                 Ok(Decoded::Repeated) => taken.repeated += 1,
-                Ok(Decoded::Stray(bucket)) => {
-                    let topic = Arc::clone(&self.at.topic);
-                    self.aside(strays::republished(&topic, &message, bucket), true);
-                    taken.strays += 1;
-                }
+                Ok(Decoded::Misrouted(_)) => taken.misrouted += 1,
                 Err(why) => {
                     tracing::warn!(bucket = %self.at, %offset, reason = %why, "dead letter");
                     taken.rejected += 1;
-                    // The decoder of dead letters takes everything.
-                    debug_assert!(self.dead_topic.is_some());
-                    if let Some(topic) = &self.dead_topic {
-                        let original = Original::of(run.topic, &message);
-                        let letter = dead_letters::dead_letter(topic, &original, &why);
-                        self.aside(letter, false);
-                    }
+                    self.bury(&Original::of(run.topic, &message), &why);
                 }
             }
             self.next = Watermark::after(offset);
@@ -206,7 +222,7 @@ impl BucketState {
         message: &Received<'_>,
         headed: bool,
     ) -> Result<Decoded, Rejection> {
-        let origin = (headed && self.keyed)
+        let origin = (headed && self.shape.has_keys())
             .then(|| message.header(ORIGIN))
             .flatten();
         let origin = match origin {
@@ -230,7 +246,7 @@ impl BucketState {
                 let what = "a re-published record of another bucket's key";
                 return Err(Rejection::of_row(0, Reason::Unsupported { what }));
             }
-            Pushed::Elsewhere(bucket) => Decoded::Stray(bucket),
+            Pushed::Elsewhere(bucket) => Decoded::Misrouted(bucket),
         };
         if let Some(origin) = origin {
             self.origins.take(origin);
@@ -238,11 +254,25 @@ impl BucketState {
         Ok(decoded)
     }
 
-    fn aside(&mut self, message: Message, stray: bool) {
-        self.aside_bytes += dead_letters::bytes_of(&message);
-        if stray {
-            self.strays.push(message);
-        } else {
+    /// Keeps a record of another bucket's key for the next flush, which sends it there first.
+    fn send_on(&mut self, message: &Received<'_>, to: Bucket) -> Result<Decoded, Rejection> {
+        let topic = Arc::clone(&self.at.topic);
+        let again = misrouted::republished(&topic, message, to)?;
+        self.aside_bytes += dead_letters::bytes_of(&again);
+        self.misrouted.push(Misrouted {
+            offset: message.offset(),
+            message: again,
+        });
+        Ok(Decoded::Misrouted(to))
+    }
+
+    /// Keeps the dead letter of a bad record for the next flush.
+    fn bury(&mut self, original: &Original<'_>, why: &Rejection) {
+        // The decoder of dead letters takes everything.
+        debug_assert!(self.dead_topic.is_some());
+        if let Some(topic) = &self.dead_topic {
+            let message = dead_letters::dead_letter(topic, original, why);
+            self.aside_bytes += dead_letters::bytes_of(&message);
             self.dead.push(message);
         }
     }
@@ -275,37 +305,48 @@ impl BucketState {
         if self.memtable.is_empty() {
             return Ok(None);
         }
-        let bytes = self.bytes();
         let sealed = self.memtable.seal();
-        self.in_flight = bytes;
         self.in_flight_oldest_ms = self.oldest_ms.take();
         self.first_taken = None;
         self.asked = false;
         self.aside_bytes = 0;
         Ok(Some(SealedBucket {
             sealed,
-            strays: std::mem::take(&mut self.strays),
+            misrouted: std::mem::take(&mut self.misrouted),
+            has_gaps: std::mem::take(&mut self.has_gaps),
             origins: self.origins.seal(),
             dead_letters: std::mem::take(&mut self.dead),
-            bytes,
         }))
     }
 
     /// A commit covers everything before `to`.
     pub fn committed(&mut self, to: Watermark) {
         self.committed = to;
-        self.in_flight = 0;
         self.in_flight_oldest_ms = None;
     }
 
-    /// Memory held for rows that no flush has taken yet.
-    pub fn bytes(&self) -> usize {
-        self.memtable.bytes() + self.decoder.bytes() + self.aside_bytes
+    /// What the bucket holds that no flush has taken. What a decoder keeps room for while it holds no
+    /// rows is told apart: no flush frees it.
+    pub fn held(&self) -> Held {
+        let bytes = self.memtable.bytes() + self.decoder.bytes() + self.aside_bytes;
+        let (rows, room) = match self.first_taken {
+            Some(_) => (bytes, 0),
+            None => (0, bytes),
+        };
+        Held {
+            rows,
+            room,
+            since: self.first_taken,
+            asked: self.asked,
+        }
     }
 
-    pub fn age(&self, now: Instant) -> Option<Duration> {
-        self.first_taken
-            .map(|first| now.saturating_duration_since(first))
+    /// Gives back the room that the decoder keeps, where it holds no rows.
+    pub fn shrink(&mut self) -> Result<(), SchemaError> {
+        if self.first_taken.is_none() {
+            self.decoder = self.shape.decoder()?;
+        }
+        Ok(())
     }
 
     /// Timestamp of the oldest message that no commit covers.

@@ -13,7 +13,7 @@ use tidelake_codec::Rejection;
 use tidelake_core::limits::MESSAGE_BYTES_MAX;
 use tidelake_core::{Bucket, Offset};
 use tidelake_log::headers::{self, dead_letter as header};
-use tidelake_log::{LogError, Message, Producer, Received};
+use tidelake_log::{Message, Received};
 
 /// Reasons are for people: long ones are cut.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -22,6 +22,7 @@ const TEXT_BYTES_MAX: usize = 1024;
 const ORIGINAL_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
 /// Code of a record that is larger, decompressed, than a letter can be: it can't be replayed.
 const CUT_SHORT: &str = "CUT_SHORT";
+const TOO_LARGE: &str = "TOO_LARGE";
 
 /// A record as its producer sent it, and where it stands.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +50,29 @@ impl<'a> Original<'a> {
             encoding: record.header(headers::ENCODING),
             op: record.header(headers::OP),
             schema: record.header(headers::SCHEMA),
+        }
+    }
+
+    /// Of a record that was to be written to another bucket of its topic.
+    pub fn of_message(bucket: Bucket, offset: Offset, record: &'a Message) -> Self {
+        let header = |name: &str| {
+            let mut found = record
+                .headers
+                .iter()
+                .rev()
+                .filter(|(known, _)| known == name);
+            found.next().map(|(_, value)| &value[..])
+        };
+        Self {
+            topic: &record.topic,
+            bucket,
+            offset,
+            timestamp_ms: record.timestamp_ms.unwrap_or(0),
+            key: record.key.as_deref(),
+            value: record.value.as_deref(),
+            encoding: header(headers::ENCODING),
+            op: header(headers::OP),
+            schema: header(headers::SCHEMA),
         }
     }
 }
@@ -82,7 +106,10 @@ pub fn dead_letter(topic: &Arc<str>, record: &Original<'_>, why: &Rejection) -> 
     let mut code = why.code();
     if cut > 0 {
         reason += &format!("; the last {cut} bytes of the record did not fit the dead letter");
-        code = CUT_SHORT;
+        // Its size is the reason already.
+        if code != TOO_LARGE {
+            code = CUT_SHORT;
+        }
     }
     list.extend([
         (header::REASON, text(reason)),
@@ -130,18 +157,6 @@ fn shortened(mut text: String) -> String {
 pub fn bytes_of(message: &Message) -> usize {
     let headers = message.headers.iter().map(|(_, value)| value.len());
     message.value.as_ref().map_or(0, Bytes::len) + headers.sum::<usize>() + 512
-}
-
-/// Sends all of them and waits until the log has them.
-pub async fn send_all(producer: &Producer, letters: &[Message]) -> Result<(), LogError> {
-    let mut waiting = Vec::with_capacity(letters.len());
-    for letter in letters {
-        waiting.push(producer.enqueue_waiting(letter.clone()).await?);
-    }
-    for delivery in waiting {
-        delivery.await?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -18,19 +18,20 @@ use tidelake_table::{
 };
 use tokio::sync::Mutex;
 
-use crate::job::{Job, Workbench, chain};
-use crate::table::OpenTable;
+use crate::flush::{Job, Workbench};
+use crate::opener::OpenTable;
+use crate::policy::chain;
 
 /// The keys of one incarnation of a table.
 #[derive(Debug)]
-pub struct Keyed {
+pub struct Upserts {
     /// Topic id and schema that the states belong to.
     belongs_to: (tidelake_core::TopicId, String),
     loader: StateLoader,
     states: Mutex<BTreeMap<Bucket, BucketState>>,
 }
 
-impl Keyed {
+impl Upserts {
     /// `None` for append tables. What is known already is kept where it is of the same table.
     pub fn open(
         table: &OpenTable,
