@@ -43,7 +43,7 @@ async fn a_table_whose_store_refuses_does_not_hold_the_others_back() {
     }
     room.covered(&good, 0, 200).await;
     let freshness = "tidelake_table_freshness_seconds{table=\"bad\",tenant=\"default\"}";
-    assert!(room.metric(freshness).unwrap() > 0.0);
+    assert!(room.metric(freshness).unwrap() > 0.0, "{}", room.shown());
     // Mended, it catches up by itself.
     std::fs::remove_file(&folder).unwrap();
     std::fs::rename(&aside, &folder).unwrap();

@@ -187,7 +187,7 @@ impl Room {
         reason.unwrap_or_default()
     }
 
-    fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let text = self.runtime.metrics.render();
         let ours = text.lines().filter(|line| line.starts_with("tidelake_"));
         let ours: Vec<_> = ours.collect();
