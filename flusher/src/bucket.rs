@@ -1,50 +1,51 @@
 //! One bucket that this flusher owns: its position, its rows in memory, their age.
+//!
+//! What a message counts as is the intake's; here it becomes a row of the memtable, or a message to
+//! be sent before the commit that passes it: to the bucket of its key, or to the dead letters.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidelake_catalog::{TableEntry, TableMode};
-use tidelake_codec::message::{Letter, MessageDecoder, Placement, Pushed, WireMessage};
 use tidelake_codec::{CodecError, Reason, Rejection};
+use tidelake_core::clock::UnixMillis;
+use tidelake_core::limits::MESSAGE_BYTES_MAX;
 use tidelake_core::{Bucket, Offset, Watermark};
-use tidelake_log::headers::{ENCODING, OP, ORIGIN};
-use tidelake_log::{Message, Received, Run, TopicBucket};
+use tidelake_intake::{BucketIntake, IntakeError, IntakeTable, Outgoing, Seen, TableKind};
+use tidelake_intake::{dead_letter, misrouted};
+use tidelake_log::{Run, TopicBucket};
 use tidelake_manifest::Snapshot;
-use tidelake_schema::{SchemaError, TableSchema};
-use tidelake_table::origins::{Origin, Origins};
-use tidelake_table::{Chunk, Deletes, Memtable, Positions, Sealed};
+use tidelake_manifest::action::Txn;
+use tidelake_table::{Memtable, Sealed};
 
-use crate::dead_letters::{self, Original};
-use crate::flush::Misrouted;
-use crate::misrouted;
 use crate::policy::Moment;
 use crate::seats::Held;
 
 /// Decoded rows go into the memtable in pieces of this size, so that growing columns are not copied
 /// again and again.
 const CHUNK_BYTES: usize = 8 << 20;
+/// What a re-publication may take: what the log takes, less room for its origin and for what
+/// surrounds a message.
+const REPUBLISHED_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
+
+/// A record of another bucket's key.
+#[derive(Debug, Clone)]
+pub struct Misrouted {
+    /// Where it stands.
+    pub offset: Offset,
+    /// For the bucket of its key, without its origin: that depends on when it is sent.
+    pub message: Outgoing,
+}
 
 /// What a bucket hands to a flush.
 #[derive(Debug)]
 pub struct SealedBucket {
     pub sealed: Sealed,
-    pub dead_letters: Vec<Message>,
-    /// Records of other buckets' keys.
+    pub dead_letters: Vec<Outgoing>,
     pub misrouted: Vec<Misrouted>,
+    /// What the commit has to hold of the re-publications that the rows include.
+    pub txns: Vec<Txn>,
     /// Some offsets before its end had no message.
     pub has_gaps: bool,
-    /// The last origin of each source that the rows include.
-    pub origins: BTreeMap<Bucket, Offset>,
-}
-
-/// What one message was.
-enum Decoded {
-    Rows(usize),
-    Marker,
-    /// A re-publication that was taken before.
-    Repeated,
-    /// Its key belongs to this other bucket.
-    Misrouted(Bucket),
 }
 
 /// What a run of messages brought.
@@ -62,45 +63,15 @@ pub struct Taken {
     pub skipped: u64,
 }
 
-/// What its decoder is made from.
-#[derive(Debug)]
-struct Shape {
-    schema: Arc<TableSchema>,
-    /// Where keys and origins count: of upsert tables.
-    placement: Option<Placement>,
-    of_dead_letters: bool,
-}
-
-impl Shape {
-    fn decoder(&self) -> Result<MessageDecoder, SchemaError> {
-        if self.of_dead_letters {
-            MessageDecoder::dead_letters()
-        } else if self.placement.is_some() {
-            MessageDecoder::keyed(&self.schema, self.placement)
-        } else {
-            MessageDecoder::new(&self.schema)
-        }
-    }
-
-    fn has_keys(&self) -> bool {
-        self.placement.is_some()
-    }
-}
-
 /// A bucket's state between two commits.
 #[derive(Debug)]
 pub struct BucketState {
     pub at: TopicBucket,
     memtable: Memtable,
-    decoder: MessageDecoder,
-    shape: Shape,
-    buckets: u32,
-    origins: Origins,
-    /// Records of other buckets' keys, to be re-published before a commit passes them.
+    intake: BucketIntake,
+    /// To be re-published before a commit passes them.
     misrouted: Vec<Misrouted>,
-    dead: Vec<Message>,
-    /// Of every table that is not a dead-letter table itself.
-    dead_topic: Option<Arc<str>>,
+    dead_letters: Vec<Outgoing>,
     /// Memory of misrouted records and dead letters.
     aside_bytes: usize,
     /// Everything before it has been taken in or skipped as taken before.
@@ -109,13 +80,22 @@ pub struct BucketState {
     oldest_ms: Option<i64>,
     has_gaps: bool,
     /// A flush marker came through.
-    pub asked: bool,
+    asked: bool,
     /// Messages are ignored: they come from before a restart, or the bucket is being given up.
     pub muted: bool,
     /// Oldest message of the flush under way.
-    pub in_flight_oldest_ms: Option<i64>,
+    in_flight_oldest_ms: Option<i64>,
     /// Covered by a commit.
     pub committed: Watermark,
+}
+
+/// What the messages of a table's topic are to it.
+pub fn kind_of(entry: &TableEntry) -> TableKind {
+    match entry.mode {
+        _ if entry.is_dead_letters() => TableKind::DeadLetters,
+        TableMode::Append => TableKind::Append,
+        TableMode::Upsert => TableKind::Upsert,
+    }
 }
 
 impl BucketState {
@@ -123,31 +103,17 @@ impl BucketState {
         at: TopicBucket,
         entry: &TableEntry,
         snapshot: &Snapshot,
-        dead_topic: Option<Arc<str>>,
-    ) -> Result<Self, SchemaError> {
-        let of_dead_letters = entry.is_dead_letters();
-        let has_keys = entry.mode == TableMode::Upsert && !of_dead_letters;
-        let shape = Shape {
-            schema: Arc::clone(snapshot.schema()),
-            placement: has_keys.then_some(Placement {
-                bucket: at.bucket,
-                buckets: entry.buckets,
-            }),
-            of_dead_letters,
-        };
+    ) -> Result<Self, IntakeError> {
+        let table = IntakeTable::of(kind_of(entry), entry.topic_id, entry.buckets, snapshot);
         let from = snapshot
             .watermark(&entry.topic_id, at.bucket)
             .unwrap_or_default();
         Ok(Self {
             memtable: Memtable::new(at.bucket, from),
-            decoder: shape.decoder()?,
-            shape,
-            buckets: entry.buckets,
-            origins: Origins::of(snapshot, &entry.topic_id, at.bucket),
+            intake: BucketIntake::open(&table, at.bucket, snapshot)?,
             misrouted: Vec::new(),
+            dead_letters: Vec::new(),
             at,
-            dead: Vec::new(),
-            dead_topic,
             aside_bytes: 0,
             next: from,
             first_taken: None,
@@ -167,140 +133,84 @@ impl BucketState {
             return Ok(taken);
         }
         for message in run.iter() {
-            let offset = message.offset();
-            if self.next.covers(offset) {
-                continue;
-            }
-            let timestamp_ms = message.timestamp_ms();
-            let headed = message.has_headers();
-            let letter = (headed && self.shape.of_dead_letters)
-                .then(|| Letter::read(|name| message.header(name)));
-            let wire = WireMessage {
-                key: (self.shape.has_keys() || self.shape.of_dead_letters)
-                    .then(|| message.key())
-                    .flatten(),
-                offset: offset.0,
-                timestamp_ms,
+            let seen = Seen {
+                offset: message.offset(),
+                timestamp_ms: message.timestamp_ms(),
+                key: message.key(),
                 value: message.value(),
-                encoding: headed.then(|| message.header(ENCODING)).flatten(),
-                op: headed.then(|| message.header(OP)).flatten(),
-                letter: letter.as_ref(),
+                headers: &message,
             };
-            taken.messages += 1;
-            let skipped = u64::try_from(offset.0 - self.next.0).unwrap_or(0);
-            taken.skipped += skipped;
-            self.has_gaps |= skipped > 0;
-            taken.bytes += wire.value.map_or(0, <[u8]>::len) as u64;
-            let decoded = match self.decode(&wire, &message, headed) {
-                Ok(Decoded::Misrouted(bucket)) => self.send_on(&message, bucket),
-                other => other,
-            };
-            match decoded {
-                Ok(Decoded::Rows(rows)) => taken.rows += rows as u64,
-                Ok(Decoded::Marker) => self.asked = true,
-                Ok(Decoded::Repeated) => taken.repeated += 1,
-                Ok(Decoded::Misrouted(_)) => taken.misrouted += 1,
-                Err(why) => {
-                    tracing::warn!(bucket = %self.at, %offset, reason = %why, "dead letter");
-                    taken.rejected += 1;
-                    self.bury(&Original::of(run.topic, &message), &why);
-                }
+            if !self.next.covers(seen.offset) {
+                self.take_one(&seen, &mut taken);
+                self.first_taken.get_or_insert(now);
             }
-            self.next = Watermark::after(offset);
-            self.first_taken.get_or_insert(now);
-            self.oldest_ms = Some(self.oldest_ms.unwrap_or(i64::MAX).min(timestamp_ms));
         }
-        if self.decoder.bytes() > CHUNK_BYTES {
-            self.drain_decoder()?;
+        if self.intake.bytes() > CHUNK_BYTES {
+            self.drain()?;
         }
         Ok(taken)
     }
 
-    fn decode(
-        &mut self,
-        wire: &WireMessage<'_>,
-        message: &Received<'_>,
-        headed: bool,
-    ) -> Result<Decoded, Rejection> {
-        let origin = (headed && self.shape.has_keys())
-            .then(|| message.header(ORIGIN))
-            .flatten();
-        let origin = match origin {
-            None => None,
-            Some(text) => {
-                let what = "this tl-origin (expected bucket/offset of another bucket)";
-                let malformed = || Rejection::of_row(0, Reason::Unsupported { what });
-                Some(Origin::parse(text, self.at.bucket, self.buckets).ok_or_else(malformed)?)
-            }
-        };
-        if let Some(origin) = origin
-            && !self.origins.is_new(origin)
-        {
-            return Ok(Decoded::Repeated);
+    fn take_one(&mut self, seen: &Seen<'_>, taken: &mut Taken) {
+        let skipped = u64::try_from(seen.offset.0 - self.next.0).unwrap_or(0);
+        self.has_gaps |= skipped > 0;
+        taken.skipped += skipped;
+        taken.messages += 1;
+        taken.bytes += seen.value.map_or(0, <[u8]>::len) as u64;
+        match self.intake.take(seen) {
+            tidelake_intake::Taken::Rows(rows) => taken.rows += rows as u64,
+            tidelake_intake::Taken::Marker => self.asked = true,
+            tidelake_intake::Taken::Repeated => taken.repeated += 1,
+            tidelake_intake::Taken::Misrouted(to) => self.send_on(seen, to, taken),
+            tidelake_intake::Taken::Refused(why) => self.bury(seen, &why, taken),
         }
-        let decoded = match self.decoder.push(wire)? {
-            Pushed::Rows(rows) => Decoded::Rows(rows),
-            Pushed::Marker => Decoded::Marker,
-            // Re-published once: whoever set this origin counted buckets differently.
-            Pushed::Elsewhere(_) if origin.is_some() => {
-                let what = "a re-published record of another bucket's key";
-                return Err(Rejection::of_row(0, Reason::Unsupported { what }));
-            }
-            Pushed::Elsewhere(bucket) => Decoded::Misrouted(bucket),
-        };
-        if let Some(origin) = origin {
-            self.origins.take(origin);
-        }
-        Ok(decoded)
+        self.next = Watermark::after(seen.offset);
+        let oldest_ms = self.oldest_ms.unwrap_or(i64::MAX);
+        self.oldest_ms = Some(oldest_ms.min(seen.timestamp_ms));
     }
 
-    /// Keeps a record of another bucket's key for the next flush, which sends it there first.
-    fn send_on(&mut self, message: &Received<'_>, to: Bucket) -> Result<Decoded, Rejection> {
-        let topic = Arc::clone(&self.at.topic);
-        let again = misrouted::republished(&topic, message, to)?;
-        self.aside_bytes += dead_letters::bytes_of(&again);
+    /// Keeps a record of another bucket's key for the next flush, which sends it there first. One
+    /// that is larger, decompressed, than the log takes can only become a dead letter.
+    fn send_on(&mut self, seen: &Seen<'_>, to: Bucket, taken: &mut Taken) {
+        let message = misrouted::republished(seen, to);
+        if message.bytes() > REPUBLISHED_BYTES_MAX {
+            return self.bury(seen, &too_large(), taken);
+        }
+        taken.misrouted += 1;
+        self.aside_bytes += message.bytes();
         self.misrouted.push(Misrouted {
-            offset: message.offset(),
-            message: again,
+            offset: seen.offset,
+            message,
         });
-        Ok(Decoded::Misrouted(to))
     }
 
     /// Keeps the dead letter of a bad record for the next flush.
-    fn bury(&mut self, original: &Original<'_>, why: &Rejection) {
-        // The decoder of dead letters takes everything.
-        debug_assert!(self.dead_topic.is_some());
-        if let Some(topic) = &self.dead_topic {
-            let message = dead_letters::dead_letter(topic, original, why);
-            self.aside_bytes += dead_letters::bytes_of(&message);
-            self.dead.push(message);
-        }
+    fn bury(&mut self, seen: &Seen<'_>, why: &Rejection, taken: &mut Taken) {
+        tracing::warn!(bucket = %self.at, offset = %seen.offset, reason = %why, "dead letter");
+        taken.rejected += 1;
+        let source = dead_letter::Source {
+            topic: &self.at.topic,
+            bucket: self.at.bucket,
+        };
+        let message = dead_letter::of(source, seen, why);
+        self.aside_bytes += message.bytes();
+        self.dead_letters.push(message);
     }
 
-    fn drain_decoder(&mut self) -> Result<(), CodecError> {
-        let decoded = self.decoder.finish()?;
-        for removed in decoded.deletes {
-            let positions = Positions {
-                offsets: removed.offsets,
-                rows: removed.rows,
-                timestamps_ms: removed.timestamps_ms,
-            };
-            self.memtable.delete(Deletes::new(removed.keys, positions));
+    fn drain(&mut self) -> Result<(), CodecError> {
+        let drained = self.intake.drain()?;
+        for deletes in drained.deletes {
+            self.memtable.delete(deletes);
         }
-        for rows in decoded.rows {
-            let positions = Positions {
-                offsets: rows.offsets,
-                rows: rows.rows,
-                timestamps_ms: rows.timestamps_ms,
-            };
-            self.memtable.push(Chunk::new(rows.batch, positions));
+        for chunk in drained.chunks {
+            self.memtable.push(chunk);
         }
         Ok(())
     }
 
     /// Hands over everything taken in so far; `None` where a commit would not move the watermark.
-    pub fn seal(&mut self) -> Result<Option<SealedBucket>, CodecError> {
-        self.drain_decoder()?;
+    pub fn seal(&mut self, now_ms: UnixMillis) -> Result<Option<SealedBucket>, CodecError> {
+        self.drain()?;
         self.memtable.advance(self.next);
         if self.memtable.is_empty() {
             return Ok(None);
@@ -313,9 +223,9 @@ impl BucketState {
         Ok(Some(SealedBucket {
             sealed,
             misrouted: std::mem::take(&mut self.misrouted),
+            txns: self.intake.seal_origins(now_ms),
+            dead_letters: std::mem::take(&mut self.dead_letters),
             has_gaps: std::mem::take(&mut self.has_gaps),
-            origins: self.origins.seal(),
-            dead_letters: std::mem::take(&mut self.dead),
         }))
     }
 
@@ -325,10 +235,10 @@ impl BucketState {
         self.in_flight_oldest_ms = None;
     }
 
-    /// What the bucket holds that no flush has taken. What a decoder keeps room for while it holds no
-    /// rows is told apart: no flush frees it.
+    /// What the bucket holds that no flush has taken. What the intake keeps room for while it holds
+    /// no rows is told apart: no flush frees it.
     pub fn held(&self) -> Held {
-        let bytes = self.memtable.bytes() + self.decoder.bytes() + self.aside_bytes;
+        let bytes = self.memtable.bytes() + self.intake.bytes() + self.aside_bytes;
         let (rows, room) = match self.first_taken {
             Some(_) => (bytes, 0),
             None => (0, bytes),
@@ -341,12 +251,11 @@ impl BucketState {
         }
     }
 
-    /// Gives back the room that the decoder keeps, where it holds no rows.
-    pub fn shrink(&mut self) -> Result<(), SchemaError> {
+    /// Gives back the room that the intake keeps, where it holds no rows.
+    pub fn shrink(&mut self) {
         if self.first_taken.is_none() {
-            self.decoder = self.shape.decoder()?;
+            self.intake.shrink();
         }
-        Ok(())
     }
 
     /// Timestamp of the oldest message that no commit covers.
@@ -360,4 +269,11 @@ impl BucketState {
     pub fn next_offset(&self) -> Offset {
         Offset(self.next.0)
     }
+}
+
+/// Why a record that the log does not take becomes a dead letter.
+pub fn too_large() -> Rejection {
+    let what = "a record of another bucket's key, which is sent there with its headers,";
+    let max = REPUBLISHED_BYTES_MAX;
+    Rejection::of_row(0, Reason::TooLarge { what, max })
 }

@@ -1,9 +1,9 @@
 //! One flush of one table on its way: what is sent to the log first, the data files, the commit.
 
+mod deliveries;
 mod job;
-mod outgoing;
 mod upserts;
 
+pub use deliveries::{Deliveries, Routes};
 pub use job::{Ended, Job, Workbench};
-pub use outgoing::{Misrouted, Outgoing};
 pub use upserts::Upserts;

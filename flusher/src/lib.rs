@@ -19,13 +19,11 @@
 
 mod bucket;
 mod budget;
-mod dead_letters;
 pub mod due;
 mod flush;
 mod freshness;
 mod identity;
 mod metrics;
-mod misrouted;
 mod opener;
 mod outbox;
 mod policy;

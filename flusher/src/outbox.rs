@@ -17,9 +17,7 @@
 //!   never is.
 
 use tidelake_core::Offset;
-
-/// Records on their way beyond the first that is not acknowledged, that one included.
-pub const ORIGIN_WINDOW: usize = 32;
+use tidelake_intake::ORIGIN_WINDOW;
 
 /// One source's records for one target, in rising order of their offsets.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::bucket::SealedBucket;
 use crate::due::Reason;
-use crate::flush::{Outgoing, Upserts};
+use crate::flush::{Deliveries, Upserts};
 use crate::metrics::FlusherMetrics;
 use crate::opener::{OpenTable, Opener};
 use crate::policy::{Cause, Trouble, chain};
@@ -39,7 +39,7 @@ pub struct Job {
     /// Of an upsert table.
     pub upserts: Option<Arc<Upserts>>,
     pub buckets: Vec<SealedBucket>,
-    pub outgoing: Outgoing,
+    pub deliveries: Deliveries,
     pub reason: Reason,
     pub begun: Instant,
     /// Becomes true once the memory of the rows is needed elsewhere.
@@ -173,7 +173,7 @@ impl Job {
 
     async fn attempt(&mut self, bench: &Workbench) -> Result<FlushOutcome, Failure> {
         self.proves_its_place(bench).await?;
-        let delivered = self.outgoing.deliver(&bench.producer).await;
+        let delivered = self.deliveries.deliver(&bench.producer).await;
         delivered.map_err(|error| self.refused(&error))?;
         let flushed = match &self.upserts {
             Some(upserts) => upserts.flush(self, bench).await,

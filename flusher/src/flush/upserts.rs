@@ -11,7 +11,6 @@ use futures::future::try_join_all;
 use tidelake_core::Bucket;
 use tidelake_manifest::Snapshot;
 use tidelake_table::index::IndexHome;
-use tidelake_table::origins;
 use tidelake_table::{
     BucketState, FlushOutcome, KeyedBucket, KeyedRequest, StateLoader, TableError, VECTOR_IDS,
     flush_keyed,
@@ -106,7 +105,7 @@ impl Upserts {
             let Some(state) = states.get(&bucket) else {
                 continue;
             };
-            txns.extend(origins::txns(&topic_id, bucket, &held.origins, now_ms));
+            txns.extend(held.txns.iter().cloned());
             buckets.push(KeyedBucket {
                 sealed: held.sealed.clone(),
                 state: state.clone(),

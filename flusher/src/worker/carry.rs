@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 
 use tidelake_core::{Offset, Watermark};
+use tidelake_intake::OriginKey;
 use tidelake_log::Start;
 
 use super::*;
 use crate::due::Reason;
-use crate::flush::{Job, Outgoing};
+use crate::flush::{Deliveries, Job, Routes};
 use crate::seats::{Command, FlushEnd};
 
 impl Owner {
@@ -44,7 +45,7 @@ impl Owner {
                     self.bench.metrics.forget(&slot.table.entry.id);
                 }
             }
-            Command::Shrink(buckets) => return self.shrink(buckets),
+            Command::Shrink(buckets) => self.shrink(buckets),
             Command::GiveWay(topic) => {
                 let slot = self.tables.get(&topic);
                 if let Some(give_way) = slot.and_then(|slot| slot.give_way.as_ref()) {
@@ -185,8 +186,7 @@ impl Owner {
                 failed.push(Event::Failed(at, Trouble::new(Cause::Bug, text)));
                 continue;
             };
-            let (entry, dead) = (&slot.table.entry, slot.table.dead_letters.clone());
-            match BucketState::new(at.clone(), entry, &slot.snapshot, dead) {
+            match BucketState::new(at.clone(), &slot.table.entry, &slot.snapshot) {
                 Ok(mut state) => {
                     state.muted = true;
                     *self.restarts.entry(at.clone()).or_default() += 1;
@@ -197,7 +197,7 @@ impl Owner {
                     self.buckets.insert(at, state);
                 }
                 Err(error) => {
-                    let trouble = Trouble::of(error.kind(), &error);
+                    let trouble = Trouble::new(Cause::Unfit, chain(&error));
                     failed.push(Event::Failed(at, trouble));
                 }
             }
@@ -237,27 +237,22 @@ impl Owner {
         consumer.commit(offsets.collect());
     }
 
-    fn shrink(&mut self, buckets: Vec<TopicBucket>) -> Vec<Event> {
-        let mut failed = Vec::new();
+    fn shrink(&mut self, buckets: Vec<TopicBucket>) {
         for at in buckets {
-            let Some(state) = self.buckets.get_mut(&at) else {
-                continue;
-            };
-            if let Err(error) = state.shrink() {
-                let trouble = Trouble::of(error.kind(), &error);
-                failed.push(Event::Failed(at, trouble));
+            if let Some(state) = self.buckets.get_mut(&at) {
+                state.shrink();
             }
         }
-        failed
     }
 
     fn flush(&mut self, topic: &Arc<str>, reason: Reason) -> Vec<Event> {
         let Some(slot) = self.tables.get_mut(topic) else {
             return vec![Event::FlushEnded(topic.clone(), FlushEnd::Nothing)];
         };
+        let now_ms = self.runtime.clock.now_ms();
         let (mut sealed, mut events, mut held) = (Vec::new(), Vec::new(), Vec::new());
         for (at, state) in self.buckets.iter_mut().filter(|(at, _)| at.topic == *topic) {
-            match state.seal() {
+            match state.seal(now_ms) {
                 Ok(Some(bucket)) => {
                     sealed.push(bucket);
                     held.push((at.clone(), state.held()));
@@ -283,11 +278,16 @@ impl Owner {
             .with_label_values(&[reason.as_str()])
             .inc();
         let (failing, failures) = mpsc::channel(1);
+        let routes = Routes {
+            topic: topic.clone(),
+            dead_letters: slot.table.dead_letters.clone(),
+            origin_key: OriginKey::of(&slot.snapshot, slot.table.entry.topic_id),
+        };
         let job = Job {
             table: slot.table.clone(),
             base: slot.snapshot.clone(),
             upserts: slot.upserts.clone(),
-            outgoing: Outgoing::of(&mut sealed, slot.table.dead_letters.clone()),
+            deliveries: Deliveries::of(&mut sealed, routes),
             buckets: sealed,
             reason,
             begun: Instant::now(),

@@ -11,7 +11,6 @@
 //! | [`arrow_ipc`] | Arrow streams with columns of any fitting type | to |
 //! | [`packed`] | one message of many rows | to and from |
 //! | [`key`] | the text of a primary key | to and from |
-//! | [`message`] | a log message in any of them | to |
 //!
 //! Columns are always those of [`tidelake_schema::arrow::to_arrow`].
 
@@ -20,10 +19,9 @@ mod decimal;
 mod error;
 pub mod json;
 pub mod key;
-pub mod message;
 pub mod packed;
 mod reject;
-mod temporal;
+pub mod temporal;
 
 pub use error::CodecError;
 pub use reject::{EXCERPT_CHARS_MAX, Reason, Rejection};

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use proptest::prelude::*;
 use tidelake_core::limits::MESSAGE_BYTES_MAX;
+use tidelake_core::{TopicId, headers};
+use tidelake_intake::OwnedHeaders;
 
 use super::*;
 
@@ -51,7 +54,7 @@ fn text_of(message: &Message) -> String {
 
 impl Sends for Log {
     fn send(&self, message: Message) -> BoxFuture<'_, Result<Offset, LogError>> {
-        if misrouted::bytes_of(&message) > self.bytes_max {
+        if message.value.as_ref().map_or(0, Bytes::len) > self.bytes_max {
             let topic = message.topic.to_string();
             let error = LogError::MessageTooLarge { topic, bytes: 0 };
             return futures::future::ready(Err(error)).boxed();
@@ -74,15 +77,28 @@ impl Sends for Log {
 }
 
 fn record(offset: i64, target: u32, bytes: usize) -> Misrouted {
-    let mut message = Message::new("tl.a.t", Bucket(target), vec![b'x'; bytes]);
-    message.key = Some(Bytes::from(format!("k{}", offset % 3)));
+    let message = Outgoing {
+        bucket: Bucket(target),
+        key: Some(Bytes::from(format!("k{}", offset % 3))),
+        value: Some(Bytes::from(vec![b'x'; bytes])),
+        headers: OwnedHeaders::default(),
+        timestamp_ms: Some(1),
+    };
     Misrouted {
         offset: Offset(offset),
         message,
     }
 }
 
-fn outgoing(records: Vec<Misrouted>) -> Outgoing {
+fn routes() -> Routes {
+    Routes {
+        topic: Arc::from("tl.a.t"),
+        dead_letters: Some(Arc::from("tl.a.t.dlq")),
+        origin_key: OriginKey::new("table", TopicId([1; 16])),
+    }
+}
+
+fn deliveries(records: Vec<Misrouted>) -> Deliveries {
     let mut by_target: BTreeMap<Bucket, Vec<Misrouted>> = BTreeMap::new();
     for record in records {
         by_target
@@ -103,7 +119,7 @@ fn outgoing(records: Vec<Misrouted>) -> Outgoing {
     outgoing
 }
 
-fn deliver(outgoing: &mut Outgoing, log: &Log) -> Result<(), LogError> {
+fn deliver(outgoing: &mut Deliveries, log: &Log) -> Result<(), LogError> {
     outgoing
         .deliver(log)
         .now_or_never()
@@ -114,7 +130,7 @@ fn deliver(outgoing: &mut Outgoing, log: &Log) -> Result<(), LogError> {
 fn a_record_whose_delivery_fails_is_sent_again_and_acknowledged_ones_are_not() {
     // Taken from the end: the first message is lost, those after it arrive.
     let log = Log::new(vec![Fate::Lost]);
-    let mut outgoing = outgoing((0..5).map(|offset| record(offset, 1, 10)).collect());
+    let mut outgoing = deliveries((0..5).map(|offset| record(offset, 1, 10)).collect());
     assert!(deliver(&mut outgoing, &log).is_err());
     let arrived = log.kept().len();
     assert!((1..5).contains(&arrived), "{arrived}");
@@ -132,8 +148,8 @@ fn a_record_that_the_log_finds_too_large_becomes_a_dead_letter_and_blocks_nothin
         bytes_max: 2_000,
         ..Log::default()
     };
-    let records = vec![record(7, 1, 10), record(8, 1, 1_990), record(9, 1, 10)];
-    let mut outgoing = outgoing(records);
+    let records = vec![record(7, 1, 10), record(8, 1, 2_001), record(9, 1, 10)];
+    let mut outgoing = deliveries(records);
     // The dead letter of this one is too large as well: that is for the flush to say.
     assert!(matches!(
         deliver(&mut outgoing, &log),
@@ -142,7 +158,7 @@ fn a_record_that_the_log_finds_too_large_becomes_a_dead_letter_and_blocks_nothin
     let log = Log::new(Vec::new());
     assert!(deliver(&mut outgoing, &log).is_ok());
     assert_eq!(log.kept(), [(Bucket(0), "0/8".to_owned())]);
-    let [letter] = &outgoing_letters(7, 8 << 20)[..] else {
+    let [letter] = &letters_of(7, 8 << 10)[..] else {
         panic!("one dead letter");
     };
     let code = letter
@@ -153,10 +169,9 @@ fn a_record_that_the_log_finds_too_large_becomes_a_dead_letter_and_blocks_nothin
 }
 
 /// The dead letters that a record of this size leaves with a log of the usual limit.
-fn outgoing_letters(offset: i64, bytes: usize) -> Vec<Message> {
+fn letters_of(offset: i64, bytes: usize) -> Vec<Outgoing> {
     let lane = Lane::new(Bucket(0), vec![record(offset, 1, bytes)]);
-    let topic = Arc::from("tl.a.t.dlq");
-    lane.dead_letter(0, Some(&topic)).into_iter().collect()
+    vec![lane.dead_letter(0, "tl.a.t")]
 }
 
 proptest! {
@@ -175,7 +190,7 @@ proptest! {
             .iter()
             .map(|record| (record.message.bucket, format!("0/{}", record.offset)))
             .collect();
-        let mut outgoing = outgoing(records);
+        let mut outgoing = deliveries(records);
         let mut tries = 0;
         while deliver(&mut outgoing, &log).is_err() {
             tries += 1;

@@ -5,33 +5,21 @@
 //! What may be sent when is [`Window`]'s. One that the log acknowledged is never sent again by the
 //! same flush; one whose acknowledgement did not come is sent again with the same origin.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tidelake_core::{Bucket, Offset};
-use tidelake_log::{LogError, Message, Producer, headers};
+use tidelake_intake::{Origin, OriginKey, Outgoing, Seen, dead_letter, misrouted};
+use tidelake_log::{LogError, Message, Producer};
 
-use crate::bucket::SealedBucket;
-use crate::dead_letters::{self, Original};
-use crate::misrouted;
-use crate::outbox::Window;
+use crate::bucket::{Misrouted, SealedBucket, too_large};
+use crate::outbox::{Due, Window};
 
 /// Dead letters on their way at once.
 const DEAD_LETTERS_MAX: usize = 1_000;
-
-/// A record of another bucket's key, without its origin: that depends on when it is sent.
-#[derive(Debug, Clone)]
-pub struct Misrouted {
-    /// Where it stood.
-    pub offset: Offset,
-    /// `message.bucket` is the one of its key.
-    pub message: Message,
-}
 
 /// Where messages go: a producer, or a log made up by a test.
 pub trait Sends: Sync {
@@ -47,12 +35,20 @@ impl Sends for Producer {
 
 /// The messages of one flush.
 #[derive(Debug)]
-pub struct Outgoing {
-    /// Where records go that the log finds too large.
-    dead_topic: Option<Arc<str>>,
+pub struct Deliveries {
+    routes: Routes,
     lanes: Vec<Lane>,
     /// Those that the log does not have yet.
-    dead_letters: Vec<Message>,
+    dead_letters: Vec<Outgoing>,
+}
+
+/// Where messages go, and who signs them.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    pub topic: Arc<str>,
+    /// None of dead-letter tables, which take every message.
+    pub dead_letters: Option<Arc<str>>,
+    pub origin_key: OriginKey,
 }
 
 /// One source's records for one target.
@@ -63,16 +59,16 @@ struct Lane {
     window: Window,
 }
 
-impl Outgoing {
+impl Deliveries {
     /// Takes the messages of sealed buckets out of them.
-    pub fn of(sealed: &mut [SealedBucket], dead_topic: Option<Arc<str>>) -> Self {
-        let mut outgoing = Self {
-            dead_topic,
+    pub fn of(sealed: &mut [SealedBucket], routes: Routes) -> Self {
+        let mut deliveries = Self {
+            routes,
             lanes: Vec::new(),
             dead_letters: Vec::new(),
         };
         for held in sealed {
-            outgoing.dead_letters.append(&mut held.dead_letters);
+            deliveries.dead_letters.append(&mut held.dead_letters);
             let mut by_target: BTreeMap<Bucket, Vec<Misrouted>> = BTreeMap::new();
             for record in std::mem::take(&mut held.misrouted) {
                 by_target
@@ -84,22 +80,22 @@ impl Outgoing {
             let lanes = by_target
                 .into_values()
                 .map(|records| Lane::new(source, records));
-            outgoing.lanes.extend(lanes);
+            deliveries.lanes.extend(lanes);
         }
-        outgoing
+        deliveries
     }
 
     /// Sends until the log has everything. After an error, calling again goes on where it ended.
     pub async fn deliver(&mut self, to: &impl Sends) -> Result<(), LogError> {
-        let lanes = self.lanes.iter_mut().map(|lane| lane.deliver(to));
+        let routes = &self.routes;
+        let lanes = self.lanes.iter_mut().map(|lane| lane.deliver(routes, to));
         let delivered = futures::future::join_all(lanes).await;
         let mut failure = None;
         for (lane, (refused, outcome)) in self.lanes.iter().zip(delivered) {
             failure = outcome.err().or(failure);
-            for index in refused {
-                let letter = lane.dead_letter(index, self.dead_topic.as_ref());
-                self.dead_letters.extend(letter);
-            }
+            let refused = refused.into_iter();
+            let refused = refused.map(|index| lane.dead_letter(index, &self.routes.topic));
+            self.dead_letters.extend(refused);
         }
         self.lanes.retain(|lane| !lane.window.is_done());
         if let Some(error) = failure {
@@ -109,14 +105,18 @@ impl Outgoing {
     }
 
     async fn deliver_dead_letters(&mut self, to: &impl Sends) -> Result<(), LogError> {
+        let Some(topic) = &self.routes.dead_letters else {
+            debug_assert!(self.dead_letters.is_empty(), "a dead letter of a dead letter");
+            return Ok(());
+        };
         let waiting = std::mem::take(&mut self.dead_letters);
         let mut answers = futures::stream::iter(waiting)
-            .map(|message| async move { (to.send(message.clone()).await, message) })
+            .map(|dead| async move { (to.send(message(topic, dead.clone())).await, dead) })
             .buffer_unordered(DEAD_LETTERS_MAX);
         let mut failure = None;
-        while let Some((answer, message)) = answers.next().await {
+        while let Some((answer, dead)) = answers.next().await {
             if let Err(error) = answer {
-                self.dead_letters.push(message);
+                self.dead_letters.push(dead);
                 failure = Some(error);
             }
         }
@@ -135,7 +135,11 @@ impl Lane {
     }
 
     /// Gives the records that the log finds too large: they count as settled.
-    async fn deliver(&mut self, to: &impl Sends) -> (Vec<usize>, Result<(), LogError>) {
+    async fn deliver(
+        &mut self,
+        routes: &Routes,
+        to: &impl Sends,
+    ) -> (Vec<usize>, Result<(), LogError>) {
         self.window.interrupted();
         let mut on_their_way = FuturesUnordered::new();
         let (mut refused, mut outcome) = (Vec::new(), Ok(()));
@@ -143,7 +147,7 @@ impl Lane {
             while outcome.is_ok()
                 && let Some(due) = self.window.next()
             {
-                let message = self.stamped(due.index, due.floor);
+                let message = self.stamped(due, routes);
                 on_their_way.push(async move { (due.index, to.send(message).await) });
             }
             let Some((index, answer)) = on_their_way.next().await else {
@@ -164,28 +168,43 @@ impl Lane {
     }
 
     /// The record with its origin.
-    fn stamped(&self, index: usize, _floor: Offset) -> Message {
-        let record = &self.records[index];
-        let mut message = record.message.clone();
-        let origin = format!("{}/{}", self.source, record.offset);
-        message
-            .headers
-            .push((Cow::Borrowed(headers::ORIGIN), Bytes::from(origin)));
-        message
+    fn stamped(&self, due: Due, routes: &Routes) -> Message {
+        let record = &self.records[due.index];
+        let origin = Origin {
+            bucket: self.source,
+            offset: record.offset,
+            floor: due.floor,
+        };
+        let header = routes.origin_key.header(origin, record.message.bucket);
+        message(&routes.topic, misrouted::with_origin(record.message.clone(), header))
     }
 
-    fn dead_letter(&self, index: usize, topic: Option<&Arc<str>>) -> Option<Message> {
+    fn dead_letter(&self, index: usize, topic: &str) -> Outgoing {
         let record = &self.records[index];
-        let original = Original::of_message(self.source, record.offset, &record.message);
-        Some(dead_letters::dead_letter(
-            topic?,
-            &original,
-            &misrouted::too_large(),
-        ))
+        let seen = Seen {
+            offset: record.offset,
+            timestamp_ms: record.message.timestamp_ms.unwrap_or(0),
+            key: record.message.key.as_deref(),
+            value: record.message.value.as_deref(),
+            headers: &record.message.headers,
+        };
+        let bucket = self.source;
+        dead_letter::of(dead_letter::Source { topic, bucket }, &seen, &too_large())
     }
 }
 
-fn hash_of(message: &Message) -> u64 {
+fn message(topic: &Arc<str>, outgoing: Outgoing) -> Message {
+    Message {
+        topic: topic.clone(),
+        bucket: outgoing.bucket,
+        key: outgoing.key,
+        value: outgoing.value,
+        headers: outgoing.headers.0,
+        timestamp_ms: outgoing.timestamp_ms,
+    }
+}
+
+fn hash_of(message: &Outgoing) -> u64 {
     let mut hasher = DefaultHasher::new();
     message.key.hash(&mut hasher);
     hasher.finish()
