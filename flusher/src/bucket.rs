@@ -1,47 +1,51 @@
 //! One bucket that this flusher owns: its position, its rows in memory, their age.
+//!
+//! What a message counts as is the intake's; here it becomes a row of the memtable, or a message to
+//! be sent before the commit that passes it: to the bucket of its key, or to the dead letters.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_codec::{CodecError, Reason, Rejection};
+use tidelake_core::clock::UnixMillis;
+use tidelake_core::limits::MESSAGE_BYTES_MAX;
 use tidelake_core::{Bucket, Offset, Watermark};
-use tidelake_intake::decode::{DeadLetter, MessageDecoder, Placement, Pushed, WireMessage};
-use tidelake_log::headers::{ENCODING, OP, ORIGIN};
-use tidelake_log::{Message, Received, Run, TopicBucket};
+use tidelake_intake::{BucketIntake, IntakeError, IntakeTable, Outgoing, Seen, TableKind};
+use tidelake_intake::{dead_letter, misrouted};
+use tidelake_log::{Run, TopicBucket};
 use tidelake_manifest::Snapshot;
-use tidelake_schema::SchemaError;
-use tidelake_table::origins::{Origin, Origins};
-use tidelake_table::{Chunk, Deletes, Memtable, Positions, Sealed};
+use tidelake_manifest::action::Txn;
+use tidelake_table::{Memtable, Sealed};
 
-use crate::dead_letters::{self, Original};
-use crate::strays;
+use crate::policy::Moment;
+use crate::seats::Held;
 
 /// Decoded rows go into the memtable in pieces of this size, so that growing columns are not copied
 /// again and again.
 const CHUNK_BYTES: usize = 8 << 20;
+/// What a re-publication may take: what the log takes, less room for its origin and for what
+/// surrounds a message.
+const REPUBLISHED_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
+
+/// A record of another bucket's key.
+#[derive(Debug, Clone)]
+pub struct Misrouted {
+    /// Where it stands.
+    pub offset: Offset,
+    /// For the bucket of its key, without its origin: that depends on when it is sent.
+    pub message: Outgoing,
+}
 
 /// What a bucket hands to a flush.
 #[derive(Debug)]
 pub struct SealedBucket {
     pub sealed: Sealed,
-    pub dead_letters: Vec<Message>,
-    /// Records of other buckets' keys.
-    pub strays: Vec<Message>,
-    /// The last origin of each source that the rows include.
-    pub origins: BTreeMap<Bucket, Offset>,
-    pub bytes: usize,
-}
-
-/// What one message was.
-enum Decoded {
-    Rows(usize),
-    Marker,
-    /// A re-publication that was taken before.
-    Repeated,
-    /// Its key belongs to this other bucket.
-    Stray(Bucket),
+    pub dead_letters: Vec<Outgoing>,
+    pub misrouted: Vec<Misrouted>,
+    /// What the commit has to hold of the re-publications that the rows include.
+    pub txns: Vec<Txn>,
+    /// Some offsets before its end had no message.
+    pub has_gaps: bool,
 }
 
 /// What a run of messages brought.
@@ -52,7 +56,7 @@ pub struct Taken {
     pub bytes: u64,
     pub rejected: u64,
     /// Records of other buckets' keys.
-    pub strays: u64,
+    pub misrouted: u64,
     /// Re-publications that were taken before.
     pub repeated: u64,
     /// Offsets that hold no message for us: markers of producers' transactions, normally none.
@@ -64,33 +68,34 @@ pub struct Taken {
 pub struct BucketState {
     pub at: TopicBucket,
     memtable: Memtable,
-    decoder: MessageDecoder,
-    /// Keys and origins count.
-    keyed: bool,
-    buckets: u32,
-    letters: bool,
-    origins: Origins,
-    /// Records of other buckets' keys, to be re-published before a commit passes them.
-    strays: Vec<Message>,
-    dead: Vec<Message>,
-    /// Of every table that is not a dead-letter table itself.
-    dead_topic: Option<Arc<str>>,
-    /// Memory of strays and dead letters.
+    intake: BucketIntake,
+    /// To be re-published before a commit passes them.
+    misrouted: Vec<Misrouted>,
+    dead_letters: Vec<Outgoing>,
+    /// Memory of misrouted records and dead letters.
     aside_bytes: usize,
     /// Everything before it has been taken in or skipped as taken before.
     next: Watermark,
-    first_taken: Option<Instant>,
+    first_taken: Option<Moment>,
     oldest_ms: Option<i64>,
+    has_gaps: bool,
     /// A flush marker came through.
-    pub asked: bool,
+    asked: bool,
     /// Messages are ignored: they come from before a restart, or the bucket is being given up.
     pub muted: bool,
-    /// Bytes that a flush under way holds.
-    pub in_flight: usize,
     /// Oldest message of the flush under way.
-    pub in_flight_oldest_ms: Option<i64>,
+    in_flight_oldest_ms: Option<i64>,
     /// Covered by a commit.
     pub committed: Watermark,
+}
+
+/// What the messages of a table's topic are to it.
+pub fn kind_of(entry: &TableEntry) -> TableKind {
+    match entry.mode {
+        _ if entry.is_dead_letters() => TableKind::DeadLetters,
+        TableMode::Append => TableKind::Append,
+        TableMode::Upsert => TableKind::Upsert,
+    }
 }
 
 impl BucketState {
@@ -98,214 +103,159 @@ impl BucketState {
         at: TopicBucket,
         entry: &TableEntry,
         snapshot: &Snapshot,
-        dead_topic: Option<Arc<str>>,
-    ) -> Result<Self, SchemaError> {
-        let schema = snapshot.schema();
-        let letters = entry.is_dead_letters();
-        let keyed = entry.mode == TableMode::Upsert && !letters;
-        let decoder = if letters {
-            MessageDecoder::dead_letters()?
-        } else if keyed {
-            let placement = Placement {
-                bucket: at.bucket,
-                buckets: entry.buckets,
-            };
-            MessageDecoder::upsert(schema, Some(placement))?
-        } else {
-            MessageDecoder::append(schema)?
-        };
+    ) -> Result<Self, IntakeError> {
+        let table = IntakeTable::of(kind_of(entry), entry.topic_id, entry.buckets, snapshot);
         let from = snapshot
             .watermark(&entry.topic_id, at.bucket)
             .unwrap_or_default();
         Ok(Self {
             memtable: Memtable::new(at.bucket, from),
-            decoder,
-            keyed,
-            buckets: entry.buckets,
-            letters,
-            origins: Origins::of(snapshot, &entry.topic_id, at.bucket),
-            strays: Vec::new(),
+            intake: BucketIntake::open(&table, at.bucket, snapshot)?,
+            misrouted: Vec::new(),
+            dead_letters: Vec::new(),
             at,
-            dead: Vec::new(),
-            dead_topic,
             aside_bytes: 0,
             next: from,
             first_taken: None,
             oldest_ms: None,
+            has_gaps: false,
             asked: false,
             muted: false,
-            in_flight: 0,
             in_flight_oldest_ms: None,
             committed: from,
         })
     }
 
     /// Takes messages in. Those before the position were taken before and are skipped.
-    pub fn take(&mut self, run: &Run<'_>, now: Instant) -> Result<Taken, CodecError> {
+    pub fn take(&mut self, run: &Run<'_>, now: Moment) -> Result<Taken, CodecError> {
         let mut taken = Taken::default();
         if self.muted {
             return Ok(taken);
         }
         for message in run.iter() {
-            let offset = message.offset();
-            if self.next.covers(offset) {
-                continue;
-            }
-            let timestamp_ms = message.timestamp_ms();
-            let headed = message.has_headers();
-            let letter =
-                (headed && self.letters).then(|| DeadLetter::read(|name| message.header(name)));
-            let wire = WireMessage {
-                key: (self.keyed || self.letters)
-                    .then(|| message.key())
-                    .flatten(),
-                offset: offset.0,
-                timestamp_ms,
+            let seen = Seen {
+                offset: message.offset(),
+                timestamp_ms: message.timestamp_ms(),
+                key: message.key(),
                 value: message.value(),
-                encoding: headed.then(|| message.header(ENCODING)).flatten(),
-                op: headed.then(|| message.header(OP)).flatten(),
-                dead_letter: letter.as_ref(),
+                headers: &message,
             };
-            taken.messages += 1;
-            taken.skipped += u64::try_from(offset.0 - self.next.0).unwrap_or(0);
-            taken.bytes += wire.value.map_or(0, <[u8]>::len) as u64;
-            match self.decode(&wire, &message, headed) {
-                Ok(Decoded::Rows(rows)) => taken.rows += rows as u64,
-                Ok(Decoded::Marker) => self.asked = true,
-                Ok(Decoded::Repeated) => taken.repeated += 1,
-                Ok(Decoded::Stray(bucket)) => {
-                    let topic = Arc::clone(&self.at.topic);
-                    self.aside(strays::republished(&topic, &message, bucket), true);
-                    taken.strays += 1;
-                }
-                Err(why) => {
-                    tracing::warn!(bucket = %self.at, %offset, reason = %why, "dead letter");
-                    taken.rejected += 1;
-                    // The decoder of dead letters takes everything.
-                    debug_assert!(self.dead_topic.is_some());
-                    if let Some(topic) = &self.dead_topic {
-                        let original = Original::of(run.topic, &message);
-                        let letter = dead_letters::dead_letter(topic, &original, &why);
-                        self.aside(letter, false);
-                    }
-                }
+            if !self.next.covers(seen.offset) {
+                self.take_one(&seen, &mut taken);
+                self.first_taken.get_or_insert(now);
             }
-            self.next = Watermark::after(offset);
-            self.first_taken.get_or_insert(now);
-            self.oldest_ms = Some(self.oldest_ms.unwrap_or(i64::MAX).min(timestamp_ms));
         }
-        if self.decoder.bytes() > CHUNK_BYTES {
-            self.drain_decoder()?;
+        if self.intake.bytes() > CHUNK_BYTES {
+            self.drain()?;
         }
         Ok(taken)
     }
 
-    fn decode(
-        &mut self,
-        wire: &WireMessage<'_>,
-        message: &Received<'_>,
-        headed: bool,
-    ) -> Result<Decoded, Rejection> {
-        let origin = (headed && self.keyed)
-            .then(|| message.header(ORIGIN))
-            .flatten();
-        let origin = match origin {
-            None => None,
-            Some(text) => {
-                let what = "this tl-origin (expected bucket/offset of another bucket)";
-                let malformed = || Rejection::of_row(0, Reason::Unsupported { what });
-                Some(Origin::parse(text, self.at.bucket, self.buckets).ok_or_else(malformed)?)
-            }
-        };
-        if let Some(origin) = origin
-            && !self.origins.is_new(origin)
-        {
-            return Ok(Decoded::Repeated);
+    fn take_one(&mut self, seen: &Seen<'_>, taken: &mut Taken) {
+        let skipped = u64::try_from(seen.offset.0 - self.next.0).unwrap_or(0);
+        self.has_gaps |= skipped > 0;
+        taken.skipped += skipped;
+        taken.messages += 1;
+        taken.bytes += seen.value.map_or(0, <[u8]>::len) as u64;
+        match self.intake.take(seen) {
+            tidelake_intake::Taken::Rows(rows) => taken.rows += rows as u64,
+            tidelake_intake::Taken::Marker => self.asked = true,
+            tidelake_intake::Taken::Repeated => taken.repeated += 1,
+            tidelake_intake::Taken::Misrouted(to) => self.send_on(seen, to, taken),
+            tidelake_intake::Taken::Refused(why) => self.bury(seen, &why, taken),
         }
-        let decoded = match self.decoder.push(wire)? {
-            Pushed::Rows(rows) => Decoded::Rows(rows),
-            Pushed::Marker => Decoded::Marker,
-            // Re-published once: whoever set this origin counted buckets differently.
-            Pushed::Elsewhere(_) if origin.is_some() => {
-                let what = "a re-published record of another bucket's key";
-                return Err(Rejection::of_row(0, Reason::Unsupported { what }));
-            }
-            Pushed::Elsewhere(bucket) => Decoded::Stray(bucket),
-        };
-        if let Some(origin) = origin {
-            self.origins.take(origin);
-        }
-        Ok(decoded)
+        self.next = Watermark::after(seen.offset);
+        let oldest_ms = self.oldest_ms.unwrap_or(i64::MAX);
+        self.oldest_ms = Some(oldest_ms.min(seen.timestamp_ms));
     }
 
-    fn aside(&mut self, message: Message, stray: bool) {
-        self.aside_bytes += dead_letters::bytes_of(&message);
-        if stray {
-            self.strays.push(message);
-        } else {
-            self.dead.push(message);
+    /// Keeps a record of another bucket's key for the next flush, which sends it there first. One
+    /// that is larger, decompressed, than the log takes can only become a dead letter.
+    fn send_on(&mut self, seen: &Seen<'_>, to: Bucket, taken: &mut Taken) {
+        let message = misrouted::republished(seen, to);
+        if message.bytes() > REPUBLISHED_BYTES_MAX {
+            return self.bury(seen, &too_large(), taken);
         }
+        taken.misrouted += 1;
+        self.aside_bytes += message.bytes();
+        self.misrouted.push(Misrouted {
+            offset: seen.offset,
+            message,
+        });
     }
 
-    fn drain_decoder(&mut self) -> Result<(), CodecError> {
-        let decoded = self.decoder.finish()?;
-        for removed in decoded.deletes {
-            let positions = Positions {
-                offsets: removed.offsets,
-                rows: removed.rows,
-                timestamps_ms: removed.timestamps_ms,
-            };
-            self.memtable.delete(Deletes::new(removed.keys, positions));
+    /// Keeps the dead letter of a bad record for the next flush.
+    fn bury(&mut self, seen: &Seen<'_>, why: &Rejection, taken: &mut Taken) {
+        tracing::warn!(bucket = %self.at, offset = %seen.offset, reason = %why, "dead letter");
+        taken.rejected += 1;
+        let source = dead_letter::Source {
+            topic: &self.at.topic,
+            bucket: self.at.bucket,
+        };
+        let message = dead_letter::of(source, seen, why);
+        self.aside_bytes += message.bytes();
+        self.dead_letters.push(message);
+    }
+
+    fn drain(&mut self) -> Result<(), CodecError> {
+        let drained = self.intake.drain()?;
+        for deletes in drained.deletes {
+            self.memtable.delete(deletes);
         }
-        for rows in decoded.rows {
-            let positions = Positions {
-                offsets: rows.offsets,
-                rows: rows.rows,
-                timestamps_ms: rows.timestamps_ms,
-            };
-            self.memtable.push(Chunk::new(rows.batch, positions));
+        for chunk in drained.chunks {
+            self.memtable.push(chunk);
         }
         Ok(())
     }
 
     /// Hands over everything taken in so far; `None` where a commit would not move the watermark.
-    pub fn seal(&mut self) -> Result<Option<SealedBucket>, CodecError> {
-        self.drain_decoder()?;
+    pub fn seal(&mut self, now_ms: UnixMillis) -> Result<Option<SealedBucket>, CodecError> {
+        self.drain()?;
         self.memtable.advance(self.next);
         if self.memtable.is_empty() {
             return Ok(None);
         }
-        let bytes = self.bytes();
         let sealed = self.memtable.seal();
-        self.in_flight = bytes;
         self.in_flight_oldest_ms = self.oldest_ms.take();
         self.first_taken = None;
         self.asked = false;
         self.aside_bytes = 0;
         Ok(Some(SealedBucket {
             sealed,
-            strays: std::mem::take(&mut self.strays),
-            origins: self.origins.seal(),
-            dead_letters: std::mem::take(&mut self.dead),
-            bytes,
+            misrouted: std::mem::take(&mut self.misrouted),
+            txns: self.intake.seal_origins(now_ms),
+            dead_letters: std::mem::take(&mut self.dead_letters),
+            has_gaps: std::mem::take(&mut self.has_gaps),
         }))
     }
 
     /// A commit covers everything before `to`.
     pub fn committed(&mut self, to: Watermark) {
         self.committed = to;
-        self.in_flight = 0;
         self.in_flight_oldest_ms = None;
     }
 
-    /// Memory held for rows that no flush has taken yet.
-    pub fn bytes(&self) -> usize {
-        self.memtable.bytes() + self.decoder.bytes() + self.aside_bytes
+    /// What the bucket holds that no flush has taken. What the intake keeps room for while it holds
+    /// no rows is told apart: no flush frees it.
+    pub fn held(&self) -> Held {
+        let bytes = self.memtable.bytes() + self.intake.bytes() + self.aside_bytes;
+        let (rows, room) = match self.first_taken {
+            Some(_) => (bytes, 0),
+            None => (0, bytes),
+        };
+        Held {
+            rows,
+            room,
+            since: self.first_taken,
+            asked: self.asked,
+        }
     }
 
-    pub fn age(&self, now: Instant) -> Option<Duration> {
-        self.first_taken
-            .map(|first| now.saturating_duration_since(first))
+    /// Gives back the room that the intake keeps, where it holds no rows.
+    pub fn shrink(&mut self) {
+        if self.first_taken.is_none() {
+            self.intake.shrink();
+        }
     }
 
     /// Timestamp of the oldest message that no commit covers.
@@ -319,4 +269,11 @@ impl BucketState {
     pub fn next_offset(&self) -> Offset {
         Offset(self.next.0)
     }
+}
+
+/// Why a record that the log does not take becomes a dead letter.
+pub fn too_large() -> Rejection {
+    let what = "a record of another bucket's key, which is sent there with its headers,";
+    let max = REPUBLISHED_BYTES_MAX;
+    Rejection::of_row(0, Reason::TooLarge { what, max })
 }

@@ -3,11 +3,11 @@
 //! ```text
 //!            consumer group                     one loop                         one task a flush
 //!  [Kafka] ─ polling thread ─ Messages ─► BucketState (decode, memtable) ─ seal ─► Job: dead letters
-//!                 ▲                                │ due()                              put Parquet
-//!                 └── begin / restart / release ───┘                                    commit
-//!                                                  ◄───────────── Ended ────────────────┘
+//!                 ▲                     events │ ▲ commands                           put Parquet
+//!                 │                            ▼ │                                    commit
+//!                 └─ begin, restart, … ◄─── Seats (pure) ◄────────── Ended ────────────┘
 //! ```
-//! Owns which buckets it reads, from where, and when they are flushed ([`due`]). Does not own the
+//! Owns which buckets it reads, from where, when they are flushed ([`due`]), and what stops them. Does not own the
 //! layout of files or commits (`tidelake_table`, `tidelake_manifest`), nor what a message means
 //! (`tidelake_codec`).
 //!
@@ -19,14 +19,16 @@
 
 mod bucket;
 mod budget;
-mod dead_letters;
 pub mod due;
-mod job;
-mod keyed;
+mod flush;
+mod freshness;
+mod identity;
 mod metrics;
+mod opener;
+mod outbox;
+mod policy;
+mod seats;
 mod settings;
-mod strays;
-mod table;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -39,12 +41,13 @@ use tidelake_service::{Running, Runtime, ServiceError, serve, standard_routes};
 use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::index::IndexHome;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 pub use settings::Settings;
 
-use crate::job::Workbench;
+use crate::flush::Workbench;
 use crate::metrics::FlusherMetrics;
-use crate::table::Opener;
+use crate::opener::{OPENS_MAX, Opener};
 use crate::worker::Worker;
 
 /// Runs of a key index below this size stay in memory: the youngest few of each bucket.
@@ -85,12 +88,14 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
     };
     let producer = Producer::new(&settings.kafka, producer_settings)
         .map_err(|error| failed("open a producer", error.kind(), error.into()))?;
+    let admin = Admin::new(&settings.kafka)
+        .map_err(|error| failed("open a client of the log", error.kind(), error.into()))?;
     let prefix = settings.kafka.topic_prefix.clone();
     let announce = settings
         .announce
         .then(|| Arc::from(topics::commits_topic(&prefix)));
     if let Some(topic) = &announce {
-        ensure_topic(&settings, topic).await?;
+        ensure_topic(&admin, topic).await?;
     }
     let counted = store.clone();
     runtime.metrics.sampled_counters(
@@ -114,8 +119,10 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         opener: Opener {
             store,
             catalog,
+            admin,
             topic_prefix: prefix,
             runtime: runtime.clone(),
+            turns: Arc::new(Semaphore::new(OPENS_MAX)),
         },
         producer,
         metrics,
@@ -145,18 +152,14 @@ pub async fn run(settings: Settings, runtime: Runtime) -> Result<(), ServiceErro
     start(settings, runtime).await?.wait().await
 }
 
-async fn ensure_topic(settings: &Settings, topic: &str) -> Result<(), ServiceError> {
+async fn ensure_topic(admin: &Admin, topic: &str) -> Result<(), ServiceError> {
     let spec = TopicSpec {
         name: topic.to_owned(),
         buckets: COMMITS_BUCKETS,
         retention_ms: Some(24 * 3600 * 1000),
         config: BTreeMap::new(),
     };
-    let created = match Admin::new(&settings.kafka) {
-        Ok(admin) => admin.create_topic(&spec).await.map(|_| ()),
-        Err(error) => Err(error),
-    };
-    match created {
+    match admin.create_topic(&spec).await {
         Err(error) if error.kind() == ErrorKind::Invalid => Err(ServiceError::caused_by(
             error.kind(),
             "create the topic of commit events",
@@ -167,6 +170,6 @@ async fn ensure_topic(settings: &Settings, topic: &str) -> Result<(), ServiceErr
             tracing::warn!(%error, topic, "the topic of commit events could not be created");
             Ok(())
         }
-        Ok(()) => Ok(()),
+        Ok(_) => Ok(()),
     }
 }

@@ -2,7 +2,11 @@
 
 use prometheus::{GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use tidelake_core::TableId;
+use tidelake_manifest::Snapshot;
 use tidelake_service::Metrics;
+
+use crate::bucket::Taken;
+use crate::freshness::Behind;
 
 /// Handles of the flusher's metrics.
 #[derive(Debug, Clone)]
@@ -11,7 +15,7 @@ pub struct FlusherMetrics {
     pub bytes: IntCounterVec,
     pub dead_letters: IntCounterVec,
     pub skipped: IntCounterVec,
-    pub strays: IntCounterVec,
+    pub misrouted: IntCounterVec,
     pub repeated: IntCounterVec,
     pub superseded: IntCounterVec,
     pub index_bytes: IntGaugeVec,
@@ -25,7 +29,9 @@ pub struct FlusherMetrics {
     pub lag_seconds: GaugeVec,
     pub table_version: IntGaugeVec,
     pub table_files: IntGaugeVec,
+    pub table_stopped: IntGaugeVec,
     pub buffer_bytes: IntGauge,
+    pub memory_bytes: IntGauge,
     pub buckets: IntGauge,
     pub buckets_stopped: IntGauge,
     pub paused: IntGauge,
@@ -57,7 +63,7 @@ impl FlusherMetrics {
                 "Offsets without a message: transaction markers of direct producers, or a fault.",
                 &BY_TABLE,
             ),
-            strays: metrics.int_counter_vec(
+            misrouted: metrics.int_counter_vec(
                 "tidelake_flusher_strays_total",
                 "Records in another bucket than their key's, re-published to the right one.",
                 &BY_TABLE,
@@ -106,17 +112,19 @@ impl FlusherMetrics {
             ),
             freshness_seconds: metrics.gauge_vec(
                 "tidelake_table_freshness_seconds",
-                "Age of the oldest record that the table's log does not cover; 0 when all are.",
+                "Age of the oldest acknowledged record that no commit covers, read or not; 0 when all \
+                 are covered. Grows while the table stands still, whatever stopped it.",
                 &BY_TABLE,
             ),
             lag_records: metrics.int_gauge_vec(
                 "tidelake_table_lag_records",
-                "Messages in the log that the table's log does not cover.",
+                "Messages in the log that no commit covers, over all buckets.",
                 &BY_TABLE,
             ),
             lag_seconds: metrics.gauge_vec(
                 "tidelake_table_lag_seconds",
-                "Age of the oldest message read but not committed; 0 when there is none.",
+                "How long the oldest record that the flusher has not read waits in the log; 0 when it \
+                 has read all. Above 0: reading is held up, not committing.",
                 &BY_TABLE,
             ),
             table_version: metrics.int_gauge_vec(
@@ -128,6 +136,15 @@ impl FlusherMetrics {
                 "tidelake_table_files",
                 "Live data files in that version.",
                 &BY_TABLE,
+            ),
+            table_stopped: metrics.int_gauge_vec(
+                "tidelake_table_stopped",
+                "1 for each reason why a table, or some of its buckets, stands still; health says more.",
+                &["tenant", "table", "reason"],
+            ),
+            memory_bytes: metrics.int_gauge(
+                "tidelake_flusher_memory_bytes",
+                "Memory held for rows, their decoders, messages to send and flushes under way.",
             ),
             buffer_bytes: metrics.int_gauge(
                 "tidelake_flusher_buffer_bytes",
@@ -147,6 +164,52 @@ impl FlusherMetrics {
                 "Assignments and revocations.",
             ),
         }
+    }
+
+    /// Counts what a run of messages brought.
+    pub fn taken(&self, table: &TableId, taken: &Taken) {
+        let labels = [table.tenant.as_str(), table.table.as_str()];
+        let counts = [
+            (&self.records, taken.rows),
+            (&self.bytes, taken.bytes),
+            (&self.skipped, taken.skipped),
+            (&self.misrouted, taken.misrouted),
+            (&self.repeated, taken.repeated),
+            (&self.dead_letters, taken.rejected),
+        ];
+        for (counter, count) in counts {
+            if count > 0 {
+                counter.with_label_values(&labels).inc_by(count);
+            }
+        }
+    }
+
+    /// Shows how far a table is, and its newest version where it is known.
+    pub fn table(&self, table: &TableId, behind: &Behind, snapshot: Option<&Snapshot>) {
+        let labels = [table.tenant.as_str(), table.table.as_str()];
+        let seconds = |ms: i64| ms as f64 / 1000.0;
+        let freshness = self.freshness_seconds.with_label_values(&labels);
+        freshness.set(seconds(behind.freshness_ms));
+        let lag = self.lag_seconds.with_label_values(&labels);
+        lag.set(seconds(behind.lag_ms));
+        let records = self.lag_records.with_label_values(&labels);
+        records.set(behind.lag_records);
+        if let Some(snapshot) = snapshot {
+            let version = i64::try_from(snapshot.version().0).unwrap_or(i64::MAX);
+            let files = i64::try_from(snapshot.file_count()).unwrap_or(i64::MAX);
+            self.table_version.with_label_values(&labels).set(version);
+            self.table_files.with_label_values(&labels).set(files);
+        }
+    }
+
+    pub fn stopped(&self, table: &TableId, reason: &str) {
+        let labels = [table.tenant.as_str(), table.table.as_str(), reason];
+        self.table_stopped.with_label_values(&labels).set(1);
+    }
+
+    pub fn no_longer_stopped(&self, table: &TableId, reason: &str) {
+        let labels = [table.tenant.as_str(), table.table.as_str(), reason];
+        let _absent = self.table_stopped.remove_label_values(&labels);
     }
 
     /// Forgets a table, so that a dropped one does not look stuck for ever.

@@ -21,10 +21,12 @@ pub struct Settings {
     /// Names this flusher for good, so that a restart takes its buckets back at once. Two processes
     /// must not share one. Empty: buckets move when the session of a dead flusher has timed out.
     pub instance_id: String,
-    /// Memory for rows that are not committed yet, over all tables. At half of it the largest table
-    /// is flushed, at all of it reading pauses.
+    /// Memory for everything between the log and its commit, over all tables: rows, decoders, messages
+    /// to send, flushes under way, what is read ahead. At half of it the largest table is flushed, at
+    /// three quarters tables above their share pause, at all of it reading pauses.
     pub memory_bytes_max: usize,
-    /// librdkafka's prefetch, beside `memory_bytes_max`.
+    /// How far the log client reads ahead; twice this is taken out of `memory_bytes_max`, and it is
+    /// an eighth of that at most. Less makes catching up slower.
     pub prefetch_bytes_max: usize,
     /// A table is flushed when it holds so much: larger files, more to read again after a crash.
     pub flush_bytes: usize,
@@ -82,6 +84,12 @@ impl Settings {
 
     pub(crate) fn drain(&self) -> Duration {
         Duration::from_millis(self.drain_ms)
+    }
+
+    /// What the log client reads ahead.
+    pub(crate) fn prefetch_bytes(&self) -> usize {
+        let most = self.memory_bytes_max / 8;
+        self.prefetch_bytes_max.min(most).max(1 << 20)
     }
 
     /// What can't work, said before anything starts.

@@ -1,38 +1,44 @@
 //! The one loop that owns every bucket of this flusher.
 //!
 //! It runs on a thread of its own, because decoding is work: other tasks of the process go on
-//! meanwhile. Encoding and committing are tasks ([`Job`]), one at a time for a table.
+//! meanwhile. It decides nothing: events go to [`Seats`], whose commands it carries out. Encoding and
+//! committing are tasks ([`Job`](crate::flush::Job)), looking tables up too; all report through one
+//! bounded channel.
+//!
+//! Invariants:
+//! - the clock ticks however busy the log is;
+//! - a bucket takes messages in only once every restart that was asked for has happened: what comes
+//!   before that is from another position.
 
-mod assign;
-mod flush;
+mod carry;
 mod report;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidelake_core::{Bucket, ErrorKind, Offset};
-use tidelake_log::{ConsumerSettings, Event, GroupConsumer, LogError, MessageBatch, Start};
+use tidelake_core::{Bucket, Offset};
+use tidelake_log::{ConsumerSettings, Event as LogEvent, GroupConsumer, LogError, MessageBatch};
 use tidelake_log::{TopicBucket, topics};
 use tidelake_manifest::Snapshot;
 use tidelake_service::{HealthHandle, Runtime, ServiceError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::Settings;
-use crate::bucket::BucketState;
-use crate::budget::{Budget, Change};
-use crate::due::{Limits, Load, Reason, due};
-use crate::job::{Ended, Job, Workbench, chain};
-use crate::keyed::Keyed;
-use crate::table::{OpenError, OpenTable};
+use crate::bucket::{BucketState, Taken};
+use crate::budget::Budget;
+use crate::due::Limits;
+use crate::flush::{Ended, Upserts, Workbench};
+use crate::freshness::Progress;
+use crate::opener::{OpenError, OpenTable, Opened};
+use crate::policy::{Cause, Moment, Trouble, chain};
+use crate::seats::{Event, Seats};
 
 const TICK: Duration = Duration::from_millis(50);
 /// While nothing is buffered or under way: what comes wakes the loop at once.
 const QUIET_TICK: Duration = Duration::from_secs(1);
-/// Between two tries to open the table of a parked bucket.
-const REOPEN: Duration = Duration::from_secs(1);
-/// How long a revocation waits for its flush.
-const RELEASE_MAX: Duration = Duration::from_secs(10);
+/// Reports of tasks that wait for the loop.
+const NEWS_MAX: usize = 64;
 
 /// A running worker.
 #[derive(Debug)]
@@ -48,47 +54,51 @@ impl Worker {
         bench: Workbench,
     ) -> Result<Self, ServiceError> {
         let instance = settings.instance_id.clone();
+        let prefetch_bytes = settings.prefetch_bytes();
         let consumer_settings = ConsumerSettings {
             group: settings.group.clone(),
             instance_id: (!instance.is_empty()).then_some(instance),
             visited_topic: topics::commits_topic(&settings.kafka.topic_prefix),
             subscription: topics::table_topics_pattern(&settings.kafka.topic_prefix),
-            prefetch_kib_max: (settings.prefetch_bytes_max / 1024).max(1024),
+            prefetch_kib_max: prefetch_bytes / 1024,
             discovery: Duration::from_millis(settings.discovery_ms.max(10)),
         };
         let consumer = GroupConsumer::start(&settings.kafka, &consumer_settings)
             .map_err(|error| ServiceError::caused_by(error.kind(), "join the group", error))?;
-        let (results, jobs) = mpsc::unbounded_channel();
-        let (opened_sender, opened) = mpsc::unbounded_channel();
+        let (news, told) = mpsc::channel(NEWS_MAX);
         let health = runtime.health.component("flusher");
         health.ready();
-        let budget = Budget::new(settings.memory_bytes_max);
+        let budget = Budget::new(settings.memory_bytes_max, prefetch_bytes);
+        let limits = Limits {
+            flush_bytes: settings.flush_bytes,
+            flush_age: Duration::from_millis(settings.flush_age_ms),
+            pressure_bytes: budget.pressure_bytes(),
+            draining: false,
+        };
         let owner = Owner {
-            limits: Limits {
-                flush_bytes: settings.flush_bytes,
-                flush_age: Duration::from_millis(settings.flush_age_ms),
-                pressure_bytes: budget.pressure_bytes(),
-                draining: false,
-            },
-            budget,
+            seats: Seats::new(limits, budget, &settings.kafka.topic_prefix),
             settings,
             runtime,
             bench,
             health,
+            begun: Instant::now(),
             tables: HashMap::new(),
             buckets: HashMap::new(),
-            parked: HashMap::new(),
-            stopped: HashMap::new(),
-            leaving: None,
-            results,
-            opened: opened_sender,
+            restarts: HashMap::new(),
+            progress: HashMap::new(),
+            ends: HashMap::new(),
+            looked_at: Moment::ZERO,
+            looking: false,
+            reported_at: Moment::ZERO,
+            shown: BTreeSet::new(),
+            news,
         };
         let (sender, ended) = oneshot::channel();
         let handle = tokio::runtime::Handle::current();
         std::thread::Builder::new()
             .name("flusher".into())
             .spawn(move || {
-                let outcome = handle.block_on(owner.run(consumer, jobs, opened));
+                let outcome = handle.block_on(owner.run(consumer, told));
                 let _gone = sender.send(outcome);
             })
             .map_err(ServiceError::from)?;
@@ -97,36 +107,35 @@ impl Worker {
 
     /// Waits for the end of the worker.
     pub async fn wait(self) -> Result<(), ServiceError> {
-        self.ended
-            .await
-            .unwrap_or_else(|_| Err(ServiceError::new(ErrorKind::Bug, "the flusher's loop died")))
+        self.ended.await.unwrap_or_else(|_| {
+            let kind = tidelake_core::ErrorKind::Bug;
+            Err(ServiceError::new(kind, "the flusher's loop died"))
+        })
     }
 }
 
+/// What the loop knows of a table.
 struct TableSlot {
     table: Arc<OpenTable>,
     snapshot: Arc<Snapshot>,
     /// Of upsert tables.
-    keyed: Option<Arc<Keyed>>,
-    /// Memory of the flush under way.
-    in_flight: Option<usize>,
+    upserts: Option<Arc<Upserts>>,
+    /// Tells the flush under way to give way.
+    give_way: Option<watch::Sender<bool>>,
 }
 
-struct Leaving {
-    buckets: HashSet<TopicBucket>,
-    deadline: Instant,
-}
-
-struct JobResult {
-    topic: Arc<str>,
-    ended: Ended,
-}
-
-struct Opened {
-    topic: Arc<str>,
-    buckets: Vec<Bucket>,
-    first: bool,
-    result: Result<(OpenTable, Arc<Snapshot>), OpenError>,
+/// What tasks report.
+enum News {
+    Opened {
+        topic: Arc<str>,
+        attempt: u64,
+        buckets: Vec<Bucket>,
+        result: Result<Opened, OpenError>,
+    },
+    FlushFailing(Arc<str>, Trouble),
+    FlushEnded(Arc<str>, Ended),
+    /// Ends of logs that nothing is fetched from.
+    Ends(Vec<(TopicBucket, Offset)>),
 }
 
 /// What the loop owns.
@@ -135,62 +144,69 @@ struct Owner {
     runtime: Runtime,
     bench: Workbench,
     health: HealthHandle,
-    budget: Budget,
-    limits: Limits,
+    begun: Instant,
+    seats: Seats,
     tables: HashMap<Arc<str>, TableSlot>,
     buckets: HashMap<TopicBucket, BucketState>,
-    /// Assigned, but their table could not be opened yet; when to try again.
-    parked: HashMap<TopicBucket, Instant>,
-    /// Can't go on without help, and why.
-    stopped: HashMap<TopicBucket, String>,
-    leaving: Option<Leaving>,
-    results: mpsc::UnboundedSender<JobResult>,
-    opened: mpsc::UnboundedSender<Opened>,
+    /// Restarts that were asked for and have not happened yet.
+    restarts: HashMap<TopicBucket, u32>,
+    progress: HashMap<TopicBucket, Progress>,
+    ends: HashMap<TopicBucket, Offset>,
+    /// When ends were last asked for, and whether somebody still does.
+    looked_at: Moment,
+    looking: bool,
+    reported_at: Moment,
+    /// Stopped tables as the metrics show them.
+    shown: BTreeSet<(Arc<str>, &'static str)>,
+    news: mpsc::Sender<News>,
 }
 
 impl Owner {
     async fn run(
         mut self,
         mut consumer: GroupConsumer,
-        mut jobs: mpsc::UnboundedReceiver<JobResult>,
-        mut opened: mpsc::UnboundedReceiver<Opened>,
+        mut told: mpsc::Receiver<News>,
     ) -> Result<(), ServiceError> {
         let mut ticked = Instant::now();
         let shutdown = self.runtime.shutdown.clone();
         let mut drain_until: Option<Instant> = None;
         let mut failure = None;
         loop {
-            let pause = if self.is_quiet() { QUIET_TICK } else { TICK };
+            let pause = if self.seats.is_quiet() {
+                QUIET_TICK
+            } else {
+                TICK
+            };
             let wake = tokio::time::Instant::from_std(ticked + pause);
             tokio::select! {
                 biased;
                 () = shutdown.requested(), if drain_until.is_none() => {
                     drain_until = Some(Instant::now() + self.settings.drain());
-                    self.drain();
+                    self.drain(&consumer);
                 }
-                Some(result) = jobs.recv() => self.job_ended(result, &consumer),
-                Some(result) = opened.recv() => self.table_opened(result, &consumer),
+                Some(news) = told.recv() => self.on_news(news, &consumer),
                 event = consumer.next() => match event {
-                    Some(Event::Ended(error)) => {
+                    Some(LogEvent::Ended(error)) => {
                         failure = Some(error);
                         break;
                     }
-                    Some(event) => self.on_event(event, &consumer),
+                    Some(event) => self.on_log_event(event, &consumer),
                     None => break,
                 },
-                _ = tokio::time::timeout_at(wake, std::future::pending::<()>()) => {
-                    ticked = Instant::now();
-                    self.tick(&consumer);
-                }
+                _ = tokio::time::timeout_at(wake, std::future::pending::<()>()) => {}
             }
-            self.flush_what_is_due(&consumer);
+            // Not a branch of its own: the one before it may be ready for hours.
+            if ticked.elapsed() >= pause {
+                ticked = Instant::now();
+                self.tick(&consumer);
+            }
             if let Some(deadline) = drain_until
-                && (self.is_drained() || Instant::now() >= deadline)
+                && (self.seats.is_drained() || Instant::now() >= deadline)
             {
                 break;
             }
         }
-        if !self.is_drained() {
+        if !self.seats.is_drained() {
             tracing::warn!("stopping with rows in memory: they are read from the log again");
         }
         consumer.close().await;
@@ -200,35 +216,85 @@ impl Owner {
         }
     }
 
-    fn on_event(&mut self, event: Event, consumer: &GroupConsumer) {
+    fn now(&self) -> Moment {
+        self.begun.elapsed()
+    }
+
+    /// Tells the seats, and does what they say.
+    fn on(&mut self, event: Event, consumer: &GroupConsumer) {
+        let commands = self.seats.on(event, self.now());
+        self.carry(commands, consumer);
+    }
+
+    fn on_log_event(&mut self, event: LogEvent, consumer: &GroupConsumer) {
         match event {
-            Event::Messages(batch) => self.take(&batch),
-            Event::Assigned(buckets) => {
+            LogEvent::Messages(batch) => self.take(&batch, consumer),
+            LogEvent::Assigned(buckets) => {
+                tracing::info!(buckets = buckets.len(), "assigned");
                 self.bench.metrics.rebalances.inc();
-                self.assigned(buckets, consumer);
+                for at in &buckets {
+                    self.restarts.remove(at);
+                }
+                self.on(Event::Assigned(buckets), consumer);
             }
-            Event::Restarted(buckets) => {
+            LogEvent::Restarted(buckets) => self.restarted(&buckets),
+            LogEvent::Revoked(buckets) => {
+                tracing::info!(buckets = buckets.len(), "revoked");
+                self.bench.metrics.rebalances.inc();
                 for at in &buckets {
                     if let Some(state) = self.buckets.get_mut(at) {
-                        state.muted = false;
+                        state.muted = true;
                     }
                 }
+                self.on(Event::Revoked(buckets), consumer);
             }
-            Event::Revoked(buckets) => {
-                self.bench.metrics.rebalances.inc();
-                self.revoked(buckets);
+            LogEvent::Failed(at, error) => {
+                let event = match &error {
+                    // What became of the topic shows when the table is looked up again.
+                    LogError::NoTopic(_) | LogError::OffsetOutOfRange { .. } => {
+                        tracing::warn!(bucket = %at, %error, "the log surprised");
+                        Event::Surprised(at)
+                    }
+                    error => {
+                        let mut trouble = Trouble::of(error.kind(), error);
+                        if trouble.cause == Cause::Corrupt {
+                            trouble.cause = Cause::LogDamaged;
+                        }
+                        tracing::error!(bucket = %at, reason = %trouble, "bucket stopped");
+                        Event::Failed(at, trouble)
+                    }
+                };
+                self.on(event, consumer);
             }
-            Event::Failed(at, error) => self.bucket_failed(at, &error),
-            Event::Ended(_) => {}
+            LogEvent::Ended(_) => {}
         }
     }
 
-    fn take(&mut self, batch: &MessageBatch) {
-        let now = Instant::now();
+    /// From here on messages come from where the last restart said, once all have happened.
+    fn restarted(&mut self, buckets: &[TopicBucket]) {
+        for at in buckets {
+            if let Some(waiting) = self.restarts.get_mut(at) {
+                *waiting -= 1;
+                if *waiting > 0 {
+                    continue;
+                }
+                self.restarts.remove(at);
+            }
+            if self.seats.is_open(at)
+                && let Some(state) = self.buckets.get_mut(at)
+            {
+                state.muted = false;
+            }
+        }
+    }
+
+    fn take(&mut self, batch: &MessageBatch, consumer: &GroupConsumer) {
+        let now = self.now();
         let mut at = TopicBucket {
             topic: Arc::from(""),
             bucket: Bucket(0),
         };
+        let (mut held, mut broken) = (Vec::new(), Vec::new());
         for run in batch.runs() {
             if *at.topic != *run.topic {
                 at.topic = Arc::from(run.topic);
@@ -239,50 +305,36 @@ impl Owner {
             };
             match state.take(&run, now) {
                 Ok(taken) if taken.messages > 0 => {
-                    let Some(slot) = self.tables.get(&at.topic) else {
-                        continue;
-                    };
-                    let id = &slot.table.entry.id;
-                    let labels = [id.tenant.as_str(), id.table.as_str()];
-                    let metrics = &self.bench.metrics;
-                    metrics
-                        .records
-                        .with_label_values(&labels)
-                        .inc_by(taken.rows);
-                    metrics.bytes.with_label_values(&labels).inc_by(taken.bytes);
-                    if taken.skipped > 0 {
-                        tracing::warn!(bucket = %at, offsets = taken.skipped, "gap in the log");
-                        metrics
-                            .skipped
-                            .with_label_values(&labels)
-                            .inc_by(taken.skipped);
-                    }
-                    if taken.strays > 0 {
-                        metrics
-                            .strays
-                            .with_label_values(&labels)
-                            .inc_by(taken.strays);
-                    }
-                    if taken.repeated > 0 {
-                        metrics
-                            .repeated
-                            .with_label_values(&labels)
-                            .inc_by(taken.repeated);
-                    }
-                    if taken.rejected > 0 {
-                        metrics
-                            .dead_letters
-                            .with_label_values(&labels)
-                            .inc_by(taken.rejected);
-                    }
+                    held.push((at.clone(), state.held()));
+                    self.count(&at, &taken);
                 }
                 Ok(_) => {}
-                Err(error) => {
-                    let why = chain(&error);
-                    self.stop(&at, why);
-                }
+                Err(error) => broken.push((at.clone(), Trouble::new(Cause::Bug, chain(&error)))),
             }
         }
+        self.on(Event::Taken(held), consumer);
+        for (at, trouble) in broken {
+            tracing::error!(bucket = %at, reason = %trouble, "bucket stopped");
+            self.on(Event::Failed(at, trouble), consumer);
+        }
+    }
+
+    fn count(&self, at: &TopicBucket, taken: &Taken) {
+        let Some(slot) = self.tables.get(&at.topic) else {
+            return;
+        };
+        if taken.skipped > 0 {
+            tracing::warn!(bucket = %at, offsets = taken.skipped, "gap in the log");
+        }
+        self.bench.metrics.taken(&slot.table.entry.id, taken);
+    }
+
+    fn drain(&mut self, consumer: &GroupConsumer) {
+        self.health.not_ready("shutting down");
+        for state in self.buckets.values_mut() {
+            state.muted = true;
+        }
+        self.on(Event::Drain, consumer);
     }
 }
 

@@ -1,72 +1,214 @@
-//! What the loop does on every tick: retries, health, metrics.
+//! What the loop does on every tick: retries, health, metrics; and the look at logs that nothing is
+//! fetched from.
+
+use std::collections::BTreeMap;
+
+use tidelake_core::TableId;
+use tidelake_core::clock::UnixMillis;
+use tidelake_log::topics::parse_table_topic;
 
 use super::*;
+use crate::freshness::{Behind, Position};
+
+/// Between two reports: idle tables must cost next to nothing.
+const REPORT: Duration = Duration::from_millis(500);
+/// Between two looks at the ends of logs that nothing is fetched from.
+const LOOK: Duration = Duration::from_secs(5);
+/// Stopped tables that health names one by one.
+const NAMED_MAX: usize = 20;
 
 impl Owner {
     pub(super) fn tick(&mut self, consumer: &GroupConsumer) {
-        let now = Instant::now();
-        let retry: Vec<_> = self
-            .parked
-            .iter()
-            .filter(|(_, due)| **due <= now)
-            .map(|(at, _)| at.clone())
-            .collect();
-        for at in &retry {
-            self.parked.insert(at.clone(), now + REOPEN * 10);
+        self.on(Event::Tick, consumer);
+        let now = self.now();
+        if now.saturating_sub(self.reported_at) < REPORT {
+            return;
         }
-        if !retry.is_empty() {
-            self.open(retry);
+        self.reported_at = now;
+        self.report_stopped();
+        self.report_tables(consumer);
+        self.report_memory();
+        if !self.looking && now.saturating_sub(self.looked_at) >= LOOK {
+            self.looked_at = now;
+            self.look_at_ends();
         }
-        if !self.limits.draining {
-            match self.stopped.iter().next() {
-                None => self.health.ready(),
-                Some((at, why)) => self.health.not_ready(format!("bucket {at} stopped: {why}")),
-            }
-        }
-        self.report(consumer);
     }
 
-    pub(super) fn report(&self, consumer: &GroupConsumer) {
+    /// Every table that stands still, by name and reason, in the metrics and in health.
+    fn report_stopped(&mut self) {
+        let mut stopped: BTreeMap<(Arc<str>, &'static str), Arc<str>> = BTreeMap::new();
+        let mut buckets = 0;
+        for (topic, bucket, trouble) in self.seats.troubles() {
+            buckets += i64::from(bucket.is_some());
+            let key = (topic.clone(), trouble.cause.as_str());
+            stopped.entry(key).or_insert_with(|| trouble.text.clone());
+        }
         let metrics = &self.bench.metrics;
-        metrics.buckets.set(self.buckets.len() as i64);
-        metrics.buckets_stopped.set(self.stopped.len() as i64);
-        metrics.buffer_bytes.set(self.held() as i64);
+        metrics.buckets_stopped.set(buckets);
+        let shown: BTreeSet<_> = stopped.keys().cloned().collect();
+        for (topic, reason) in self.shown.difference(&shown) {
+            if let Some(id) = self.table_of(topic) {
+                metrics.no_longer_stopped(&id, reason);
+            }
+        }
+        for (topic, reason) in shown.difference(&self.shown) {
+            if let Some(id) = self.table_of(topic) {
+                metrics.stopped(&id, reason);
+            }
+        }
+        self.shown = shown;
+        if self.runtime.shutdown.is_requested() {
+            return;
+        }
+        match summary(&stopped) {
+            None => self.health.ready(),
+            Some(text) => self.health.not_ready(text),
+        }
+    }
+
+    fn table_of(&self, topic: &str) -> Option<TableId> {
+        parse_table_topic(&self.settings.kafka.topic_prefix, topic)
+    }
+
+    fn report_tables(&mut self, consumer: &GroupConsumer) {
         let now_ms = self.runtime.clock.now_ms();
-        // Once over the buckets, not once for each table: idle tables must cost next to nothing.
-        let mut by_topic: HashMap<&Arc<str>, Vec<(&TopicBucket, &BucketState)>> = HashMap::new();
-        for (at, state) in &self.buckets {
-            by_topic.entry(&at.topic).or_default().push((at, state));
+        let unwatched: BTreeSet<TopicBucket> = self.seats.unwatched().cloned().collect();
+        let mut behind: BTreeMap<Arc<str>, Behind> = BTreeMap::new();
+        let buckets: Vec<_> = self.seats.buckets().map(|(at, _)| at.clone()).collect();
+        for at in buckets {
+            // A topic that is no table's has no records that anybody could miss.
+            let trouble = self.seats.trouble_of(&at);
+            if !self.buckets.contains_key(&at)
+                && trouble.is_some_and(|trouble| trouble.cause == Cause::NoTable)
+            {
+                continue;
+            }
+            let fetched = || consumer.end_offset_seen(&at);
+            let seen = if unwatched.contains(&at) {
+                None
+            } else {
+                fetched()
+            };
+            let end = seen.max(self.ends.get(&at).copied());
+            let position = self.position(&at, end);
+            let progress = self.progress.entry(at.clone()).or_default();
+            let of_bucket = progress.note(&position, now_ms);
+            let of_table = behind.entry(at.topic.clone()).or_default();
+            *of_table = of_table.and(of_bucket);
         }
-        for (topic, slot) in &self.tables {
-            let id = &slot.table.entry.id;
-            let labels = [id.tenant.as_str(), id.table.as_str()];
-            let states = by_topic.get(topic).map_or(&[][..], Vec::as_slice);
-            let oldest = states
-                .iter()
-                .filter_map(|(_, state)| state.oldest_uncommitted_ms())
-                .min();
-            let age = oldest.map_or(0.0, |oldest| (now_ms - oldest).max(0) as f64 / 1000.0);
-            let lag: i64 = states
-                .iter()
-                .map(|(at, state)| {
-                    let end = consumer.end_offset_seen(at).unwrap_or(state.next_offset());
-                    (end.0.max(state.next_offset().0) - state.committed.0).max(0)
-                })
-                .sum();
-            metrics
-                .freshness_seconds
-                .with_label_values(&labels)
-                .set(age);
-            metrics.lag_seconds.with_label_values(&labels).set(age);
-            metrics.lag_records.with_label_values(&labels).set(lag);
-            metrics
-                .table_version
-                .with_label_values(&labels)
-                .set(i64::try_from(slot.snapshot.version().0).unwrap_or(i64::MAX));
-            metrics
-                .table_files
-                .with_label_values(&labels)
-                .set(i64::try_from(slot.snapshot.file_count()).unwrap_or(i64::MAX));
+        for (topic, behind) in &behind {
+            if let Some(id) = self.table_of(topic) {
+                let snapshot = self.tables.get(topic).map(|slot| &*slot.snapshot);
+                self.bench.metrics.table(&id, behind, snapshot);
+            }
         }
+    }
+
+    fn position(&self, at: &TopicBucket, end: Option<Offset>) -> Position {
+        if let Some(state) = self.buckets.get(at) {
+            return Position {
+                committed: Some(Offset(state.committed.0)),
+                next: Some(state.next_offset()),
+                end,
+                oldest_read_ms: state.oldest_uncommitted_ms().map(UnixMillis::from),
+                stands: false,
+            };
+        }
+        let trouble = self.seats.trouble_of(at);
+        let doubted = trouble.is_some_and(|trouble| trouble.cause.doubts_watermark());
+        let slot = self.tables.get(&at.topic).filter(|_| !doubted);
+        let committed = slot.map(|slot| {
+            let topic_id = &slot.table.entry.topic_id;
+            let watermark = slot.snapshot.watermark(topic_id, at.bucket);
+            Offset(watermark.unwrap_or_default().0)
+        });
+        Position {
+            committed,
+            next: None,
+            end,
+            oldest_read_ms: None,
+            stands: true,
+        }
+    }
+
+    fn report_memory(&self) {
+        let metrics = &self.bench.metrics;
+        let memory = self.seats.memory(self.now());
+        let bytes = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+        metrics.buckets.set(bytes(self.buckets.len()));
+        metrics.buffer_bytes.set(bytes(memory.rows));
+        metrics.memory_bytes.set(bytes(memory.all));
+        metrics.paused.set(i64::from(memory.paused));
+    }
+
+    /// Nobody fetches from buckets that are stopped, opening or paused: their logs grow unseen.
+    fn look_at_ends(&mut self) {
+        let mut by_topic: BTreeMap<Arc<str>, Vec<Bucket>> = BTreeMap::new();
+        for at in self.seats.unwatched() {
+            by_topic
+                .entry(at.topic.clone())
+                .or_default()
+                .push(at.bucket);
+        }
+        if by_topic.is_empty() {
+            return;
+        }
+        self.looking = true;
+        let (admin, news) = (self.bench.opener.admin.clone(), self.news.clone());
+        tokio::spawn(async move {
+            let mut ends = Vec::new();
+            for (topic, buckets) in by_topic {
+                match admin.end_offsets(&topic, &buckets).await {
+                    Ok(found) => ends.extend(found.into_iter().map(|(bucket, end)| {
+                        let topic = topic.clone();
+                        (TopicBucket { topic, bucket }, end)
+                    })),
+                    // The others would wait for the same answer.
+                    Err(error) if error.kind().is_transient() => break,
+                    Err(error) => tracing::debug!(%topic, %error, "end of the log not known"),
+                }
+            }
+            // The loop is gone at the process's end only.
+            let _gone = news.send(News::Ends(ends)).await;
+        });
+    }
+}
+
+/// One line for people; none where nothing is stopped.
+fn summary(stopped: &BTreeMap<(Arc<str>, &'static str), Arc<str>>) -> Option<String> {
+    if stopped.is_empty() {
+        return None;
+    }
+    let named = stopped.iter().take(NAMED_MAX);
+    let mut lines: Vec<_> = named
+        .map(|((topic, reason), text)| format!("{topic} stopped, {reason}: {text}"))
+        .collect();
+    if stopped.len() > NAMED_MAX {
+        lines.push(format!("and {} more", stopped.len() - NAMED_MAX));
+    }
+    Some(lines.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_names_each_stopped_table_with_its_reason_and_is_bounded() {
+        assert_eq!(summary(&BTreeMap::new()), None);
+        let stopped: BTreeMap<_, _> = (0..25)
+            .map(|n| {
+                (
+                    (Arc::from(format!("tl.a.t{n:02}")), "denied"),
+                    Arc::from("told why"),
+                )
+            })
+            .collect();
+        let text = summary(&stopped).unwrap();
+        assert!(
+            text.starts_with("tl.a.t00 stopped, denied: told why; "),
+            "{text}"
+        );
+        assert!(text.ends_with("; and 5 more"), "{text}");
     }
 }

@@ -12,26 +12,26 @@ use tidelake_core::Bucket;
 use tidelake_manifest::Snapshot;
 use tidelake_schema::TableSchema;
 use tidelake_table::index::IndexHome;
-use tidelake_table::origins;
 use tidelake_table::{
     BucketState, FlushOutcome, KeyedBucket, KeyedRequest, Owners, StateLoader, TableError,
     Unowned, VECTOR_IDS, flush_keyed,
 };
 use tokio::sync::Mutex;
 
-use crate::job::{Job, Workbench, chain};
-use crate::table::OpenTable;
+use crate::flush::{Job, Workbench};
+use crate::opener::OpenTable;
+use crate::policy::chain;
 
 /// The keys of one incarnation of a table.
 #[derive(Debug)]
-pub struct Keyed {
+pub struct Upserts {
     /// Topic id and schema that the states belong to.
     belongs_to: (tidelake_core::TopicId, String),
     loader: StateLoader,
     states: Mutex<BTreeMap<Bucket, BucketState>>,
 }
 
-impl Keyed {
+impl Upserts {
     /// `None` for append tables. What is known already is kept where it is of the same table.
     pub fn open(
         table: &OpenTable,
@@ -112,7 +112,7 @@ impl Keyed {
             let Some(state) = states.get(&bucket) else {
                 continue;
             };
-            txns.extend(origins::txns(&topic_id, bucket, &held.origins, now_ms));
+            txns.extend(held.txns.iter().cloned());
             buckets.push(KeyedBucket {
                 sealed: held.sealed.clone(),
                 state: state.clone(),

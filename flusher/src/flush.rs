@@ -1,0 +1,9 @@
+//! One flush of one table on its way: what is sent to the log first, the data files, the commit.
+
+mod deliveries;
+mod job;
+mod upserts;
+
+pub use deliveries::{Deliveries, Routes};
+pub use job::{Ended, Job, Workbench};
+pub use upserts::Upserts;

@@ -1,0 +1,203 @@
+//! A table as this flusher knows it, and how it is looked up when one of its buckets is assigned.
+//!
+//! Looking up reads the catalog, the table's log, and then the topic ([`crate::identity`]): nothing
+//! is consumed before all three agree. Lookups are bounded ([`OPENS_MAX`]): a process that is given a
+//! thousand tables does not load a thousand logs at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidelake_catalog::{Catalog, CatalogError, TableEntry};
+use tidelake_core::{Bucket, ErrorKind, Offset, TableId};
+use tidelake_log::topics::{dead_letter_topic, parse_table_topic};
+use tidelake_log::{Admin, LogError};
+use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
+use tidelake_service::Runtime;
+use tidelake_storage::Store;
+use tokio::sync::Semaphore;
+
+use crate::identity::{Mark, TopicState, check_bucket, check_topic};
+use crate::policy::Trouble;
+
+/// Tables that are looked up at the same time.
+pub const OPENS_MAX: usize = 16;
+/// How long a flush waits for the log to name its topic. A log that is away delivers nothing that
+/// could be of another topic.
+const TOPIC_WAIT: Duration = Duration::from_secs(2);
+
+/// One incarnation of a table.
+#[derive(Debug)]
+pub struct OpenTable {
+    pub entry: Arc<TableEntry>,
+    /// Where its dead letters go; a dead-letter table has none itself.
+    pub dead_letters: Option<Arc<str>>,
+    pub delta: DeltaTable,
+}
+
+/// A table at its newest version, and which of the buckets asked for can be consumed.
+#[derive(Debug)]
+pub struct Opened {
+    pub table: Arc<OpenTable>,
+    pub snapshot: Arc<Snapshot>,
+    pub ready: Vec<Bucket>,
+    pub refused: Vec<(Bucket, Trouble)>,
+    /// The log's ends, as far as they are known.
+    pub ends: Vec<(Bucket, Offset)>,
+}
+
+/// Why a topic's table can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("topic {0} belongs to no table of the catalog")]
+    NoTable(String),
+    #[error("read the catalog")]
+    Catalog(#[from] CatalogError),
+    #[error("read the log of table {table}")]
+    Manifest {
+        table: TableId,
+        #[source]
+        source: ManifestError,
+    },
+    #[error("look up topic {topic}")]
+    Log {
+        topic: String,
+        #[source]
+        source: LogError,
+    },
+}
+
+impl OpenError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoTable(_) => ErrorKind::NotFound,
+            Self::Catalog(error) => error.kind(),
+            // The catalog has the table, so its log not being there is damage, not absence.
+            Self::Manifest { source, .. } if source.kind() == ErrorKind::NotFound => {
+                ErrorKind::Corrupt
+            }
+            Self::Manifest { source, .. } => source.kind(),
+            // The topic went away between two requests.
+            Self::Log { source, .. } if source.kind() == ErrorKind::NotFound => {
+                ErrorKind::Unavailable
+            }
+            Self::Log { source, .. } => source.kind(),
+        }
+    }
+}
+
+/// Opens tables by their topics.
+#[derive(Debug, Clone)]
+pub struct Opener {
+    pub store: Store,
+    pub catalog: Catalog,
+    pub admin: Admin,
+    pub topic_prefix: String,
+    pub runtime: Runtime,
+    pub turns: Arc<Semaphore>,
+}
+
+impl Opener {
+    /// The table of a topic, at its newest version, compared with the topic that is there.
+    pub async fn open(&self, topic: &Arc<str>, buckets: &[Bucket]) -> Result<Opened, OpenError> {
+        // The semaphore is never closed.
+        let _turn = self.turns.acquire().await;
+        let no_table = || OpenError::NoTable(topic.to_string());
+        let id = parse_table_topic(&self.topic_prefix, topic).ok_or_else(no_table)?;
+        let entry = self.catalog.find_fresh(&id).await?.ok_or_else(no_table)?;
+        let store = self.store.scoped(&entry.location());
+        let delta = DeltaTable::new(store, self.runtime.clock.clone(), self.runtime.ids.clone());
+        let snapshot = delta
+            .snapshot()
+            .await
+            .map_err(|source| OpenError::Manifest { table: id, source })?;
+        // Only after the table's log: the ends must not be older than the watermarks.
+        let found = self.topic_state(topic, buckets).await?;
+        let (mut ready, mut refused) = (Vec::new(), Vec::new());
+        let whole = check_topic(&entry, found.info.as_ref());
+        for bucket in buckets {
+            let mark = || Mark::of(&entry, &snapshot, *bucket);
+            match whole
+                .clone()
+                .and_then(|()| check_bucket(&entry, &found, &mark()))
+            {
+                Ok(()) => ready.push(*bucket),
+                Err(trouble) => refused.push((*bucket, trouble)),
+            }
+        }
+        let dead_letters = (!entry.is_dead_letters())
+            .then(|| Arc::from(dead_letter_topic(&self.topic_prefix, &entry.id)));
+        Ok(Opened {
+            table: Arc::new(OpenTable {
+                entry,
+                dead_letters,
+                delta,
+            }),
+            snapshot,
+            ready,
+            refused,
+            ends: found.ends.into_iter().collect(),
+        })
+    }
+
+    async fn topic_state(
+        &self,
+        topic: &Arc<str>,
+        buckets: &[Bucket],
+    ) -> Result<TopicState, OpenError> {
+        let failed = |source| OpenError::Log {
+            topic: topic.to_string(),
+            source,
+        };
+        let Some(info) = self.admin.describe(topic).await.map_err(failed)? else {
+            return Ok(TopicState::default());
+        };
+        let there: Vec<_> = buckets
+            .iter()
+            .copied()
+            .filter(|bucket| bucket.0 < info.buckets)
+            .collect();
+        let (starts, ends) = tokio::try_join!(
+            self.admin.start_offsets(topic, &there),
+            self.admin.end_offsets(topic, &there),
+        )
+        .map_err(failed)?;
+        Ok(TopicState {
+            info: Some(info),
+            starts: starts.into_iter().collect(),
+            ends: ends.into_iter().collect(),
+        })
+    }
+
+    /// True where the catalog still knows this incarnation of the table.
+    pub async fn is_current(&self, table: &OpenTable) -> Result<bool, CatalogError> {
+        let found = self.catalog.find_fresh(&table.entry.id).await?;
+        Ok(found.is_some_and(|entry| entry.topic_id == table.entry.topic_id))
+    }
+
+    /// Whether rows that were read so far are of the table's own topic: one that was deleted and made
+    /// again within a moment goes unnoticed by whoever consumes it. A log that does not answer proves
+    /// nothing, and stops nothing.
+    pub async fn check_topic(&self, table: &OpenTable) -> Result<(), Trouble> {
+        let describing = self.admin.describe(&table.entry.topic);
+        match tokio::time::timeout(TOPIC_WAIT, describing).await {
+            Ok(Ok(found)) => check_topic(&table.entry, found.as_ref()),
+            Ok(Err(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether positions that were reached over a gap lie inside of the log. Its end was asked for
+    /// after the rows came, so they can't be ahead of it.
+    pub async fn check_positions(
+        &self,
+        table: &OpenTable,
+        reached: &[(Bucket, Offset)],
+    ) -> Result<Option<(Bucket, Offset)>, LogError> {
+        let buckets: Vec<_> = reached.iter().map(|(bucket, _)| *bucket).collect();
+        let ends = self.admin.end_offsets(&table.entry.topic, &buckets).await?;
+        Ok(ends.into_iter().find(|(bucket, end)| {
+            reached
+                .iter()
+                .any(|(known, to)| known == bucket && to > end)
+        }))
+    }
+}

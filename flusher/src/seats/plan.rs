@@ -1,0 +1,252 @@
+//! What follows from what the seats hold: flushes, pauses, releases; and what others may know.
+
+use super::*;
+use crate::budget::Holding;
+use crate::due::{Load, due};
+
+impl Seats {
+    pub(super) fn plan(&mut self, now: Moment) {
+        let (topics, loads, holdings) = self.loads(now);
+        let held = Budget::held(&holdings);
+        for (index, reason) in due(&loads, &self.limits, held) {
+            self.flush(&topics[index], reason);
+        }
+        self.balance(&topics, &holdings, now);
+        self.release(now);
+    }
+
+    /// What each table holds, for flushes and for the budget.
+    fn loads(&self, now: Moment) -> (Vec<Arc<str>>, Vec<Load>, Vec<Holding>) {
+        let (mut topics, mut loads, mut holdings) = (Vec::new(), Vec::new(), Vec::new());
+        let mut seats = self.seats.iter().peekable();
+        for (topic, table) in &self.tables {
+            let mut load = Load {
+                bytes: 0,
+                age: None,
+                asked: false,
+                leaving: false,
+                busy: table.flight.is_some(),
+            };
+            let mut holding = Holding {
+                tenant: table.tenant.clone(),
+                flying: table.flying,
+                troubled: table.trouble.is_some(),
+                ..Holding::default()
+            };
+            while let Some((_, seat)) = seats.next_if(|(at, _)| at.topic <= *topic) {
+                let (State::Open { held, .. } | State::Leaving { held, .. }) = &seat.state else {
+                    continue;
+                };
+                let leaving = matches!(seat.state, State::Leaving { .. });
+                load.bytes += held.rows;
+                load.age = load
+                    .age
+                    .max(held.since.map(|since| now.saturating_sub(since)));
+                load.asked |= held.asked;
+                load.leaving |= leaving && held.since.is_some();
+                holding.rows += held.rows;
+                holding.room += held.room;
+            }
+            topics.push(topic.clone());
+            loads.push(load);
+            holdings.push(holding);
+        }
+        (topics, loads, holdings)
+    }
+
+    fn flush(&mut self, topic: &Arc<str>, reason: Reason) {
+        let Some(table) = self.tables.get_mut(topic) else {
+            return;
+        };
+        let mut flight = BTreeMap::new();
+        for (at, seat) in of_topic_mut(&mut self.seats, topic) {
+            let (State::Open { held, flying, .. } | State::Leaving { held, flying }) =
+                &mut seat.state
+            else {
+                continue;
+            };
+            if held.since.is_some() {
+                *flying = held.rows;
+                table.flying += held.rows;
+                *held = Held::default();
+                flight.insert(at.bucket, seat.generation);
+            }
+        }
+        table.flight = Some(flight);
+        self.out.push(Command::Flush(topic.clone(), reason));
+    }
+
+    /// Pauses and resumes, and takes memory back.
+    fn balance(&mut self, topics: &[Arc<str>], holdings: &[Holding], now: Moment) {
+        let verdict = self.budget.decide(holdings);
+        for &index in &verdict.give_way {
+            self.give_way(&topics[index], now);
+        }
+        let (mut pause, mut resume, mut shrink) = (Vec::new(), Vec::new(), Vec::new());
+        let mut index = 0;
+        for (at, seat) in &mut self.seats {
+            while topics.get(index).is_some_and(|topic| *topic < at.topic) {
+                index += 1;
+            }
+            let State::Open { held, .. } = &mut seat.state else {
+                continue;
+            };
+            let wanted = verdict.paused.contains(&index);
+            if wanted != seat.paused {
+                seat.paused = wanted;
+                let list = if wanted { &mut pause } else { &mut resume };
+                list.push(at.clone());
+            }
+            if verdict.shrink && held.room > 0 {
+                held.room = 0;
+                shrink.push(at.clone());
+            }
+        }
+        let lists = [
+            (pause, Command::Pause as fn(_) -> _),
+            (resume, Command::Resume),
+            (shrink, Command::Shrink),
+        ];
+        for (list, command) in lists {
+            if !list.is_empty() {
+                self.out.push(command(list));
+            }
+        }
+    }
+
+    /// Drops a troubled table's rows: they are in the log, and others need the memory.
+    fn give_way(&mut self, topic: &Arc<str>, now: Moment) {
+        let Some(table) = self.tables.get_mut(topic) else {
+            return;
+        };
+        let Some(trouble) = &table.trouble else {
+            return;
+        };
+        if table.flight.is_some() && !table.giving_way {
+            table.giving_way = true;
+            self.out.push(Command::GiveWay(topic.clone()));
+        }
+        let text = format!(
+            "its rows gave way to other tables' while commits fail: {}",
+            trouble.text
+        );
+        let why = Trouble::new(Cause::GaveWay, text);
+        let open: Vec<_> = of_topic(&self.seats, topic)
+            .filter(|(_, seat)| matches!(seat.state, State::Open { .. }))
+            .map(|(at, _)| at.clone())
+            .collect();
+        for at in open {
+            self.fail(&at, why.clone(), now);
+        }
+    }
+
+    /// Gives revoked buckets up once they are flushed, or their time is over. All at once: the group
+    /// takes one answer to a revocation.
+    fn release(&mut self, now: Moment) {
+        if let Some(leave_by) = self.leave_by {
+            let pending = self.seats.values().any(|seat| match &seat.state {
+                State::Leaving { held, flying } => held.since.is_some() || *flying > 0,
+                _ => false,
+            });
+            if !pending || now >= leave_by {
+                self.leave_by = None;
+                let leaving = |seat: &Seat| matches!(seat.state, State::Leaving { .. });
+                let gone = self.seats.extract_if(.., |_, seat| leaving(seat));
+                let gone: Vec<_> = gone.map(|(at, _)| at).collect();
+                self.out.extend(gone.iter().cloned().map(Command::Forget));
+                self.out.push(Command::Release(gone));
+            }
+        }
+        let seats = &self.seats;
+        let unused = self.tables.extract_if(.., |topic, table| {
+            table.flight.is_none() && of_topic(seats, topic).next().is_none()
+        });
+        self.out
+            .extend(unused.map(|(topic, _)| Command::ForgetTable(topic)));
+    }
+
+    /// Everything that stands still, and why: buckets by name, tables whose commits fail.
+    pub fn troubles(&self) -> impl Iterator<Item = (&Arc<str>, Option<Bucket>, &Trouble)> {
+        let stopped = self.seats.iter().filter_map(|(at, seat)| {
+            let why = seat.trouble()?;
+            why.cause
+                .is_loud(seat.failures)
+                .then_some((&at.topic, Some(at.bucket), why))
+        });
+        let failing = self
+            .tables
+            .iter()
+            .filter_map(|(topic, table)| table.trouble.as_ref().map(|why| (topic, None, why)));
+        stopped.chain(failing)
+    }
+
+    /// All buckets of ours, and whether each is consumed.
+    pub fn buckets(&self) -> impl Iterator<Item = (&TopicBucket, bool)> {
+        self.seats
+            .iter()
+            .map(|(at, seat)| (at, matches!(seat.state, State::Open { .. })))
+    }
+
+    /// Why a bucket is not consumed.
+    pub fn trouble_of(&self, at: &TopicBucket) -> Option<&Trouble> {
+        self.seats.get(at)?.trouble()
+    }
+
+    pub fn owns(&self, at: &TopicBucket) -> bool {
+        self.seats.contains_key(at)
+    }
+
+    pub fn is_open(&self, at: &TopicBucket) -> bool {
+        let state = self.seats.get(at).map(|seat| &seat.state);
+        matches!(state, Some(State::Open { .. }))
+    }
+
+    pub fn has_table(&self, topic: &Arc<str>) -> bool {
+        self.tables.contains_key(topic)
+    }
+
+    /// Buckets that the consumer fetches nothing for: nobody sees their logs grow.
+    pub fn unwatched(&self) -> impl Iterator<Item = &TopicBucket> {
+        self.seats
+            .iter()
+            .filter(|(_, seat)| seat.paused || !matches!(seat.state, State::Open { .. }))
+            .map(|(at, _)| at)
+    }
+
+    /// Nothing is held and nothing is under way.
+    pub fn is_drained(&self) -> bool {
+        self.tables.values().all(|table| table.flight.is_none())
+            && self.seats.values().all(|seat| match &seat.state {
+                State::Open { held, .. } | State::Leaving { held, .. } => held.since.is_none(),
+                State::Opening { .. } | State::Stopped { .. } => true,
+            })
+    }
+
+    /// Nothing is waited for but messages.
+    pub fn is_quiet(&self) -> bool {
+        self.leave_by.is_none() && self.is_drained()
+    }
+
+    pub fn memory(&self, now: Moment) -> Memory {
+        let (_, _, holdings) = self.loads(now);
+        Memory {
+            rows: holdings.iter().map(|table| table.rows + table.flying).sum(),
+            all: Budget::held(&holdings),
+            paused: self
+                .seats
+                .values()
+                .any(|seat| seat.paused && matches!(seat.state, State::Open { .. })),
+        }
+    }
+}
+
+/// What is held in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Rows that no commit covers.
+    pub rows: usize,
+    /// With all that belongs to them.
+    pub all: usize,
+    /// Some bucket waits for memory.
+    pub paused: bool,
+}

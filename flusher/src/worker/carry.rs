@@ -1,0 +1,342 @@
+//! Carrying out what the seats say, and telling them what tasks report.
+
+use std::collections::VecDeque;
+
+use tidelake_core::{Offset, Watermark};
+use tidelake_intake::OriginKey;
+use tidelake_log::Start;
+
+use super::*;
+use crate::due::Reason;
+use crate::flush::{Deliveries, Job, Routes};
+use crate::seats::{Command, FlushEnd};
+
+impl Owner {
+    pub(super) fn carry(&mut self, commands: Vec<Command>, consumer: &GroupConsumer) {
+        let mut commands = VecDeque::from(commands);
+        // What goes wrong on the way is an event, whose commands come after these.
+        while let Some(command) = commands.pop_front() {
+            let now = self.now();
+            for event in self.carry_one(command, consumer) {
+                commands.extend(self.seats.on(event, now));
+            }
+        }
+    }
+
+    fn carry_one(&mut self, command: Command, consumer: &GroupConsumer) -> Vec<Event> {
+        match command {
+            Command::Begin(buckets) => consumer.begin(Vec::new(), buckets),
+            Command::Open {
+                topic,
+                attempt,
+                buckets,
+            } => self.open(topic, attempt, buckets),
+            Command::Restart(buckets) => return self.restart(buckets, consumer),
+            Command::Release(buckets) => self.release(buckets, consumer),
+            Command::Pause(buckets) => consumer.pause(buckets),
+            Command::Resume(buckets) => consumer.resume(buckets),
+            Command::Flush(topic, reason) => return self.flush(&topic, reason),
+            Command::Commit(progress) => self.progressed(progress, consumer),
+            Command::Forget(at) => {
+                self.buckets.remove(&at);
+            }
+            Command::ForgetTable(topic) => {
+                if let Some(slot) = self.tables.remove(&topic) {
+                    self.bench.metrics.forget(&slot.table.entry.id);
+                }
+            }
+            Command::Shrink(buckets) => self.shrink(buckets),
+            Command::GiveWay(topic) => {
+                let slot = self.tables.get(&topic);
+                if let Some(give_way) = slot.and_then(|slot| slot.give_way.as_ref()) {
+                    // A flush that has ended needs no telling.
+                    let _ended = give_way.send(true);
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    fn open(&mut self, topic: Arc<str>, attempt: u64, buckets: Vec<Bucket>) {
+        let (opener, news) = (self.bench.opener.clone(), self.news.clone());
+        tokio::spawn(async move {
+            let result = opener.open(&topic, &buckets).await;
+            let opened = News::Opened {
+                topic,
+                attempt,
+                buckets,
+                result,
+            };
+            // The loop is gone at the process's end only.
+            let _gone = news.send(opened).await;
+        });
+    }
+
+    pub(super) fn on_news(&mut self, news: News, consumer: &GroupConsumer) {
+        match news {
+            News::Opened {
+                topic,
+                attempt,
+                buckets,
+                result,
+            } => self.opened(topic, attempt, buckets, result, consumer),
+            News::FlushFailing(topic, trouble) => {
+                self.on(Event::FlushFailing(topic, trouble), consumer);
+            }
+            News::FlushEnded(topic, ended) => self.flush_ended(topic, ended, consumer),
+            News::Ends(ends) => {
+                self.looking = false;
+                let ours = ends.into_iter().filter(|(at, _)| self.seats.owns(at));
+                self.ends.extend(ours);
+            }
+        }
+    }
+
+    fn opened(
+        &mut self,
+        topic: Arc<str>,
+        attempt: u64,
+        buckets: Vec<Bucket>,
+        result: Result<Opened, OpenError>,
+        consumer: &GroupConsumer,
+    ) {
+        let (ready, refused) = match result {
+            Ok(opened) => self.take_over(&topic, opened),
+            Err(error) => {
+                let trouble = Trouble::of(error.kind(), &error);
+                let all = buckets.iter().map(|bucket| (*bucket, trouble.clone()));
+                (Vec::new(), all.collect())
+            }
+        };
+        for (bucket, trouble) in &refused {
+            if trouble.cause == Cause::NoTable {
+                tracing::debug!(%topic, %bucket, reason = %trouble, "not opened");
+            } else {
+                tracing::warn!(%topic, %bucket, reason = %trouble, "not opened");
+            }
+        }
+        let event = Event::Opened {
+            topic,
+            attempt,
+            ready,
+            refused,
+        };
+        self.on(event, consumer);
+    }
+
+    /// Keeps what was looked up, and says which buckets can begin.
+    fn take_over(
+        &mut self,
+        topic: &Arc<str>,
+        opened: Opened,
+    ) -> (Vec<Bucket>, Vec<(Bucket, Trouble)>) {
+        let Opened {
+            table,
+            snapshot,
+            mut ready,
+            mut refused,
+            ends,
+        } = opened;
+        for (bucket, end) in ends {
+            let at = TopicBucket {
+                topic: topic.clone(),
+                bucket,
+            };
+            if self.seats.owns(&at) {
+                self.ends.insert(at, end);
+            }
+        }
+        let before = self.tables.remove(topic);
+        let (upserts, give_way) = match before {
+            Some(slot) => (slot.upserts, slot.give_way),
+            None => (None, None),
+        };
+        let home = &self.bench.index_home;
+        let upserts = match Upserts::open(&table, &snapshot, upserts, home) {
+            Ok(upserts) => upserts,
+            Err(error) => {
+                let trouble = Trouble::of(error.kind(), &error);
+                refused.extend(ready.drain(..).map(|bucket| (bucket, trouble.clone())));
+                None
+            }
+        };
+        if let Some(upserts) = &upserts {
+            // The first flush must not wait for the index: it is loaded while rows come in.
+            let (upserts, table) = (upserts.clone(), table.clone());
+            let (snapshot, buckets) = (snapshot.clone(), ready.clone());
+            tokio::spawn(async move { upserts.warm(&table, &snapshot, buckets).await });
+        }
+        let slot = TableSlot {
+            table,
+            snapshot,
+            upserts,
+            give_way,
+        };
+        if self.seats.has_table(topic) {
+            self.tables.insert(topic.clone(), slot);
+        }
+        (ready, refused)
+    }
+
+    fn restart(&mut self, buckets: Vec<TopicBucket>, consumer: &GroupConsumer) -> Vec<Event> {
+        let (mut starts, mut failed) = (Vec::new(), Vec::new());
+        for at in buckets {
+            let Some(slot) = self.tables.get(&at.topic) else {
+                let text = "its table was forgotten while it began; it is looked up again";
+                failed.push(Event::Failed(at, Trouble::new(Cause::Bug, text)));
+                continue;
+            };
+            match BucketState::new(at.clone(), &slot.table.entry, &slot.snapshot) {
+                Ok(mut state) => {
+                    state.muted = true;
+                    *self.restarts.entry(at.clone()).or_default() += 1;
+                    starts.push(Start {
+                        at: at.clone(),
+                        offset: state.next_offset(),
+                    });
+                    self.buckets.insert(at, state);
+                }
+                Err(error) => {
+                    let trouble = Trouble::new(Cause::Unfit, chain(&error));
+                    failed.push(Event::Failed(at, trouble));
+                }
+            }
+        }
+        consumer.restart(starts);
+        failed
+    }
+
+    fn release(&mut self, buckets: Vec<TopicBucket>, consumer: &GroupConsumer) {
+        let mut topics = BTreeSet::new();
+        for at in &buckets {
+            self.restarts.remove(at);
+            self.progress.remove(at);
+            self.ends.remove(at);
+            topics.insert(at.topic.clone());
+        }
+        for topic in topics {
+            let slot = self.tables.get(&topic);
+            if let Some(upserts) = slot.and_then(|slot| slot.upserts.as_ref()) {
+                let seats = &self.seats;
+                upserts.retain(|bucket| {
+                    let topic = topic.clone();
+                    seats.owns(&TopicBucket { topic, bucket })
+                });
+            }
+        }
+        consumer.release(buckets);
+    }
+
+    fn progressed(&mut self, progress: Vec<(TopicBucket, Watermark)>, consumer: &GroupConsumer) {
+        for (at, to) in &progress {
+            if let Some(state) = self.buckets.get_mut(at) {
+                state.committed(*to);
+            }
+        }
+        let offsets = progress.into_iter().map(|(at, to)| (at, Offset(to.0)));
+        consumer.commit(offsets.collect());
+    }
+
+    fn shrink(&mut self, buckets: Vec<TopicBucket>) {
+        for at in buckets {
+            if let Some(state) = self.buckets.get_mut(&at) {
+                state.shrink();
+            }
+        }
+    }
+
+    fn flush(&mut self, topic: &Arc<str>, reason: Reason) -> Vec<Event> {
+        let Some(slot) = self.tables.get_mut(topic) else {
+            return vec![Event::FlushEnded(topic.clone(), FlushEnd::Nothing)];
+        };
+        let now_ms = self.runtime.clock.now_ms();
+        let (mut sealed, mut events, mut held) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, state) in self.buckets.iter_mut().filter(|(at, _)| at.topic == *topic) {
+            match state.seal(now_ms) {
+                Ok(Some(bucket)) => {
+                    sealed.push(bucket);
+                    held.push((at.clone(), state.held()));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let trouble = Trouble::new(Cause::Bug, chain(&error));
+                    events.push(Event::Failed(at.clone(), trouble));
+                }
+            }
+        }
+        events.push(Event::Taken(held));
+        if sealed.is_empty() {
+            events.push(Event::FlushEnded(topic.clone(), FlushEnd::Nothing));
+            return events;
+        }
+        sealed.sort_by_key(|bucket| bucket.sealed.bucket);
+        let (give_way, asked) = watch::channel(false);
+        slot.give_way = Some(give_way);
+        self.bench
+            .metrics
+            .flushes
+            .with_label_values(&[reason.as_str()])
+            .inc();
+        let (failing, failures) = mpsc::channel(1);
+        let routes = Routes {
+            topic: topic.clone(),
+            dead_letters: slot.table.dead_letters.clone(),
+            origin_key: OriginKey::of(&slot.snapshot, slot.table.entry.topic_id),
+        };
+        let job = Job {
+            table: slot.table.clone(),
+            base: slot.snapshot.clone(),
+            upserts: slot.upserts.clone(),
+            deliveries: Deliveries::of(&mut sealed, routes),
+            buckets: sealed,
+            reason,
+            begun: Instant::now(),
+            give_way: asked,
+            failing,
+        };
+        self.spawn(topic.clone(), job, failures);
+        events
+    }
+
+    fn spawn(&self, topic: Arc<str>, job: Job, mut failures: mpsc::Receiver<Trouble>) {
+        let (bench, news) = (self.bench.clone(), self.news.clone());
+        tokio::spawn(async move {
+            let mut running = std::pin::pin!(job.run(bench));
+            // The loop is gone at the process's end only.
+            loop {
+                tokio::select! {
+                    ended = &mut running => {
+                        let _gone = news.send(News::FlushEnded(topic, ended)).await;
+                        return;
+                    }
+                    Some(trouble) = failures.recv() => {
+                        let _gone = news.send(News::FlushFailing(topic.clone(), trouble)).await;
+                    }
+                }
+            }
+        });
+    }
+
+    fn flush_ended(&mut self, topic: Arc<str>, ended: Ended, consumer: &GroupConsumer) {
+        let slot = self.tables.get_mut(&topic);
+        let end = match ended {
+            Ended::Committed {
+                snapshot,
+                moved,
+                fenced,
+            } => {
+                if let Some(slot) = slot {
+                    slot.give_way = None;
+                    slot.snapshot = snapshot;
+                }
+                FlushEnd::Committed { moved, fenced }
+            }
+            Ended::Changed => FlushEnd::Changed,
+            Ended::Stopped(trouble) => {
+                tracing::error!(%topic, reason = %trouble, "table stopped");
+                FlushEnd::Stopped(trouble)
+            }
+        };
+        self.on(Event::FlushEnded(topic, end), consumer);
+    }
+}

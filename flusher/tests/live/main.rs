@@ -1,0 +1,11 @@
+//! A flusher on a broker that speaks Kafka's protocol, over a folder: what it does when the world
+//! around it changes.
+
+mod memory;
+mod misrouted;
+mod room;
+mod topics;
+
+use std::time::Duration;
+
+use room::{Mode, Room, is_stopped};
