@@ -31,7 +31,7 @@ pub fn from_schema_string(text: &str) -> Result<TableSchema, SchemaError> {
         fields,
         identifier_field_ids: Vec::new(),
     };
-    reader.number(&mut schema)?;
+    reader.number(&mut schema);
     schema.identifier_field_ids = reader.identifiers(&schema);
     if let Some(field) = schema.identifier_fields().iter().find(|key| !key.required) {
         return Err(SchemaError::at(&field.name, Problem::NullableKey));
@@ -67,7 +67,7 @@ struct Reader {
     /// A field with an id of ours.
     numbered: bool,
     /// A field without an id of the column mapping.
-    unmapped: Option<String>,
+    unmapped: bool,
     /// A list's or map's position without id, as foreign writers leave them.
     nested_unmapped: bool,
     identifiers: Vec<(i64, String)>,
@@ -115,7 +115,7 @@ impl Reader {
                 id
             }
             None => {
-                self.unmapped.get_or_insert_with(|| path.clone());
+                self.unmapped = true;
                 let own = optional(metadata, &path, OWN_ID, "an id", integer)?;
                 self.numbered |= own.is_some();
                 own.unwrap_or(0)
@@ -237,21 +237,22 @@ impl Reader {
 
     /// Gives ids to what has none: everything, what other engines added, or the insides of lists
     /// and maps.
-    fn number(&mut self, schema: &mut TableSchema) -> Result<(), SchemaError> {
-        match (self.mapped, self.unmapped.take()) {
-            (true, Some(path)) => return Err(SchemaError::at(&path, Problem::MixedIds)),
+    fn number(&mut self, schema: &mut TableSchema) {
+        match (self.mapped, self.unmapped) {
+            // Column mapping is for all fields of a table or for none: here it is not on, and ids are
+            // what they are to a table without it.
+            (true, true) => PathIds::of(schema).number(&mut schema.fields, ""),
             (false, _) if self.numbered => PathIds::of(schema).number(&mut schema.fields, ""),
             (false, _) => assign_fresh_ids(schema),
-            (true, None) if self.nested_unmapped => {
+            (true, false) if self.nested_unmapped => {
                 let mut last = schema.last_column_id();
                 schema
                     .fields
                     .iter_mut()
                     .for_each(|field| fill_ids(&mut field.ty, &mut last));
             }
-            (true, None) => {}
+            (true, false) => {}
         }
-        Ok(())
     }
 }
 

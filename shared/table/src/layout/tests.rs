@@ -5,6 +5,7 @@ use arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidelake_core::{Bucket, ErrorKind, Watermark};
 use tidelake_manifest::action::Format;
+use tidelake_schema::delta::{mapped_schema_string, schema_string};
 
 use super::*;
 use crate::{EncodedFile, FileSettings, Memtable, Positions, encode};
@@ -127,7 +128,10 @@ fn metadata(schema: &TableSchema, physical: Option<&[(i32, &str)]>) -> Metadata 
         name: None,
         description: None,
         format: Format::default(),
-        schema_string: tidelake_schema::delta::schema_string_with(schema, &names),
+        schema_string: match physical {
+            Some(_) => mapped_schema_string(schema, &names),
+            None => schema_string(schema),
+        },
         partition_columns: Vec::new(),
         configuration: mode.into_iter().collect::<BTreeMap<_, _>>(),
         created_time: None,

@@ -16,6 +16,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 use tidelake_core::{Bucket, TableVersion, TopicId, Watermark, clock, ids};
 use tidelake_manifest::action::{Action, Add, CommitInfo, TAG_BUCKET, write_commit};
+use tidelake_manifest::stats::widened;
 use tidelake_manifest::{
     CommitOutcome, Conflict, CreateTable, DataFile, DeltaTable, Snapshot, Transaction, vector,
 };
