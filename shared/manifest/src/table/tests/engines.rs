@@ -272,7 +272,7 @@ fn replace_by(old: &Add, vector: VectorDescriptor) -> Transaction {
 }
 
 #[tokio::test]
-async fn a_vector_that_gives_rows_back_is_not_committed() {
+async fn no_flush_gives_deleted_rows_back() {
     let (fixture, base) = Fixture::created(false).await;
     let base = committed(fixture.table.commit(&base, flush("a", 9, vec![])).await);
     let widened = base.file("a").unwrap().widened_stats();
@@ -282,16 +282,28 @@ async fn a_vector_that_gives_rows_back_is_not_committed() {
     tx.removes = vec![base.file("a").unwrap().add.to_remove(NOON_MS, true)];
     let marked = committed(fixture.table.commit(&base, tx).await);
     let old = &marked.file("a").unwrap().add;
-    let fewer = replace_by(old, vector::inline(&[1].into_iter().collect()));
-    let mut none = fewer.clone();
-    none.adds[0].deletion_vector = None;
-    for tx in [fewer, none] {
-        let error = fixture.table.commit(&marked, tx).await.unwrap_err();
-        let ManifestError::Invariant { source, .. } = &error else {
-            panic!("{error}")
+    let restore = replace_by(old, vector::inline(&[1].into_iter().collect()));
+    let mut whole = restore.clone();
+    whole.adds[0].deletion_vector = None;
+    for gives_back in [&restore, &whole] {
+        let flush = Transaction {
+            marks: vec![mark(0, 0, 1)],
+            ..gives_back.clone()
         };
-        assert_eq!(source.predicate, "vectors_only_grow");
+        let probe = Transaction {
+            probed: vec![Bucket(0)],
+            ..gives_back.clone()
+        };
+        for tx in [flush, probe] {
+            let error = fixture.table.commit(&marked, tx).await.unwrap_err();
+            let ManifestError::Invariant { source, .. } = &error else {
+                panic!("{error}")
+            };
+            assert_eq!(source.predicate, "vectors_only_grow");
+        }
     }
+    // Who restores an older version means it.
+    committed(fixture.table.commit(&marked, restore).await);
 }
 
 #[tokio::test]
