@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod doctor;
+mod loading;
 mod schema_changes;
 mod two_writers;
 
