@@ -36,8 +36,8 @@ mod write;
 pub use apply::{Changes, Superseded};
 pub use error::TableError;
 pub use flush::{
-    Flush, FlushEnded, FlushOutcome, FlushReport, FlushRequest, FlushRows, Flushed, KeyedBucket,
-    KeyedOutcome, KeyedRequest, UpsertBucket, VECTOR_IDS, bytes_while_flushing, flush, flush_keyed,
+    Flush, FlushEnded, FlushOutcome, FlushReport, FlushRows, Flushed, UpsertBucket, VECTOR_IDS,
+    bytes_while_flushing,
 };
 pub use layout::FileLayout;
 pub use load::{Loaded, StateLoader, TAG_INDEX};

@@ -13,7 +13,6 @@
 //! written.
 
 mod append;
-mod compat;
 mod upsert;
 mod vectors;
 
@@ -30,7 +29,6 @@ use crate::load::StateLoader;
 use crate::state::BucketState;
 use crate::{EncodedFile, FileSettings, Sealed, TableError};
 
-pub use compat::{FlushRequest, KeyedBucket, KeyedOutcome, KeyedRequest, flush, flush_keyed};
 pub use upsert::VECTOR_IDS;
 
 /// What the key of a record takes while it is flushed, beside what stands in the rows: as it was

@@ -60,8 +60,7 @@ async fn a_state_that_is_behind_its_table_brings_no_row_back() {
     world.delete(3, foreign.unwrap()).await;
     let own = &world.writers[0];
     let base = world.latest().await;
-    let refused = flush_keyed(&own.table, &base, &own.loader, request).await;
-    let error = refused.unwrap_err();
+    let error = request.run(&own.table, &base).await.unwrap_err();
     assert!(matches!(error, TableError::RowsRevived { .. }), "{error}");
     assert_eq!(world.latest().await.version(), base.version());
     // Brought up to it, they go on.
