@@ -30,8 +30,8 @@ use tidelake_service::{Metrics, Runtime};
 use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::index::IndexHome;
 use tidelake_table::{
-    Chunk, Deletes, FileSettings, FlushOutcome, KeyedBucket, KeyedRequest, Memtable, Positions,
-    Sealed, StateLoader, VECTOR_IDS, flush_keyed,
+    Chunk, Deletes, FileSettings, Flush, FlushOutcome, FlushRows, Memtable, Positions, Sealed,
+    StateLoader, UpsertBucket, VECTOR_IDS,
 };
 use tokio::sync::Notify;
 
@@ -563,25 +563,28 @@ impl TestTable {
             let (state, _) = loader.load(&self.delta, snapshot, at, None).await.unwrap();
             let sealed = self.sealed(bucket, from, to);
             let file_id = ids::random().next_uuid();
-            buckets.push(KeyedBucket {
+            buckets.push(UpsertBucket {
                 sealed,
                 state,
                 file_id,
             });
         }
-        let request = KeyedRequest {
+        let flush = Flush {
             topic_id: self.entry.topic_id,
-            buckets,
+            rows: FlushRows::Upsert {
+                loader,
+                buckets,
+                vector_ids: (0..VECTOR_IDS).map(|_| ids::random().next_uuid()).collect(),
+            },
             txns: Vec::new(),
             files: FileSettings {
                 row_group_rows_max: ROW_GROUP_ROWS,
                 ..FileSettings::default()
             },
             reason: "test",
-            vector_ids: (0..VECTOR_IDS).map(|_| ids::random().next_uuid()).collect(),
             now_ms: 1,
         };
-        let flushed = flush_keyed(&self.delta, &self.snapshot, &loader, request).await;
+        let flushed = flush.run(&self.delta, &self.snapshot).await;
         match flushed.unwrap().outcome {
             FlushOutcome::Committed(flushed) => {
                 self.snapshot = flushed.snapshot;

@@ -14,7 +14,7 @@ use tidelake_core::{Bucket, ErrorKind, Offset, TableVersion, Watermark};
 use tidelake_log::{LogError, Message, Producer};
 use tidelake_manifest::{Conflict, Snapshot};
 use tidelake_table::index::IndexHome;
-use tidelake_table::{FileSettings, FlushOutcome, FlushRequest, Flushed, TableError, flush};
+use tidelake_table::{FileSettings, Flush, FlushOutcome, FlushRows, Flushed, TableError};
 use tokio::sync::{mpsc, watch};
 
 use crate::bucket::SealedBucket;
@@ -255,15 +255,18 @@ impl Job {
     async fn append(&self, bench: &Workbench) -> Result<FlushOutcome, TableError> {
         let sealed = self.buckets.iter().map(|bucket| bucket.sealed.clone());
         let runtime = &bench.opener.runtime;
-        let request = FlushRequest {
+        let flush = Flush {
             topic_id: self.table.entry.topic_id,
-            buckets: sealed.collect(),
+            rows: FlushRows::Append {
+                buckets: sealed.collect(),
+                file_id: runtime.ids.next_uuid(),
+            },
+            txns: Vec::new(),
             files: bench.files,
             reason: self.reason.as_str(),
-            file_id: runtime.ids.next_uuid(),
             now_ms: runtime.clock.now_ms(),
         };
-        flush(&self.table.delta, &self.base, request).await
+        Ok(flush.run(&self.table.delta, &self.base).await?.outcome)
     }
 
     async fn committed(self, bench: &Workbench, flushed: Flushed, fenced: Vec<Bucket>) -> Ended {

@@ -13,8 +13,8 @@ use tidelake_manifest::Snapshot;
 use tidelake_schema::TableSchema;
 use tidelake_table::index::IndexHome;
 use tidelake_table::{
-    BucketState, FlushOutcome, KeyedBucket, KeyedRequest, Owners, StateLoader, TableError,
-    Unowned, VECTOR_IDS, flush_keyed,
+    BucketState, Flush, FlushOutcome, FlushRows, Owners, StateLoader, TableError, Unowned,
+    UpsertBucket, VECTOR_IDS,
 };
 use tokio::sync::Mutex;
 
@@ -113,22 +113,26 @@ impl Upserts {
                 continue;
             };
             txns.extend(held.txns.iter().cloned());
-            buckets.push(KeyedBucket {
+            buckets.push(UpsertBucket {
                 sealed: held.sealed.clone(),
                 state: state.clone(),
                 file_id: runtime.ids.next_uuid(),
             });
         }
-        let request = KeyedRequest {
+        let vector_ids = (0..VECTOR_IDS).map(|_| runtime.ids.next_uuid());
+        let flush = Flush {
             topic_id,
-            buckets,
+            rows: FlushRows::Upsert {
+                loader: self.loader.clone(),
+                buckets,
+                vector_ids: vector_ids.collect(),
+            },
             txns,
             files: bench.files,
             reason: job.reason.as_str(),
-            vector_ids: (0..VECTOR_IDS).map(|_| runtime.ids.next_uuid()).collect(),
             now_ms,
         };
-        let flushed = flush_keyed(&job.table.delta, &job.base, &self.loader, request).await?;
+        let flushed = flush.run(&job.table.delta, &job.base).await?;
         states.extend(flushed.states);
         Ok(flushed.outcome)
     }

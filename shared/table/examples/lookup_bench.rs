@@ -195,7 +195,7 @@ fn file(page_rows: Option<usize>) -> Bytes {
         };
         table.push(Chunk::new(batch, positions));
     }
-    let mut settings = FileSettings::default().keyed();
+    let mut settings = FileSettings::default().for_lookups();
     settings.page_rows_max = page_rows.unwrap_or(settings.page_rows_max);
     encode(&FileLayout::plain(&schema), &[table.seal()], settings)
         .unwrap()

@@ -39,8 +39,6 @@ const READS_IN_FLIGHT_MAX: usize = 8;
 const SIDECAR_BYTES_PER_KEY_MAX: usize = 16;
 /// Bytes of a sidecar beside its keys.
 const SIDECAR_BYTES_BESIDE: usize = 1024;
-/// Memory that reading the key of a row takes, until the keys are a run: estimated.
-const KEY_ROW_BYTES: u64 = 64;
 /// Bytes of a file's part that a row takes at least: estimated, where the rows are not counted.
 const FILE_ROW_BYTES: u64 = 16;
 
@@ -258,10 +256,10 @@ impl StateLoader {
                 }
             }
         }
-        let bytes = rows_about(&file).saturating_mul(KEY_ROW_BYTES);
-        let _permit = self.home.load_permit(bytes).await;
+        let opened = self.columns.open(&table, &file).await?;
+        let _permit = self.home.load_permit(opened.memory_bytes()).await;
         let owners = only.is_none().then_some(&self.owners);
-        let keys = self.columns.read(&table, &file, &self.spec, owners).await?;
+        let keys = self.columns.read_opened(opened, &self.spec, owners).await?;
         let home = Arc::clone(&self.home);
         let runs = blocking(move || build(&home, &path, &keys, &wanted)).await?;
         Ok(Covered {

@@ -85,3 +85,49 @@ impl fmt::Debug for Owners {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    fn keys(values: Vec<i64>) -> RecordBatch {
+        let column = Arc::new(Int64Array::from(values));
+        RecordBatch::try_from_iter([("k", column as _)]).unwrap()
+    }
+
+    /// Every key but 13 has a bucket.
+    fn owners(short: bool) -> Owners {
+        Owners::new(4, move |keys| {
+            let values = keys.column(0).as_primitive::<Int64Type>().values();
+            if values.contains(&13) {
+                return Err(Unowned::Key);
+            }
+            if values.contains(&-1) {
+                return Err(Unowned::Columns("not a key".into()));
+            }
+            let of = values.iter().map(|key| *key as u32 % 4);
+            Ok(of.skip(usize::from(short)).collect())
+        })
+    }
+
+    #[test]
+    fn every_row_has_one_bucket_also_where_no_message_could_carry_its_key() {
+        let found = owners(false).of(&keys(vec![5, 13, 6, 13, 7])).unwrap();
+        assert_eq!(found, [1, 0, 2, 0, 3]);
+        assert_eq!(Owners::single().of(&keys(vec![13, 13])).unwrap(), [0, 0]);
+    }
+
+    #[test]
+    fn a_rule_that_fails_is_an_error() {
+        let error = owners(false).of(&keys(vec![13, -1])).unwrap_err();
+        assert!(error.to_string().contains("not a key"), "{error}");
+        let error = owners(true).of(&keys(vec![1, 2])).unwrap_err();
+        assert!(
+            error.to_string().contains("1 buckets for 2 keys"),
+            "{error}"
+        );
+    }
+}

@@ -31,6 +31,10 @@ use crate::owners::Owners;
 
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 64 * 1024;
+/// How often a key is in memory at once while it is read.
+const KEY_COPIES: u64 = 3;
+/// What comes with the key of each row.
+const KEY_ROW_BYTES: u64 = 48;
 
 /// The key columns of a table, as its files have them.
 #[derive(Debug)]
@@ -70,12 +74,32 @@ impl KeyColumns {
         spec: &KeySpec,
         owners: Option<&Owners>,
     ) -> Result<RowKeys, TableError> {
+        let opened = self.open(table, file).await?;
+        self.read_opened(opened, spec, owners).await
+    }
+
+    /// Reads the footer of a file.
+    pub(crate) async fn open(
+        &self,
+        table: &DeltaTable,
+        file: &DataFile,
+    ) -> Result<OpenedKeys, TableError> {
         let reader = StoredFile::of(table, file);
         // Types as Parquet says them: the files of other writers carry no Arrow schema of ours.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let builder = ParquetRecordBatchStreamBuilder::new_with_options(reader, options).await?;
         let roots = builder.parquet_schema().root_schema().get_fields();
         let places = self.places(roots, file)?;
+        Ok(OpenedKeys { builder, places })
+    }
+
+    pub(crate) async fn read_opened(
+        &self,
+        opened: OpenedKeys,
+        spec: &KeySpec,
+        owners: Option<&Owners>,
+    ) -> Result<RowKeys, TableError> {
+        let OpenedKeys { builder, places } = opened;
         let mask = ProjectionMask::roots(builder.parquet_schema(), places.iter().copied());
         let mut batches = builder
             .with_projection(mask)
@@ -123,6 +147,32 @@ impl KeyColumns {
         }
         let stored = RecordBatch::try_new(Arc::clone(&self.stored), columns)?;
         Ok(to_logical(&stored, &self.schema)?)
+    }
+}
+
+/// A file whose key columns can be read: it is known what that takes.
+pub(crate) struct OpenedKeys {
+    builder: ParquetRecordBatchStreamBuilder<StoredFile>,
+    places: Vec<usize>,
+}
+
+impl OpenedKeys {
+    /// Memory that reading takes until the keys are a run: the keys as they are read, sorted, and as
+    /// entries, with their row numbers and buckets. Estimated.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let metadata = self.builder.metadata();
+        let roots = self.builder.parquet_schema();
+        let key = |leaf: usize| self.places.contains(&roots.get_column_root_idx(leaf));
+        let groups = metadata.row_groups().iter().map(|group| {
+            let columns = group.columns().iter().enumerate();
+            let columns = columns.filter(|(leaf, _)| key(*leaf));
+            let sizes = columns.map(|(_, column)| column.uncompressed_size().unsigned_abs());
+            sizes.fold(0, u64::saturating_add)
+        });
+        let stored = groups.fold(0, u64::saturating_add);
+        let rows = metadata.file_metadata().num_rows().unsigned_abs();
+        let rows = rows.saturating_mul(KEY_ROW_BYTES);
+        stored.saturating_mul(KEY_COPIES).saturating_add(rows)
     }
 }
 

@@ -43,9 +43,9 @@ impl FileSettings {
     /// Files that rows are looked up in by key: small pages and dictionaries, so that one row
     /// costs little.
     #[must_use]
-    pub fn keyed(self) -> Self {
+    pub fn for_lookups(self) -> Self {
         Self {
-            page_rows_max: KEYED_PAGE_ROWS_MAX.min(self.page_rows_max),
+            page_rows_max: LOOKUP_PAGE_ROWS_MAX.min(self.page_rows_max),
             ..self
         }
     }
@@ -72,9 +72,9 @@ pub struct EncodedFile {
 }
 
 const PAGE_ROWS_MAX: usize = 20_000;
-const KEYED_PAGE_ROWS_MAX: usize = 1024;
+const LOOKUP_PAGE_ROWS_MAX: usize = 1024;
 /// A reader of one row decodes the whole dictionary of its column.
-const KEYED_DICTIONARY_BYTES_MAX: usize = 32 * 1024;
+const LOOKUP_DICTIONARY_BYTES_MAX: usize = 32 * 1024;
 /// Leaf columns that a commit keeps bounds of: more would make the log heavy.
 const STATISTICS_COLUMNS_MAX: usize = 64;
 /// Statistics of long strings are cut to so many bytes (as bounds that stay true).
@@ -199,8 +199,8 @@ fn properties(first: &RecordBatch, settings: FileSettings) -> WriterProperties {
         .set_statistics_truncate_length(Some(STATISTICS_BYTES_MAX))
         .set_column_index_truncate_length(Some(STATISTICS_BYTES_MAX))
         .set_statistics_enabled(EnabledStatistics::Chunk);
-    if settings.page_rows_max <= KEYED_PAGE_ROWS_MAX {
-        builder = builder.set_dictionary_page_size_limit(KEYED_DICTIONARY_BYTES_MAX);
+    if settings.page_rows_max <= LOOKUP_PAGE_ROWS_MAX {
+        builder = builder.set_dictionary_page_size_limit(LOOKUP_DICTIONARY_BYTES_MAX);
     }
     for (field, column) in first.schema().fields().iter().zip(first.columns()) {
         let path = ColumnPath::from(vec![field.name().clone()]);

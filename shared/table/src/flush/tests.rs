@@ -57,7 +57,7 @@ fn the_estimate_covers_what_a_flush_holds() {
         let spec = KeySpec::of(&schema).unwrap();
         let changes = Changes::newest_of(&spec, &sealed.chunks, &sealed.deletes).unwrap();
         let layout = FileLayout::plain(&schema);
-        let settings = FileSettings::default().keyed();
+        let settings = FileSettings::default().for_lookups();
         let file = encode_newest(&layout, &sealed, &changes, settings)
             .unwrap()
             .unwrap();

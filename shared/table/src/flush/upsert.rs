@@ -17,59 +17,28 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use tidelake_core::clock::UnixMillis;
-use tidelake_core::{Bucket, TopicId};
-use tidelake_manifest::action::{Add, Txn};
+use tidelake_core::Bucket;
+use tidelake_manifest::action::Add;
 use tidelake_manifest::{CommitOutcome, Conflict, DeltaTable, MarkMove, Snapshot, Transaction};
 use uuid::Uuid;
 
+use super::vectors::Vectors;
+use super::{
+    Desk, FlushEnded, FlushOutcome, FlushReport, Flushed, UpsertBucket, bytes_while_flushing,
+    refused, tags_of,
+};
 use crate::apply::{Changes, Superseded};
-use crate::flush::vectors::Vectors;
-use crate::flush::{FlushReport, Flushed, bytes_while_flushing, refused, tags_of, upload};
 use crate::index::{KeySpec, encode_sidecar};
 use crate::load::{StateLoader, TAG_INDEX, blocking, sidecar_bytes_max};
 use crate::state::{BucketState, Committed};
 use crate::write::encode_newest;
-use crate::{EncodedFile, FileLayout, FileSettings, FlushOutcome, Sealed, TableError};
+use crate::{EncodedFile, FileLayout, FileSettings, Sealed, TableError};
 
 /// Commits that are tried against writers who change the same files.
 const ATTEMPTS_MAX: usize = 20;
 
-/// A bucket's rows to commit, and what is known of the bucket.
-#[derive(Debug)]
-pub struct KeyedBucket {
-    pub sealed: Sealed,
-    /// At the base of the flush.
-    pub state: BucketState,
-    /// Names the data file and its sidecar; ids must rise with time.
-    pub file_id: Uuid,
-}
-
-/// Rows of an upsert table to commit.
-#[derive(Debug)]
-pub struct KeyedRequest {
-    pub topic_id: TopicId,
-    pub buckets: Vec<KeyedBucket>,
-    /// Further transactions of the commit: origins of re-published records.
-    pub txns: Vec<Txn>,
-    pub files: FileSettings,
-    /// Shown in the history.
-    pub reason: &'static str,
-    /// Names the object of the deletion vectors. Each try of a commit that loses takes the next.
-    pub vector_ids: Vec<Uuid>,
-    pub now_ms: UnixMillis,
-}
-
-/// How many [`KeyedRequest::vector_ids`] a flush may need.
+/// How many vector ids a flush may need.
 pub const VECTOR_IDS: usize = ATTEMPTS_MAX;
-
-/// What a flush left behind: the outcome, and the buckets' states after it.
-#[derive(Debug)]
-pub struct KeyedOutcome {
-    pub outcome: FlushOutcome,
-    /// At the committed version, or, after a conflict, at the newest that was looked at.
-    pub states: BTreeMap<Bucket, BucketState>,
-}
 
 /// A bucket's part, written and waiting for its commit.
 pub(super) struct Part {
@@ -88,50 +57,45 @@ struct Encoded {
     sidecar: Option<Bytes>,
 }
 
-/// Commits the buckets' rows: one data file for each, and the vectors of what they supersede.
-///
-/// # Errors
-/// As [`crate::flush`].
-pub async fn flush_keyed(
-    table: &DeltaTable,
+/// Commits the buckets' rows.
+pub(super) async fn run(
+    desk: &Desk<'_>,
     base: &Arc<Snapshot>,
     loader: &StateLoader,
-    request: KeyedRequest,
-) -> Result<KeyedOutcome, TableError> {
-    let marks = marks(&request);
+    buckets: Vec<UpsertBucket>,
+    vector_ids: &[Uuid],
+) -> Result<FlushEnded, TableError> {
+    let marks: Vec<MarkMove> = buckets
+        .iter()
+        .map(|bucket| desk.mark(&bucket.sealed))
+        .collect();
     let mut report = FlushReport::default();
-    let written = write(table, base, loader, &request, &mut report);
-    let mut parts = match written.await {
+    let mut parts = match write(desk, base, loader, &buckets, &mut report).await {
         Ok(parts) => parts,
         Err(error) => {
-            let conflict = refused(error)?;
-            let states = request.buckets.into_iter();
+            let states = buckets.into_iter();
             let states = states.map(|bucket| (bucket.sealed.bucket, bucket.state));
-            return Ok(KeyedOutcome {
-                outcome: FlushOutcome::Conflicted(conflict),
-                states: states.collect(),
-            });
+            return Ok(conflicted(refused(error)?, states));
         }
     };
     let mut base = Arc::clone(base);
-    for vector_id in request.vector_ids.iter().take(ATTEMPTS_MAX) {
+    for vector_id in vector_ids.iter().take(ATTEMPTS_MAX) {
         let superseded = probe(&parts).await?;
-        let vectors = Vectors::of(&base, &parts, &superseded, *vector_id, request.now_ms)?;
+        let vectors = Vectors::of(&base, &parts, &superseded, *vector_id, desk.now_ms)?;
         report.superseded = superseded.iter().map(|found| found.rows).sum();
         report.files_touched = vectors.removes.len() as u64;
         report.vector_bytes = 0;
         for (name, bytes) in &vectors.objects {
             report.vector_bytes += bytes.len() as u64;
-            table.store().put(name, bytes.clone()).await?;
+            desk.table.store().put(name, bytes.clone()).await?;
         }
-        let mut transaction = Transaction::flush(Vec::new(), marks.clone());
-        transaction.adds = parts.iter().filter_map(|part| part.add.clone()).collect();
-        transaction.adds.extend(vectors.adds);
+        let mut adds: Vec<Add> = parts.iter().filter_map(|part| part.add.clone()).collect();
+        adds.extend(vectors.adds);
+        let mut transaction = desk.transaction(adds, marks.clone(), &report);
         transaction.removes = vectors.removes;
-        transaction.txns = request.txns.clone();
         transaction.probed = parts.iter().map(|part| part.bucket).collect();
-        describe(&mut transaction, request.reason, &report);
-        match table.commit(&base, transaction).await? {
+        describe(&mut transaction, &report);
+        match desk.table.commit(&base, transaction).await? {
             CommitOutcome::Committed { version, snapshot } => {
                 let states = after(loader, parts, vectors.touched).await?;
                 let flushed = Flushed {
@@ -140,28 +104,19 @@ pub async fn flush_keyed(
                     report,
                 };
                 let outcome = FlushOutcome::Committed(flushed);
-                return Ok(KeyedOutcome { outcome, states });
+                return Ok(FlushEnded { outcome, states });
             }
             CommitOutcome::Conflicted(
                 Conflict::VectorChanged { .. }
                 | Conflict::FileRemoved { .. }
                 | Conflict::RowsAdded { .. },
             ) => {
-                base = table.refresh(&base).await?;
-                let known = parts.iter();
-                let known = known.map(|part| (part.bucket, Some(part.state.clone())));
-                let known: Vec<_> = known.collect();
-                let states = loader.load_all(table, &base, known).await?;
-                for (part, (_, state, _)) in parts.iter_mut().zip(states) {
-                    part.state = state;
-                }
+                base = desk.table.refresh(&base).await?;
+                follow(desk.table, &base, loader, &mut parts).await?;
             }
             CommitOutcome::Conflicted(conflict) => {
                 let states = parts.into_iter().map(|part| (part.bucket, part.state));
-                return Ok(KeyedOutcome {
-                    outcome: FlushOutcome::Conflicted(conflict),
-                    states: states.collect(),
-                });
+                return Ok(conflicted(conflict, states));
             }
         }
     }
@@ -170,27 +125,39 @@ pub async fn flush_keyed(
     })
 }
 
-fn marks(request: &KeyedRequest) -> Vec<MarkMove> {
-    let marks = request.buckets.iter().map(|bucket| MarkMove {
-        topic_id: request.topic_id,
-        bucket: bucket.sealed.bucket,
-        from: bucket.sealed.from,
-        to: bucket.sealed.to,
-    });
-    marks.collect()
+fn conflicted(
+    conflict: Conflict,
+    states: impl Iterator<Item = (Bucket, BucketState)>,
+) -> FlushEnded {
+    FlushEnded {
+        outcome: FlushOutcome::Conflicted(conflict),
+        states: states.collect(),
+    }
 }
 
-fn describe(transaction: &mut Transaction, reason: &str, report: &FlushReport) {
-    transaction
-        .parameters
-        .insert("reason".into(), reason.to_owned());
+/// Brings the parts' states to a newer base.
+async fn follow(
+    table: &DeltaTable,
+    base: &Arc<Snapshot>,
+    loader: &StateLoader,
+    parts: &mut [Part],
+) -> Result<(), TableError> {
+    let known = parts.iter();
+    let known = known.map(|part| (part.bucket, Some(part.state.clone())));
+    let known: Vec<_> = known.collect();
+    let states = loader.load_all(table, base, known).await?;
+    for (part, (_, state, _)) in parts.iter_mut().zip(states) {
+        part.state = state;
+    }
+    Ok(())
+}
+
+fn describe(transaction: &mut Transaction, report: &FlushReport) {
     let mut metric = |name: &str, value: u64| {
         transaction
             .metrics
             .insert(name.to_owned(), value.to_string());
     };
-    metric("numOutputRows", report.rows);
-    metric("numOutputBytes", report.bytes);
     metric("numDeletedRows", report.superseded);
     metric("numIndexBytes", report.index_bytes);
     metric("numVectorBytes", report.vector_bytes);
@@ -209,23 +176,23 @@ fn spec_of(base: &Snapshot, loader: &StateLoader) -> Result<KeySpec, TableError>
 /// Encodes and stores the rows of all buckets: as many at a time as there are blocking threads and
 /// memory for them.
 async fn write(
-    table: &DeltaTable,
+    desk: &Desk<'_>,
     base: &Arc<Snapshot>,
     loader: &StateLoader,
-    request: &KeyedRequest,
+    buckets: &[UpsertBucket],
     report: &mut FlushReport,
 ) -> Result<Vec<Part>, TableError> {
     let layout = FileLayout::new(base.schema(), base.metadata())?;
     let spec = spec_of(base, loader)?;
-    let writes = request.buckets.iter().map(|bucket| {
+    let writes = buckets.iter().map(|bucket| {
         let (layout, spec) = (layout.clone(), spec.clone());
         async move {
             let bytes = bytes_while_flushing(&bucket.sealed) as u64;
             let _permit = loader.home().flush_permit(bytes).await;
-            write_part(table, bucket, layout, spec, request).await
+            write_part(desk, bucket, layout, spec).await
         }
     });
-    let mut parts = Vec::with_capacity(request.buckets.len());
+    let mut parts = Vec::with_capacity(buckets.len());
     for (part, written) in try_join_all(writes).await? {
         report.rows += written.rows;
         report.files += written.files;
@@ -238,15 +205,14 @@ async fn write(
 
 /// Encodes and stores the rows of a bucket.
 async fn write_part(
-    table: &DeltaTable,
-    bucket: &KeyedBucket,
+    desk: &Desk<'_>,
+    bucket: &UpsertBucket,
     layout: FileLayout,
     spec: KeySpec,
-    request: &KeyedRequest,
 ) -> Result<(Part, FlushReport), TableError> {
     let (sealed, file_id) = (bucket.sealed.clone(), bucket.file_id);
     let mut tags = tags_of(std::slice::from_ref(&sealed));
-    let settings = request.files.keyed();
+    let settings = desk.files.for_lookups();
     let encoded = blocking(move || encode_part(&layout, &spec, sealed, settings)).await?;
     let mut written = FlushReport::default();
     let mut part = Part {
@@ -266,10 +232,10 @@ async fn write_part(
     if let Some(sidecar) = encoded.sidecar {
         let sidecar_name = format!("_tidelake/index/{}.idx", file_id.simple());
         written.index_bytes = sidecar.len() as u64;
-        table.store().put(&sidecar_name, sidecar).await?;
+        desk.table.store().put(&sidecar_name, sidecar).await?;
         tags.insert(TAG_INDEX.to_owned(), Some(sidecar_name));
     }
-    part.add = Some(upload(table, &name, file, tags, request.now_ms).await?);
+    part.add = Some(desk.upload(&name, file, tags).await?);
     part.path = Some(Arc::from(name));
     Ok((part, written))
 }

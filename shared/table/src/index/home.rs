@@ -29,7 +29,7 @@ const RUN_SUFFIX: &str = ".run";
 /// Memory of all sidecars and key columns that are read at once on their way into runs.
 pub const LOAD_BYTES_MAX: u64 = 256 << 20;
 /// Memory of all buckets that are encoded and stored at once, beside their rows.
-pub const FLUSH_BYTES_MAX: u64 = 256 << 20;
+pub const FLUSH_BYTES_MAX: u64 = 512 << 20;
 /// The unit in which memory is handed out: a semaphore counts 32 bits.
 const PERMIT_UNIT: u64 = 4 << 10;
 

@@ -6,7 +6,7 @@ use tidelake_table::check::Report;
 use super::*;
 
 impl World {
-    async fn checked(&self) -> Report {
+    pub(super) async fn checked(&self) -> Report {
         let loader = Some(&self.writers[0].loader);
         let snapshot = self.latest().await;
         let checked = check(&self.table, &snapshot, &TOPIC, loader, false);

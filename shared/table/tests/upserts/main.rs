@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod doctor;
+mod loading;
 mod schema_changes;
 mod two_writers;
 
@@ -26,8 +27,8 @@ use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::check::check;
 use tidelake_table::index::{IndexHome, KeySpec};
 use tidelake_table::{
-    BucketState, Chunk, Deletes, FileLayout, FileSettings, FlushOutcome, KeyedBucket, KeyedRequest,
-    Memtable, Owners, Positions, StateLoader, TAG_INDEX, VECTOR_IDS, encode, flush_keyed,
+    BucketState, Chunk, Deletes, FileLayout, FileSettings, Flush, FlushOutcome, FlushRows,
+    Memtable, Owners, Positions, StateLoader, TAG_INDEX, UpsertBucket, VECTOR_IDS, encode,
 };
 
 const TOPIC: TopicId = TopicId([7; 16]);
@@ -297,7 +298,7 @@ impl World {
     }
 
     /// What a writer would commit, on top of what it knows.
-    async fn request(&self, writer: usize, records: &Records) -> KeyedRequest {
+    async fn request(&self, writer: usize, records: &Records) -> Flush {
         let own = &self.writers[writer];
         let mut memtables: BTreeMap<u32, Memtable> = BTreeMap::new();
         for (bucket, messages) in records {
@@ -320,19 +321,22 @@ impl World {
                 .load(&self.table, &own.base, sealed.bucket, previous);
             let (state, _) = load.await.unwrap();
             let file_id = uuid();
-            buckets.push(KeyedBucket {
+            buckets.push(UpsertBucket {
                 sealed,
                 state,
                 file_id,
             });
         }
-        KeyedRequest {
+        Flush {
             topic_id: TOPIC,
-            buckets,
+            rows: FlushRows::Upsert {
+                loader: own.loader.clone(),
+                buckets,
+                vector_ids: (0..VECTOR_IDS).map(|_| uuid()).collect(),
+            },
             txns: Vec::new(),
             files: FileSettings::default(),
             reason: "test",
-            vector_ids: (0..VECTOR_IDS).map(|_| uuid()).collect(),
             now_ms: 1,
         }
     }
@@ -343,14 +347,15 @@ impl World {
             self.writers[writer].base = latest.clone();
         }
         let request = self.request(writer, records).await;
-        let fenced = request.buckets.iter().any(|held| {
+        let FlushRows::Upsert { buckets, .. } = &request.rows else {
+            panic!("an upsert table")
+        };
+        let fenced = buckets.iter().any(|held| {
             let mark = latest.watermark(&TOPIC, held.sealed.bucket);
             mark.unwrap_or_default() != held.sealed.from
         });
         let own = &mut self.writers[writer];
-        let flushed = flush_keyed(&own.table, &own.base, &own.loader, request)
-            .await
-            .unwrap();
+        let flushed = request.run(&own.table, &own.base).await.unwrap();
         own.states.extend(flushed.states);
         match flushed.outcome {
             FlushOutcome::Committed(flushed) => {

@@ -29,8 +29,7 @@ impl World {
         self.writers[0].base = self.latest().await;
         let request = self.request(0, records).await;
         let own = &self.writers[0];
-        let flushed = flush_keyed(&own.table, &own.base, &own.loader, request);
-        let flushed = flushed.await.unwrap();
+        let flushed = request.run(&own.table, &own.base).await.unwrap();
         self.writers[0].states.extend(flushed.states);
         flushed.outcome
     }

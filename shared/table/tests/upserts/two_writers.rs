@@ -128,11 +128,8 @@ async fn meet(held: Held, other: Other) {
     let ours = [ours];
     world.writers[0].base = world.latest().await;
     let request = world.request(0, &ours).await;
-    let (base, loader) = (
-        world.writers[0].base.clone(),
-        world.writers[0].loader.clone(),
-    );
-    let flush = tokio::spawn(async move { flush_keyed(&table, &base, &loader, request).await });
+    let base = world.writers[0].base.clone();
+    let flush = tokio::spawn(async move { request.run(&table, &base).await });
     gate.reached().await;
     if committed_first {
         apply(&mut world.model, &ours);
@@ -218,4 +215,43 @@ async fn every_meeting_of_two_writers_ends_as_one_after_the_other() {
                 .expect("the flusher never came to where it is held");
         }
     }
+}
+
+/// Both flushers bring newer rows of the same foreign files, always at the same time.
+#[tokio::test]
+async fn flushers_of_two_buckets_meet_on_one_file_again_and_again() {
+    let mut world = World::new(Shape::TextAndInt).await;
+    let shared = [0, 1].map(|bucket| records(bucket, 0..400, 1).1.remove(0));
+    world.insert(None, &shared.concat()).await;
+    world.note_version().await;
+    for round in 0..10 {
+        let base = world.latest().await;
+        let brought = [0, 1].map(|bucket| {
+            // Some rows of the foreign file, and some that a round before brought.
+            records(bucket, round * 30..round * 30 + 50, 100 + i64::from(round))
+        });
+        let mut requests = Vec::new();
+        for writer in [0, 1] {
+            world.writers[writer].base = Arc::clone(&base);
+            let own = std::slice::from_ref(&brought[writer]);
+            requests.push(world.request(writer, own).await);
+        }
+        let flushes = requests.into_iter().map(|request| {
+            let (table, base) = (world.table.clone(), Arc::clone(&base));
+            tokio::spawn(async move { request.run(&table, &base).await })
+        });
+        let flushes: Vec<_> = flushes.collect();
+        for (writer, flush) in flushes.into_iter().enumerate() {
+            let flushed = flush.await.unwrap().unwrap();
+            let committed = matches!(flushed.outcome, FlushOutcome::Committed(_));
+            assert!(committed, "{:?}", flushed.outcome);
+            world.writers[writer].states.extend(flushed.states);
+        }
+        apply(&mut world.model, &brought);
+        world.note_version().await;
+    }
+    world.check_versions().await;
+    let checked = world.checked().await;
+    assert!(checked.is_sound(), "{checked:?}");
+    assert_eq!(checked.keys as usize, world.model.len());
 }
