@@ -22,7 +22,7 @@ use super::state::{Answer, Caller, Group, Join, Outputs, Phase};
 /// Groups with members at one time.
 const GROUPS_MAX: usize = 20_000;
 /// Longer ids of groups are refused: they are kept, and written with every commit.
-const GROUP_ID_BYTES_MAX: usize = 32_767;
+const GROUP_ID_BYTES_MAX: usize = 1_024;
 /// Longer instance ids are refused, as Kafka's own clients do.
 const INSTANCE_ID_BYTES_MAX: usize = 249;
 /// Protocols that one member may offer; real clients have a handful.
