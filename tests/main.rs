@@ -5,6 +5,7 @@ mod dead_letters;
 mod exactly_once;
 mod faults;
 mod interop;
+mod kafka_clients;
 mod key_types;
 mod keyed_load;
 mod local;

@@ -2,6 +2,8 @@
 //!
 //! Reading and answering are two tasks with a bounded queue between them. Produce requests are under
 //! way as soon as they are read; everything else starts when its turn has come ([`api::begin`]).
+//! Whoever sends or takes too slowly is cut off; until then it holds no more than its own share of
+//! the memory and what it really sent ([`crate::memory`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,18 +12,35 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::timeout;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::api::{self, Hangup, Outcome, Reply};
-use crate::state::{BrokerState, budget_units};
+use crate::memory::{ConnectionMemory, Lease, OWN_BYTES, RequestMemory};
+use crate::state::BrokerState;
 
 const BUFFER_BYTES: usize = 32 * 1024;
-/// A request that has begun must arrive within this time, an answer must be taken within it.
-const STALL_MAX: Duration = Duration::from_secs(120);
+/// Reserved at once for a request; the system gives the memory as it is written to.
+const RESERVED_BYTES: usize = 8 << 20;
+/// Memory is taken, and answers are written, in pieces of this size.
+const PIECE_BYTES: usize = 256 * 1024;
+/// A new client must ask something within this time.
+const FIRST_MAX: Duration = Duration::from_secs(30);
+/// A client that neither asks nor waits for this long is cut off, as by Kafka.
+const IDLE_MAX: Duration = Duration::from_secs(600);
+/// The length in front of a request must arrive whole within this time.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+/// Something of a request must arrive, and a piece of an answer be taken, within this time.
+const STALL_MAX: Duration = Duration::from_secs(30);
+/// A request must arrive at this rate, after a start of `STALL_MAX`.
+const BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
+/// And at this one where it goes beyond the memory of all requests, because others wait for it.
+const BYTES_PER_SECOND_MIN_BEYOND: u64 = 1 << 20;
+/// A request that does not get memory for this long is given up; its client tries again.
+const MEMORY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Why a connection ended early.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +49,10 @@ enum Ended {
     Io(#[from] io::Error),
     #[error("request of {0} bytes, at most {1} are taken")]
     TooLarge(i64, usize),
-    #[error("client is stalled")]
+    #[error("client is stalled: it sends or takes too slowly")]
     Stalled,
+    #[error("no memory for a request of {0} bytes: too many are under way")]
+    NoMemory(usize),
     #[error(transparent)]
     Hangup(#[from] Hangup),
 }
@@ -39,7 +60,7 @@ enum Ended {
 /// A request under way, and its share of the memory.
 struct Underway {
     outcome: BoxFuture<'static, Outcome>,
-    budget: Option<OwnedSemaphorePermit>,
+    lease: Lease,
 }
 
 /// Serves a client until it goes away, breaks the protocol, or the broker stops.
@@ -85,39 +106,91 @@ async fn read_requests(
     sender: mpsc::Sender<Underway>,
 ) -> Result<(), Ended> {
     let mut read = BufReader::with_capacity(BUFFER_BYTES, read);
+    let settings = &broker.settings;
+    let memory = ConnectionMemory::new(settings.connection_bytes_max);
+    let mut patience = FIRST_MAX;
     loop {
-        let Some(len) = broker.stopping.run_until_cancelled(read.read_i32()).await else {
+        let next = next_length(&mut read, &memory, patience);
+        let Some(len) = broker.stopping.run_until_cancelled(next).await else {
             return Ok(());
         };
-        let len = match len {
-            Ok(len) => len,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let max = broker.settings.request_bytes_max;
+        let Some(len) = len? else { return Ok(()) };
+        patience = IDLE_MAX;
+        let max = settings.request_bytes_max;
         let bytes = usize::try_from(len).ok().filter(|bytes| *bytes <= max);
         let bytes = bytes.ok_or(Ended::TooLarge(i64::from(len), max))?;
-        let units = budget_units(bytes, broker.settings.inflight_bytes_max);
-        let budget = Arc::clone(&broker.request_budget)
-            .acquire_many_owned(units)
-            .await
-            .ok();
-        let frame = timeout(STALL_MAX, read_frame(&mut read, bytes))
-            .await
-            .map_err(|_| Ended::Stalled)??;
-        let outcome = api::begin(broker, peer, frame).await?;
-        if sender.send(Underway { outcome, budget }).await.is_err() {
+        let Some(mut lease) = memory.admit(bytes).await else {
+            return Ok(());
+        };
+        let frame = read_frame(&mut read, bytes, &broker.request_memory, &mut lease).await?;
+        let outcome = api::begin(broker, peer, frame, &mut lease).await?;
+        if sender.send(Underway { outcome, lease }).await.is_err() {
             return Ok(());
         }
     }
 }
 
-async fn read_frame(read: &mut BufReader<OwnedReadHalf>, bytes: usize) -> io::Result<Bytes> {
-    let mut frame = BytesMut::with_capacity(bytes);
-    let mut read = read.take(bytes as u64);
+/// The length of the next request; `None` where the client is done, or asks nothing for too long.
+async fn next_length(
+    read: &mut BufReader<OwnedReadHalf>,
+    memory: &ConnectionMemory,
+    patience: Duration,
+) -> Result<Option<i32>, Ended> {
+    loop {
+        match timeout(patience, read.fill_buf()).await {
+            Ok(begun) => {
+                if begun?.is_empty() {
+                    return Ok(None);
+                }
+                break;
+            }
+            // It may be waiting for records.
+            Err(_) if !memory.is_idle() => {}
+            Err(_) => return Ok(None),
+        }
+    }
+    let len = timeout(HEAD_MAX, read.read_i32()).await;
+    match len.map_err(|_| Ended::Stalled)? {
+        Ok(len) => Ok(Some(len)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads a request's bytes, with memory for what has arrived and the next piece.
+async fn read_frame(
+    read: &mut BufReader<OwnedReadHalf>,
+    bytes: usize,
+    memory: &RequestMemory,
+    lease: &mut Lease,
+) -> Result<Bytes, Ended> {
+    let time_for =
+        |bytes: usize, rate: u64| STALL_MAX + Duration::from_secs((bytes as u64).div_ceil(rate));
+    let mut frame = BytesMut::with_capacity(bytes.min(RESERVED_BYTES));
+    let mut deadline = Instant::now() + time_for(bytes, BYTES_PER_SECOND_MIN);
     while frame.len() < bytes {
-        if read.read_buf(&mut frame).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let piece = if frame.is_empty() {
+            OWN_BYTES
+        } else {
+            PIECE_BYTES
+        };
+        let end = bytes.min(frame.len() + piece);
+        let (before, had_turn) = (Instant::now(), lease.has_turn());
+        timeout(MEMORY_WAIT_MAX, lease.cover(memory, end))
+            .await
+            .map_err(|_| Ended::NoMemory(bytes))?;
+        deadline += before.elapsed();
+        if lease.has_turn() && !had_turn {
+            let left = time_for(bytes - frame.len(), BYTES_PER_SECOND_MIN_BEYOND);
+            deadline = deadline.min(Instant::now() + left);
+        }
+        let mut read = (&mut *read).take((end - frame.len()) as u64);
+        while frame.len() < end {
+            let until = deadline.min(Instant::now() + STALL_MAX);
+            let arrived = timeout_at(until, read.read_buf(&mut frame)).await;
+            if arrived.map_err(|_| Ended::Stalled)?? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
         }
     }
     Ok(frame.freeze())
@@ -141,9 +214,11 @@ async fn write_answers(
                 }
             }
         };
+        // The memory is given back once the answer is taken: a client that does not read may not
+        // ask without end either.
         let Underway {
             mut outcome,
-            budget,
+            lease: _lease,
         } = underway;
         // Earlier answers must not wait for one that takes its time.
         let outcome = match futures::poll!(&mut outcome) {
@@ -155,21 +230,21 @@ async fn write_answers(
                 outcome.await
             }
         };
-        drop(budget);
         if let Some(reply) = outcome? {
-            let written = timeout(STALL_MAX, write_reply(&mut write, reply)).await;
-            written.map_err(|_| Ended::Stalled)??;
+            write_reply(&mut write, reply).await?;
         }
     }
 }
 
-async fn write_reply(write: &mut BufWriter<OwnedWriteHalf>, reply: Reply) -> io::Result<()> {
+async fn write_reply(write: &mut BufWriter<OwnedWriteHalf>, reply: Reply) -> Result<(), Ended> {
     let bytes: usize = reply.chunks.iter().map(Bytes::len).sum();
     let len = i32::try_from(bytes)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "answer of more than 2 GiB"))?;
-    write.write_i32(len).await?;
-    for chunk in &reply.chunks {
-        write.write_all(chunk).await?;
+    let len = len.to_be_bytes();
+    let pieces = reply.chunks.iter().flat_map(|c| c.chunks(PIECE_BYTES));
+    for piece in std::iter::once(&len[..]).chain(pieces) {
+        let taken = timeout(STALL_MAX, write.write_all(piece)).await;
+        taken.map_err(|_| Ended::Stalled)??;
     }
     Ok(())
 }

@@ -72,6 +72,7 @@ mod files;
 mod folder;
 mod group;
 mod identity;
+mod memory;
 mod partition;
 mod producers;
 mod records;

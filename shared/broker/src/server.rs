@@ -20,10 +20,11 @@ use crate::folder;
 use crate::group::coordinator::Coordinator;
 use crate::group::offsets::OffsetStore;
 use crate::identity::Identity;
+use crate::memory::{RequestMemory, budget};
 use crate::partition::PartitionContext;
 use crate::segment::{Check, OpenFiles};
 use crate::settings::BrokerSettings;
-use crate::state::{BUDGET_UNIT, BrokerState};
+use crate::state::BrokerState;
 use crate::topic_config::ConfigDefaults;
 use crate::topics::Topics;
 
@@ -170,13 +171,12 @@ impl Recovered {
     }
 
     fn into_state(self, address: SocketAddr) -> (Arc<BrokerState>, File) {
-        let budget = |bytes: usize| Arc::new(Semaphore::new((bytes / BUDGET_UNIT).max(1)));
         let state = BrokerState {
             address,
             identity: self.identity,
             topics: Arc::new(self.topics),
             coordinator: Coordinator::new(self.offsets, self.settings.group_initial_delay),
-            request_budget: budget(self.settings.inflight_bytes_max),
+            request_memory: RequestMemory::new(self.settings.inflight_bytes_max),
             fetch_budget: budget(self.settings.fetch_inflight_bytes_max),
             unpacking: Arc::new(Semaphore::new(processors())),
             stopping: CancellationToken::new(),

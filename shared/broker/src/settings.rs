@@ -48,15 +48,20 @@ pub struct BrokerSettings {
     pub recovery_check_max: Duration,
     /// A longer request closes its connection.
     pub request_bytes_max: usize,
-    /// Further connections are closed at once.
+    /// Further connections are closed at once. Half of the process's open files lowers it.
     pub connections_max: usize,
     /// Requests of one connection that may be under way; the socket is not read beyond that.
     pub connection_requests_max: usize,
-    /// Bytes of all requests under way; sockets are not read beyond that.
+    /// Bytes of one connection's requests under way; its socket is not read beyond that, but one
+    /// request is always taken.
+    pub connection_bytes_max: usize,
+    /// Bytes of all requests under way. One request at a time may go beyond it, and each connection
+    /// has 64 KiB of its own. Sockets are not read beyond that.
     pub inflight_bytes_max: usize,
     /// Largest fetch answer, whatever the client asks for (one batch is always returned).
     pub fetch_bytes_max: usize,
-    /// Bytes of fetch answers under way; further fetches wait.
+    /// Bytes of fetch answers under way. An answer gets a part of what is left; where nothing is,
+    /// 256 KiB or one batch.
     pub fetch_inflight_bytes_max: usize,
     /// Recent records of all partitions kept in memory for consumers that follow closely.
     pub tail_bytes_max: usize,
@@ -90,6 +95,7 @@ impl BrokerSettings {
             request_bytes_max: 100 * MIB,
             connections_max: 2_000,
             connection_requests_max: 64,
+            connection_bytes_max: 64 * MIB,
             inflight_bytes_max: 256 * MIB,
             fetch_bytes_max: 64 * MIB,
             fetch_inflight_bytes_max: 256 * MIB,

@@ -10,14 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::group::coordinator::Coordinator;
 use crate::identity::Identity;
+use crate::memory::RequestMemory;
 use crate::settings::BrokerSettings;
 use crate::topics::Topics;
 
 /// The only node there is.
 pub(crate) const NODE_ID: BrokerId = BrokerId(1);
-
-/// Bytes that one permit of a byte budget stands for.
-pub(crate) const BUDGET_UNIT: usize = 1024;
 
 /// The broker's parts, shared by all connections.
 #[derive(Debug)]
@@ -28,8 +26,8 @@ pub(crate) struct BrokerState {
     pub identity: Identity,
     pub topics: Arc<Topics>,
     pub coordinator: Coordinator,
-    /// Bytes of requests under way.
-    pub request_budget: Arc<Semaphore>,
+    /// Memory of requests under way.
+    pub request_memory: RequestMemory,
     /// Bytes of fetch answers under way.
     pub fetch_budget: Arc<Semaphore>,
     /// Turns to unpack large batches, which takes a processor and some memory each.
@@ -46,10 +44,4 @@ impl BrokerState {
     pub(crate) fn port(&self) -> i32 {
         i32::from(self.address.port())
     }
-}
-
-/// The permits for `bytes`, never more than the whole budget.
-pub(crate) fn budget_units(bytes: usize, budget_bytes: usize) -> u32 {
-    let units = bytes.div_ceil(BUDGET_UNIT).min(budget_bytes / BUDGET_UNIT);
-    u32::try_from(units.max(1)).unwrap_or(u32::MAX)
 }

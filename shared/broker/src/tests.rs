@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::batch::testing::{Batch, seal};
 use crate::{Broker, BrokerError, BrokerSettings};
 
+mod load;
 mod sweep;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -189,10 +190,10 @@ async fn a_waiting_fetch_is_answered_by_the_append_it_waits_for() {
     assert_eq!(fetched(&mut consumer).await.0, unknown);
     // And so does a broker that stops.
     create(&mut producer, 1).await;
-    let idle = broker.state.request_budget.available_permits();
+    let idle = std::sync::Arc::strong_count(&broker.state);
     consumer.send(ApiKey::Fetch, 11, fetch(0, 600_000, 1)).await;
     let under_way = async {
-        while broker.state.request_budget.available_permits() == idle {
+        while std::sync::Arc::strong_count(&broker.state) == idle {
             tokio::task::yield_now().await;
         }
     };
@@ -325,6 +326,98 @@ async fn frames_that_make_no_sense_end_their_connection_only() {
         .send(ApiKey::Produce, 9, produce(-1, Batch::default().encode()))
         .await;
     assert_eq!(produced(&mut witness, 9).await, (0, 0));
+    broker.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn topic_names_of_any_legal_length_live_and_die() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut broker = start(dir.path()).await.unwrap();
+    for len in [1, 214, 215, 218, 219, 249] {
+        let long = TopicName(StrBytes::from_string("n".repeat(len)));
+        for _ in 0..2 {
+            let mut client = Client::connect(&broker).await;
+            let topic = CreatableTopic::default()
+                .with_name(long.clone())
+                .with_num_partitions(2)
+                .with_replication_factor(1);
+            let request = CreateTopicsRequest::default().with_topics(vec![topic]);
+            client.send(ApiKey::CreateTopics, 5, request).await;
+            let created: CreateTopicsResponse = client.receive(5).await;
+            assert_eq!(created.topics[0].error_code, 0, "{len} bytes");
+            let mut request = produce(-1, Batch::default().encode());
+            request.topic_data[0].name = long.clone();
+            client.send(ApiKey::Produce, 9, request).await;
+            assert_eq!(produced(&mut client, 9).await, (0, 0), "{len} bytes");
+            broker.shutdown().await.unwrap();
+            broker = start(dir.path()).await.unwrap();
+            let mut client = Client::connect(&broker).await;
+            let delete = DeleteTopicsRequest::default().with_topic_names(vec![long.clone()]);
+            client.send(ApiKey::DeleteTopics, 4, delete).await;
+            let deleted: DeleteTopicsResponse = client.receive(4).await;
+            assert_eq!(deleted.responses[0].error_code, 0, "{len} bytes");
+        }
+    }
+    broker.shutdown().await.unwrap();
+}
+
+/// A kill, and damage in the middle of what was acknowledged: the broker serves everything else,
+/// names the partition, and serves it again once it is repaired.
+#[tokio::test]
+async fn a_damaged_partition_is_named_and_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await.unwrap();
+    let mut client = Client::connect(&broker).await;
+    create(&mut client, 1).await;
+    for offset in 0..20 {
+        client
+            .send(ApiKey::Produce, 9, produce(-1, Batch::default().encode()))
+            .await;
+        assert_eq!(produced(&mut client, 9).await, (0, offset));
+    }
+    // A copy of the files is what a kill leaves.
+    let killed = tempfile::tempdir().unwrap();
+    let folder = "topics/t/0";
+    std::fs::create_dir_all(killed.path().join(folder)).unwrap();
+    let log = format!("{folder}/00000000000000000000.log");
+    for file in ["broker.json", "topics/t/topic.json", log.as_str()] {
+        std::fs::copy(dir.path().join(file), killed.path().join(file)).unwrap();
+    }
+    broker.shutdown().await.unwrap();
+    let log = killed.path().join(log);
+    let mut bytes = std::fs::read(&log).unwrap();
+    let batch = Batch::default().encode().len();
+    bytes[5 * batch + 64] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+
+    let broker = start(killed.path()).await.unwrap();
+    let mut client = Client::connect(&broker).await;
+    client.send(ApiKey::Fetch, 11, fetch(0, 0, 1)).await;
+    let storage = ResponseError::KafkaStorageError.code();
+    assert_eq!(fetched(&mut client).await.0, storage);
+    client
+        .send(ApiKey::Produce, 9, produce(-1, Batch::default().encode()))
+        .await;
+    assert_eq!(produced(&mut client, 9).await.0, storage);
+    let offline = broker.offline_partitions();
+    assert_eq!((offline[0].topic.as_str(), offline[0].partition), ("t", 0));
+    let running = crate::check(killed.path());
+    assert!(matches!(running, Err(BrokerError::InUse { .. })));
+    broker.shutdown().await.unwrap();
+
+    assert_eq!(crate::check(killed.path()).unwrap(), offline);
+    let clock = tidelake_core::clock::system();
+    let lost = crate::repair(killed.path(), "t", 0, clock.as_ref()).unwrap();
+    assert_eq!(lost.len(), 1);
+    assert_eq!(lost[0].offsets, 5..6);
+    assert_eq!(crate::check(killed.path()).unwrap(), []);
+    let broker = start(killed.path()).await.unwrap();
+    assert_eq!(broker.offline_partitions(), []);
+    let mut client = Client::connect(&broker).await;
+    client
+        .send(ApiKey::Produce, 9, produce(-1, Batch::default().encode()))
+        .await;
+    assert_eq!(produced(&mut client, 9).await, (0, 20));
     broker.shutdown().await.unwrap();
 }
 

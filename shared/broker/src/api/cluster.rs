@@ -1,5 +1,7 @@
 //! ApiVersions, Metadata, DescribeCluster: what there is, and where.
 
+use std::collections::HashSet;
+
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
@@ -54,9 +56,13 @@ pub(super) async fn metadata(context: Context, request: MetadataRequest) -> Outc
             .map(|topic| describe(topic))
             .collect()
     } else {
+        // What is repeated is answered once: a few bytes must not cause a topic's whole description
+        // over and over.
+        let mut seen = HashSet::new();
         let asked = request.topics.unwrap_or_default();
         asked
             .into_iter()
+            .filter(|asked| seen.insert((asked.name.clone(), asked.topic_id)))
             .map(|asked| find(&context, asked))
             .collect()
     };

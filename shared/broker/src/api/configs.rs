@@ -1,7 +1,7 @@
 //! DescribeConfigs, AlterConfigs, IncrementalAlterConfigs: settings of topics; the broker's own are
 //! shown, not changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
@@ -43,7 +43,11 @@ pub(super) fn source(overrides: &BTreeMap<String, String>, name: &str) -> i8 {
 }
 
 pub(super) async fn describe_configs(context: Context, request: DescribeConfigsRequest) -> Outcome {
-    let results = request.resources.iter().map(|resource| {
+    let mut seen = HashSet::new();
+    let once = |resource: &&DescribeConfigsResource| {
+        seen.insert((resource.resource_type, resource.resource_name.clone()))
+    };
+    let results = request.resources.iter().filter(once).map(|resource| {
         let result = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone());

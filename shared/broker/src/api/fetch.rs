@@ -11,18 +11,24 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::select_all;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::FetchRequest;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
+use crate::memory::{UNIT_BYTES, units};
 use crate::partition::{Extent, Partition, Plan, ReadError};
-use crate::state::budget_units;
 
 use super::{Context, Hangup, Outcome, Reply, blocking};
 
 const TOPIC_IDS_FROM: i16 = 13;
 const FLEXIBLE_FROM: i16 = 12;
+/// An answer takes no more than this part of the memory that is left, so that a few clients that
+/// stand still never have all of it.
+const SHARE_PART: usize = 8;
+/// What every answer may take.
+const SHARE_BYTES_MIN: usize = 256 * 1024;
 /// No client waits longer for records than this.
-const WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 struct Wanted {
     index: i32,
@@ -84,9 +90,10 @@ pub(super) async fn fetch(context: Context, request: FetchRequest) -> Outcome {
             .filter_map(|wanted| wanted.partition.as_ref().ok()?.advanced())
             .map(Box::pin)
             .collect();
-        let (plans, bytes, urgent) = plan(&topics, bytes_max);
+        let share = share(&broker.fetch_budget).min(bytes_max);
+        let (mut plans, mut bytes, urgent) = plan(&topics, share);
         let late = Instant::now() >= deadline;
-        if !(bytes >= bytes_min || urgent || late || broker.stopping.is_cancelled()) {
+        if !(bytes >= bytes_min.min(share) || urgent || late || broker.stopping.is_cancelled()) {
             let arrival = async {
                 if advanced.is_empty() {
                     std::future::pending::<()>().await;
@@ -100,11 +107,15 @@ pub(super) async fn fetch(context: Context, request: FetchRequest) -> Outcome {
             _ = stopped.await;
             continue;
         }
-        let units = budget_units(bytes, broker.settings.fetch_inflight_bytes_max);
+        let units = units(bytes, broker.settings.fetch_inflight_bytes_max);
         let budget = Arc::clone(&broker.fetch_budget)
-            .acquire_many_owned(units)
-            .await
+            .try_acquire_many_owned(units)
             .ok();
+        if budget.is_none() && bytes > SHARE_BYTES_MIN {
+            // Others were faster. So much every connection may have, whatever others hold.
+            (plans, bytes, _) = plan(&topics, SHARE_BYTES_MIN.min(bytes_max));
+            tracing::trace!(bytes, "fetch answer cut for want of memory");
+        }
         let found = read(&topics, plans).await;
         let mut outcome = encode(&context, 0, &topics, &found);
         if let Ok(Some(reply)) = &mut outcome {
@@ -112,6 +123,12 @@ pub(super) async fn fetch(context: Context, request: FetchRequest) -> Outcome {
         }
         return outcome;
     }
+}
+
+/// How many bytes an answer may take now.
+fn share(budget: &Semaphore) -> usize {
+    let left = budget.available_permits() * UNIT_BYTES;
+    (left / SHARE_PART).max(SHARE_BYTES_MIN)
 }
 
 fn resolve(context: &Context, request: FetchRequest) -> Vec<WantedTopic> {

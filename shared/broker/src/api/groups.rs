@@ -20,7 +20,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use crate::group::coordinator::{GroupDescription, MemberDescription};
+use crate::group::describe::{GroupDescription, MemberDescription};
 use crate::group::member::Protocol;
 use crate::group::session::Sync;
 use crate::group::state::{Answer, Caller, Join};

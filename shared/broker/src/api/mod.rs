@@ -26,10 +26,15 @@ use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::memory::Lease;
 use crate::state::BrokerState;
 
 #[cfg(test)]
 pub(crate) use supported::SUPPORTED;
+
+/// What one element of a request takes at most, decoded and answered. Two bytes on the wire are
+/// enough for an element, so memory is taken by their number, before they are decoded.
+const ELEMENT_BYTES: usize = 256;
 
 /// An answer as it goes to the socket, without the length in front.
 #[derive(Debug)]
@@ -48,6 +53,8 @@ pub(crate) enum Hangup {
     UnknownApi(i16),
     #[error("version {version} of {api:?} is not served")]
     UnsupportedVersion { api: ApiKey, version: i16 },
+    #[error("{api:?} asks for {elements} things at once: ask in parts")]
+    TooMany { api: ApiKey, elements: usize },
     #[error("answer to {api:?} version {version} cannot be encoded: {reason}")]
     Encode {
         api: ApiKey,
@@ -108,6 +115,7 @@ pub(crate) async fn begin(
     broker: &Arc<BrokerState>,
     peer: SocketAddr,
     mut frame: Bytes,
+    lease: &mut Lease,
 ) -> Result<BoxFuture<'static, Outcome>, Hangup> {
     if frame.len() < 8 {
         return Err(Hangup::Malformed(format!(
@@ -115,6 +123,7 @@ pub(crate) async fn begin(
             frame.len()
         )));
     }
+    let whole_bytes = frame.len();
     let api_code = i16::from_be_bytes([frame[0], frame[1]]);
     let version = i16::from_be_bytes([frame[2], frame[3]]);
     let correlation_id = i32::from_be_bytes([frame[4], frame[5], frame[6], frame[7]]);
@@ -140,7 +149,16 @@ pub(crate) async fn begin(
     let header = RequestHeader::decode(&mut frame, api.request_header_version(version))
         .map_err(|error| Hangup::Malformed(error.to_string()))?;
     context.client_id = header.client_id;
-    shape::check(api, version, &frame).map_err(|error| Hangup::Malformed(error.to_string()))?;
+    let elements =
+        shape::check(api, version, &frame).map_err(|error| Hangup::Malformed(error.to_string()))?;
+    let broker = &context.broker;
+    let decoded_bytes = elements.saturating_mul(ELEMENT_BYTES);
+    if decoded_bytes > broker.settings.request_bytes_max {
+        return Err(Hangup::TooMany { api, elements });
+    }
+    lease
+        .cover(&broker.request_memory, whole_bytes + decoded_bytes)
+        .await;
     dispatch(context, frame).await
 }
 

@@ -1,6 +1,6 @@
 //! Committed positions of groups: OffsetCommit, OffsetFetch, OffsetDelete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::offset_commit_response::{
@@ -28,6 +28,8 @@ use super::{Context, Outcome, text};
 
 /// Longer notes beside an offset are refused.
 const METADATA_BYTES_MAX: usize = 4_096;
+/// Positions in one commit.
+const POSITIONS_MAX: usize = 20_000;
 /// Offsets by group in one request, from this version on.
 const MANY_GROUPS_FROM: i16 = 8;
 
@@ -68,11 +70,25 @@ pub(super) async fn offset_commit(context: Context, request: OffsetCommitRequest
         instance_id: request.group_instance_id.as_deref(),
     };
     let generation = request.generation_id_or_member_epoch;
+    if positions.len() > POSITIONS_MAX {
+        return context.reply(&commit_answers(
+            answers,
+            ResponseError::InvalidCommitOffsetSize.code(),
+        ));
+    }
     let committed = broker
         .coordinator
         .commit(&request.group_id.0, caller, generation, positions)
         .await;
     let refused = committed.err().map_or(0, |error| error.code());
+    context.reply(&commit_answers(answers, refused))
+}
+
+/// The codes of each partition; where the commit was refused as a whole, that code for all.
+fn commit_answers(
+    answers: Vec<(TopicName, Vec<(i32, i16)>)>,
+    refused: i16,
+) -> OffsetCommitResponse {
     let topics = answers.into_iter().map(|(name, codes)| {
         let partitions = codes.into_iter().map(|(index, code)| {
             OffsetCommitResponsePartition::default()
@@ -83,8 +99,7 @@ pub(super) async fn offset_commit(context: Context, request: OffsetCommitRequest
             .with_name(name)
             .with_partitions(partitions.collect())
     });
-    let topics = topics.collect();
-    context.reply(&OffsetCommitResponse::default().with_topics(topics))
+    OffsetCommitResponse::default().with_topics(topics.collect())
 }
 
 /// Positions as asked for: topic by topic; `None` where nothing was committed.
@@ -117,9 +132,11 @@ pub(super) async fn offset_fetch(context: Context, request: OffsetFetchRequest) 
     let offsets = context.broker.coordinator.offsets();
     let response = OffsetFetchResponse::default();
     if context.version >= MANY_GROUPS_FROM {
+        let mut seen = HashSet::new();
         let groups = request
             .groups
             .into_iter()
+            .filter(|asked| seen.insert(asked.group_id.clone()))
             .map(|asked: OffsetFetchRequestGroup| {
                 let all = offsets.group(&asked.group_id.0).unwrap_or_default();
                 let named = |topic: OffsetFetchRequestTopics| (topic.name, topic.partition_indexes);

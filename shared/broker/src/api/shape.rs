@@ -20,23 +20,26 @@ pub(super) enum ShapeError {
     Unknown,
 }
 
-/// Checks the body of a request, after its header. Bytes after the last field are let pass, as Kafka
+/// Checks the body of a request, after its header; gives the number of its arrays' elements. Bytes after the last field are let pass, as Kafka
 /// does: librdkafka sends some with a metadata request for all topics.
-pub(super) fn check(api: ApiKey, version: i16, body: &[u8]) -> Result<(), ShapeError> {
+pub(super) fn check(api: ApiKey, version: i16, body: &[u8]) -> Result<usize, ShapeError> {
     let fields = shape(api).ok_or(ShapeError::Unknown)?;
     let flexible = api.request_header_version(version) >= 2;
     let mut walk = Walk {
         version,
         flexible,
         rest: body,
+        elements: 0,
     };
-    walk.structure(fields)
+    walk.structure(fields)?;
+    Ok(walk.elements)
 }
 
 struct Walk<'a> {
     version: i16,
     flexible: bool,
     rest: &'a [u8],
+    elements: usize,
 }
 
 impl Walk<'_> {
@@ -91,11 +94,17 @@ impl Walk<'_> {
             }
             Kind::Plain(kind) => {
                 let count = self.length(false)?;
-                (0..count).try_for_each(|_| self.field(kind))
+                (0..count).try_for_each(|_| {
+                    self.elements += 1;
+                    self.field(kind)
+                })
             }
             Kind::List(fields) => {
                 let count = self.length(false)?;
-                (0..count).try_for_each(|_| self.structure(fields))
+                (0..count).try_for_each(|_| {
+                    self.elements += 1;
+                    self.structure(fields)
+                })
             }
         }
     }
@@ -108,6 +117,8 @@ impl Walk<'_> {
         }
         if self.flexible {
             for _ in 0..self.varint()? {
+                // Unknown tags are kept by the decoder.
+                self.elements += 1;
                 self.varint()?;
                 let bytes = self.varint()?;
                 self.skip(bytes)?;

@@ -65,6 +65,13 @@ impl<W> Member<W> {
         (self.joining.is_none() && self.syncing.is_none()).then_some(self.expires)
     }
 
+    /// Bytes that are kept on its behalf.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        let offered = self.protocols.iter();
+        let offered: usize = offered.map(|p| p.name.len() + p.metadata.len()).sum();
+        offered + self.assignment.len()
+    }
+
     /// True where it can do with this protocol.
     pub(crate) fn offers(&self, protocol: &str) -> bool {
         self.protocols

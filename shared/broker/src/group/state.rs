@@ -83,6 +83,11 @@ impl<W> Group<W> {
         &self.members
     }
 
+    /// Bytes that are kept for its members.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.members.iter().map(Member::kept_bytes).sum()
+    }
+
     /// True where nothing would be lost by forgetting the group's membership.
     pub(crate) fn is_idle(&self) -> bool {
         self.phase == Phase::Empty && self.pending.is_empty()

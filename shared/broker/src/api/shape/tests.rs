@@ -297,9 +297,8 @@ fn every_served_request_has_its_shape_in_every_version() {
         for version in (min..=max).filter(|version| serves(api, *version)) {
             let sample = samples.iter().find(|(a, v, _)| (*a, *v) == (api, version));
             let (_, _, body) = sample.unwrap_or_else(|| panic!("{api:?} {version} has no sample"));
-            assert_eq!(
-                check(api, version, body),
-                Ok(()),
+            assert!(
+                check(api, version, body).is_ok(),
                 "{api:?} version {version}"
             );
             for len in 0..body.len() {
@@ -309,7 +308,7 @@ fn every_served_request_has_its_shape_in_every_version() {
                 );
             }
             let long = [body, &[0][..]].concat();
-            assert_eq!(check(api, version, &long), Ok(()), "{api:?} {version}");
+            assert!(check(api, version, &long).is_ok(), "{api:?} {version}");
         }
     }
 }

@@ -160,7 +160,7 @@ async fn an_entry_of_any_length_keeps_what_follows_it() {
     assert!(store.apply(vec![commit(&long, 0, 2)]).await);
     assert!(store.apply(vec![commit("b", 0, 3)]).await);
     let again = open(dir.path());
-    assert_eq!(again.groups(), ["a", "b", long.as_str()]);
+    assert!(again.groups() == ["a", "b", long.as_str()]);
 }
 
 #[tokio::test]
