@@ -106,7 +106,10 @@ impl Deliveries {
 
     async fn deliver_dead_letters(&mut self, to: &impl Sends) -> Result<(), LogError> {
         let Some(topic) = &self.routes.dead_letters else {
-            debug_assert!(self.dead_letters.is_empty(), "a dead letter of a dead letter");
+            debug_assert!(
+                self.dead_letters.is_empty(),
+                "a dead letter of a dead letter"
+            );
             return Ok(());
         };
         let waiting = std::mem::take(&mut self.dead_letters);
@@ -176,7 +179,10 @@ impl Lane {
             floor: due.floor,
         };
         let header = routes.origin_key.header(origin, record.message.bucket);
-        message(&routes.topic, misrouted::with_origin(record.message.clone(), header))
+        message(
+            &routes.topic,
+            misrouted::with_origin(record.message.clone(), header),
+        )
     }
 
     fn dead_letter(&self, index: usize, topic: &str) -> Outgoing {

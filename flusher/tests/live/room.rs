@@ -167,7 +167,9 @@ impl Room {
     pub async fn shows(&self, line: &str) {
         let outcome = wait_until(line, WAIT, async || {
             let text = self.runtime.metrics.render();
-            text.lines().any(|shown| shown.starts_with(line)).then_some(())
+            text.lines()
+                .any(|shown| shown.starts_with(line))
+                .then_some(())
         });
         let outcome = outcome.await;
         outcome.unwrap_or_else(|error| panic!("{error}\n{}", self.shown()));
@@ -196,9 +198,7 @@ impl Room {
 }
 
 pub fn is_stopped(table: &str, reason: &str) -> String {
-    format!(
-        "tidelake_table_stopped{{reason=\"{reason}\",table=\"{table}\",tenant=\"default\"}} 1"
-    )
+    format!("tidelake_table_stopped{{reason=\"{reason}\",table=\"{table}\",tenant=\"default\"}} 1")
 }
 
 fn store_url(broker: &EmbeddedBroker) -> String {
@@ -206,7 +206,11 @@ fn store_url(broker: &EmbeddedBroker) -> String {
 }
 
 fn schema(mode: Mode) -> TableSchema {
-    let keys = if mode == TableMode::Upsert { "[1]" } else { "[]" };
+    let keys = if mode == TableMode::Upsert {
+        "[1]"
+    } else {
+        "[]"
+    };
     let text = format!(
         r#"{{"type":"struct","schema-id":0,"identifier-field-ids":{keys},"fields":[
             {{"id":1,"name":"id","required":true,"type":"long"}},
