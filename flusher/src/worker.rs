@@ -219,6 +219,13 @@ impl Owner {
                 self.revoked(buckets);
             }
             Event::Failed(at, error) => self.bucket_failed(at, &error),
+            Event::Trouble { at, error } => match error {
+                Some(error) => tracing::warn!(bucket = ?at, %error, "the log does not go on"),
+                None => tracing::info!(bucket = ?at, "the log goes on"),
+            },
+            Event::TopicChanged { topic, info } => {
+                tracing::debug!(%topic, ?info, "what the topic is now");
+            }
             Event::Ended(_) => {}
         }
     }
