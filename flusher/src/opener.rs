@@ -10,7 +10,7 @@ use std::time::Duration;
 use tidelake_catalog::{Catalog, CatalogError, TableEntry};
 use tidelake_core::{Bucket, ErrorKind, Offset, TableId};
 use tidelake_log::topics::{dead_letter_topic, parse_table_topic};
-use tidelake_log::{Admin, LogError};
+use tidelake_log::{LogAdmin, LogError};
 use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
 use tidelake_service::Runtime;
 use tidelake_storage::Store;
@@ -90,7 +90,7 @@ impl OpenError {
 pub struct Opener {
     pub store: Store,
     pub catalog: Catalog,
-    pub admin: Admin,
+    pub admin: Arc<dyn LogAdmin>,
     pub topic_prefix: String,
     pub runtime: Runtime,
     pub turns: Arc<Semaphore>,

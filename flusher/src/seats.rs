@@ -53,6 +53,8 @@ pub enum Event {
     Failed(TopicBucket, Trouble),
     /// The log answered as if the bucket were not what it was: look at the table again.
     Surprised(TopicBucket),
+    /// The topic is another now, or gone.
+    TopicChanged(Arc<str>),
     /// A flush failed and tries again.
     FlushFailing(Arc<str>, Trouble),
     FlushEnded(Arc<str>, FlushEnd),
@@ -208,6 +210,12 @@ impl Seats {
             Event::Failed(at, trouble) => self.fail(&at, trouble, now),
             Event::Surprised(at) => {
                 self.surprised(&at, now);
+                self.retry(now);
+            }
+            Event::TopicChanged(topic) => {
+                for at in self.at_work(&topic) {
+                    self.surprised(&at, now);
+                }
                 self.retry(now);
             }
             Event::FlushFailing(topic, trouble) => self.flush_failing(&topic, trouble),

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidelake_core::{Bucket, Offset};
-use tidelake_log::{ConsumerSettings, Event as LogEvent, GroupConsumer, LogError, MessageBatch};
-use tidelake_log::{TopicBucket, topics};
+use tidelake_log::{ConsumerSettings, Event as LogEvent, GroupLog, LogClient, LogError};
+use tidelake_log::{MessageBatch, TopicBucket, TopicInfo, topics};
 use tidelake_manifest::Snapshot;
 use tidelake_service::{HealthHandle, Runtime, ServiceError};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -52,6 +52,7 @@ impl Worker {
         settings: Settings,
         runtime: Runtime,
         bench: Workbench,
+        log: &dyn LogClient,
     ) -> Result<Self, ServiceError> {
         let instance = settings.instance_id.clone();
         let prefetch_bytes = settings.prefetch_bytes();
@@ -63,7 +64,8 @@ impl Worker {
             prefetch_kib_max: prefetch_bytes / 1024,
             discovery: Duration::from_millis(settings.discovery_ms.max(10)),
         };
-        let consumer = GroupConsumer::start(&settings.kafka, &consumer_settings)
+        let consumer = log
+            .join(&consumer_settings)
             .map_err(|error| ServiceError::caused_by(error.kind(), "join the group", error))?;
         let (news, told) = mpsc::channel(NEWS_MAX);
         let health = runtime.health.component("flusher");
@@ -164,7 +166,7 @@ struct Owner {
 impl Owner {
     async fn run(
         mut self,
-        mut consumer: GroupConsumer,
+        mut consumer: Box<dyn GroupLog>,
         mut told: mpsc::Receiver<News>,
     ) -> Result<(), ServiceError> {
         let mut ticked = Instant::now();
@@ -182,15 +184,15 @@ impl Owner {
                 biased;
                 () = shutdown.requested(), if drain_until.is_none() => {
                     drain_until = Some(Instant::now() + self.settings.drain());
-                    self.drain(&consumer);
+                    self.drain(&*consumer);
                 }
-                Some(news) = told.recv() => self.on_news(news, &consumer),
+                Some(news) = told.recv() => self.on_news(news, &*consumer),
                 event = consumer.next() => match event {
                     Some(LogEvent::Ended(error)) => {
                         failure = Some(error);
                         break;
                     }
-                    Some(event) => self.on_log_event(event, &consumer),
+                    Some(event) => self.on_log_event(event, &*consumer),
                     None => break,
                 },
                 _ = tokio::time::timeout_at(wake, std::future::pending::<()>()) => {}
@@ -198,7 +200,7 @@ impl Owner {
             // Not a branch of its own: the one before it may be ready for hours.
             if ticked.elapsed() >= pause {
                 ticked = Instant::now();
-                self.tick(&consumer);
+                self.tick(&*consumer);
             }
             if let Some(deadline) = drain_until
                 && (self.seats.is_drained() || Instant::now() >= deadline)
@@ -221,12 +223,12 @@ impl Owner {
     }
 
     /// Tells the seats, and does what they say.
-    fn on(&mut self, event: Event, consumer: &GroupConsumer) {
+    fn on(&mut self, event: Event, consumer: &dyn GroupLog) {
         let commands = self.seats.on(event, self.now());
         self.carry(commands, consumer);
     }
 
-    fn on_log_event(&mut self, event: LogEvent, consumer: &GroupConsumer) {
+    fn on_log_event(&mut self, event: LogEvent, consumer: &dyn GroupLog) {
         match event {
             LogEvent::Messages(batch) => self.take(&batch, consumer),
             LogEvent::Assigned(buckets) => {
@@ -249,24 +251,25 @@ impl Owner {
                 self.on(Event::Revoked(buckets), consumer);
             }
             LogEvent::Failed(at, error) => {
-                let event = match &error {
-                    // What became of the topic shows when the table is looked up again.
-                    LogError::NoTopic(_) | LogError::OffsetOutOfRange { .. } => {
-                        tracing::warn!(bucket = %at, %error, "the log surprised");
-                        Event::Surprised(at)
-                    }
-                    error => {
-                        let mut trouble = Trouble::of(error.kind(), error);
-                        if trouble.cause == Cause::Corrupt {
-                            trouble.cause = Cause::LogDamaged;
-                        }
-                        tracing::error!(bucket = %at, reason = %trouble, "bucket stopped");
-                        Event::Failed(at, trouble)
-                    }
-                };
+                let event = failed(at, &error);
                 self.on(event, consumer);
             }
+            LogEvent::Trouble { at, error } => match error {
+                Some(error) => tracing::warn!(bucket = ?at, %error, "the log does not go on"),
+                None => tracing::info!(bucket = ?at, "the log goes on"),
+            },
+            LogEvent::TopicChanged { topic, info } => self.topic_is(&topic, info, consumer),
             LogEvent::Ended(_) => {}
+        }
+    }
+
+    /// What a topic is now. Another one than the table's was put in its place.
+    fn topic_is(&mut self, topic: &Arc<str>, info: Option<TopicInfo>, consumer: &dyn GroupLog) {
+        let slot = self.tables.get(topic);
+        let expected = slot.map(|slot| slot.table.entry.topic_id);
+        if expected.is_some() && expected != info.map(|info| info.id) {
+            tracing::warn!(%topic, ?info, "the topic was deleted, or made again");
+            self.on(Event::TopicChanged(topic.clone()), consumer);
         }
     }
 
@@ -288,7 +291,7 @@ impl Owner {
         }
     }
 
-    fn take(&mut self, batch: &MessageBatch, consumer: &GroupConsumer) {
+    fn take(&mut self, batch: &MessageBatch, consumer: &dyn GroupLog) {
         let now = self.now();
         let mut at = TopicBucket {
             topic: Arc::from(""),
@@ -329,12 +332,31 @@ impl Owner {
         self.bench.metrics.taken(&slot.table.entry.id, taken);
     }
 
-    fn drain(&mut self, consumer: &GroupConsumer) {
+    fn drain(&mut self, consumer: &dyn GroupLog) {
         self.health.not_ready("shutting down");
         for state in self.buckets.values_mut() {
             state.muted = true;
         }
         self.on(Event::Drain, consumer);
+    }
+}
+
+/// What an error of one bucket means for it.
+fn failed(at: TopicBucket, error: &LogError) -> Event {
+    match error {
+        // What became of the topic shows when the table is looked up again.
+        LogError::NoTopic(_) | LogError::OffsetOutOfRange { .. } => {
+            tracing::warn!(bucket = %at, %error, "the log surprised");
+            Event::Surprised(at)
+        }
+        error => {
+            let mut trouble = Trouble::of(error.kind(), error);
+            if trouble.cause == Cause::Corrupt {
+                trouble.cause = Cause::LogDamaged;
+            }
+            tracing::error!(bucket = %at, reason = %trouble, "bucket stopped");
+            Event::Failed(at, trouble)
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::json;
 use tidelake_core::{Bucket, ErrorKind, Offset, TableVersion, Watermark};
-use tidelake_log::{LogError, Message, Producer};
+use tidelake_log::{LogError, Message, TopicWriter};
 use tidelake_manifest::{Conflict, Snapshot};
 use tidelake_table::index::IndexHome;
 use tidelake_table::{FileSettings, FlushOutcome, FlushRequest, Flushed, TableError, flush};
@@ -52,7 +52,7 @@ pub struct Job {
 #[derive(Debug, Clone)]
 pub struct Workbench {
     pub opener: Opener,
-    pub producer: Producer,
+    pub writer: Arc<dyn TopicWriter>,
     pub metrics: FlusherMetrics,
     pub files: FileSettings,
     /// Where key indexes live.
@@ -173,7 +173,7 @@ impl Job {
 
     async fn attempt(&mut self, bench: &Workbench) -> Result<FlushOutcome, Failure> {
         self.proves_its_place(bench).await?;
-        let delivered = self.deliveries.deliver(&bench.producer).await;
+        let delivered = self.deliveries.deliver(&*bench.writer).await;
         delivered.map_err(|error| self.refused(&error))?;
         let flushed = match &self.upserts {
             Some(upserts) => upserts.flush(self, bench).await,
@@ -348,7 +348,7 @@ impl Job {
         );
         message.key = Some(Bytes::from(id.to_string().into_bytes()));
         // Not awaited: nobody's correctness waits for it.
-        if let Err(error) = bench.producer.enqueue(message) {
+        if let Err(error) = bench.writer.enqueue(message) {
             tracing::debug!(%error, "commit event not sent");
         }
     }

@@ -12,7 +12,7 @@ use crate::flush::{Deliveries, Job, Routes};
 use crate::seats::{Command, FlushEnd};
 
 impl Owner {
-    pub(super) fn carry(&mut self, commands: Vec<Command>, consumer: &GroupConsumer) {
+    pub(super) fn carry(&mut self, commands: Vec<Command>, consumer: &dyn GroupLog) {
         let mut commands = VecDeque::from(commands);
         // What goes wrong on the way is an event, whose commands come after these.
         while let Some(command) = commands.pop_front() {
@@ -23,7 +23,7 @@ impl Owner {
         }
     }
 
-    fn carry_one(&mut self, command: Command, consumer: &GroupConsumer) -> Vec<Event> {
+    fn carry_one(&mut self, command: Command, consumer: &dyn GroupLog) -> Vec<Event> {
         match command {
             Command::Begin(buckets) => consumer.begin(Vec::new(), buckets),
             Command::Open {
@@ -72,7 +72,7 @@ impl Owner {
         });
     }
 
-    pub(super) fn on_news(&mut self, news: News, consumer: &GroupConsumer) {
+    pub(super) fn on_news(&mut self, news: News, consumer: &dyn GroupLog) {
         match news {
             News::Opened {
                 topic,
@@ -98,7 +98,7 @@ impl Owner {
         attempt: u64,
         buckets: Vec<Bucket>,
         result: Result<Opened, OpenError>,
-        consumer: &GroupConsumer,
+        consumer: &dyn GroupLog,
     ) {
         let (ready, refused) = match result {
             Ok(opened) => self.take_over(&topic, opened),
@@ -178,7 +178,7 @@ impl Owner {
         (ready, refused)
     }
 
-    fn restart(&mut self, buckets: Vec<TopicBucket>, consumer: &GroupConsumer) -> Vec<Event> {
+    fn restart(&mut self, buckets: Vec<TopicBucket>, consumer: &dyn GroupLog) -> Vec<Event> {
         let (mut starts, mut failed) = (Vec::new(), Vec::new());
         for at in buckets {
             let Some(slot) = self.tables.get(&at.topic) else {
@@ -206,7 +206,7 @@ impl Owner {
         failed
     }
 
-    fn release(&mut self, buckets: Vec<TopicBucket>, consumer: &GroupConsumer) {
+    fn release(&mut self, buckets: Vec<TopicBucket>, consumer: &dyn GroupLog) {
         let mut topics = BTreeSet::new();
         for at in &buckets {
             self.restarts.remove(at);
@@ -227,7 +227,7 @@ impl Owner {
         consumer.release(buckets);
     }
 
-    fn progressed(&mut self, progress: Vec<(TopicBucket, Watermark)>, consumer: &GroupConsumer) {
+    fn progressed(&mut self, progress: Vec<(TopicBucket, Watermark)>, consumer: &dyn GroupLog) {
         for (at, to) in &progress {
             if let Some(state) = self.buckets.get_mut(at) {
                 state.committed(*to);
@@ -317,7 +317,7 @@ impl Owner {
         });
     }
 
-    fn flush_ended(&mut self, topic: Arc<str>, ended: Ended, consumer: &GroupConsumer) {
+    fn flush_ended(&mut self, topic: Arc<str>, ended: Ended, consumer: &dyn GroupLog) {
         let slot = self.tables.get_mut(&topic);
         let end = match ended {
             Ended::Committed {

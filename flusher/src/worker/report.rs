@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const NAMED_MAX: usize = 20;
 
 impl Owner {
-    pub(super) fn tick(&mut self, consumer: &GroupConsumer) {
+    pub(super) fn tick(&mut self, consumer: &dyn GroupLog) {
         self.on(Event::Tick, consumer);
         let now = self.now();
         if now.saturating_sub(self.reported_at) < REPORT {
@@ -70,7 +70,7 @@ impl Owner {
         parse_table_topic(&self.settings.kafka.topic_prefix, topic)
     }
 
-    fn report_tables(&mut self, consumer: &GroupConsumer) {
+    fn report_tables(&mut self, consumer: &dyn GroupLog) {
         let now_ms = self.runtime.clock.now_ms();
         let unwatched: BTreeSet<TopicBucket> = self.seats.unwatched().cloned().collect();
         let mut behind: BTreeMap<Arc<str>, Behind> = BTreeMap::new();
