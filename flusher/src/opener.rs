@@ -110,6 +110,9 @@ impl Opener {
             .snapshot()
             .await
             .map_err(|source| OpenError::Manifest { table: id, source })?;
+        if snapshot.is_dropped() {
+            return Err(no_table());
+        }
         // Only after the table's log: the ends must not be older than the watermarks.
         let found = self.topic_state(topic, buckets).await?;
         let (mut ready, mut refused) = (Vec::new(), Vec::new());

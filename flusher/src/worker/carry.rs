@@ -9,6 +9,7 @@ use tidelake_log::Start;
 use super::*;
 use crate::due::Reason;
 use crate::flush::{Deliveries, Job, Routes};
+use crate::freshness::Position;
 use crate::seats::{Command, FlushEnd};
 
 impl Owner {
@@ -37,9 +38,7 @@ impl Owner {
             Command::Resume(buckets) => consumer.resume(buckets),
             Command::Flush(topic, reason) => return self.flush(&topic, reason),
             Command::Commit(progress) => self.progressed(progress, consumer),
-            Command::Forget(at) => {
-                self.buckets.remove(&at);
-            }
+            Command::Forget(at) => self.forget(&at, consumer),
             Command::ForgetTable(topic) => {
                 if let Some(slot) = self.tables.remove(&topic) {
                     self.bench.metrics.forget(&slot.table.entry.id);
@@ -204,6 +203,25 @@ impl Owner {
         }
         consumer.restart(starts);
         failed
+    }
+
+    /// Drops what a bucket holds, but not what is known of its log: it counts as behind from now on.
+    fn forget(&mut self, at: &TopicBucket, consumer: &dyn GroupLog) {
+        let Some(state) = self.buckets.remove(at) else {
+            return;
+        };
+        let end = consumer.end_offset_seen(at).max(Some(state.next_offset()));
+        let position = Position {
+            committed: Some(Offset(state.committed.0)),
+            end,
+            stands: true,
+            ..Position::default()
+        };
+        if self.seats.owns(at) {
+            self.ends.extend(end.map(|end| (at.clone(), end)));
+            let progress = self.progress.entry(at.clone()).or_default();
+            progress.note(&position, self.runtime.clock.now_ms());
+        }
     }
 
     fn release(&mut self, buckets: Vec<TopicBucket>, consumer: &dyn GroupLog) {

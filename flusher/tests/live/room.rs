@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidelake_catalog::{Catalog, TableEntry, TableMode};
-use tidelake_core::{Bucket, TableId, TableName, TenantId, Watermark};
+use tidelake_core::{Bucket, TableId, TableName, TableVersion, TenantId, Watermark};
 use tidelake_flusher::Settings;
 use tidelake_log::topics::{dead_letter_topic, table_topic};
 use tidelake_log::{Admin, Message, Producer, ProducerSettings, TopicSpec};
@@ -109,6 +109,7 @@ impl Room {
             schema,
             append_only: entry.mode == TableMode::Append,
             properties: BTreeMap::new(),
+            first_version: TableVersion(0),
         };
         delta.create(create).await.unwrap();
         delta
