@@ -2,18 +2,19 @@
 //!
 //! ```text
 //!            consumer group                     one loop                         one task a flush
-//!  [Kafka] ─ polling thread ─ Messages ─► BucketState (decode, memtable) ─ seal ─► Job: dead letters
+//!  [Kafka] ─ polling thread ─ Messages ─► BucketState (decode, memtable) ─ seal ─► Job: dead
+//! letters
 //!                 ▲                     events │ ▲ commands                           put Parquet
 //!                 │                            ▼ │                                    commit
 //!                 └─ begin, restart, … ◄─── Seats (pure) ◄────────── Ended ────────────┘
 //! ```
-//! Owns which buckets it reads, from where, when they are flushed ([`due`]), and what stops them. Does not own the
-//! layout of files or commits (`tidelake_table`, `tidelake_manifest`), nor what a message means
-//! (`tidelake_codec`).
+//! Owns which buckets it reads, from where, when they are flushed ([`due`]), and what stops them.
+//! Does not own the layout of files or commits (`tidelake_table`, `tidelake_manifest`), nor what a
+//! message means (`tidelake_codec`).
 //!
 //! Invariants:
-//! - the only truth about progress is the watermark in the table's log: a bucket starts there, and a
-//!   commit is refused unless the watermark is still where the rows began;
+//! - the only truth about progress is the watermark in the table's log: a bucket starts there, and
+//!   a commit is refused unless the watermark is still where the rows began;
 //! - rows are dropped from memory only once the commit that holds them is known;
 //! - dead letters are acknowledged before the commit whose watermark passes them.
 

@@ -1,8 +1,8 @@
 //! A table as this flusher knows it, and how it is looked up when one of its buckets is assigned.
 //!
 //! Looking up reads the catalog, the table's log, and then the topic ([`crate::identity`]): nothing
-//! is consumed before all three agree. Lookups are bounded ([`OPENS_MAX`]): a process that is given a
-//! thousand tables does not load a thousand logs at once.
+//! is consumed before all three agree. Lookups are bounded ([`OPENS_MAX`]): a process that is given
+//! a thousand tables does not load a thousand logs at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -177,9 +177,9 @@ impl Opener {
         Ok(found.is_some_and(|entry| entry.topic_id == table.entry.topic_id))
     }
 
-    /// Whether rows that were read so far are of the table's own topic: one that was deleted and made
-    /// again within a moment goes unnoticed by whoever consumes it. A log that does not answer proves
-    /// nothing, and stops nothing.
+    /// Whether rows that were read so far are of the table's own topic: one that was deleted and
+    /// made again within a moment goes unnoticed by whoever consumes it. A log that does not answer
+    /// proves nothing, and stops nothing.
     pub async fn check_topic(&self, table: &OpenTable) -> Result<(), Trouble> {
         let describing = self.admin.describe(&table.entry.topic);
         match tokio::time::timeout(TOPIC_WAIT, describing).await {

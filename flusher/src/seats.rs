@@ -1,14 +1,14 @@
 //! Every bucket that the group gave us, and what becomes of it: events in, commands out.
 //!
 //! ```text
-//!   assigned ─► Opening ──opened──► Open ──revoked──► Leaving ──flushed, or time is over──► released
-//!                 ▲  ▲ └─refused─► Stopped ─┘▲              (revoked from anywhere)
+//!   assigned ─► Opening ──opened──► Open ──revoked──► Leaving ──flushed, or time is over──►
+//!   released ▲  ▲ └─refused─► Stopped ─┘▲              (revoked from anywhere)
 //!                 │  └──retry_at────┘        │
 //!                 └───── the table changed, a surprise of the log, another flusher was faster
 //! ```
-//! Owns which bucket is consumed, paused, flushed, stopped, tried again and given up. It does no I/O,
-//! asks no clock and holds no rows: the loop carries the commands out ([`Command`]) and reports what
-//! came of them ([`Event`]).
+//! Owns which bucket is consumed, paused, flushed, stopped, tried again and given up. It does no
+//! I/O, asks no clock and holds no rows: the loop carries the commands out ([`Command`]) and
+//! reports what came of them ([`Event`]).
 //!
 //! Invariants:
 //! - a bucket of ours has exactly one seat, from its assignment to its release;
@@ -57,6 +57,8 @@ pub enum Event {
     Surprised(TopicBucket),
     /// The topic is another now, or gone.
     TopicChanged(Arc<str>),
+    /// A bucket's log stands still, or, with no trouble, goes on again by itself.
+    Stalled(TopicBucket, Option<Trouble>),
     /// A flush failed and tries again.
     FlushFailing(Arc<str>, Trouble),
     FlushEnded(Arc<str>, FlushEnd),
@@ -153,6 +155,8 @@ struct Seat {
     failures: u32,
     /// The consumer was told to pause.
     paused: bool,
+    /// It is read, and nothing comes although the log goes on.
+    stalled: Option<Trouble>,
 }
 
 #[derive(Debug, Default)]
@@ -213,6 +217,11 @@ impl Seats {
             Event::Surprised(at) => {
                 self.surprised(&at, now);
                 self.retry(now);
+            }
+            Event::Stalled(at, trouble) => {
+                if let Some(seat) = self.seats.get_mut(&at) {
+                    seat.stalled = trouble;
+                }
             }
             Event::TopicChanged(topic) => {
                 for at in self.at_work(&topic) {

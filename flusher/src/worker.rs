@@ -1,9 +1,9 @@
 //! The one loop that owns every bucket of this flusher.
 //!
 //! It runs on a thread of its own, because decoding is work: other tasks of the process go on
-//! meanwhile. It decides nothing: events go to [`Seats`], whose commands it carries out. Encoding and
-//! committing are tasks ([`Job`](crate::flush::Job)), looking tables up too; all report through one
-//! bounded channel.
+//! meanwhile. It decides nothing: events go to [`Seats`], whose commands it carries out. Encoding
+//! and committing are tasks ([`Job`](crate::flush::Job)), looking tables up too; all report through
+//! one bounded channel.
 //!
 //! Invariants:
 //! - the clock ticks however busy the log is;
@@ -94,6 +94,7 @@ impl Worker {
             looked_at: Moment::ZERO,
             looking: false,
             reported_at: Moment::ZERO,
+            log_away: None,
             shown: BTreeSet::new(),
             news,
         };
@@ -160,6 +161,8 @@ struct Owner {
     looked_at: Moment,
     looking: bool,
     reported_at: Moment,
+    /// Why the log as a whole does not go on.
+    log_away: Option<Trouble>,
     /// Stopped tables as the metrics show them.
     shown: BTreeSet<(Arc<str>, &'static str)>,
     news: mpsc::Sender<News>,

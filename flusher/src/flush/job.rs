@@ -102,13 +102,14 @@ impl Job {
                     }
                 }
                 Ok(FlushOutcome::Conflicted(other)) => {
-                    tracing::info!(table = %self.table.entry.id, conflict = ?other, "table changed");
+                    let table = &self.table.entry.id;
+                    tracing::info!(%table, conflict = ?other, "table changed");
                     return Ended::Changed;
                 }
                 Err(failure) => failure,
             };
             let why = match why {
-                Failure::Gone => return Ended::Changed,
+                Failure::Changed => return Ended::Changed,
                 Failure::Lasting(trouble) => return Ended::Stopped(trouble),
                 Failure::Passing(why) => why,
             };

@@ -94,8 +94,8 @@ impl Job {
         true
     }
 
-    /// Keeps a reader's first look short. The next flush of the table waits for it, which bounds the
-    /// log whatever the rate; a failure is tried again after the next commit.
+    /// Keeps a reader's first look short. The next flush of the table waits for it, which bounds
+    /// the log whatever the rate; a failure is tried again after the next commit.
     async fn checkpoint(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         if snapshot.commits_since_checkpoint() < CHECKPOINT_COMMITS {
             return snapshot;

@@ -8,15 +8,16 @@ use crate::policy::{Cause, Trouble, chain};
 
 /// Why an attempt came to nothing.
 pub(super) enum Failure {
-    Gone,
+    /// The table or the topic is another, or gone: what was read is read again.
+    Changed,
     /// May pass by itself, or when an operator mends it; the rows wait.
     Passing(String),
     Lasting(Trouble),
 }
 
 impl Job {
-    /// A topic or a table that was made anew has other offsets and other rows: incarnations are never
-    /// mixed. Rows behind a gap must lie inside of the log at least.
+    /// A topic or a table that was made anew has other offsets and other rows: incarnations are
+    /// never mixed. Rows behind a gap must lie inside of the log at least.
     pub(super) async fn proves_its_place(&self, bench: &Workbench) -> Result<(), Failure> {
         let opener = &bench.opener;
         let (current, topic) = tokio::join!(
@@ -24,7 +25,7 @@ impl Job {
             opener.check_topic(&self.table)
         );
         if !current.map_err(|error| self.failure(error.kind(), &error))? {
-            return Err(Failure::Gone);
+            return Err(Failure::Changed);
         }
         topic.map_err(Failure::Lasting)?;
         let behind_gaps = self.buckets.iter().filter(|held| held.has_gaps);
@@ -60,6 +61,8 @@ impl Job {
             ErrorKind::Unavailable | ErrorKind::Denied | ErrorKind::TooLarge => {
                 Failure::Passing(chain(error))
             }
+            // Somebody else changed the table, or ended it.
+            ErrorKind::Conflict | ErrorKind::NotFound => Failure::Changed,
             _ => {
                 let trouble = Trouble::of(kind, error);
                 let text = format!("table {}: {}", self.table.entry.id, trouble.text);
@@ -74,7 +77,7 @@ impl Job {
             return Failure::Passing(chain(error));
         }
         if matches!(error, LogError::NoTopic(topic) if *topic == self.table.entry.topic) {
-            return Failure::Gone;
+            return Failure::Changed;
         }
         let text = format!(
             "table {}: the log takes no misrouted record or dead letter of it: {}; the rows behind \

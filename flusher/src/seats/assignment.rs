@@ -22,6 +22,7 @@ impl Seats {
                 generation: 0,
                 failures: 0,
                 paused: false,
+                stalled: None,
             };
             self.seats.insert(at.clone(), seat);
         }
@@ -40,6 +41,7 @@ impl Seats {
                 generation: 0,
                 failures: 0,
                 paused: false,
+                stalled: None,
             });
             let (held, flying) = match &seat.state {
                 State::Open { held, flying, .. } => (*held, *flying),
@@ -123,7 +125,7 @@ impl Seats {
             self.counter += 1;
             seat.generation = self.counter;
             // Beginning anew undoes a pause.
-            seat.paused = false;
+            (seat.paused, seat.stalled) = (false, None);
             begun.push(at);
         }
         if !begun.is_empty() {
@@ -179,8 +181,10 @@ impl Seats {
             State::Open { .. } | State::Leaving { .. } => {}
         }
         let first = seat.failures == 0;
-        let text = "the log did not have what was expected; the table is looked up again";
-        self.fail(at, Trouble::new(Cause::NoTable, text), now);
+        let text = format!(
+            "{at}: the table or its topic changed while it was read; it is looked up again"
+        );
+        self.fail(at, Trouble::new(Cause::Unsettled, text), now);
         if let Some(seat) = self.seats.get_mut(at)
             && let State::Opening { retry_at, .. } = &mut seat.state
             && first

@@ -92,8 +92,8 @@ impl Seats {
         }
     }
 
-    /// Gives revoked buckets up once they are flushed, or their time is over. All at once: the group
-    /// takes one answer to a revocation.
+    /// Gives revoked buckets up once they are flushed, or their time is over. All at once: the
+    /// group takes one answer to a revocation.
     fn release(&mut self, now: Moment) {
         if let Some(leave_by) = self.leave_by {
             let pending = self.seats.values().any(|seat| match &seat.state {
@@ -120,10 +120,11 @@ impl Seats {
     /// Everything that stands still, and why: buckets by name, tables whose commits fail.
     pub fn troubles(&self) -> impl Iterator<Item = (&Arc<str>, Option<Bucket>, &Trouble)> {
         let stopped = self.seats.iter().filter_map(|(at, seat)| {
-            let why = seat.trouble()?;
-            why.cause
-                .is_loud(seat.failures)
-                .then_some((&at.topic, Some(at.bucket), why))
+            let why = seat
+                .trouble()
+                .filter(|why| why.cause.is_loud(seat.failures));
+            let why = why.or(seat.stalled.as_ref())?;
+            Some((&at.topic, Some(at.bucket), why))
         });
         let failing = self
             .tables

@@ -307,7 +307,8 @@ proptest! {
         let at_work = seats.buckets().filter(|(_, open)| *open).count();
         prop_assert_eq!(at_work, world.ours.len());
         prop_assert!(world.leaving.is_empty());
-        prop_assert!(world.pauses.iter().all(|at| !world.rows.contains_key(at)), "paused for nothing");
+        let idle = world.pauses.iter().all(|at| !world.rows.contains_key(at));
+        prop_assert!(idle, "paused for nothing");
     }
 }
 
@@ -411,6 +412,45 @@ fn what_stops_says_why_and_is_tried_again_without_help() {
         1,
         "shown until it is known to have passed"
     );
+}
+
+#[test]
+fn a_bucket_whose_log_stands_still_is_named_until_it_goes_on() {
+    let mut seats = opened(&[at(0, 0)]);
+    let stalled = Some(trouble(Cause::LogStalled));
+    assert_eq!(seats.on(Event::Stalled(at(0, 0), stalled), secs(1)), []);
+    let shown: Vec<_> = seats.troubles().map(|(_, _, why)| why.cause).collect();
+    assert_eq!(shown, [Cause::LogStalled]);
+    seats.on(Event::Stalled(at(0, 0), None), secs(2));
+    assert_eq!(seats.troubles().count(), 0);
+}
+
+#[test]
+fn a_table_that_never_settles_is_shown() {
+    let mut seats = opened(&[at(0, 0)]);
+    for round in 0..3 {
+        let now = secs(round * 60);
+        let commands = seats.on(Event::Surprised(at(0, 0)), now);
+        let commands = commands
+            .into_iter()
+            .chain(seats.on(Event::Tick, now + secs(20)));
+        for command in commands.collect::<Vec<_>>() {
+            if let Command::Open { topic, attempt, .. } = command
+                && round < 2
+            {
+                let (ready, refused) = (vec![Bucket(0)], Vec::new());
+                let opened = Event::Opened {
+                    topic,
+                    attempt,
+                    ready,
+                    refused,
+                };
+                seats.on(opened, now + secs(20));
+            }
+        }
+    }
+    let shown: Vec<_> = seats.troubles().map(|(_, _, why)| why.cause).collect();
+    assert_eq!(shown, [Cause::Unsettled]);
 }
 
 #[test]

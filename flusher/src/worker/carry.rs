@@ -202,7 +202,8 @@ impl Owner {
         failed
     }
 
-    /// Drops what a bucket holds, but not what is known of its log: it counts as behind from now on.
+    /// Drops what a bucket holds, but not what is known of its log: it counts as behind from now
+    /// on.
     fn forget(&mut self, at: &TopicBucket, consumer: &dyn GroupLog) {
         let Some(state) = self.buckets.remove(at) else {
             return;

@@ -29,12 +29,27 @@ impl Owner {
                 let event = failed(at, &error);
                 self.on(event, consumer);
             }
-            LogEvent::Trouble { at, error } => match error {
-                Some(error) => tracing::warn!(bucket = ?at, %error, "the log does not go on"),
-                None => tracing::info!(bucket = ?at, "the log goes on"),
-            },
+            LogEvent::Trouble { at, error } => self.stalled(at, error.as_ref(), consumer),
             LogEvent::TopicChanged { topic, info } => self.topic_is(&topic, info, consumer),
             LogEvent::Ended(_) => {}
+        }
+    }
+
+    /// A bucket, or the log as a whole, does not go on, or goes on again.
+    fn stalled(
+        &mut self,
+        at: Option<TopicBucket>,
+        error: Option<&LogError>,
+        consumer: &dyn GroupLog,
+    ) {
+        let trouble = error.map(|error| Trouble::new(Cause::LogStalled, chain(error)));
+        match &trouble {
+            Some(trouble) => tracing::warn!(bucket = ?at, reason = %trouble, "log stands still"),
+            None => tracing::info!(bucket = ?at, "log goes on"),
+        }
+        match at {
+            Some(at) => self.on(Event::Stalled(at, trouble), consumer),
+            None => self.log_away = trouble,
         }
     }
 

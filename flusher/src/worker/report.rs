@@ -60,9 +60,12 @@ impl Owner {
         if self.runtime.shutdown.is_requested() {
             return;
         }
-        match summary(&stopped) {
-            None => self.health.ready(),
-            Some(text) => self.health.not_ready(text),
+        let away = self.log_away.as_ref().map(|trouble| trouble.to_string());
+        let reasons: Vec<_> = away.into_iter().chain(summary(&stopped)).collect();
+        if reasons.is_empty() {
+            self.health.ready();
+        } else {
+            self.health.not_ready(reasons.join("; "));
         }
     }
 
