@@ -351,7 +351,10 @@ async fn follow(
             Event::Revoked(buckets) => consumer.release(buckets),
             Event::Messages(batch) => note(&batch, seen),
             Event::Failed(at, error) => bail!("{at}: {error}"),
-            Event::Restarted(_) | Event::Ended(_) => {}
+            Event::Restarted(_)
+            | Event::Trouble { .. }
+            | Event::TopicChanged { .. }
+            | Event::Ended(_) => {}
         }
     }
     Ok(())

@@ -3,8 +3,6 @@
 //! What a message counts as is the intake's; here it becomes a row of the memtable, or a message to
 //! be sent before the commit that passes it: to the bucket of its key, or to the dead letters.
 
-use std::sync::Arc;
-
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_codec::{CodecError, Reason, Rejection};
 use tidelake_core::clock::UnixMillis;

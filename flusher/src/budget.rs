@@ -1,8 +1,9 @@
 //! The flusher's memory: who may go on reading, and who gives memory back.
 //!
-//! Everything that the flusher holds is counted here: rows, the room that decoders keep, messages to
-//! send, what a flush needs beside its rows, and what the log client reads ahead. Room that no flush
-//! can free is given back first ([`Verdict::shrink`]), so that reading is never paused for it.
+//! Everything that the flusher holds is counted here: rows, the room that decoders keep, messages
+//! to send, what a flush needs beside its rows, and what the log client reads ahead. Room that no
+//! flush can free is given back first ([`Verdict::shrink`]), so that reading is never paused for
+//! it.
 //!
 //! Lines, of what is left for rows: at half of it the largest tables are flushed; at three quarters
 //! tables above their share pause; at all of it every table does. A table whose commits fail may
@@ -230,7 +231,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_waits_for_memory_that_nothing_can_free(rounds in prop::collection::vec(tables(), 1..8)) {
+        fn nobody_waits_for_memory_that_nothing_can_free(
+            rounds in prop::collection::vec(tables(), 1..8),
+        ) {
             let mut budget = Budget::new(64 * MIB, 0);
             for tables in rounds {
                 budget.decide(&tables);

@@ -2,6 +2,8 @@
 
 mod deliveries;
 mod job;
+mod outcome;
+mod proof;
 mod upserts;
 
 pub use deliveries::{Deliveries, Routes};

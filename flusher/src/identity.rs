@@ -2,8 +2,8 @@
 //!
 //! A watermark speaks of one incarnation of one topic. Where the topic was made anew, cut back, or
 //! overrun by its retention, going on would pass acknowledged records over in silence; where it got
-//! more partitions, keys would live in two buckets. Each of these stops the bucket, and the text says
-//! what was found, what was expected, and the commands that resolve it.
+//! more partitions, keys would live in two buckets. Each of these stops the bucket, and the text
+//! says what was found, what was expected, and the commands that resolve it.
 
 use std::collections::BTreeMap;
 
@@ -44,8 +44,9 @@ impl Mark {
     }
 }
 
-/// True where files of ours have rows of the bucket while no incarnation of the topic has a watermark
-/// for it: somebody removed the table's transactions, and the log would be read from its beginning.
+/// True where files of ours have rows of the bucket while no incarnation of the topic has a
+/// watermark for it: somebody removed the table's transactions, and the log would be read from its
+/// beginning.
 fn has_orphaned_rows(snapshot: &Snapshot, bucket: Bucket) -> bool {
     let suffix = format!("/{bucket}");
     let known = |app_id: &str| {
@@ -91,8 +92,8 @@ pub fn check_topic(entry: &TableEntry, found: Option<&TopicInfo>) -> Result<(), 
 
 fn replaced(entry: &TableEntry, found: TopicId) -> Trouble {
     let text = format!(
-        "table {}: topic {} was deleted and made again (its id is {found}, the table was filled from \
-         {}); records of the new topic would be passed over: {}",
+        "table {}: topic {} was deleted and made again (its id is {found}, the table \
+         was filled from {}); records of the new topic would be passed over: {}",
         entry.id,
         entry.topic,
         entry.topic_id,
@@ -109,7 +110,8 @@ pub fn check_bucket(entry: &TableEntry, topic: &TopicState, mark: &Mark) -> Resu
         let partitions = topic.info.map_or(0, |info| info.buckets);
         let text = format!(
             "{at}: topic {} was given more partitions ({partitions}) than the table has buckets \
-             ({}), so keys would live in two; what is written to this partition waits in the log: {}",
+             ({}), so keys would live in two; what is written to this partition waits in \
+             the log: {}",
             entry.topic,
             entry.buckets,
             begin_anew(entry)
@@ -119,7 +121,8 @@ pub fn check_bucket(entry: &TableEntry, topic: &TopicState, mark: &Mark) -> Resu
     if mark.lost {
         let text = format!(
             "{at}: the table has rows of it but no watermark (expected a transaction \
-             tidelake/{}/{bucket} in its log); reading from the log's beginning would double them: {}",
+             tidelake/{}/{bucket} in its log); reading from the log's beginning would double \
+             them: {}",
             entry.topic_id,
             begin_anew(entry)
         );
@@ -130,8 +133,8 @@ pub fn check_bucket(entry: &TableEntry, topic: &TopicState, mark: &Mark) -> Resu
         && end.0 < watermark.0
     {
         let text = format!(
-            "{at}: the log ends at {end}, before the table's watermark {watermark}: it was cut back, \
-             and what is written up to there would be passed over: {}",
+            "{at}: the log ends at {end}, before the table's watermark {watermark}: it was cut \
+             back, and what is written up to there would be passed over: {}",
             begin_anew(entry)
         );
         return Err(Trouble::new(Cause::LogCutBack, text));

@@ -2,18 +2,19 @@
 //!
 //! ```text
 //!            consumer group                     one loop                         one task a flush
-//!  [Kafka] ─ polling thread ─ Messages ─► BucketState (decode, memtable) ─ seal ─► Job: dead letters
+//!  [Kafka] ─ polling thread ─ Messages ─► BucketState (decode, memtable) ─ seal ─► Job: dead
+//! letters
 //!                 ▲                     events │ ▲ commands                           put Parquet
 //!                 │                            ▼ │                                    commit
 //!                 └─ begin, restart, … ◄─── Seats (pure) ◄────────── Ended ────────────┘
 //! ```
-//! Owns which buckets it reads, from where, when they are flushed ([`due`]), and what stops them. Does not own the
-//! layout of files or commits (`tidelake_table`, `tidelake_manifest`), nor what a message means
-//! (`tidelake_codec`).
+//! Owns which buckets it reads, from where, when they are flushed ([`due`]), and what stops them.
+//! Does not own the layout of files or commits (`tidelake_table`, `tidelake_manifest`), nor what a
+//! message means (`tidelake_codec`).
 //!
 //! Invariants:
-//! - the only truth about progress is the watermark in the table's log: a bucket starts there, and a
-//!   commit is refused unless the watermark is still where the rows began;
+//! - the only truth about progress is the watermark in the table's log: a bucket starts there, and
+//!   a commit is refused unless the watermark is still where the rows began;
 //! - rows are dropped from memory only once the commit that holds them is known;
 //! - dead letters are acknowledged before the commit whose watermark passes them.
 
@@ -36,7 +37,7 @@ use std::sync::Arc;
 
 use tidelake_catalog::Catalog;
 use tidelake_core::ErrorKind;
-use tidelake_log::{Admin, Producer, ProducerSettings, TopicSpec, topics};
+use tidelake_log::{KafkaLog, LogAdmin, LogClient, ProducerSettings, TopicSpec, topics};
 use tidelake_service::{Running, Runtime, ServiceError, serve, standard_routes};
 use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::index::IndexHome;
@@ -86,16 +87,18 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         compression: "lz4",
         ..ProducerSettings::default()
     };
-    let producer = Producer::new(&settings.kafka, producer_settings)
-        .map_err(|error| failed("open a producer", error.kind(), error.into()))?;
-    let admin = Admin::new(&settings.kafka)
+    let log = KafkaLog::new(settings.kafka.clone())
         .map_err(|error| failed("open a client of the log", error.kind(), error.into()))?;
+    let writer = log
+        .writer(producer_settings)
+        .map_err(|error| failed("open a producer", error.kind(), error.into()))?;
+    let admin = log.admin();
     let prefix = settings.kafka.topic_prefix.clone();
     let announce = settings
         .announce
         .then(|| Arc::from(topics::commits_topic(&prefix)));
     if let Some(topic) = &announce {
-        ensure_topic(&admin, topic).await?;
+        ensure_topic(&*admin, topic).await?;
     }
     let counted = store.clone();
     runtime.metrics.sampled_counters(
@@ -124,13 +127,13 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
             runtime: runtime.clone(),
             turns: Arc::new(Semaphore::new(OPENS_MAX)),
         },
-        producer,
+        writer,
         metrics,
         files: settings.files(),
         index_home: Arc::new(index_home),
         announce,
     };
-    let worker = Worker::start(settings, runtime.clone(), bench)?;
+    let worker = Worker::start(settings, runtime.clone(), bench, &log)?;
     let router = standard_routes("flusher", &runtime);
     let task = tokio::spawn(async move {
         // Health and metrics answer until the last commit is known.
@@ -152,7 +155,7 @@ pub async fn run(settings: Settings, runtime: Runtime) -> Result<(), ServiceErro
     start(settings, runtime).await?.wait().await
 }
 
-async fn ensure_topic(admin: &Admin, topic: &str) -> Result<(), ServiceError> {
+async fn ensure_topic(admin: &dyn LogAdmin, topic: &str) -> Result<(), ServiceError> {
     let spec = TopicSpec {
         name: topic.to_owned(),
         buckets: COMMITS_BUCKETS,

@@ -112,8 +112,8 @@ impl FlusherMetrics {
             ),
             freshness_seconds: metrics.gauge_vec(
                 "tidelake_table_freshness_seconds",
-                "Age of the oldest acknowledged record that no commit covers, read or not; 0 when all \
-                 are covered. Grows while the table stands still, whatever stopped it.",
+                "Age of the oldest acknowledged record that no commit covers, read or not; 0 when \
+                 all are covered. Grows while the table stands still, whatever stopped it.",
                 &BY_TABLE,
             ),
             lag_records: metrics.int_gauge_vec(
@@ -123,8 +123,8 @@ impl FlusherMetrics {
             ),
             lag_seconds: metrics.gauge_vec(
                 "tidelake_table_lag_seconds",
-                "How long the oldest record that the flusher has not read waits in the log; 0 when it \
-                 has read all. Above 0: reading is held up, not committing.",
+                "How long the oldest record that the flusher has not read waits in the log; 0 when \
+                 it has read all. Above 0: reading is held up, not committing.",
                 &BY_TABLE,
             ),
             table_version: metrics.int_gauge_vec(
@@ -139,7 +139,7 @@ impl FlusherMetrics {
             ),
             table_stopped: metrics.int_gauge_vec(
                 "tidelake_table_stopped",
-                "1 for each reason why a table, or some of its buckets, stands still; health says more.",
+                "1 for each reason why a table, or a bucket of it, stands still; health says more.",
                 &["tenant", "table", "reason"],
             ),
             memory_bytes: metrics.int_gauge(

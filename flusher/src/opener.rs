@@ -1,8 +1,8 @@
 //! A table as this flusher knows it, and how it is looked up when one of its buckets is assigned.
 //!
 //! Looking up reads the catalog, the table's log, and then the topic ([`crate::identity`]): nothing
-//! is consumed before all three agree. Lookups are bounded ([`OPENS_MAX`]): a process that is given a
-//! thousand tables does not load a thousand logs at once.
+//! is consumed before all three agree. Lookups are bounded ([`OPENS_MAX`]): a process that is given
+//! a thousand tables does not load a thousand logs at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tidelake_catalog::{Catalog, CatalogError, TableEntry};
 use tidelake_core::{Bucket, ErrorKind, Offset, TableId};
 use tidelake_log::topics::{dead_letter_topic, parse_table_topic};
-use tidelake_log::{Admin, LogError};
+use tidelake_log::{LogAdmin, LogError};
 use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
 use tidelake_service::Runtime;
 use tidelake_storage::Store;
@@ -90,7 +90,7 @@ impl OpenError {
 pub struct Opener {
     pub store: Store,
     pub catalog: Catalog,
-    pub admin: Admin,
+    pub admin: Arc<dyn LogAdmin>,
     pub topic_prefix: String,
     pub runtime: Runtime,
     pub turns: Arc<Semaphore>,
@@ -110,6 +110,9 @@ impl Opener {
             .snapshot()
             .await
             .map_err(|source| OpenError::Manifest { table: id, source })?;
+        if snapshot.is_dropped() {
+            return Err(no_table());
+        }
         // Only after the table's log: the ends must not be older than the watermarks.
         let found = self.topic_state(topic, buckets).await?;
         let (mut ready, mut refused) = (Vec::new(), Vec::new());
@@ -174,9 +177,9 @@ impl Opener {
         Ok(found.is_some_and(|entry| entry.topic_id == table.entry.topic_id))
     }
 
-    /// Whether rows that were read so far are of the table's own topic: one that was deleted and made
-    /// again within a moment goes unnoticed by whoever consumes it. A log that does not answer proves
-    /// nothing, and stops nothing.
+    /// Whether rows that were read so far are of the table's own topic: one that was deleted and
+    /// made again within a moment goes unnoticed by whoever consumes it. A log that does not answer
+    /// proves nothing, and stops nothing.
     pub async fn check_topic(&self, table: &OpenTable) -> Result<(), Trouble> {
         let describing = self.admin.describe(&table.entry.topic);
         match tokio::time::timeout(TOPIC_WAIT, describing).await {

@@ -10,8 +10,8 @@
 //! Invariants, on which the receiver relies:
 //! - no record is given out while one that stands [`ORIGIN_WINDOW`] places before it is
 //!   unacknowledged, so whoever remembers the floor and that many origins above it knows them all;
-//! - of one key, no record is given out while an older one is unacknowledged: one that had to be sent
-//!   again would arrive behind a newer one, and win;
+//! - of one key, no record is given out while an older one is unacknowledged: one that had to be
+//!   sent again would arrive behind a newer one, and win;
 //! - the floor never passes a record that is not settled;
 //! - a record that failed is given out again, before any that was never sent; one that is settled
 //!   never is.

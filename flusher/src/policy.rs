@@ -1,8 +1,8 @@
 //! What stops a bucket, under which name, and when it is tried again: the one table of it.
 //!
 //! Whoever meets a failure says what kind it was ([`Cause`]) and what a person needs to know
-//! ([`Trouble`]); nobody else decides about retries. Invariant: there is no cause without a retry, so
-//! a cause that goes away by itself, or that somebody mends, never needs a restart.
+//! ([`Trouble`]); nobody else decides about retries. Invariant: there is no cause without a retry,
+//! so a cause that goes away by itself, or that somebody mends, never needs a restart.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +20,10 @@ pub enum Cause {
     NoTable,
     /// The object store, the catalog or the log does not answer.
     Unavailable,
+    /// The table or the topic was not what it had been a moment before.
+    Unsettled,
+    /// The log goes on, and nothing of it arrives.
+    LogStalled,
     Denied,
     /// The catalog has the table, the log has no such topic.
     TopicMissing,
@@ -55,6 +59,8 @@ impl Cause {
         match self {
             Self::NoTable => "no_table",
             Self::Unavailable => "unavailable",
+            Self::Unsettled => "unsettled",
+            Self::LogStalled => "log_stalled",
             Self::Denied => "denied",
             Self::TopicMissing => "topic_missing",
             Self::TopicReplaced => "topic_replaced",
@@ -76,9 +82,10 @@ impl Cause {
     /// The wait before try `tries` (from 0): it doubles from the first to the longest.
     pub fn retry(self, tries: u32) -> Duration {
         let (first_ms, longest_ms) = match self {
-            Self::NoTable | Self::Unavailable => (1_000, 10_000),
+            Self::NoTable | Self::Unavailable | Self::Unsettled => (1_000, 10_000),
             // One look at the log and the catalog: cheap, and mended by a person.
             Self::Denied
+            | Self::LogStalled
             | Self::TopicMissing
             | Self::TopicReplaced
             | Self::LogCutBack
@@ -104,7 +111,7 @@ impl Cause {
     pub fn is_loud(self, tries: u32) -> bool {
         match self {
             Self::NoTable => false,
-            Self::Unavailable => tries >= 3,
+            Self::Unavailable | Self::Unsettled => tries >= 3,
             _ => true,
         }
     }
@@ -186,9 +193,11 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [Cause; 17] = [
+    const ALL: [Cause; 19] = [
         Cause::NoTable,
         Cause::Unavailable,
+        Cause::Unsettled,
+        Cause::LogStalled,
         Cause::Denied,
         Cause::TopicMissing,
         Cause::TopicReplaced,

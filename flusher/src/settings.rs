@@ -21,9 +21,9 @@ pub struct Settings {
     /// Names this flusher for good, so that a restart takes its buckets back at once. Two processes
     /// must not share one. Empty: buckets move when the session of a dead flusher has timed out.
     pub instance_id: String,
-    /// Memory for everything between the log and its commit, over all tables: rows, decoders, messages
-    /// to send, flushes under way, what is read ahead. At half of it the largest table is flushed, at
-    /// three quarters tables above their share pause, at all of it reading pauses.
+    /// Memory for everything between the log and its commit, over all tables: rows, decoders,
+    /// messages to send, flushes under way, what is read ahead. At half of it the largest table is
+    /// flushed, at three quarters tables above their share pause, at all of it reading pauses.
     pub memory_bytes_max: usize,
     /// How far the log client reads ahead; twice this is taken out of `memory_bytes_max`, and it is
     /// an eighth of that at most. Less makes catching up slower.
@@ -36,8 +36,8 @@ pub struct Settings {
     pub discovery_ms: u64,
     /// zstd level of data files.
     pub zstd_level: i32,
-    /// Folder for key indexes of upsert tables: a cache, some 8 bytes a live key, thrown away at will.
-    /// Empty: below the system's folder for temporary files.
+    /// Folder for key indexes of upsert tables: a cache, some 8 bytes a live key, thrown away at
+    /// will. Empty: below the system's folder for temporary files.
     pub index_dir: String,
     /// A crash or shutdown waits for commits this long at most.
     pub drain_ms: u64,

@@ -1,9 +1,9 @@
 //! The one loop that owns every bucket of this flusher.
 //!
 //! It runs on a thread of its own, because decoding is work: other tasks of the process go on
-//! meanwhile. It decides nothing: events go to [`Seats`], whose commands it carries out. Encoding and
-//! committing are tasks ([`Job`](crate::flush::Job)), looking tables up too; all report through one
-//! bounded channel.
+//! meanwhile. It decides nothing: events go to [`Seats`], whose commands it carries out. Encoding
+//! and committing are tasks ([`Job`](crate::flush::Job)), looking tables up too; all report through
+//! one bounded channel.
 //!
 //! Invariants:
 //! - the clock ticks however busy the log is;
@@ -11,6 +11,8 @@
 //!   before that is from another position.
 
 mod carry;
+mod flights;
+mod hear;
 mod report;
 
 use std::collections::{BTreeSet, HashMap};
@@ -18,8 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidelake_core::{Bucket, Offset};
-use tidelake_log::{ConsumerSettings, Event as LogEvent, GroupConsumer, LogError, MessageBatch};
-use tidelake_log::{TopicBucket, topics};
+use tidelake_log::{ConsumerSettings, Event as LogEvent, GroupLog, LogClient, LogError};
+use tidelake_log::{MessageBatch, TopicBucket, TopicInfo, topics};
 use tidelake_manifest::Snapshot;
 use tidelake_service::{HealthHandle, Runtime, ServiceError};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -52,6 +54,7 @@ impl Worker {
         settings: Settings,
         runtime: Runtime,
         bench: Workbench,
+        log: &dyn LogClient,
     ) -> Result<Self, ServiceError> {
         let instance = settings.instance_id.clone();
         let prefetch_bytes = settings.prefetch_bytes();
@@ -63,7 +66,8 @@ impl Worker {
             prefetch_kib_max: prefetch_bytes / 1024,
             discovery: Duration::from_millis(settings.discovery_ms.max(10)),
         };
-        let consumer = GroupConsumer::start(&settings.kafka, &consumer_settings)
+        let consumer = log
+            .join(&consumer_settings)
             .map_err(|error| ServiceError::caused_by(error.kind(), "join the group", error))?;
         let (news, told) = mpsc::channel(NEWS_MAX);
         let health = runtime.health.component("flusher");
@@ -90,6 +94,7 @@ impl Worker {
             looked_at: Moment::ZERO,
             looking: false,
             reported_at: Moment::ZERO,
+            log_away: None,
             shown: BTreeSet::new(),
             news,
         };
@@ -156,6 +161,8 @@ struct Owner {
     looked_at: Moment,
     looking: bool,
     reported_at: Moment,
+    /// Why the log as a whole does not go on.
+    log_away: Option<Trouble>,
     /// Stopped tables as the metrics show them.
     shown: BTreeSet<(Arc<str>, &'static str)>,
     news: mpsc::Sender<News>,
@@ -164,7 +171,7 @@ struct Owner {
 impl Owner {
     async fn run(
         mut self,
-        mut consumer: GroupConsumer,
+        mut consumer: Box<dyn GroupLog>,
         mut told: mpsc::Receiver<News>,
     ) -> Result<(), ServiceError> {
         let mut ticked = Instant::now();
@@ -182,15 +189,15 @@ impl Owner {
                 biased;
                 () = shutdown.requested(), if drain_until.is_none() => {
                     drain_until = Some(Instant::now() + self.settings.drain());
-                    self.drain(&consumer);
+                    self.drain(&*consumer);
                 }
-                Some(news) = told.recv() => self.on_news(news, &consumer),
+                Some(news) = told.recv() => self.on_news(news, &*consumer),
                 event = consumer.next() => match event {
                     Some(LogEvent::Ended(error)) => {
                         failure = Some(error);
                         break;
                     }
-                    Some(event) => self.on_log_event(event, &consumer),
+                    Some(event) => self.on_log_event(event, &*consumer),
                     None => break,
                 },
                 _ = tokio::time::timeout_at(wake, std::future::pending::<()>()) => {}
@@ -198,7 +205,7 @@ impl Owner {
             // Not a branch of its own: the one before it may be ready for hours.
             if ticked.elapsed() >= pause {
                 ticked = Instant::now();
-                self.tick(&consumer);
+                self.tick(&*consumer);
             }
             if let Some(deadline) = drain_until
                 && (self.seats.is_drained() || Instant::now() >= deadline)
@@ -221,115 +228,12 @@ impl Owner {
     }
 
     /// Tells the seats, and does what they say.
-    fn on(&mut self, event: Event, consumer: &GroupConsumer) {
+    fn on(&mut self, event: Event, consumer: &dyn GroupLog) {
         let commands = self.seats.on(event, self.now());
         self.carry(commands, consumer);
     }
 
-    fn on_log_event(&mut self, event: LogEvent, consumer: &GroupConsumer) {
-        match event {
-            LogEvent::Messages(batch) => self.take(&batch, consumer),
-            LogEvent::Assigned(buckets) => {
-                tracing::info!(buckets = buckets.len(), "assigned");
-                self.bench.metrics.rebalances.inc();
-                for at in &buckets {
-                    self.restarts.remove(at);
-                }
-                self.on(Event::Assigned(buckets), consumer);
-            }
-            LogEvent::Restarted(buckets) => self.restarted(&buckets),
-            LogEvent::Revoked(buckets) => {
-                tracing::info!(buckets = buckets.len(), "revoked");
-                self.bench.metrics.rebalances.inc();
-                for at in &buckets {
-                    if let Some(state) = self.buckets.get_mut(at) {
-                        state.muted = true;
-                    }
-                }
-                self.on(Event::Revoked(buckets), consumer);
-            }
-            LogEvent::Failed(at, error) => {
-                let event = match &error {
-                    // What became of the topic shows when the table is looked up again.
-                    LogError::NoTopic(_) | LogError::OffsetOutOfRange { .. } => {
-                        tracing::warn!(bucket = %at, %error, "the log surprised");
-                        Event::Surprised(at)
-                    }
-                    error => {
-                        let mut trouble = Trouble::of(error.kind(), error);
-                        if trouble.cause == Cause::Corrupt {
-                            trouble.cause = Cause::LogDamaged;
-                        }
-                        tracing::error!(bucket = %at, reason = %trouble, "bucket stopped");
-                        Event::Failed(at, trouble)
-                    }
-                };
-                self.on(event, consumer);
-            }
-            LogEvent::Ended(_) => {}
-        }
-    }
-
-    /// From here on messages come from where the last restart said, once all have happened.
-    fn restarted(&mut self, buckets: &[TopicBucket]) {
-        for at in buckets {
-            if let Some(waiting) = self.restarts.get_mut(at) {
-                *waiting -= 1;
-                if *waiting > 0 {
-                    continue;
-                }
-                self.restarts.remove(at);
-            }
-            if self.seats.is_open(at)
-                && let Some(state) = self.buckets.get_mut(at)
-            {
-                state.muted = false;
-            }
-        }
-    }
-
-    fn take(&mut self, batch: &MessageBatch, consumer: &GroupConsumer) {
-        let now = self.now();
-        let mut at = TopicBucket {
-            topic: Arc::from(""),
-            bucket: Bucket(0),
-        };
-        let (mut held, mut broken) = (Vec::new(), Vec::new());
-        for run in batch.runs() {
-            if *at.topic != *run.topic {
-                at.topic = Arc::from(run.topic);
-            }
-            at.bucket = run.bucket;
-            let Some(state) = self.buckets.get_mut(&at) else {
-                continue;
-            };
-            match state.take(&run, now) {
-                Ok(taken) if taken.messages > 0 => {
-                    held.push((at.clone(), state.held()));
-                    self.count(&at, &taken);
-                }
-                Ok(_) => {}
-                Err(error) => broken.push((at.clone(), Trouble::new(Cause::Bug, chain(&error)))),
-            }
-        }
-        self.on(Event::Taken(held), consumer);
-        for (at, trouble) in broken {
-            tracing::error!(bucket = %at, reason = %trouble, "bucket stopped");
-            self.on(Event::Failed(at, trouble), consumer);
-        }
-    }
-
-    fn count(&self, at: &TopicBucket, taken: &Taken) {
-        let Some(slot) = self.tables.get(&at.topic) else {
-            return;
-        };
-        if taken.skipped > 0 {
-            tracing::warn!(bucket = %at, offsets = taken.skipped, "gap in the log");
-        }
-        self.bench.metrics.taken(&slot.table.entry.id, taken);
-    }
-
-    fn drain(&mut self, consumer: &GroupConsumer) {
+    fn drain(&mut self, consumer: &dyn GroupLog) {
         self.health.not_ready("shutting down");
         for state in self.buckets.values_mut() {
             state.muted = true;

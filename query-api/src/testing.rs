@@ -234,6 +234,8 @@ impl MemoryFeed {
                     topic: self.topic.clone(),
                     bucket: *bucket,
                     offset: *at,
+                    start,
+                    end: self.held.end(&self.topic, bucket.0),
                 });
             }
             let to = self.held.end(&self.topic, bucket.0).min(*at + FED_MAX);

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tidelake_core::{Bucket, Offset};
 use tidelake_intake::{Origin, OriginKey, Outgoing, Seen, dead_letter, misrouted};
-use tidelake_log::{LogError, Message, Producer};
+use tidelake_log::{LogError, Message, TopicWriter};
 
 use crate::bucket::{Misrouted, SealedBucket, too_large};
 use crate::outbox::{Due, Window};
@@ -21,15 +21,15 @@ use crate::outbox::{Due, Window};
 /// Dead letters on their way at once.
 const DEAD_LETTERS_MAX: usize = 1_000;
 
-/// Where messages go: a producer, or a log made up by a test.
+/// Where messages go: a writer of the log, or what a test makes up.
 pub trait Sends: Sync {
     /// Resolves once the log has the message on disk.
     fn send(&self, message: Message) -> BoxFuture<'_, Result<Offset, LogError>>;
 }
 
-impl Sends for Producer {
+impl Sends for dyn TopicWriter {
     fn send(&self, message: Message) -> BoxFuture<'_, Result<Offset, LogError>> {
-        Box::pin(Producer::send(self, message))
+        TopicWriter::send(self, message)
     }
 }
 
@@ -86,7 +86,7 @@ impl Deliveries {
     }
 
     /// Sends until the log has everything. After an error, calling again goes on where it ended.
-    pub async fn deliver(&mut self, to: &impl Sends) -> Result<(), LogError> {
+    pub async fn deliver(&mut self, to: &(impl Sends + ?Sized)) -> Result<(), LogError> {
         let routes = &self.routes;
         let lanes = self.lanes.iter_mut().map(|lane| lane.deliver(routes, to));
         let delivered = futures::future::join_all(lanes).await;
@@ -104,9 +104,12 @@ impl Deliveries {
         self.deliver_dead_letters(to).await
     }
 
-    async fn deliver_dead_letters(&mut self, to: &impl Sends) -> Result<(), LogError> {
+    async fn deliver_dead_letters(&mut self, to: &(impl Sends + ?Sized)) -> Result<(), LogError> {
         let Some(topic) = &self.routes.dead_letters else {
-            debug_assert!(self.dead_letters.is_empty(), "a dead letter of a dead letter");
+            debug_assert!(
+                self.dead_letters.is_empty(),
+                "a dead letter of a dead letter"
+            );
             return Ok(());
         };
         let waiting = std::mem::take(&mut self.dead_letters);
@@ -138,7 +141,7 @@ impl Lane {
     async fn deliver(
         &mut self,
         routes: &Routes,
-        to: &impl Sends,
+        to: &(impl Sends + ?Sized),
     ) -> (Vec<usize>, Result<(), LogError>) {
         self.window.interrupted();
         let mut on_their_way = FuturesUnordered::new();
@@ -176,7 +179,10 @@ impl Lane {
             floor: due.floor,
         };
         let header = routes.origin_key.header(origin, record.message.bucket);
-        message(&routes.topic, misrouted::with_origin(record.message.clone(), header))
+        message(
+            &routes.topic,
+            misrouted::with_origin(record.message.clone(), header),
+        )
     }
 
     fn dead_letter(&self, index: usize, topic: &str) -> Outgoing {

@@ -54,28 +54,6 @@ impl Seats {
         (topics, loads, holdings)
     }
 
-    fn flush(&mut self, topic: &Arc<str>, reason: Reason) {
-        let Some(table) = self.tables.get_mut(topic) else {
-            return;
-        };
-        let mut flight = BTreeMap::new();
-        for (at, seat) in of_topic_mut(&mut self.seats, topic) {
-            let (State::Open { held, flying, .. } | State::Leaving { held, flying }) =
-                &mut seat.state
-            else {
-                continue;
-            };
-            if held.since.is_some() {
-                *flying = held.rows;
-                table.flying += held.rows;
-                *held = Held::default();
-                flight.insert(at.bucket, seat.generation);
-            }
-        }
-        table.flight = Some(flight);
-        self.out.push(Command::Flush(topic.clone(), reason));
-    }
-
     /// Pauses and resumes, and takes memory back.
     fn balance(&mut self, topics: &[Arc<str>], holdings: &[Holding], now: Moment) {
         let verdict = self.budget.decide(holdings);
@@ -114,34 +92,8 @@ impl Seats {
         }
     }
 
-    /// Drops a troubled table's rows: they are in the log, and others need the memory.
-    fn give_way(&mut self, topic: &Arc<str>, now: Moment) {
-        let Some(table) = self.tables.get_mut(topic) else {
-            return;
-        };
-        let Some(trouble) = &table.trouble else {
-            return;
-        };
-        if table.flight.is_some() && !table.giving_way {
-            table.giving_way = true;
-            self.out.push(Command::GiveWay(topic.clone()));
-        }
-        let text = format!(
-            "its rows gave way to other tables' while commits fail: {}",
-            trouble.text
-        );
-        let why = Trouble::new(Cause::GaveWay, text);
-        let open: Vec<_> = of_topic(&self.seats, topic)
-            .filter(|(_, seat)| matches!(seat.state, State::Open { .. }))
-            .map(|(at, _)| at.clone())
-            .collect();
-        for at in open {
-            self.fail(&at, why.clone(), now);
-        }
-    }
-
-    /// Gives revoked buckets up once they are flushed, or their time is over. All at once: the group
-    /// takes one answer to a revocation.
+    /// Gives revoked buckets up once they are flushed, or their time is over. All at once: the
+    /// group takes one answer to a revocation.
     fn release(&mut self, now: Moment) {
         if let Some(leave_by) = self.leave_by {
             let pending = self.seats.values().any(|seat| match &seat.state {
@@ -168,10 +120,11 @@ impl Seats {
     /// Everything that stands still, and why: buckets by name, tables whose commits fail.
     pub fn troubles(&self) -> impl Iterator<Item = (&Arc<str>, Option<Bucket>, &Trouble)> {
         let stopped = self.seats.iter().filter_map(|(at, seat)| {
-            let why = seat.trouble()?;
-            why.cause
-                .is_loud(seat.failures)
-                .then_some((&at.topic, Some(at.bucket), why))
+            let why = seat
+                .trouble()
+                .filter(|why| why.cause.is_loud(seat.failures));
+            let why = why.or(seat.stalled.as_ref())?;
+            Some((&at.topic, Some(at.bucket), why))
         });
         let failing = self
             .tables

@@ -53,16 +53,28 @@ struct World {
     /// Buckets with rows in the loop's memory.
     rows: BTreeMap<TopicBucket, Held>,
     opens: Vec<(Arc<str>, u64, Vec<Bucket>)>,
+    /// The try that each bucket waits for, and the one that was answered last.
+    tries: BTreeMap<TopicBucket, u64>,
+    answered: Option<u64>,
     flights: BTreeMap<Arc<str>, Vec<Bucket>>,
     pauses: BTreeSet<TopicBucket>,
 }
 
 impl World {
     fn feed(&mut self, seats: &mut Seats, event: Event) {
+        self.answered = match &event {
+            Event::Opened { attempt, .. } => Some(*attempt),
+            Event::Assigned(buckets) | Event::Revoked(buckets) => {
+                self.tries.retain(|at, _| !buckets.contains(at));
+                None
+            }
+            _ => None,
+        };
         let commands = seats.on(event, self.now);
         for command in commands {
             self.obey(command);
         }
+        self.answered = None;
         self.check(seats);
     }
 
@@ -72,7 +84,13 @@ impl World {
                 topic,
                 attempt,
                 buckets,
-            } => self.opens.push((topic, attempt, buckets)),
+            } => {
+                for bucket in &buckets {
+                    let (topic, bucket) = (topic.clone(), *bucket);
+                    self.tries.insert(TopicBucket { topic, bucket }, attempt);
+                }
+                self.opens.push((topic, attempt, buckets));
+            }
             Command::Restart(buckets) => {
                 for at in buckets {
                     assert!(
@@ -80,6 +98,10 @@ impl World {
                         "{at} begins although it is not ours"
                     );
                     assert!(!self.leaving.contains_key(&at), "{at} comes back");
+                    if let Some(answered) = self.answered {
+                        let awaited = self.tries.remove(&at);
+                        assert_eq!(awaited, Some(answered), "{at}: an old answer counts");
+                    }
                     let before = self.rows.insert(at.clone(), Held::default());
                     assert_eq!(before, None, "{at} is owned twice");
                     self.pauses.remove(&at);
@@ -87,6 +109,7 @@ impl World {
             }
             Command::Release(buckets) => {
                 for at in buckets {
+                    self.tries.remove(&at);
                     assert!(self.leaving.remove(&at).is_some(), "{at} was not revoked");
                     assert!(
                         !self.rows.contains_key(&at),
@@ -179,7 +202,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => bucket().prop_map(|(topic, bucket)| Step::Surprise(topic, bucket)),
         1 => index().prop_map(Step::FlushFailing),
         4 => (index(), 0u8..6).prop_map(|(index, end)| Step::EndFlush(index, end)),
-        4 => (0u64..4_000).prop_map(Step::Wait),
+        4 => (0u64..15_000).prop_map(Step::Wait),
     ]
 }
 
@@ -282,7 +305,7 @@ fn ending(end: u8, mut buckets: Vec<Bucket>) -> FlushEnd {
 proptest! {
     #[test]
     fn no_bucket_is_lost_owned_twice_or_kept_past_its_deadline(
-        steps in prop::collection::vec(step(), 1..120),
+        steps in prop::collection::vec(step(), 1..200),
     ) {
         let (mut world, mut seats) = (World::default(), seats());
         for step in steps {
@@ -307,7 +330,8 @@ proptest! {
         let at_work = seats.buckets().filter(|(_, open)| *open).count();
         prop_assert_eq!(at_work, world.ours.len());
         prop_assert!(world.leaving.is_empty());
-        prop_assert!(world.pauses.iter().all(|at| !world.rows.contains_key(at)), "paused for nothing");
+        let idle = world.pauses.iter().all(|at| !world.rows.contains_key(at));
+        prop_assert!(idle, "paused for nothing");
     }
 }
 
@@ -411,6 +435,45 @@ fn what_stops_says_why_and_is_tried_again_without_help() {
         1,
         "shown until it is known to have passed"
     );
+}
+
+#[test]
+fn a_bucket_whose_log_stands_still_is_named_until_it_goes_on() {
+    let mut seats = opened(&[at(0, 0)]);
+    let stalled = Some(trouble(Cause::LogStalled));
+    assert_eq!(seats.on(Event::Stalled(at(0, 0), stalled), secs(1)), []);
+    let shown: Vec<_> = seats.troubles().map(|(_, _, why)| why.cause).collect();
+    assert_eq!(shown, [Cause::LogStalled]);
+    seats.on(Event::Stalled(at(0, 0), None), secs(2));
+    assert_eq!(seats.troubles().count(), 0);
+}
+
+#[test]
+fn a_table_that_never_settles_is_shown() {
+    let mut seats = opened(&[at(0, 0)]);
+    for round in 0..3 {
+        let now = secs(round * 60);
+        let commands = seats.on(Event::Surprised(at(0, 0)), now);
+        let commands = commands
+            .into_iter()
+            .chain(seats.on(Event::Tick, now + secs(20)));
+        for command in commands.collect::<Vec<_>>() {
+            if let Command::Open { topic, attempt, .. } = command
+                && round < 2
+            {
+                let (ready, refused) = (vec![Bucket(0)], Vec::new());
+                let opened = Event::Opened {
+                    topic,
+                    attempt,
+                    ready,
+                    refused,
+                };
+                seats.on(opened, now + secs(20));
+            }
+        }
+    }
+    let shown: Vec<_> = seats.troubles().map(|(_, _, why)| why.cause).collect();
+    assert_eq!(shown, [Cause::Unsettled]);
 }
 
 #[test]

@@ -3,16 +3,14 @@
 use std::collections::VecDeque;
 
 use tidelake_core::{Offset, Watermark};
-use tidelake_intake::OriginKey;
 use tidelake_log::Start;
 
 use super::*;
-use crate::due::Reason;
-use crate::flush::{Deliveries, Job, Routes};
-use crate::seats::{Command, FlushEnd};
+use crate::freshness::Position;
+use crate::seats::Command;
 
 impl Owner {
-    pub(super) fn carry(&mut self, commands: Vec<Command>, consumer: &GroupConsumer) {
+    pub(super) fn carry(&mut self, commands: Vec<Command>, consumer: &dyn GroupLog) {
         let mut commands = VecDeque::from(commands);
         // What goes wrong on the way is an event, whose commands come after these.
         while let Some(command) = commands.pop_front() {
@@ -23,7 +21,7 @@ impl Owner {
         }
     }
 
-    fn carry_one(&mut self, command: Command, consumer: &GroupConsumer) -> Vec<Event> {
+    fn carry_one(&mut self, command: Command, consumer: &dyn GroupLog) -> Vec<Event> {
         match command {
             Command::Begin(buckets) => consumer.begin(Vec::new(), buckets),
             Command::Open {
@@ -37,9 +35,7 @@ impl Owner {
             Command::Resume(buckets) => consumer.resume(buckets),
             Command::Flush(topic, reason) => return self.flush(&topic, reason),
             Command::Commit(progress) => self.progressed(progress, consumer),
-            Command::Forget(at) => {
-                self.buckets.remove(&at);
-            }
+            Command::Forget(at) => self.forget(&at, consumer),
             Command::ForgetTable(topic) => {
                 if let Some(slot) = self.tables.remove(&topic) {
                     self.bench.metrics.forget(&slot.table.entry.id);
@@ -72,7 +68,7 @@ impl Owner {
         });
     }
 
-    pub(super) fn on_news(&mut self, news: News, consumer: &GroupConsumer) {
+    pub(super) fn on_news(&mut self, news: News, consumer: &dyn GroupLog) {
         match news {
             News::Opened {
                 topic,
@@ -98,7 +94,7 @@ impl Owner {
         attempt: u64,
         buckets: Vec<Bucket>,
         result: Result<Opened, OpenError>,
-        consumer: &GroupConsumer,
+        consumer: &dyn GroupLog,
     ) {
         let (ready, refused) = match result {
             Ok(opened) => self.take_over(&topic, opened),
@@ -178,7 +174,7 @@ impl Owner {
         (ready, refused)
     }
 
-    fn restart(&mut self, buckets: Vec<TopicBucket>, consumer: &GroupConsumer) -> Vec<Event> {
+    fn restart(&mut self, buckets: Vec<TopicBucket>, consumer: &dyn GroupLog) -> Vec<Event> {
         let (mut starts, mut failed) = (Vec::new(), Vec::new());
         for at in buckets {
             let Some(slot) = self.tables.get(&at.topic) else {
@@ -206,7 +202,27 @@ impl Owner {
         failed
     }
 
-    fn release(&mut self, buckets: Vec<TopicBucket>, consumer: &GroupConsumer) {
+    /// Drops what a bucket holds, but not what is known of its log: it counts as behind from now
+    /// on.
+    fn forget(&mut self, at: &TopicBucket, consumer: &dyn GroupLog) {
+        let Some(state) = self.buckets.remove(at) else {
+            return;
+        };
+        let end = consumer.end_offset_seen(at).max(Some(state.next_offset()));
+        let position = Position {
+            committed: Some(Offset(state.committed.0)),
+            end,
+            stands: true,
+            ..Position::default()
+        };
+        if self.seats.owns(at) {
+            self.ends.extend(end.map(|end| (at.clone(), end)));
+            let progress = self.progress.entry(at.clone()).or_default();
+            progress.note(&position, self.runtime.clock.now_ms());
+        }
+    }
+
+    fn release(&mut self, buckets: Vec<TopicBucket>, consumer: &dyn GroupLog) {
         let mut topics = BTreeSet::new();
         for at in &buckets {
             self.restarts.remove(at);
@@ -227,7 +243,7 @@ impl Owner {
         consumer.release(buckets);
     }
 
-    fn progressed(&mut self, progress: Vec<(TopicBucket, Watermark)>, consumer: &GroupConsumer) {
+    fn progressed(&mut self, progress: Vec<(TopicBucket, Watermark)>, consumer: &dyn GroupLog) {
         for (at, to) in &progress {
             if let Some(state) = self.buckets.get_mut(at) {
                 state.committed(*to);
@@ -243,100 +259,5 @@ impl Owner {
                 state.shrink();
             }
         }
-    }
-
-    fn flush(&mut self, topic: &Arc<str>, reason: Reason) -> Vec<Event> {
-        let Some(slot) = self.tables.get_mut(topic) else {
-            return vec![Event::FlushEnded(topic.clone(), FlushEnd::Nothing)];
-        };
-        let now_ms = self.runtime.clock.now_ms();
-        let (mut sealed, mut events, mut held) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, state) in self.buckets.iter_mut().filter(|(at, _)| at.topic == *topic) {
-            match state.seal(now_ms) {
-                Ok(Some(bucket)) => {
-                    sealed.push(bucket);
-                    held.push((at.clone(), state.held()));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    let trouble = Trouble::new(Cause::Bug, chain(&error));
-                    events.push(Event::Failed(at.clone(), trouble));
-                }
-            }
-        }
-        events.push(Event::Taken(held));
-        if sealed.is_empty() {
-            events.push(Event::FlushEnded(topic.clone(), FlushEnd::Nothing));
-            return events;
-        }
-        sealed.sort_by_key(|bucket| bucket.sealed.bucket);
-        let (give_way, asked) = watch::channel(false);
-        slot.give_way = Some(give_way);
-        self.bench
-            .metrics
-            .flushes
-            .with_label_values(&[reason.as_str()])
-            .inc();
-        let (failing, failures) = mpsc::channel(1);
-        let routes = Routes {
-            topic: topic.clone(),
-            dead_letters: slot.table.dead_letters.clone(),
-            origin_key: OriginKey::of(&slot.snapshot, slot.table.entry.topic_id),
-        };
-        let job = Job {
-            table: slot.table.clone(),
-            base: slot.snapshot.clone(),
-            upserts: slot.upserts.clone(),
-            deliveries: Deliveries::of(&mut sealed, routes),
-            buckets: sealed,
-            reason,
-            begun: Instant::now(),
-            give_way: asked,
-            failing,
-        };
-        self.spawn(topic.clone(), job, failures);
-        events
-    }
-
-    fn spawn(&self, topic: Arc<str>, job: Job, mut failures: mpsc::Receiver<Trouble>) {
-        let (bench, news) = (self.bench.clone(), self.news.clone());
-        tokio::spawn(async move {
-            let mut running = std::pin::pin!(job.run(bench));
-            // The loop is gone at the process's end only.
-            loop {
-                tokio::select! {
-                    ended = &mut running => {
-                        let _gone = news.send(News::FlushEnded(topic, ended)).await;
-                        return;
-                    }
-                    Some(trouble) = failures.recv() => {
-                        let _gone = news.send(News::FlushFailing(topic.clone(), trouble)).await;
-                    }
-                }
-            }
-        });
-    }
-
-    fn flush_ended(&mut self, topic: Arc<str>, ended: Ended, consumer: &GroupConsumer) {
-        let slot = self.tables.get_mut(&topic);
-        let end = match ended {
-            Ended::Committed {
-                snapshot,
-                moved,
-                fenced,
-            } => {
-                if let Some(slot) = slot {
-                    slot.give_way = None;
-                    slot.snapshot = snapshot;
-                }
-                FlushEnd::Committed { moved, fenced }
-            }
-            Ended::Changed => FlushEnd::Changed,
-            Ended::Stopped(trouble) => {
-                tracing::error!(%topic, reason = %trouble, "table stopped");
-                FlushEnd::Stopped(trouble)
-            }
-        };
-        self.on(Event::FlushEnded(topic, end), consumer);
     }
 }

@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const NAMED_MAX: usize = 20;
 
 impl Owner {
-    pub(super) fn tick(&mut self, consumer: &GroupConsumer) {
+    pub(super) fn tick(&mut self, consumer: &dyn GroupLog) {
         self.on(Event::Tick, consumer);
         let now = self.now();
         if now.saturating_sub(self.reported_at) < REPORT {
@@ -60,9 +60,12 @@ impl Owner {
         if self.runtime.shutdown.is_requested() {
             return;
         }
-        match summary(&stopped) {
-            None => self.health.ready(),
-            Some(text) => self.health.not_ready(text),
+        let away = self.log_away.as_ref().map(|trouble| trouble.to_string());
+        let reasons: Vec<_> = away.into_iter().chain(summary(&stopped)).collect();
+        if reasons.is_empty() {
+            self.health.ready();
+        } else {
+            self.health.not_ready(reasons.join("; "));
         }
     }
 
@@ -70,7 +73,7 @@ impl Owner {
         parse_table_topic(&self.settings.kafka.topic_prefix, topic)
     }
 
-    fn report_tables(&mut self, consumer: &GroupConsumer) {
+    fn report_tables(&mut self, consumer: &dyn GroupLog) {
         let now_ms = self.runtime.clock.now_ms();
         let unwatched: BTreeSet<TopicBucket> = self.seats.unwatched().cloned().collect();
         let mut behind: BTreeMap<Arc<str>, Behind> = BTreeMap::new();

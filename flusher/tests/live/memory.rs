@@ -8,7 +8,8 @@ use super::*;
 async fn room_that_idle_buckets_keep_never_holds_reading_back() {
     let mut room = Room::new().await;
     let table = room.table("t", Mode::Append, 16, 16).await;
-    room.start(|settings| settings.memory_bytes_max = 16 << 20).await;
+    room.start(|settings| settings.memory_bytes_max = 16 << 20)
+        .await;
     for bucket in 0..16 {
         room.write(&table, bucket, 0..30, 100_000).await;
         room.covered(&table, bucket, 30).await;
@@ -30,7 +31,8 @@ async fn a_table_whose_store_refuses_does_not_hold_the_others_back() {
     let good = room.table("good", Mode::Append, 1, 1).await;
     // Its data files can't be written: their folder's place is taken.
     let folder = room.broker.dir().join("store/default/bad");
-    room.start(|settings| settings.memory_bytes_max = 32 << 20).await;
+    room.start(|settings| settings.memory_bytes_max = 32 << 20)
+        .await;
     room.write(&bad, 0, 0..10, 10).await;
     room.covered(&bad, 0, 10).await;
     let aside = folder.with_extension("aside");
@@ -39,7 +41,8 @@ async fn a_table_whose_store_refuses_does_not_hold_the_others_back() {
     room.write(&bad, 0, 10..1_000, 100_000).await;
     room.shows("tidelake_table_stopped{").await;
     for round in 0..20 {
-        room.write(&good, 0, round * 10..round * 10 + 10, 10_000).await;
+        room.write(&good, 0, round * 10..round * 10 + 10, 10_000)
+            .await;
     }
     room.covered(&good, 0, 200).await;
     let freshness = "tidelake_table_freshness_seconds{table=\"bad\",tenant=\"default\"}";

@@ -28,9 +28,10 @@ async fn a_misrouted_record_too_large_for_the_log_becomes_a_dead_letter() {
     room.covered(&table, 0, 1).await;
     room.covered(&table, 1, 1).await;
     let dead = room.dead_letters(&table);
-    let outcome = tidelake_testkit::wait_until("a dead letter", Duration::from_secs(20), async || {
-        (dead.snapshot().await.ok()?.total_rows() == 1).then_some(())
-    });
+    let outcome =
+        tidelake_testkit::wait_until("a dead letter", Duration::from_secs(20), async || {
+            (dead.snapshot().await.ok()?.total_rows() == 1).then_some(())
+        });
     outcome.await.unwrap();
     room.stop().await;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidelake_catalog::{Catalog, TableEntry, TableMode};
-use tidelake_core::{Bucket, TableId, TableName, TenantId, Watermark};
+use tidelake_core::{Bucket, TableId, TableName, TableVersion, TenantId, Watermark};
 use tidelake_flusher::Settings;
 use tidelake_log::topics::{dead_letter_topic, table_topic};
 use tidelake_log::{Admin, Message, Producer, ProducerSettings, TopicSpec};
@@ -109,6 +109,7 @@ impl Room {
             schema,
             append_only: entry.mode == TableMode::Append,
             properties: BTreeMap::new(),
+            first_version: TableVersion(0),
         };
         delta.create(create).await.unwrap();
         delta
@@ -167,7 +168,9 @@ impl Room {
     pub async fn shows(&self, line: &str) {
         let outcome = wait_until(line, WAIT, async || {
             let text = self.runtime.metrics.render();
-            text.lines().any(|shown| shown.starts_with(line)).then_some(())
+            text.lines()
+                .any(|shown| shown.starts_with(line))
+                .then_some(())
         });
         let outcome = outcome.await;
         outcome.unwrap_or_else(|error| panic!("{error}\n{}", self.shown()));
@@ -196,9 +199,7 @@ impl Room {
 }
 
 pub fn is_stopped(table: &str, reason: &str) -> String {
-    format!(
-        "tidelake_table_stopped{{reason=\"{reason}\",table=\"{table}\",tenant=\"default\"}} 1"
-    )
+    format!("tidelake_table_stopped{{reason=\"{reason}\",table=\"{table}\",tenant=\"default\"}} 1")
 }
 
 fn store_url(broker: &EmbeddedBroker) -> String {
@@ -206,7 +207,11 @@ fn store_url(broker: &EmbeddedBroker) -> String {
 }
 
 fn schema(mode: Mode) -> TableSchema {
-    let keys = if mode == TableMode::Upsert { "[1]" } else { "[]" };
+    let keys = if mode == TableMode::Upsert {
+        "[1]"
+    } else {
+        "[]"
+    };
     let text = format!(
         r#"{{"type":"struct","schema-id":0,"identifier-field-ids":{keys},"fields":[
             {{"id":1,"name":"id","required":true,"type":"long"}},

@@ -17,7 +17,11 @@ async fn a_topic_made_again_stops_its_table_by_name_and_nothing_is_passed_over()
     room.write(&table, 0, 1_000..1_250, 10).await;
     room.shows(&is_stopped("t", "topic_replaced")).await;
     let reason = room.reason();
-    for said in ["default.t", "`tidelake table drop t`", "`tidelake table create t"] {
+    for said in [
+        "default.t",
+        "`tidelake table drop t`",
+        "`tidelake table create t",
+    ] {
         assert!(reason.contains(said), "{said} is missing in: {reason}");
     }
     // Nothing of the new topic was counted by the old one's watermark.
@@ -76,6 +80,10 @@ async fn partitions_added_to_an_upsert_table_s_topic_stop_loudly_and_lose_nothin
     room.shows(&is_stopped("t", "partitions_added")).await;
     room.shows(&format!("{LAG} 40")).await;
     let dead = room.dead_letters(&table).snapshot().await.unwrap();
-    assert_eq!(dead.total_rows(), 0, "no acknowledged record became a dead letter");
+    assert_eq!(
+        dead.total_rows(),
+        0,
+        "no acknowledged record became a dead letter"
+    );
     room.stop().await;
 }

@@ -1,5 +1,7 @@
 //! What can go wrong with the log.
 
+use std::time::Duration;
+
 use tidelake_core::{Bucket, ErrorKind};
 
 /// A failure of the log or of a request to it.
@@ -22,13 +24,41 @@ pub enum LogError {
         bucket: Bucket,
         reason: String,
     },
+    /// Retention has overrun the offset, or the log was cut back or made again. `start` and `end`
+    /// are the range that is there; -1 where the log did not say.
     #[error(
-        "offset {offset} of {topic}/{bucket} is not in the log any more: retention has overrun it"
+        "offset {offset} of {topic}/{bucket} is not in the log: expected {start} to {end}; \
+         retention has overrun it, or the log was cut back or made again"
     )]
     OffsetOutOfRange {
         topic: String,
         bucket: Bucket,
         offset: i64,
+        start: i64,
+        end: i64,
+    },
+    /// What the log holds there can't be read, or contradicts itself.
+    #[error(
+        "{topic}/{bucket} is damaged at offset {offset}: {reason}; expected a record batch that \
+         can be read: restore it, or move the table past it"
+    )]
+    Damaged {
+        topic: String,
+        bucket: Bucket,
+        offset: i64,
+        reason: String,
+    },
+    /// Goes on by itself once the log answers.
+    #[error(
+        "{topic}/{bucket} stands still at offset {offset}: nothing was delivered for \
+         {waited:?} although the log goes on to {end}"
+    )]
+    Stalled {
+        topic: String,
+        bucket: Bucket,
+        offset: i64,
+        end: i64,
+        waited: Duration,
     },
     #[error("not allowed by the log: {0}")]
     Denied(String),
@@ -49,11 +79,12 @@ impl LogError {
             Self::Denied(_) => ErrorKind::Denied,
             Self::Fenced(_) => ErrorKind::Fenced,
             Self::Closed => ErrorKind::Closed,
-            Self::OffsetOutOfRange { .. } => ErrorKind::Corrupt,
+            Self::OffsetOutOfRange { .. } | Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::Client(_) => ErrorKind::Bug,
-            Self::Unavailable { .. } | Self::QueueFull | Self::Unacknowledged { .. } => {
-                ErrorKind::Unavailable
-            }
+            Self::Unavailable { .. }
+            | Self::QueueFull
+            | Self::Unacknowledged { .. }
+            | Self::Stalled { .. } => ErrorKind::Unavailable,
         }
     }
 

@@ -1,50 +1,50 @@
-//! The Kafka client side of Tidelake: topics, producer, group consumer, tail reader, administration.
+//! The log of Tidelake: topics, writers, consumer groups, readers, administration.
 //!
-//! Owns how Tidelake talks to a log: names of topics ([`topics`]), headers ([`headers`]), delivery with
-//! `acks=all` and idempotence ([`Producer`]), the polling thread of a consumer group
-//! ([`GroupConsumer`]), reading outside of any group, a range of
-//! offsets ([`TailReader`]) or what comes ([`Follower`]), and the few
-//! administrative requests ([`Admin`]). It is the only crate that compiles librdkafka; nothing of its
-//! API shows in these types. It does not know what a message means: that is the codec's.
+//! Owns how Tidelake talks to a log: names of topics ([`topics`]), headers ([`headers`]), and the
+//! seams that callers speak to: [`GroupLog`] (a member of a consumer group), [`BucketReader`] (ranges
+//! and following, outside of any group), [`TopicWriter`], [`LogAdmin`]; [`LogClient`] opens them. Two
+//! logs keep them: [`KafkaLog`], the only place that knows librdkafka, of whose API nothing shows in
+//! these types, and one in memory. It does not know what a message means: that is the codec's.
 //!
 //! Invariants:
 //! - Offsets are never stored in the group on the way in: a consumer starts where its owner says
-//!   ([`GroupConsumer::begin`]), which read it from the table's log. Committed group offsets are for
+//!   ([`GroupLog::begin`]), which read it from the table's log. Committed group offsets are for
 //!   lag tools only.
+//! - A bucket that can't be read, or whose offsets contradict the log, stops by name
+//!   ([`LogError::Damaged`]); nothing that lies behind is handed on.
 //! - The polling thread never stops polling; back-pressure is pause and resume.
 //! - A [`MessageBatch`] borrows librdkafka's memory (no copy) and gives it back when dropped.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), tidelake_log::LogError> {
 //! use tidelake_core::Bucket;
-//! use tidelake_log::{KafkaSettings, Message, Producer, ProducerSettings};
+//! use tidelake_log::{KafkaLog, KafkaSettings, LogClient, Message, ProducerSettings};
 //! let kafka = KafkaSettings { bootstrap: "127.0.0.1:9092".into(), ..KafkaSettings::default() };
-//! let producer = Producer::new(&kafka, ProducerSettings::default())?;
-//! let offset = producer.send(Message::new("tidelake.default.orders", Bucket(0), "{\"id\":1}")).await?;
+//! let writer = KafkaLog::new(kafka)?.writer(ProducerSettings::default())?;
+//! let offset = writer.send(Message::new("tidelake.default.orders", Bucket(0), "{\"id\":1}")).await?;
 //! # Ok(()) }
 //! ```
 
 mod admin;
-mod consumer;
-mod ends;
+mod client;
 mod error;
-mod follow;
+mod group;
+mod kafka;
 mod message;
-mod native;
-mod producer;
+mod read;
 mod settings;
-mod tail;
 pub mod topics;
-mod visit;
+mod write;
 
 pub use tidelake_core::headers;
 
-pub use admin::{Admin, TopicCreated, TopicInfo, TopicSpec};
-pub use consumer::{ConsumerSettings, Event, GroupConsumer, Start};
+pub use admin::{LogAdmin, TopicCreated, TopicInfo, TopicSpec};
+pub use client::LogClient;
 pub use error::LogError;
-pub use follow::{Follower, News};
-pub use message::{MessageBatch, Received, Run};
-pub use producer::{Delivery, Message, Producer, ProducerSettings};
+pub use group::{ConsumerSettings, Event, GroupLog, Start};
+pub use kafka::{Admin, Follower, GroupConsumer, KafkaLog, KafkaReader, Producer, TailReader};
+pub use message::{MessageBatch, OwnedMessage, Received, Run};
+pub use read::{BucketReader, END, Feed, News, RangeReader};
 pub use settings::KafkaSettings;
-pub use tail::TailReader;
 pub use topics::TopicBucket;
+pub use write::{Delivery, Message, ProducerSettings, TopicWriter};

@@ -1,132 +1,177 @@
-//! Messages as they came from the log, in librdkafka's own memory.
+//! Messages as they came from the log.
+//!
+//! A [`MessageBatch`] either borrows librdkafka's memory, without a copy, or owns its messages (the
+//! log in memory, tests). Readers see the same [`Run`]s and [`Received`] messages of both.
 
-#![expect(unsafe_code, reason = "reads librdkafka's message structs")]
-
-use std::ffi::{CStr, CString};
 use std::fmt;
-use std::ptr;
 use std::sync::Arc;
 
-use rdkafka::bindings as rd;
-use rdkafka::types::RDKafkaRespErr as RespErr;
+use bytes::Bytes;
 use tidelake_core::{Bucket, Offset};
 
-use crate::native::{Client, describe, text_of};
+use crate::kafka::{Batch, View, Views};
 
-/// Messages of one poll. Given back to librdkafka when dropped, on whichever thread.
-pub struct MessageBatch {
-    messages: Vec<*mut rd::rd_kafka_message_t>,
-    /// Messages must not outlive their client.
-    _client: Arc<Client>,
+/// Messages that were read together; those of one bucket in the order of their offsets.
+///
+/// Can be sent to another thread, but is read by one at a time:
+/// ```compile_fail
+/// fn shared<T: Sync>() {}
+/// shared::<tidelake_log::MessageBatch>();
+/// ```
+#[derive(Debug)]
+pub struct MessageBatch(Held);
+
+enum Held {
+    Native(Batch),
+    Owned(Vec<OwnedMessage>),
 }
 
-// SAFETY: a message may be read and destroyed on any thread, one at a time.
-unsafe impl Send for MessageBatch {}
-// SAFETY: reading is immutable, but for header parsing: see `Received::header`.
-unsafe impl Sync for MessageBatch {}
+/// A message in memory of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedMessage {
+    pub topic: Arc<str>,
+    pub bucket: Bucket,
+    pub offset: Offset,
+    /// 0 where it has none.
+    pub timestamp_ms: i64,
+    pub key: Option<Bytes>,
+    pub value: Option<Bytes>,
+    pub headers: Arc<[(String, Option<Bytes>)]>,
+}
 
 /// Consecutive messages of one bucket.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Run<'a> {
     pub topic: &'a str,
     pub bucket: Bucket,
-    messages: &'a [*mut rd::rd_kafka_message_t],
+    messages: Messages<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Messages<'a> {
+    Native(Views<'a>),
+    Owned(&'a [OwnedMessage]),
 }
 
 /// One message; borrows the batch.
 #[derive(Clone, Copy)]
-pub struct Received<'a>(&'a rd::rd_kafka_message_t);
+pub struct Received<'a>(Source<'a>);
 
-/// What came instead of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mishap {
-    pub topic: String,
-    pub bucket: Bucket,
-    pub offset: i64,
-    pub code: RespErr,
-    pub text: String,
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Native(View<'a>),
+    Owned(&'a OwnedMessage),
 }
 
 impl MessageBatch {
-    /// Takes ownership; what is not a message is set aside.
-    pub(crate) fn new(
-        raw: Vec<*mut rd::rd_kafka_message_t>,
-        client: Arc<Client>,
-    ) -> (Self, Vec<Mishap>) {
-        let mut batch = Self {
-            messages: raw,
-            _client: client,
-        };
-        let mut mishaps = Vec::new();
-        batch.messages.retain(|&message| {
-            // SAFETY: every pointer came from the client and is destroyed exactly once: here, or on
-            // drop for those that stay.
-            unsafe {
-                let view = &*message;
-                if view.err == RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-                    return true;
-                }
-                mishaps.push(Mishap {
-                    topic: topic_of(view).to_owned(),
-                    bucket: bucket_of(view),
-                    offset: view.offset,
-                    code: view.err,
-                    text: mishap_text(view),
-                });
-                rd::rd_kafka_message_destroy(message);
-                false
-            }
-        });
-        (batch, mishaps)
+    pub(crate) fn native(batch: Batch) -> Self {
+        Self(Held::Native(batch))
+    }
+
+    /// A batch of messages in memory of their own; those of one bucket must be in order.
+    pub fn owned(messages: Vec<OwnedMessage>) -> Self {
+        Self(Held::Owned(messages))
     }
 
     pub fn len(&self) -> usize {
-        self.messages.len()
+        self.messages().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.len() == 0
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Received<'_>> {
-        // SAFETY: alive as long as the batch.
-        self.messages
-            .iter()
-            .map(|&message| Received(unsafe { &*message }))
+        self.messages().iter()
     }
 
     /// Messages grouped by consecutive bucket: one look-up for many messages.
     pub fn runs(&self) -> impl Iterator<Item = Run<'_>> {
-        self.messages
-            .chunk_by(|&a, &b| {
-                // SAFETY: alive as long as the batch.
-                let (a, b) = unsafe { (&*a, &*b) };
-                a.rkt == b.rkt && a.partition == b.partition
+        let mut rest = self.messages();
+        std::iter::from_fn(move || {
+            let messages = rest.split_run()?;
+            let first = messages.get(0)?;
+            Some(Run {
+                topic: first.topic(),
+                bucket: first.bucket(),
+                messages,
             })
-            .map(|messages| {
-                // SAFETY: as above; a chunk is never empty.
-                let first = unsafe { &*messages[0] };
-                Run {
-                    topic: topic_of(first),
-                    bucket: bucket_of(first),
-                    messages,
-                }
-            })
+        })
     }
-}
 
-impl Drop for MessageBatch {
-    fn drop(&mut self) {
-        for &message in &self.messages {
-            // SAFETY: owned, destroyed once.
-            unsafe { rd::rd_kafka_message_destroy(message) };
+    /// Keeps those messages for which `keep` says so, by their place in the batch.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(usize, Received<'_>) -> bool) {
+        match &mut self.0 {
+            Held::Native(batch) => {
+                batch.retain(|place, view| keep(place, Received(Source::Native(view))));
+            }
+            Held::Owned(messages) => {
+                let mut place = 0..;
+                messages.retain(|message| {
+                    let place = place.next().unwrap_or(usize::MAX);
+                    keep(place, Received(Source::Owned(message)))
+                });
+            }
+        }
+    }
+
+    fn messages(&self) -> Messages<'_> {
+        match &self.0 {
+            Held::Native(batch) => Messages::Native(batch.views()),
+            Held::Owned(messages) => Messages::Owned(messages),
         }
     }
 }
 
-impl fmt::Debug for MessageBatch {
+impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MessageBatch({} messages)", self.messages.len())
+        let messages = match self {
+            Self::Native(batch) => batch.views().len(),
+            Self::Owned(messages) => messages.len(),
+        };
+        write!(f, "{messages} messages")
+    }
+}
+
+impl<'a> Messages<'a> {
+    fn len(self) -> usize {
+        match self {
+            Self::Native(views) => views.len(),
+            Self::Owned(messages) => messages.len(),
+        }
+    }
+
+    fn get(self, index: usize) -> Option<Received<'a>> {
+        Some(Received(match self {
+            Self::Native(views) => Source::Native(views.get(index)?),
+            Self::Owned(messages) => Source::Owned(messages.get(index)?),
+        }))
+    }
+
+    fn iter(self) -> impl Iterator<Item = Received<'a>> {
+        (0..self.len()).filter_map(move |index| self.get(index))
+    }
+
+    fn split_run(&mut self) -> Option<Self> {
+        match self {
+            Self::Native(views) => views.split_run().map(Self::Native),
+            Self::Owned(messages) => {
+                let all: &'a [OwnedMessage] = messages;
+                let first = all.first()?;
+                let other = |message: &OwnedMessage| {
+                    message.bucket != first.bucket || message.topic != first.topic
+                };
+                let (run, rest) = all.split_at(all.iter().position(other).unwrap_or(all.len()));
+                *messages = rest;
+                Some(Self::Owned(run))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Messages<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} messages", self.len())
     }
 }
 
@@ -136,100 +181,95 @@ impl<'a> Run<'a> {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.len() == 0
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Received<'a>> + use<'a> {
-        // SAFETY: alive as long as the batch.
-        self.messages
-            .iter()
-            .map(|&message| Received(unsafe { &*message }))
+        self.messages.iter()
+    }
+
+    pub fn first(&self) -> Option<Received<'a>> {
+        self.messages.get(0)
+    }
+
+    pub fn last(&self) -> Option<Received<'a>> {
+        self.messages.get(self.len().checked_sub(1)?)
     }
 }
 
 impl<'a> Received<'a> {
+    pub fn topic(&self) -> &'a str {
+        match self.0 {
+            Source::Native(view) => view.topic(),
+            Source::Owned(message) => &message.topic,
+        }
+    }
+
     pub fn bucket(&self) -> Bucket {
-        bucket_of(self.0)
+        match self.0 {
+            Source::Native(view) => view.bucket(),
+            Source::Owned(message) => message.bucket,
+        }
     }
 
     pub fn offset(&self) -> Offset {
-        Offset(self.0.offset)
+        match self.0 {
+            Source::Native(view) => view.offset(),
+            Source::Owned(message) => message.offset,
+        }
     }
 
     /// The message's timestamp (producer's or broker's, as the topic is set); 0 when it has none.
     pub fn timestamp_ms(&self) -> i64 {
-        let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-        // SAFETY: valid message.
-        unsafe { rd::rd_kafka_message_timestamp(self.0, &raw mut kind) }.max(0)
+        match self.0 {
+            Source::Native(view) => view.timestamp_ms(),
+            Source::Owned(message) => message.timestamp_ms,
+        }
     }
 
     pub fn key(&self) -> Option<&'a [u8]> {
-        // SAFETY: librdkafka gives pointer and length of memory that the message owns.
-        unsafe { bytes_of(self.0.key.cast(), self.0.key_len) }
+        match self.0 {
+            Source::Native(view) => view.key(),
+            Source::Owned(message) => message.key.as_deref(),
+        }
     }
 
     pub fn value(&self) -> Option<&'a [u8]> {
-        // SAFETY: as for the key.
-        unsafe { bytes_of(self.0.payload.cast(), self.0.len) }
+        match self.0 {
+            Source::Native(view) => view.value(),
+            Source::Owned(message) => message.value.as_deref(),
+        }
     }
 
-    /// The last header of that name. Headers are parsed by librdkafka on first access, so a message
-    /// must not be read by two threads at once: a batch is handed on whole.
+    /// The last header of that name.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        let mut headers = ptr::null_mut();
-        // SAFETY: valid message; headers and values live as long as it.
-        unsafe {
-            let code = rd::rd_kafka_message_headers(self.0, &raw mut headers);
-            if code != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-                return None;
+        match self.0 {
+            Source::Native(view) => view.header(name),
+            Source::Owned(message) => {
+                let mut backwards = message.headers.iter().rev();
+                backwards.find(|(known, _)| known == name)?.1.as_deref()
             }
-            let name = CString::new(name).ok()?;
-            let (mut value, mut len) = (ptr::null(), 0);
-            let code =
-                rd::rd_kafka_header_get_last(headers, name.as_ptr(), &raw mut value, &raw mut len);
-            if code != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-                return None;
-            }
-            bytes_of(value.cast(), len)
         }
     }
 
     /// All headers, in order. Names that are not UTF-8 are left out.
     pub fn headers(&self) -> Vec<(String, Option<&'a [u8]>)> {
-        let mut found = Vec::new();
-        let mut headers = ptr::null_mut();
-        // SAFETY: valid message; headers, names and values live as long as it.
-        unsafe {
-            let code = rd::rd_kafka_message_headers(self.0, &raw mut headers);
-            if code != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-                return found;
-            }
-            for place in 0.. {
-                let (mut name, mut value, mut len) = (ptr::null(), ptr::null(), 0);
-                let code = rd::rd_kafka_header_get_all(
-                    headers,
-                    place,
-                    &raw mut name,
-                    &raw mut value,
-                    &raw mut len,
-                );
-                if code != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
-                    break;
-                }
-                if let Ok(name) = CStr::from_ptr(name).to_str() {
-                    found.push((name.to_owned(), bytes_of(value.cast(), len)));
-                }
+        match self.0 {
+            Source::Native(view) => view.headers(),
+            Source::Owned(message) => {
+                let all = message.headers.iter();
+                all.map(|(name, value)| (name.clone(), value.as_deref()))
+                    .collect()
             }
         }
-        found
     }
 
     /// True where the message has any header: most have none, and asking for one by name costs more.
     pub fn has_headers(&self) -> bool {
-        let mut headers = ptr::null_mut();
-        // SAFETY: valid message.
-        let code = unsafe { rd::rd_kafka_message_headers(self.0, &raw mut headers) };
-        code == RespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+        match self.0 {
+            Source::Native(view) => view.has_headers(),
+            Source::Owned(message) => !message.headers.is_empty(),
+        }
     }
 }
 
@@ -251,44 +291,52 @@ impl tidelake_core::headers::Headers for Received<'_> {
 
 impl fmt::Debug for Received<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Received({}/{}@{})",
-            topic_of(self.0),
-            self.0.partition,
-            self.0.offset
-        )
+        let (topic, bucket) = (self.topic(), self.bucket());
+        write!(f, "Received({topic}/{bucket}@{})", self.offset())
     }
 }
 
-/// # Safety
-/// `data` is null or points to `len` bytes that live for `'a`.
-unsafe fn bytes_of<'a>(data: *const u8, len: usize) -> Option<&'a [u8]> {
-    // SAFETY: by the caller.
-    (!data.is_null()).then(|| unsafe { std::slice::from_raw_parts(data, len) })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn bucket_of(message: &rd::rd_kafka_message_t) -> Bucket {
-    Bucket(u32::try_from(message.partition).unwrap_or(u32::MAX))
-}
-
-fn topic_of(message: &rd::rd_kafka_message_t) -> &str {
-    if message.rkt.is_null() {
-        return "";
+    fn message(topic: &str, bucket: u32, offset: i64) -> OwnedMessage {
+        OwnedMessage {
+            topic: topic.into(),
+            bucket: Bucket(bucket),
+            offset: Offset(offset),
+            timestamp_ms: 7,
+            key: None,
+            value: Some(Bytes::from_static(b"v")),
+            headers: Arc::new([
+                ("a".into(), Some(Bytes::from_static(b"1"))),
+                ("a".into(), Some(Bytes::from_static(b"2"))),
+                ("b".into(), None),
+            ]),
+        }
     }
-    // SAFETY: the topic object lives as long as the message that refers to it; names are ASCII.
-    unsafe {
-        let name = std::ffi::CStr::from_ptr(rd::rd_kafka_topic_name(message.rkt));
-        name.to_str().unwrap_or("")
-    }
-}
 
-fn mishap_text(message: &rd::rd_kafka_message_t) -> String {
-    // SAFETY: valid message.
-    let text = text_of(unsafe { rd::rd_kafka_message_errstr(message) });
-    if text.is_empty() {
-        describe(message.err)
-    } else {
-        text
+    #[test]
+    fn owned_messages_are_seen_in_runs_and_alone() {
+        let mut batch = MessageBatch::owned(vec![
+            message("t", 0, 5),
+            message("t", 0, 6),
+            message("t", 1, 0),
+            message("u", 1, 0),
+        ]);
+        let runs: Vec<_> = batch
+            .runs()
+            .map(|run| (run.topic, run.bucket.0, run.len()))
+            .collect();
+        assert_eq!(runs, [("t", 0, 2), ("t", 1, 1), ("u", 1, 1)]);
+        let first = batch.runs().next().unwrap();
+        assert_eq!(first.last().unwrap().offset(), Offset(6));
+        let seen = first.first().unwrap();
+        assert_eq!(seen.header("a"), Some(&b"2"[..]), "the last one counts");
+        assert_eq!(seen.header("b"), None);
+        assert_eq!(seen.headers().len(), 3);
+        batch.retain(|place, message| place != 1 && message.topic() == "t");
+        let left: Vec<_> = batch.iter().map(|message| message.offset().0).collect();
+        assert_eq!(left, [5, 0]);
     }
 }

@@ -39,6 +39,8 @@ impl KafkaSettings {
             ("enable.auto.offset.store", "false"),
             ("auto.offset.reset", "error"),
             ("enable.partition.eof", "true"),
+            ("isolation.level", "read_committed"),
+            ("check.crcs", "true"),
             ("queued.max.messages.kbytes", "16384"),
         ];
         let defaults = [

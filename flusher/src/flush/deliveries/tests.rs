@@ -48,8 +48,11 @@ fn text_of(message: &Message) -> String {
         .headers
         .iter()
         .find(|(name, _)| name == headers::ORIGIN);
-    let shown = origin.map(|(_, value)| value).or(message.key.as_ref());
-    String::from_utf8_lossy(shown.unwrap()).into_owned()
+    let Some((_, header)) = origin else {
+        return String::from_utf8_lossy(message.key.as_ref().unwrap()).into_owned();
+    };
+    let origin = routes().origin_key.read(header, message.bucket, 4).unwrap();
+    format!("{}/{}", origin.bucket, origin.offset)
 }
 
 impl Sends for Log {
@@ -106,21 +109,17 @@ fn deliveries(records: Vec<Misrouted>) -> Deliveries {
             .or_default()
             .push(record);
     }
-    let mut outgoing = Outgoing {
-        dead_topic: Some(Arc::from("tl.a.t.dlq")),
-        lanes: Vec::new(),
+    let lanes = by_target.into_values();
+    let lanes = lanes.map(|records| Lane::new(Bucket(0), records));
+    Deliveries {
+        routes: routes(),
+        lanes: lanes.collect(),
         dead_letters: Vec::new(),
-    };
-    outgoing.lanes.extend(
-        by_target
-            .into_values()
-            .map(|records| Lane::new(Bucket(0), records)),
-    );
-    outgoing
+    }
 }
 
-fn deliver(outgoing: &mut Deliveries, log: &Log) -> Result<(), LogError> {
-    outgoing
+fn deliver(deliveries: &mut Deliveries, log: &Log) -> Result<(), LogError> {
+    deliveries
         .deliver(log)
         .now_or_never()
         .expect("the log answers at once")
@@ -130,15 +129,15 @@ fn deliver(outgoing: &mut Deliveries, log: &Log) -> Result<(), LogError> {
 fn a_record_whose_delivery_fails_is_sent_again_and_acknowledged_ones_are_not() {
     // Taken from the end: the first message is lost, those after it arrive.
     let log = Log::new(vec![Fate::Lost]);
-    let mut outgoing = deliveries((0..5).map(|offset| record(offset, 1, 10)).collect());
-    assert!(deliver(&mut outgoing, &log).is_err());
+    let mut deliveries = deliveries((0..5).map(|offset| record(offset, 1, 10)).collect());
+    assert!(deliver(&mut deliveries, &log).is_err());
     let arrived = log.kept().len();
     assert!((1..5).contains(&arrived), "{arrived}");
-    assert!(deliver(&mut outgoing, &log).is_ok());
+    assert!(deliver(&mut deliveries, &log).is_ok());
     let mut kept: Vec<_> = log.kept().into_iter().map(|(_, origin)| origin).collect();
     kept.sort();
     assert_eq!(kept, ["0/0", "0/1", "0/2", "0/3", "0/4"]);
-    assert!(deliver(&mut outgoing, &log).is_ok());
+    assert!(deliver(&mut deliveries, &log).is_ok());
     assert_eq!(log.kept().len(), 5);
 }
 
@@ -149,20 +148,21 @@ fn a_record_that_the_log_finds_too_large_becomes_a_dead_letter_and_blocks_nothin
         ..Log::default()
     };
     let records = vec![record(7, 1, 10), record(8, 1, 2_001), record(9, 1, 10)];
-    let mut outgoing = deliveries(records);
+    let mut deliveries = deliveries(records);
     // The dead letter of this one is too large as well: that is for the flush to say.
     assert!(matches!(
-        deliver(&mut outgoing, &log),
+        deliver(&mut deliveries, &log),
         Err(LogError::MessageTooLarge { topic, .. }) if topic == "tl.a.t.dlq"
     ));
     let log = Log::new(Vec::new());
-    assert!(deliver(&mut outgoing, &log).is_ok());
+    assert!(deliver(&mut deliveries, &log).is_ok());
     assert_eq!(log.kept(), [(Bucket(0), "0/8".to_owned())]);
     let [letter] = &letters_of(7, 8 << 10)[..] else {
         panic!("one dead letter");
     };
     let code = letter
         .headers
+        .0
         .iter()
         .find(|(name, _)| name == headers::dead_letter::CODE);
     assert_eq!(code.map(|(_, code)| &code[..]), Some(&b"TOO_LARGE"[..]));
@@ -190,9 +190,9 @@ proptest! {
             .iter()
             .map(|record| (record.message.bucket, format!("0/{}", record.offset)))
             .collect();
-        let mut outgoing = deliveries(records);
+        let mut deliveries = deliveries(records);
         let mut tries = 0;
-        while deliver(&mut outgoing, &log).is_err() {
+        while deliver(&mut deliveries, &log).is_err() {
             tries += 1;
             prop_assert!(tries < 1_000);
         }

@@ -4,10 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::types::RDKafkaRespErr as RespErr;
 use tidelake_core::{Bucket, Offset};
 
-use crate::native::Client;
+use rdkafka::bindings as rd;
+
+use super::message::Batch;
+use super::mishap::{Verdict, judge};
+use super::native::Client;
+use super::progress::Progress;
+use super::request::{Spec, list_offsets};
 use crate::{KafkaSettings, LogError, MessageBatch, TopicBucket};
 
 const BATCH_MESSAGES_MAX: usize = 10_000;
@@ -26,6 +31,7 @@ struct Inner {
     client: Arc<Client>,
     /// Next offset that the client will deliver, of each assigned bucket.
     positions: BTreeMap<Bucket, Offset>,
+    reading: Reading,
 }
 
 impl TailReader {
@@ -34,6 +40,7 @@ impl TailReader {
         let client = Client::consumer(&kafka.properties_of_readers())?;
         let inner = Inner {
             topic: Arc::from(topic),
+            reading: Reading::new(client.clone(), &[]),
             client,
             positions: BTreeMap::new(),
         };
@@ -100,33 +107,24 @@ impl Inner {
             }
             let mut raw = Vec::new();
             self.client.consume(&mut raw, BATCH_MESSAGES_MAX, POLL_MS);
-            let (batch, mishaps) = MessageBatch::new(raw, self.client.clone());
-            for mishap in mishaps {
-                match mishap.code {
-                    RespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
-                        // Control records and gaps at the end: nothing more will come.
-                        if wanted
-                            .get(&mishap.bucket)
-                            .is_some_and(|to| mishap.offset >= to.0)
-                        {
-                            wanted.remove(&mishap.bucket);
-                        }
-                    }
-                    RespErr::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
-                    | RespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
-                        return Err(LogError::OffsetOutOfRange {
-                            topic: self.topic.to_string(),
-                            bucket: mishap.bucket,
-                            offset: mishap.offset,
-                        });
-                    }
-                    _ => tracing::debug!(error = mishap.text, "tail reader"),
-                }
+            let Outcome {
+                messages,
+                ends,
+                failed,
+            } = self.reading.take(raw);
+            if let Some(error) = failed {
+                return Err(error);
             }
-            if !batch.is_empty() {
-                note_progress(&batch, &mut wanted);
-                self.advance(&batch);
-                found.push(batch);
+            if !messages.is_empty() {
+                note_progress(&messages, &mut wanted);
+                self.advance(&messages);
+                found.push(messages);
+            }
+            // Control records and gaps at the end: nothing more will come.
+            for (bucket, end) in ends {
+                if wanted.get(&bucket).is_some_and(|to| end >= *to) {
+                    wanted.remove(&bucket);
+                }
             }
         }
         Ok(found)
@@ -157,13 +155,13 @@ impl Inner {
                 )
             })
             .collect();
+        self.reading = Reading::new(self.client.clone(), &from);
         self.client.assign_by_hand(&from)
     }
 
     fn advance(&mut self, batch: &MessageBatch) {
         for run in batch.runs() {
-            if let (Some(last), Some(position)) =
-                (run.iter().last(), self.positions.get_mut(&run.bucket))
+            if let (Some(last), Some(position)) = (run.last(), self.positions.get_mut(&run.bucket))
             {
                 *position = last.offset().next().max(*position);
             }
@@ -173,7 +171,7 @@ impl Inner {
 
 fn note_progress(batch: &MessageBatch, wanted: &mut HashMap<Bucket, Offset>) {
     for run in batch.runs() {
-        let Some(last) = run.iter().last() else {
+        let Some(last) = run.last() else {
             continue;
         };
         if wanted
@@ -181,6 +179,107 @@ fn note_progress(batch: &MessageBatch, wanted: &mut HashMap<Bucket, Offset>) {
             .is_some_and(|to| last.offset().next() >= *to)
         {
             wanted.remove(&run.bucket);
+        }
+    }
+}
+
+/// What one poll brought.
+pub(super) struct Outcome {
+    pub messages: MessageBatch,
+    /// Buckets read up to their end.
+    pub ends: Vec<(Bucket, Offset)>,
+    /// Why one of the buckets can't be read on.
+    pub failed: Option<LogError>,
+}
+
+/// Judges what a consumer outside of any group brings.
+#[derive(Debug)]
+pub(super) struct Reading {
+    client: Arc<Client>,
+    progress: Progress,
+}
+
+impl Reading {
+    pub(super) fn new(client: Arc<Client>, from: &[(TopicBucket, Offset)]) -> Self {
+        // Whoever waits for a range has a deadline of its own.
+        let mut progress = Progress::new(Duration::MAX);
+        let now = Instant::now();
+        for (at, offset) in from {
+            progress.begin(at, *offset, now);
+        }
+        Self { client, progress }
+    }
+
+    pub(super) fn take(&mut self, raw: Vec<*mut rd::rd_kafka_message_t>) -> Outcome {
+        let (batch, mishaps) = Batch::new(raw, self.client.clone());
+        let mut outcome = Outcome {
+            messages: MessageBatch::native(batch),
+            ends: Vec::new(),
+            failed: None,
+        };
+        let now = Instant::now();
+        for run in outcome.messages.runs() {
+            let at = || TopicBucket {
+                topic: Arc::from(run.topic),
+                bucket: run.bucket,
+            };
+            let end = || self.client.end_offset_seen(&at());
+            if let Err(damage) = self.progress.took(&run, end, now) {
+                outcome.failed.get_or_insert(LogError::Damaged {
+                    topic: run.topic.to_owned(),
+                    bucket: run.bucket,
+                    offset: damage.offset,
+                    reason: damage.reason,
+                });
+            }
+        }
+        for mishap in mishaps {
+            let verdict = judge(&mishap);
+            let (Some(bucket), topic) = (mishap.bucket, mishap.topic) else {
+                tracing::debug!(error = mishap.text, "reader");
+                continue;
+            };
+            let at = TopicBucket {
+                topic: Arc::from(topic),
+                bucket,
+            };
+            match verdict {
+                Verdict::AtEnd(end) => {
+                    self.progress.at_end(&at, end, now);
+                    outcome.ends.push((bucket, end));
+                }
+                Verdict::OutOfRange => {
+                    let error = self.out_of_range(&at, mishap.offset);
+                    outcome.failed.get_or_insert(error);
+                }
+                Verdict::Fails(error) | Verdict::Denied(error) => {
+                    outcome.failed.get_or_insert(error);
+                }
+                // The client goes on by itself once the log is there again.
+                Verdict::Passes | Verdict::Unknown => {
+                    tracing::debug!(error = mishap.text, bucket = %at, "reader");
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Asks the log what it still has.
+    fn out_of_range(&self, at: &TopicBucket, offset: i64) -> LogError {
+        let ask = |spec| {
+            let listed = list_offsets(&self.client, std::slice::from_ref(at), spec)?.wait()?;
+            let offset = listed
+                .into_iter()
+                .next()
+                .and_then(|(_, offset)| offset.ok());
+            Ok::<_, LogError>(offset.map_or(-1, |offset| offset.0))
+        };
+        LogError::OffsetOutOfRange {
+            topic: at.topic.to_string(),
+            bucket: at.bucket,
+            offset,
+            start: ask(Spec::Earliest).unwrap_or(-1),
+            end: ask(Spec::Latest).unwrap_or(-1),
         }
     }
 }

@@ -10,8 +10,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::native::{Client, Rebalance};
-use crate::{KafkaSettings, LogError, MessageBatch};
+use super::message::Batch;
+use super::native::{Client, Rebalance};
+use crate::{KafkaSettings, LogError};
 
 const POLL_MS: i32 = 100;
 /// For the group to take a member in.
@@ -66,7 +67,7 @@ fn wait(client: &Arc<Client>) -> Result<(), LogError> {
     while begun.elapsed() < PATIENCE {
         let mut raw = Vec::new();
         client.consume(&mut raw, 1, POLL_MS);
-        drop(MessageBatch::new(raw, Arc::clone(client)));
+        drop(Batch::new(raw, Arc::clone(client)));
         if let Some(error) = client.fatal_error() {
             return Err(error);
         }

@@ -27,6 +27,8 @@ use wire::Connection;
 /// Since Kafka 2.1; both tell and check leader epochs.
 const METADATA_VERSION: i16 = 7;
 const LIST_OFFSETS_VERSION: i16 = 4;
+/// Kafka's name for: not beyond the first record of a transaction that is open.
+const READ_COMMITTED: i8 = 1;
 /// Kafka's name for the end of a log.
 const LATEST: i64 = -1;
 /// For one call, connecting included.
@@ -224,6 +226,7 @@ impl Ends {
             .with_partitions(partitions.collect());
         let request = ListOffsetsRequest::default()
             .with_replica_id(BrokerId(-1))
+            .with_isolation_level(READ_COMMITTED)
             .with_topics(vec![of_topic]);
         let answer = self.call(&address, LIST_OFFSETS_VERSION, &request).await?;
         let partitions = answer.topics.into_iter().flat_map(|found| found.partitions);

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rdkafka::types::RDKafkaRespErr as RespErr;
 use tidelake_core::{Bucket, Offset};
 use tokio::sync::mpsc;
 
-use crate::native::Client;
-use crate::{KafkaSettings, LogError, MessageBatch, TopicBucket};
+use super::native::Client;
+use super::tail::{Outcome, Reading};
+use crate::{END, KafkaSettings, LogError, News, TopicBucket};
 
 /// Messages of one poll at most.
 const BATCH_MESSAGES_MAX: usize = 10_000;
@@ -16,15 +16,6 @@ const BATCH_MESSAGES_MAX: usize = 10_000;
 const POLL_MS: i32 = 500;
 /// Batches that wait for the owner; the thread waits when they are full.
 const BATCHES_MAX: usize = 2;
-
-/// What came since the last call.
-#[derive(Debug)]
-pub struct News {
-    /// Of each bucket in the order of its offsets.
-    pub messages: MessageBatch,
-    /// Buckets read up to their end: the next offset of each. Tells where offsets have no message.
-    pub ends: Vec<(Bucket, Offset)>,
-}
 
 /// A consumer on a thread of its own. Costs one waiting fetch while nothing comes; dropped, it costs
 /// nothing.
@@ -36,7 +27,7 @@ pub struct Follower {
 
 impl Follower {
     /// Stands for the end of a bucket, wherever that is.
-    pub const END: Offset = Offset(-1);
+    pub const END: Offset = END;
 
     /// Follows these buckets, each from an offset on; [`Follower::END`] means: what comes from now on.
     pub fn start(
@@ -57,8 +48,8 @@ impl Follower {
         let (sender, news) = mpsc::channel(BATCHES_MAX);
         let stopped = Arc::new(AtomicBool::new(false));
         let poller = Poller {
+            reading: Reading::new(client.clone(), &from),
             client,
-            topic,
             sender,
             stopped: stopped.clone(),
         };
@@ -73,7 +64,7 @@ impl Follower {
     ///
     /// # Errors
     /// [`LogError::OffsetOutOfRange`] where the log does not reach back to where a bucket was to
-    /// begin; after any error the follower has ended.
+    /// begin, [`LogError::Damaged`] where it can't be read on; after any error the follower has ended.
     pub async fn next(&mut self) -> Result<News, LogError> {
         self.news.recv().await.unwrap_or(Err(LogError::Closed))
     }
@@ -87,13 +78,13 @@ impl Drop for Follower {
 
 struct Poller {
     client: Arc<Client>,
-    topic: Arc<str>,
+    reading: Reading,
     sender: mpsc::Sender<Result<News, LogError>>,
     stopped: Arc<AtomicBool>,
 }
 
 impl Poller {
-    fn run(self) {
+    fn run(mut self) {
         while !self.stopped.load(Ordering::Relaxed) && !self.sender.is_closed() {
             let news = self.poll();
             let ended = news.is_err();
@@ -107,31 +98,21 @@ impl Poller {
     }
 
     /// The first message is waited for; what came with it is taken along.
-    fn poll(&self) -> Result<News, LogError> {
+    fn poll(&mut self) -> Result<News, LogError> {
         let mut raw = Vec::new();
         self.client.consume(&mut raw, 1, POLL_MS);
         if !raw.is_empty() {
             self.client.consume(&mut raw, BATCH_MESSAGES_MAX, 0);
         }
-        let (messages, mishaps) = MessageBatch::new(raw, self.client.clone());
-        let mut ends = Vec::new();
-        for mishap in mishaps {
-            match mishap.code {
-                RespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
-                    ends.push((mishap.bucket, Offset(mishap.offset)));
-                }
-                RespErr::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
-                | RespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
-                    return Err(LogError::OffsetOutOfRange {
-                        topic: self.topic.to_string(),
-                        bucket: mishap.bucket,
-                        offset: mishap.offset,
-                    });
-                }
-                // librdkafka goes on by itself once the log is there again.
-                _ => tracing::debug!(error = mishap.text, topic = %self.topic, "follower"),
-            }
+        let Outcome {
+            messages,
+            ends,
+            failed,
+        } = self.reading.take(raw);
+        // What came before the failure is sound, but whoever follows begins anew after it anyway.
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(News { messages, ends }),
         }
-        Ok(News { messages, ends })
     }
 }

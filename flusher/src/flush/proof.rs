@@ -1,0 +1,90 @@
+//! What must hold before a flush may commit, and what its failures mean.
+
+use tidelake_core::{ErrorKind, Offset};
+use tidelake_log::LogError;
+
+use super::{Job, Workbench};
+use crate::policy::{Cause, Trouble, chain};
+
+/// Why an attempt came to nothing.
+pub(super) enum Failure {
+    /// The table or the topic is another, or gone: what was read is read again.
+    Changed,
+    /// May pass by itself, or when an operator mends it; the rows wait.
+    Passing(String),
+    Lasting(Trouble),
+}
+
+impl Job {
+    /// A topic or a table that was made anew has other offsets and other rows: incarnations are
+    /// never mixed. Rows behind a gap must lie inside of the log at least.
+    pub(super) async fn proves_its_place(&self, bench: &Workbench) -> Result<(), Failure> {
+        let opener = &bench.opener;
+        let (current, topic) = tokio::join!(
+            opener.is_current(&self.table),
+            opener.check_topic(&self.table)
+        );
+        if !current.map_err(|error| self.failure(error.kind(), &error))? {
+            return Err(Failure::Changed);
+        }
+        topic.map_err(Failure::Lasting)?;
+        let behind_gaps = self.buckets.iter().filter(|held| held.has_gaps);
+        let reached: Vec<_> = behind_gaps
+            .map(|held| (held.sealed.bucket, Offset(held.sealed.to.0)))
+            .collect();
+        if reached.is_empty() {
+            return Ok(());
+        }
+        let outside = opener.check_positions(&self.table, &reached).await;
+        match outside.map_err(|error| Failure::Passing(chain(&error)))? {
+            None => Ok(()),
+            Some((bucket, end)) => {
+                let text = format!(
+                    "table {} bucket {bucket}: messages were read beyond the log's end {end}: a \
+                     damaged batch names other offsets than its own; check the log with \
+                     `tidelake log verify`",
+                    self.table.entry.id
+                );
+                Err(Failure::Lasting(Trouble::new(Cause::LogDamaged, text)))
+            }
+        }
+    }
+
+    pub(super) fn failure(
+        &self,
+        kind: ErrorKind,
+        error: &(dyn std::error::Error + 'static),
+    ) -> Failure {
+        match kind {
+            // A full disk or a folder that can't be written is the operator's to mend; the rows
+            // wait until then, as many as the budget allows.
+            ErrorKind::Unavailable | ErrorKind::Denied | ErrorKind::TooLarge => {
+                Failure::Passing(chain(error))
+            }
+            // Somebody else changed the table, or ended it.
+            ErrorKind::Conflict | ErrorKind::NotFound => Failure::Changed,
+            _ => {
+                let trouble = Trouble::of(kind, error);
+                let text = format!("table {}: {}", self.table.entry.id, trouble.text);
+                Failure::Lasting(Trouble::new(trouble.cause, text))
+            }
+        }
+    }
+
+    /// What an answer of the log to a re-publication or a dead letter means.
+    pub(super) fn refused(&self, error: &LogError) -> Failure {
+        if error.kind().is_transient() {
+            return Failure::Passing(chain(error));
+        }
+        if matches!(error, LogError::NoTopic(topic) if *topic == self.table.entry.topic) {
+            return Failure::Changed;
+        }
+        let text = format!(
+            "table {}: the log takes no misrouted record or dead letter of it: {}; the rows behind \
+             it wait",
+            self.table.entry.id,
+            chain(error)
+        );
+        Failure::Lasting(Trouble::new(Cause::LogRefused, text))
+    }
+}

@@ -1,0 +1,167 @@
+//! What flushes take, and what becomes of the seats when they end.
+
+use super::*;
+
+impl Seats {
+    pub(super) fn flush(&mut self, topic: &Arc<str>, reason: Reason) {
+        let Some(table) = self.tables.get_mut(topic) else {
+            return;
+        };
+        let mut flight = BTreeMap::new();
+        for (at, seat) in of_topic_mut(&mut self.seats, topic) {
+            let (State::Open { held, flying, .. } | State::Leaving { held, flying }) =
+                &mut seat.state
+            else {
+                continue;
+            };
+            if held.since.is_some() {
+                *flying = held.rows;
+                table.flying += held.rows;
+                *held = Held::default();
+                flight.insert(at.bucket, seat.generation);
+            }
+        }
+        table.flight = Some(flight);
+        self.out.push(Command::Flush(topic.clone(), reason));
+    }
+
+    /// Drops a troubled table's rows: they are in the log, and others need the memory.
+    pub(super) fn give_way(&mut self, topic: &Arc<str>, now: Moment) {
+        let Some(table) = self.tables.get_mut(topic) else {
+            return;
+        };
+        let Some(trouble) = &table.trouble else {
+            return;
+        };
+        if table.flight.is_some() && !table.giving_way {
+            table.giving_way = true;
+            self.out.push(Command::GiveWay(topic.clone()));
+        }
+        let text = format!(
+            "its rows gave way to other tables' while commits fail: {}",
+            trouble.text
+        );
+        let why = Trouble::new(Cause::GaveWay, text);
+        let open: Vec<_> = of_topic(&self.seats, topic)
+            .filter(|(_, seat)| matches!(seat.state, State::Open { .. }))
+            .map(|(at, _)| at.clone())
+            .collect();
+        for at in open {
+            self.fail(&at, why.clone(), now);
+        }
+    }
+
+    pub(super) fn flush_failing(&mut self, topic: &Arc<str>, trouble: Trouble) {
+        if let Some(table) = self.tables.get_mut(topic) {
+            table.trouble = Some(trouble);
+        }
+    }
+
+    pub(super) fn flush_ended(&mut self, topic: &Arc<str>, end: FlushEnd, now: Moment) {
+        let Some(table) = self.tables.get_mut(topic) else {
+            return;
+        };
+        (table.flying, table.giving_way) = (0, false);
+        let flight = table.flight.take().unwrap_or_default();
+        if let FlushEnd::Committed { .. } = end {
+            table.trouble = None;
+        }
+        for (at, seat) in of_topic_mut(&mut self.seats, topic) {
+            if let State::Open { flying, .. } | State::Leaving { flying, .. } = &mut seat.state
+                && flight.get(&at.bucket) == Some(&seat.generation)
+            {
+                *flying = 0;
+            }
+        }
+        match end {
+            FlushEnd::Nothing => {}
+            FlushEnd::Committed { moved, fenced } => {
+                self.committed(topic, &flight, moved);
+                self.fenced(topic, &flight, fenced);
+            }
+            FlushEnd::Changed => {
+                for at in self.at_work(topic) {
+                    self.surprised(&at, now);
+                }
+            }
+            FlushEnd::Stopped(trouble) => {
+                for at in self.at_work(topic) {
+                    self.fail(&at, trouble.clone(), now);
+                }
+            }
+        }
+        self.retry(now);
+    }
+
+    pub(super) fn committed(
+        &mut self,
+        topic: &Arc<str>,
+        flight: &BTreeMap<Bucket, u64>,
+        moved: Vec<(Bucket, Watermark)>,
+    ) {
+        let mut progress = Vec::new();
+        for (bucket, to) in moved {
+            let at = TopicBucket {
+                topic: topic.clone(),
+                bucket,
+            };
+            let Some(seat) = self.seats.get_mut(&at) else {
+                continue;
+            };
+            if flight.get(&bucket) != Some(&seat.generation) {
+                continue;
+            }
+            seat.failures = 0;
+            if let State::Open { why, .. } = &mut seat.state {
+                *why = None;
+            }
+            progress.push((at, to));
+        }
+        if !progress.is_empty() {
+            self.out.push(Command::Commit(progress));
+        }
+    }
+
+    pub(super) fn fenced(
+        &mut self,
+        topic: &Arc<str>,
+        flight: &BTreeMap<Bucket, u64>,
+        fenced: Vec<Bucket>,
+    ) {
+        let mut begun = Vec::new();
+        for bucket in fenced {
+            let at = TopicBucket {
+                topic: topic.clone(),
+                bucket,
+            };
+            let Some(seat) = self.seats.get_mut(&at) else {
+                continue;
+            };
+            if flight.get(&bucket) != Some(&seat.generation) {
+                continue;
+            }
+            match &mut seat.state {
+                State::Open { held, .. } => {
+                    *held = Held::default();
+                    self.counter += 1;
+                    seat.generation = self.counter;
+                    seat.paused = false;
+                    begun.push(at.clone());
+                }
+                State::Leaving { held, .. } => *held = Held::default(),
+                State::Opening { .. } | State::Stopped { .. } => continue,
+            }
+            self.out.push(Command::Forget(at));
+        }
+        if !begun.is_empty() {
+            self.out.push(Command::Restart(begun));
+        }
+    }
+
+    pub(super) fn at_work(&self, topic: &Arc<str>) -> Vec<TopicBucket> {
+        of_topic(&self.seats, topic)
+            .filter(|(_, seat)| matches!(seat.state, State::Open { .. } | State::Leaving { .. }))
+            .map(|(at, _)| at.clone())
+            .collect()
+    }
+}

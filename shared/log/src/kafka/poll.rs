@@ -1,0 +1,352 @@
+//! The polling thread of a group consumer.
+//!
+//! It never waits for the owner: while an assignment or a revocation waits for its answer it goes on
+//! polling, so other buckets keep flowing and the group sees a live member. When the owner's channel
+//! stays full, everything is paused, and resumed once there is room.
+//!
+//! Invariants:
+//! - a bucket that can't be read, or whose offsets contradict the log, is parked with the first
+//!   message that is in doubt: nothing behind it is handed on;
+//! - what the thread asks the brokers itself, it asks without waiting ([`Inquiries`]).
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::time::{Duration, Instant};
+
+use tidelake_core::Offset;
+use tokio::sync::mpsc;
+
+use super::consumer::Pulse;
+use super::inquiry::Inquiries;
+use super::message::{Batch, Mishap};
+use super::mishap::{Verdict, judge};
+use super::native::{Client, Rebalance};
+use super::progress::{Progress, trouble};
+use super::visit::Visit;
+use crate::{ConsumerSettings, Event, KafkaSettings, LogError, MessageBatch, Start, TopicBucket};
+
+mod commands;
+
+/// Messages of one poll at most.
+const BATCH_MESSAGES_MAX: usize = 10_000;
+const POLL_MS: i32 = 40;
+/// How long the channel may be full before everything is paused.
+const STALL_MAX: Duration = Duration::from_millis(500);
+
+/// What the owner wants.
+#[derive(Debug)]
+pub(super) enum Command {
+    Begin {
+        starts: Vec<Start>,
+        parked: Vec<TopicBucket>,
+    },
+    Restart(Vec<Start>),
+    Release(Vec<TopicBucket>),
+    Pause(Vec<TopicBucket>),
+    Resume(Vec<TopicBucket>),
+    Commit(Vec<(TopicBucket, Offset)>),
+    Close,
+}
+
+/// What the thread owns.
+pub(super) struct Poller {
+    client: Arc<Client>,
+    events: mpsc::Sender<Event>,
+    commands: std_mpsc::Receiver<Command>,
+    pulse: Arc<Pulse>,
+    /// What the group has given us and not asked back.
+    granted: HashSet<TopicBucket>,
+    /// What of it the owner has answered for.
+    owned: HashSet<TopicBucket>,
+    /// What of it is being consumed.
+    assigned: HashSet<TopicBucket>,
+    /// Paused at the owner's wish.
+    held: HashSet<TopicBucket>,
+    progress: Progress,
+    inquiries: Inquiries,
+    /// Events that commands brought about.
+    news: Vec<Event>,
+    /// Everything is paused because the owner does not keep up.
+    stalled: bool,
+    /// Why the client as a whole is not let in, as it was told last.
+    denied: Option<String>,
+    /// To be paid once the group has taken us in.
+    visit: Option<Visit>,
+}
+
+enum Next {
+    Go,
+    Stop,
+}
+
+impl Poller {
+    pub(super) fn new(
+        client: Arc<Client>,
+        events: mpsc::Sender<Event>,
+        commands: std_mpsc::Receiver<Command>,
+        pulse: Arc<Pulse>,
+        patience: Duration,
+        kafka: &KafkaSettings,
+        settings: &ConsumerSettings,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            inquiries: Inquiries::new(client.clone(), settings.discovery, now),
+            client,
+            events,
+            commands,
+            pulse,
+            granted: HashSet::new(),
+            owned: HashSet::new(),
+            assigned: HashSet::new(),
+            held: HashSet::new(),
+            progress: Progress::new(patience),
+            news: Vec::new(),
+            stalled: false,
+            denied: None,
+            visit: settings.instance_id.as_ref().map(|_| Visit {
+                kafka: kafka.clone(),
+                group: settings.group.clone(),
+                topic: settings.visited_topic.clone(),
+            }),
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut waiting: VecDeque<Event> = VecDeque::new();
+        let mut full_since: Option<Instant> = None;
+        loop {
+            self.pulse.beat();
+            if matches!(self.obey(), Next::Stop) {
+                break;
+            }
+            waiting.extend(self.news.drain(..));
+            if let Some(error) = self.client.fatal_error() {
+                waiting.push_back(Event::Ended(error));
+            }
+            // While the owner has not taken what waits, nothing new is consumed, but polling goes
+            // on: rebalances and heartbeats depend on it. Paused buckets deliver nothing.
+            if waiting.is_empty() || self.stalled {
+                waiting.extend(self.poll());
+            }
+            let ended = matches!(waiting.back(), Some(Event::Ended(_)));
+            match self.hand_over(&mut waiting) {
+                Next::Stop => break,
+                Next::Go if ended && waiting.is_empty() => break,
+                Next::Go => {}
+            }
+            if waiting.is_empty() {
+                full_since = None;
+                self.set_stalled(false);
+            } else if full_since.get_or_insert_with(Instant::now).elapsed() > STALL_MAX {
+                self.set_stalled(true);
+            }
+        }
+        drop(waiting);
+        self.inquiries.end();
+        self.client.close();
+    }
+
+    fn poll(&mut self) -> Vec<Event> {
+        let mut raw = Vec::new();
+        self.client.consume(&mut raw, BATCH_MESSAGES_MAX, POLL_MS);
+        let now = Instant::now();
+        let (batch, mishaps) = Batch::new(raw, self.client.clone());
+        let mut batch = MessageBatch::native(batch);
+        let mut failed = Vec::new();
+        let mut ends = Vec::new();
+        // The last first, so that places of earlier ones hold.
+        for mishap in mishaps.into_iter().rev() {
+            match (judge(&mishap), bucket_of(&mishap)) {
+                (Verdict::AtEnd(end), Some(at)) => ends.push((at, end)),
+                (Verdict::Passes | Verdict::AtEnd(_), _) => {
+                    tracing::debug!(error = mishap.text, topic = mishap.topic, "consumer");
+                }
+                (verdict, at) => {
+                    failed.extend(self.mishap(verdict, at, &mishap, &mut batch, now));
+                }
+            }
+        }
+        failed.extend(self.follow(&mut batch, now));
+        let mut events = Vec::new();
+        if !batch.is_empty() {
+            events.push(Event::Messages(batch));
+        }
+        for (at, end) in ends.into_iter().rev() {
+            if self.progress.at_end(&at, end, now) {
+                failed.push(trouble(Some(at), None));
+            }
+        }
+        events.extend(failed);
+        events.extend(self.rebalances());
+        if self.denied.is_some() && !events.is_empty() && self.progress_is_made(&events) {
+            self.denied = None;
+            events.push(trouble(None, None));
+        }
+        if !self.stalled {
+            let looked = self.inquiries.look(&mut self.progress, &self.owned, now);
+            events.extend(looked);
+        }
+        events
+    }
+
+    fn progress_is_made(&self, events: &[Event]) -> bool {
+        events
+            .iter()
+            .any(|event| matches!(event, Event::Messages(_) | Event::Assigned(_)))
+    }
+
+    /// A mishap that does not pass by itself: nothing of its bucket that came after it is handed on.
+    fn mishap(
+        &mut self,
+        verdict: Verdict,
+        at: Option<TopicBucket>,
+        mishap: &Mishap,
+        batch: &mut MessageBatch,
+        now: Instant,
+    ) -> Option<Event> {
+        let Some(at) = at else {
+            let (Verdict::Denied(error) | Verdict::Fails(error)) = verdict else {
+                return None;
+            };
+            let told = self.denied.replace(error.to_string());
+            return (told != self.denied).then(|| trouble(None, Some(error)));
+        };
+        if !self.assigned.contains(&at) {
+            return None;
+        }
+        let error = match verdict {
+            Verdict::Passes | Verdict::AtEnd(_) => return None,
+            Verdict::Unknown => {
+                self.inquiries.suspect(at, now);
+                return None;
+            }
+            Verdict::OutOfRange => None,
+            Verdict::Denied(error) | Verdict::Fails(error) => Some(error),
+        };
+        withhold(batch, &at, mishap.place);
+        let expected = self.progress.next(&at);
+        self.park(&at);
+        match error {
+            None => {
+                let offset = Offset(mishap.offset);
+                let offset = if offset.0 < 0 {
+                    expected.unwrap_or(offset)
+                } else {
+                    offset
+                };
+                self.inquiries.lost(at, offset);
+                None
+            }
+            Some(error) => Some(Event::Failed(at, located(error, expected))),
+        }
+    }
+
+    /// Notes how far buckets have come. One whose offsets contradict the log can't go on.
+    fn follow(&mut self, batch: &mut MessageBatch, now: Instant) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut damages = Vec::new();
+        let mut place = 0;
+        for run in batch.runs() {
+            let at = || TopicBucket {
+                topic: Arc::from(run.topic),
+                bucket: run.bucket,
+            };
+            let end = || self.client.end_offset_seen(&at());
+            match self.progress.took(&run, end, now) {
+                Ok(false) => {}
+                Ok(true) => events.push(trouble(Some(at()), None)),
+                Err(damage) => damages.push((at(), place, damage)),
+            }
+            place += run.len();
+        }
+        for (at, place, damage) in damages.into_iter().rev() {
+            withhold(batch, &at, place + damage.index);
+            self.park(&at);
+            let error = LogError::Damaged {
+                topic: at.topic.to_string(),
+                bucket: at.bucket,
+                offset: damage.offset,
+                reason: damage.reason,
+            };
+            events.push(Event::Failed(at, error));
+        }
+        events
+    }
+
+    fn rebalances(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for rebalance in self.client.take_rebalances() {
+            match rebalance {
+                Rebalance::Assign(buckets) => {
+                    if let Some(visit) = self.visit.take() {
+                        visit.begin();
+                    }
+                    self.granted.extend(buckets.iter().cloned());
+                    events.push(Event::Assigned(buckets));
+                }
+                Rebalance::Revoke(buckets) => {
+                    for at in &buckets {
+                        self.granted.remove(at);
+                    }
+                    events.push(Event::Revoked(buckets));
+                }
+                Rebalance::Failed(text) => tracing::warn!(error = text, "rebalance failed"),
+            }
+        }
+        events
+    }
+
+    /// Gives the owner as many events as it has room for.
+    fn hand_over(&self, waiting: &mut VecDeque<Event>) -> Next {
+        while let Some(event) = waiting.pop_front() {
+            match self.events.try_send(event) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Closed(_)) => return Next::Stop,
+                Err(mpsc::error::TrySendError::Full(event)) => {
+                    waiting.push_front(event);
+                    // No message is taken meanwhile, so this wait is what paces the loop.
+                    std::thread::park_timeout(Duration::from_millis(1));
+                    return Next::Go;
+                }
+            }
+        }
+        Next::Go
+    }
+}
+
+fn bucket_of(mishap: &Mishap) -> Option<TopicBucket> {
+    Some(TopicBucket {
+        topic: Arc::from(mishap.topic.as_str()),
+        bucket: mishap.bucket?,
+    })
+}
+
+/// Takes a bucket's messages out from a place on.
+fn withhold(batch: &mut MessageBatch, at: &TopicBucket, from: usize) {
+    batch.retain(|place, message| {
+        place < from || message.bucket() != at.bucket || message.topic() != &*at.topic
+    });
+}
+
+/// The client does not always say which offset it could not read.
+fn located(error: LogError, expected: Option<Offset>) -> LogError {
+    match (error, expected) {
+        (
+            LogError::Damaged {
+                topic,
+                bucket,
+                offset,
+                reason,
+            },
+            Some(expected),
+        ) if offset < 0 => LogError::Damaged {
+            topic,
+            bucket,
+            offset: expected.0,
+            reason,
+        },
+        (error, _) => error,
+    }
+}
