@@ -4,7 +4,7 @@
 //! seams that callers speak to: [`GroupLog`] (a member of a consumer group), [`BucketReader`] (ranges
 //! and following, outside of any group), [`TopicWriter`], [`LogAdmin`]; [`LogClient`] opens them. Two
 //! logs keep them: [`KafkaLog`], the only place that knows librdkafka, of whose API nothing shows in
-//! these types, and one in memory. It does not know what a message means: that is the codec's.
+//! these types, and [`memory::MemoryLog`]. It does not know what a message means: that is the codec's.
 //!
 //! Invariants:
 //! - Offsets are never stored in the group on the way in: a consumer starts where its owner says
@@ -30,6 +30,7 @@ mod client;
 mod error;
 mod group;
 mod kafka;
+pub mod memory;
 mod message;
 mod read;
 mod settings;

@@ -65,6 +65,15 @@ impl Pulse {
 impl GroupConsumer {
     /// Joins the group.
     pub fn start(kafka: &KafkaSettings, settings: &ConsumerSettings) -> Result<Self, LogError> {
+        Self::start_with_patience(kafka, settings, PATIENCE)
+    }
+
+    /// Joins the group; a bucket that lies behind and brings nothing for so long is told.
+    pub fn start_with_patience(
+        kafka: &KafkaSettings,
+        settings: &ConsumerSettings,
+        patience: Duration,
+    ) -> Result<Self, LogError> {
         let client = Client::consumer(&properties(kafka, settings))?;
         client.subscribe(&settings.subscription)?;
         let (event_sender, events) = mpsc::channel(EVENTS_MAX);
@@ -75,7 +84,7 @@ impl GroupConsumer {
             event_sender,
             command_receiver,
             pulse.clone(),
-            PATIENCE,
+            patience,
             kafka,
             settings,
         );

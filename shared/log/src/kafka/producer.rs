@@ -1,8 +1,8 @@
 //! A librdkafka producer: acknowledged by all replicas, idempotent.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,10 +17,19 @@ use tokio::sync::oneshot;
 
 use crate::{Delivery, KafkaSettings, LogError, Message, ProducerSettings};
 
-/// A shared handle of one librdkafka producer.
+/// A shared handle of a librdkafka producer.
+///
+/// An idempotent producer that has lost its sequence can't write any more, and librdkafka calls that
+/// fatal. What it had not acknowledged has failed then, and whoever wrote it decides what to do; for
+/// what comes after, another one takes its place.
 #[derive(Clone)]
 pub struct Producer {
-    inner: Arc<Polled>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: ClientConfig,
+    current: RwLock<Arc<Polled>>,
 }
 
 /// A producer whose acknowledgements are taken by a thread of its own.
@@ -30,6 +39,8 @@ pub struct Producer {
 struct Polled {
     producer: Arc<BaseProducer<Acknowledge>>,
     stopped: Arc<AtomicBool>,
+    /// It can't write any more.
+    broken: Arc<AtomicBool>,
 }
 
 /// How long one poll waits; acknowledgements end the wait at once. The thread outlives its producer
@@ -37,10 +48,14 @@ struct Polled {
 const POLL: Duration = Duration::from_secs(1);
 
 impl Polled {
-    fn start(producer: BaseProducer<Acknowledge>) -> std::io::Result<Self> {
+    fn start(config: &ClientConfig) -> Result<Self, LogError> {
+        let broken: Arc<AtomicBool> = Arc::default();
+        let acknowledge = Acknowledge(broken.clone());
+        let producer = config.create_with_context(acknowledge);
         let polled = Self {
-            producer: Arc::new(producer),
+            producer: Arc::new(producer.map_err(|error| setting_error(&error))?),
             stopped: Arc::default(),
+            broken,
         };
         let (producer, stopped) = (polled.producer.clone(), polled.stopped.clone());
         std::thread::Builder::new()
@@ -49,7 +64,8 @@ impl Polled {
                 while !stopped.load(Ordering::Acquire) {
                     producer.poll(POLL);
                 }
-            })?;
+            })
+            .map_err(|error| LogError::Client(format!("start the producer's thread: {error}")))?;
         Ok(polled)
     }
 }
@@ -60,9 +76,19 @@ impl Drop for Polled {
     }
 }
 
-struct Acknowledge;
+/// Takes acknowledgements, and notes a failure that is for good.
+struct Acknowledge(Arc<AtomicBool>);
 
-impl ClientContext for Acknowledge {}
+impl ClientContext for Acknowledge {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(Code::Fatal) {
+            self.0.store(true, Ordering::Release);
+            tracing::warn!(%error, reason, "the producer is replaced");
+        } else {
+            tracing::debug!(%error, reason, "producer");
+        }
+    }
+}
 
 impl ProducerContext for Acknowledge {
     type DeliveryOpaque = Box<oneshot::Sender<Result<Offset, LogError>>>;
@@ -70,7 +96,12 @@ impl ProducerContext for Acknowledge {
     fn delivery(&self, result: &DeliveryResult<'_>, waiter: Self::DeliveryOpaque) {
         let answer = match result {
             Ok(message) => Ok(Offset(message.offset())),
-            Err((error, message)) => Err(delivery_error(error, message)),
+            Err((error, message)) => {
+                if error.rdkafka_error_code() == Some(Code::Fatal) {
+                    self.0.store(true, Ordering::Release);
+                }
+                Err(delivery_error(error, message))
+            }
         };
         // Nobody waits any more: the client went away.
         let _ = waiter.send(answer);
@@ -85,8 +116,9 @@ fn delivery_error(error: &KafkaError, message: &rdkafka::message::BorrowedMessag
             topic,
             bytes: message.payload_len(),
         },
+        // One broker's word, or none's: whether the topic is gone, only the controller can say.
         Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-            LogError::NoTopic(topic)
+            unknown(&topic)
         }
         Some(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
             LogError::Denied(format!("write to {topic}"))
@@ -124,14 +156,29 @@ impl Producer {
         for (name, value) in kafka.properties(&defaults, &fixed) {
             config.set(name, value);
         }
-        let producer = config
-            .create_with_context(Acknowledge)
-            .map_err(|error| setting_error(&error))?;
-        let polled = Polled::start(producer)
-            .map_err(|error| LogError::Client(format!("start the producer's thread: {error}")))?;
+        let polled = Polled::start(&config)?;
         Ok(Self {
-            inner: Arc::new(polled),
+            inner: Arc::new(Inner {
+                config,
+                current: RwLock::new(Arc::new(polled)),
+            }),
         })
+    }
+
+    /// The producer that can write.
+    fn current(&self) -> Result<Arc<Polled>, LogError> {
+        // Nobody panics while holding it.
+        let current = self.inner.current.read();
+        let current = current.unwrap_or_else(PoisonError::into_inner).clone();
+        if !current.broken.load(Ordering::Acquire) {
+            return Ok(current);
+        }
+        let seat = self.inner.current.write();
+        let mut seat = seat.unwrap_or_else(PoisonError::into_inner);
+        if seat.broken.load(Ordering::Acquire) {
+            *seat = Arc::new(Polled::start(&self.inner.config)?);
+        }
+        Ok(seat.clone())
     }
 
     /// Writes one message and waits until the log has it.
@@ -182,7 +229,8 @@ impl Producer {
             }
             record = record.headers(headers);
         }
-        match self.inner.producer.send(record) {
+        let current = self.current()?;
+        match current.producer.send(record) {
             Ok(()) => Ok(Delivery(receiver)),
             Err((error, _)) => Err(match error.rdkafka_error_code() {
                 Some(Code::QueueFull) => LogError::QueueFull,
@@ -190,8 +238,11 @@ impl Producer {
                     topic: message.topic.to_string(),
                     bytes: message.value.as_ref().map_or(0, Bytes::len),
                 },
-                Some(Code::UnknownTopic | Code::UnknownPartition) => {
-                    LogError::NoTopic(message.topic.to_string())
+                Some(Code::UnknownTopic | Code::UnknownPartition) => unknown(&message.topic),
+                // The next one is written by another producer.
+                Some(Code::Fatal) => {
+                    current.broken.store(true, Ordering::Release);
+                    LogError::unavailable(format!("write to {}", message.topic), error)
                 }
                 _ => LogError::Client(error.to_string()),
             }),
@@ -200,12 +251,17 @@ impl Producer {
 
     /// Waits until everything handed over is acknowledged or has failed.
     pub async fn flush(&self, deadline: Duration) -> Result<(), LogError> {
-        let inner = self.inner.clone();
-        tokio::task::spawn_blocking(move || inner.producer.flush(deadline))
+        let current = self.current()?;
+        tokio::task::spawn_blocking(move || current.producer.flush(deadline))
             .await
             .map_err(|error| LogError::Client(error.to_string()))?
             .map_err(|error| LogError::unavailable("flush the producer", error))
     }
+}
+
+fn unknown(topic: &str) -> LogError {
+    let reason = "the brokers do not know it: they have not heard of it yet, or it was deleted";
+    LogError::unavailable(format!("write to {topic}"), reason)
 }
 
 impl fmt::Debug for Producer {
@@ -229,5 +285,55 @@ pub(crate) fn setting_error(error: &KafkaError) -> LogError {
             reason: reason.clone(),
         },
         other => LogError::Client(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(unsafe_code, reason = "librdkafka's way to raise a fatal error")]
+
+    use std::time::Instant;
+
+    use rdkafka::bindings as rd;
+    use rdkafka::types::RDKafkaRespErr as RespErr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_producer_that_has_failed_for_good_is_replaced() {
+        let kafka = KafkaSettings {
+            bootstrap: "127.0.0.1:1".into(),
+            ..KafkaSettings::default()
+        };
+        let settings = ProducerSettings {
+            delivery_timeout: Duration::from_secs(2),
+            ..ProducerSettings::default()
+        };
+        let producer = Producer::new(&kafka, settings).unwrap();
+        let first = producer.current().unwrap();
+        let waiting = producer.enqueue(Message::new("t", Bucket(0), "a")).unwrap();
+        // SAFETY: a live handle and a string that is copied.
+        unsafe {
+            let code = RespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+            let handle = first.producer.client().native_ptr();
+            rd::rd_kafka_test_fatal_error(handle, code, c"told to".as_ptr());
+        }
+        let failed = waiting.await;
+        assert!(
+            matches!(failed, Err(LogError::Unacknowledged { .. })),
+            "{failed:?}"
+        );
+        let begun = Instant::now();
+        loop {
+            match producer.enqueue(Message::new("t", Bucket(0), "b")) {
+                Ok(_) => break,
+                Err(LogError::Unavailable { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10));
+        }
+        let second = producer.current().unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(second.producer.client().fatal_error().is_none());
     }
 }

@@ -1,0 +1,178 @@
+//! Stands between a client and a broker and does to its answers what it is told.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::{
+    ApiKey, FetchResponse, FindCoordinatorResponse, MetadataResponse, ResponseHeader,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+type Edit = Box<dyn Fn(&[u8]) -> Vec<u8> + Send>;
+
+#[derive(Default)]
+struct Mischief {
+    /// What becomes of the record batches of a fetch.
+    edit: Option<Edit>,
+    /// Fetches are swallowed.
+    holds: bool,
+    /// So many answers say that no topic is known.
+    forgets: usize,
+}
+
+pub struct Proxy {
+    port: u16,
+    upstream: String,
+    mischief: Mutex<Mischief>,
+}
+
+impl Proxy {
+    pub async fn start(upstream: String) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Arc::new(Self {
+            port: listener.local_addr().unwrap().port(),
+            upstream,
+            mischief: Mutex::default(),
+        });
+        let serving = proxy.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if let Ok(broker) = TcpStream::connect(&serving.upstream).await {
+                    serving.clone().pump(client, broker);
+                }
+            }
+        });
+        proxy
+    }
+
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn edit(&self, edit: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) {
+        self.mischief.lock().unwrap().edit = Some(Box::new(edit));
+    }
+
+    pub fn hold(&self, holds: bool) {
+        self.mischief.lock().unwrap().holds = holds;
+    }
+
+    pub fn forget_topics(&self, answers: usize) {
+        self.mischief.lock().unwrap().forgets = answers;
+    }
+
+    fn pump(self: Arc<Self>, client: TcpStream, broker: TcpStream) {
+        let (from_client, to_client) = client.into_split();
+        let (from_broker, to_broker) = broker.into_split();
+        let asked = Arc::new(Mutex::new(HashMap::new()));
+        tokio::spawn(self.clone().requests(from_client, to_broker, asked.clone()));
+        tokio::spawn(self.answers(from_broker, to_client, asked));
+    }
+
+    async fn requests(
+        self: Arc<Self>,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        asked: Arc<Mutex<HashMap<i32, (i16, i16)>>>,
+    ) {
+        while let Ok(frame) = read(&mut from).await {
+            let mut head = &frame[..8];
+            let (key, version, id) = (head.get_i16(), head.get_i16(), head.get_i32());
+            asked.lock().unwrap().insert(id, (key, version));
+            let held = self.mischief.lock().unwrap().holds && key == ApiKey::Fetch as i16;
+            if !held && write(&mut to, &frame).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn answers(
+        self: Arc<Self>,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        asked: Arc<Mutex<HashMap<i32, (i16, i16)>>>,
+    ) {
+        while let Ok(frame) = read(&mut from).await {
+            let id = (&frame[..4]).get_i32();
+            let (key, version) = asked.lock().unwrap().remove(&id).unwrap();
+            let frame = match ApiKey::try_from(key) {
+                Ok(ApiKey::Metadata) => rewrite(frame, version, |m| self.metadata(m)),
+                Ok(ApiKey::FindCoordinator) => rewrite(frame, version, |m| self.coordinator(m)),
+                Ok(ApiKey::Fetch) => rewrite(frame, version, |m| self.fetched(m)),
+                _ => frame,
+            };
+            if write(&mut to, &frame).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn metadata(&self, answer: &mut MetadataResponse) {
+        for broker in &mut answer.brokers {
+            broker.host = StrBytes::from_static_str("127.0.0.1");
+            broker.port = i32::from(self.port);
+        }
+        let mut mischief = self.mischief.lock().unwrap();
+        if mischief.forgets > 0 && !answer.topics.is_empty() {
+            mischief.forgets -= 1;
+            for topic in &mut answer.topics {
+                topic.error_code = ResponseError::UnknownTopicOrPartition.code();
+                topic.partitions.clear();
+            }
+        }
+    }
+
+    fn coordinator(&self, answer: &mut FindCoordinatorResponse) {
+        answer.port = i32::from(self.port);
+        for coordinator in &mut answer.coordinators {
+            coordinator.port = i32::from(self.port);
+        }
+    }
+
+    fn fetched(&self, answer: &mut FetchResponse) {
+        let mischief = self.mischief.lock().unwrap();
+        let Some(edit) = &mischief.edit else {
+            return;
+        };
+        let partitions = answer
+            .responses
+            .iter_mut()
+            .flat_map(|topic| &mut topic.partitions);
+        for records in partitions.filter_map(|partition| partition.records.as_mut()) {
+            *records = Bytes::from(edit(records));
+        }
+    }
+}
+
+fn rewrite<R: Decodable + Encodable + HeaderVersion>(
+    frame: Bytes,
+    version: i16,
+    change: impl FnOnce(&mut R),
+) -> Bytes {
+    let mut rest = frame;
+    let header = ResponseHeader::decode(&mut rest, R::header_version(version)).unwrap();
+    let mut answer = R::decode(&mut rest, version).unwrap();
+    change(&mut answer);
+    let mut whole = BytesMut::new();
+    header
+        .encode(&mut whole, R::header_version(version))
+        .unwrap();
+    answer.encode(&mut whole, version).unwrap();
+    whole.freeze()
+}
+
+async fn read(from: &mut OwnedReadHalf) -> std::io::Result<Bytes> {
+    let mut frame = vec![0; from.read_i32().await? as usize];
+    from.read_exact(&mut frame).await?;
+    Ok(frame.into())
+}
+
+async fn write(to: &mut OwnedWriteHalf, frame: &[u8]) -> std::io::Result<()> {
+    to.write_i32(frame.len() as i32).await?;
+    to.write_all(frame).await
+}
