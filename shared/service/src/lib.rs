@@ -37,7 +37,7 @@ pub use health::{ComponentHealth, Health, HealthHandle, HealthReport};
 pub use metrics::Metrics;
 pub use problem::Problem;
 pub use routes::standard_routes;
-pub use serve::{DRAIN_MAX, Running, serve};
+pub use serve::{DRAIN_MAX, HttpSettings, Running, serve, serve_with};
 pub use shutdown::Shutdown;
 
 use tidelake_core::clock::{self, SharedClock};
