@@ -9,9 +9,9 @@
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -33,6 +33,8 @@ pub(crate) enum Fault {
     CutShort(String),
     #[error("no byte of the body came for {} s", .0.as_secs())]
     Idle(Duration),
+    #[error("the body came at less than {} bytes a second for {} s", .0.bytes_per_s_min, .0.window.as_secs())]
+    Slow(Pace),
     #[error("the body has more than {0} bytes, decompressed")]
     TooLarge(u64),
     #[error("the body is not valid {coding}: {reason}")]
@@ -70,21 +72,111 @@ impl FaultCell {
     }
 }
 
+/// How fast a body must come. What the decoder keeps the client waiting for does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// Longest pause.
+    pub idle: Duration,
+    /// Over each window; 0 asks for nothing.
+    pub bytes_per_s_min: u64,
+    pub window: Duration,
+}
+
+/// A body that is read at its pace.
+struct Paced {
+    body: BodyDataStream,
+    pace: Pace,
+    /// Waited for bytes since the window began.
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Paced {
+    fn new(body: Body, pace: Pace) -> Self {
+        Self {
+            body: body.into_data_stream(),
+            pace,
+            waited: Duration::ZERO,
+            bytes: 0,
+        }
+    }
+
+    /// The next chunk; none at the body's end.
+    async fn next(&mut self) -> Option<Result<Bytes, Fault>> {
+        let mut paused = Duration::ZERO;
+        loop {
+            let idle_left = self.pace.idle.saturating_sub(paused);
+            let window_left = self.pace.window.saturating_sub(self.waited);
+            let began = Instant::now();
+            let chunk = tokio::time::timeout(idle_left.min(window_left), self.body.next()).await;
+            let waited = began.elapsed();
+            self.waited += waited;
+            paused += waited;
+            match chunk {
+                Ok(None) => return None,
+                Ok(Some(Err(error))) => return Some(Err(Fault::CutShort(error.to_string()))),
+                Ok(Some(Ok(chunk))) => {
+                    self.bytes += chunk.len() as u64;
+                    return Some(self.check_window().map(|()| chunk));
+                }
+                Err(_) if paused >= self.pace.idle => {
+                    return Some(Err(Fault::Idle(self.pace.idle)));
+                }
+                Err(_) => {
+                    if let Err(fault) = self.check_window() {
+                        return Some(Err(fault));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins the next window where one is over.
+    fn check_window(&mut self) -> Result<(), Fault> {
+        if self.waited < self.pace.window {
+            return Ok(());
+        }
+        let wanted = self.pace.bytes_per_s_min as f64 * self.waited.as_secs_f64();
+        let slow = (self.bytes as f64) < wanted;
+        self.waited = Duration::ZERO;
+        self.bytes = 0;
+        if slow {
+            Err(Fault::Slow(self.pace))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A body of at most `bytes_max` bytes, read whole.
+pub(crate) async fn whole(body: Body, bytes_max: usize, pace: Pace) -> Result<Bytes, Fault> {
+    let mut body = Paced::new(body, pace);
+    let Some(first) = body.next().await.transpose()? else {
+        return Ok(Bytes::new());
+    };
+    if first.len() > bytes_max {
+        return Err(Fault::TooLarge(bytes_max as u64));
+    }
+    let mut all: Option<Vec<u8>> = None;
+    while let Some(chunk) = body.next().await.transpose()? {
+        let all = all.get_or_insert_with(|| first.to_vec());
+        if all.len() + chunk.len() > bytes_max {
+            return Err(Fault::TooLarge(bytes_max as u64));
+        }
+        all.extend_from_slice(&chunk);
+    }
+    Ok(all.map_or(first, Bytes::from))
+}
+
 /// Starts to read the body; the bytes arrive in the answered [`Chunks`].
-pub(crate) fn pump(body: Body, idle_timeout: Duration) -> Chunks {
+pub(crate) fn pump(body: Body, pace: Pace) -> Chunks {
     let (to, from) = mpsc::channel(CHUNKS_MAX);
     tokio::spawn(async move {
-        let mut body = body.into_data_stream();
-        loop {
-            let chunk = match tokio::time::timeout(idle_timeout, body.next()).await {
-                Err(_) => Err(Fault::Idle(idle_timeout)),
-                Ok(None) => return,
-                Ok(Some(Err(error))) => Err(Fault::CutShort(error.to_string())),
-                Ok(Some(Ok(chunk))) => Ok(chunk),
-            };
+        let mut body = Paced::new(body, pace);
+        while let Some(chunk) = body.next().await {
             let failed = chunk.is_err();
             if to.send(chunk).await.is_err() {
-                drain(body).await;
+                drain(body.body).await;
                 return;
             }
             if failed {
@@ -99,7 +191,7 @@ pub(crate) fn pump(body: Body, idle_timeout: Duration) -> Chunks {
     }
 }
 
-async fn drain(mut body: axum::body::BodyDataStream) {
+async fn drain(mut body: BodyDataStream) {
     let all = async {
         let mut bytes = 0;
         while let Some(Ok(chunk)) = body.next().await {

@@ -111,9 +111,9 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         runtime.health.component("log"),
         runtime.shutdown.clone(),
     ));
-    let shutdown = runtime.shutdown.clone();
+    let (shutdown, http) = (runtime.shutdown.clone(), settings.http.clone());
     let task = tokio::spawn(async move {
-        let served = tidelake_service::serve(listener, router, shutdown).await;
+        let served = tidelake_service::serve_with(listener, router, shutdown, &http).await;
         watch.abort();
         give.abort();
         served.map_err(ServiceError::from)

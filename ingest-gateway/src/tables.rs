@@ -15,6 +15,7 @@ mod purge;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -162,7 +163,7 @@ fn died(error: tokio::task::JoinError) -> Problem {
 }
 
 async fn describe_one(gateway: &Gateway, table: &LiveTable) -> Result<Description, Answer> {
-    let snapshot = table.snapshot(std::time::Duration::ZERO).await?;
+    let snapshot = gateway.tables.snapshot(table, Duration::ZERO).await?;
     let end_offsets = match gateway.tables.end_offsets(table).await {
         Ok(ends) => Some(ends),
         Err(Answer(problem)) => {

@@ -1,8 +1,10 @@
 //! The gateway over HTTP, with a log in memory.
 
+mod bounds;
 mod broker;
 mod dead_letters;
 mod memory_log;
+mod other_engines;
 mod records;
 mod tables;
 mod upserts;

@@ -52,6 +52,7 @@ fn decode_chunks(
         format,
         operation: Operation::Write,
         table: table(),
+        room: Room::Stream(64 << 20),
         spool: Spool::new(SpoolBudget::new(1 << 20, 1 << 30, 1 << 30, None)),
     })
 }

@@ -6,19 +6,27 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tidelake_catalog::{Catalog, TableEntry};
+use tidelake_catalog::{Catalog, TableEntry, TableMode};
 use tidelake_core::clock::{SharedClock, UnixMillis};
 use tidelake_core::ids::SharedIds;
-use tidelake_core::{Bucket, TableId, TenantId, Watermark};
-use tidelake_log::topics;
-use tidelake_manifest::{DeltaTable, Snapshot};
+use tidelake_core::{Bucket, ErrorKind, TableId, TenantId, Watermark};
+use tidelake_log::{LogError, topics};
+use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
+use tidelake_schema::TableSchema;
 use tidelake_storage::Store;
 
 use super::by_bucket;
 use crate::log::TableLog;
 use crate::problem::{self, Answer};
+use crate::produce::ProduceError;
 use crate::request::shared;
 use crate::settings::TableSettings;
+
+/// How old a view of the table's own log may be that records are checked by. Another engine may
+/// change the schema there, and nobody tells the gateway.
+const SCHEMA_AGE_MAX: Duration = Duration::from_secs(1);
+/// From this age on the next look is made beside the requests, so that none waits for it.
+const SCHEMA_AGE_GOOD: Duration = Duration::from_millis(500);
 
 /// One incarnation of a table.
 #[derive(Debug)]
@@ -28,43 +36,133 @@ pub(crate) struct LiveTable {
     delta: DeltaTable,
     /// Rises by one for each body, so that bodies of one message take turns too.
     turn: AtomicU32,
-    seen: tokio::sync::Mutex<Option<Seen>>,
+    seen: RwLock<Option<Seen>>,
+    /// One look at the log at a time.
+    looking: Arc<tokio::sync::Mutex<()>>,
 }
 
-#[derive(Debug)]
+/// What a look at the table's log showed.
+#[derive(Debug, Clone)]
 struct Seen {
     snapshot: Arc<Snapshot>,
+    /// The table with the schema of its log.
+    logged: Arc<TableEntry>,
+    /// The look began then, or one that failed while the store was away.
     at: Instant,
 }
 
 impl LiveTable {
+    fn new(entry: &Arc<TableEntry>, delta: DeltaTable) -> Self {
+        Self {
+            entry: Arc::clone(entry),
+            topic: shared(&entry.topic),
+            delta,
+            turn: AtomicU32::new(0),
+            seen: RwLock::default(),
+            looking: Arc::default(),
+        }
+    }
+
     pub(crate) fn next_turn(&self) -> u32 {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The table's latest version, or one that was the latest within `age_max`. Callers that wait
     /// for the same look share it.
-    pub(crate) async fn snapshot(&self, age_max: Duration) -> Result<Arc<Snapshot>, Answer> {
+    pub(crate) async fn snapshot(&self, age_max: Duration) -> Result<Arc<Snapshot>, ManifestError> {
+        if let Some(seen) = self.seen_within(age_max) {
+            return Ok(seen.snapshot);
+        }
         let asked = Instant::now();
-        let mut seen = self.seen.lock().await;
-        let snapshot = match seen.as_ref() {
-            Some(seen) if seen.at >= asked || seen.at.elapsed() < age_max => {
-                return Ok(Arc::clone(&seen.snapshot));
+        let _turn = self.looking.lock().await;
+        match self.seen_since(asked).or_else(|| self.seen_within(age_max)) {
+            Some(seen) => Ok(seen.snapshot),
+            None => Ok(self.look().await?.snapshot),
+        }
+    }
+
+    /// The table with the schema of its own log, by which records are checked: of a version that
+    /// was the latest within [`SCHEMA_AGE_MAX`]. While the store is away, what was seen last must
+    /// do: nobody who needs the store changes the table either.
+    pub(crate) async fn logged(self: &Arc<Self>) -> Result<Arc<TableEntry>, ManifestError> {
+        if let Some(seen) = self.seen_within(SCHEMA_AGE_MAX) {
+            if seen.at.elapsed() >= SCHEMA_AGE_GOOD {
+                self.look_beside();
             }
-            Some(Seen { snapshot, .. }) => {
-                let at = Instant::now();
-                let snapshot = self.delta.refresh(snapshot).await?;
-                Seen { snapshot, at }
-            }
-            None => {
-                let at = Instant::now();
-                Seen {
-                    snapshot: self.delta.snapshot().await?,
-                    at,
-                }
-            }
+            return Ok(seen.logged);
+        }
+        let asked = Instant::now();
+        let _turn = self.looking.lock().await;
+        if let Some(seen) = self.seen_since(asked) {
+            return Ok(seen.logged);
+        }
+        match self.look().await {
+            Ok(seen) => Ok(seen.logged),
+            Err(error) => self.bridge(asked, &error).ok_or(error),
+        }
+    }
+
+    /// What was seen last, if `error` says only that the store is away; nobody tries again at once.
+    fn bridge(&self, at: Instant, error: &ManifestError) -> Option<Arc<TableEntry>> {
+        if error.kind() != ErrorKind::Unavailable {
+            return None;
+        }
+        let mut seen = self.seen.write();
+        let seen = seen.as_mut()?;
+        tracing::warn!(table = %self.entry.id, %error, "the table's log could not be looked at");
+        seen.at = at;
+        Some(Arc::clone(&seen.logged))
+    }
+
+    /// Looks at the log in a task of its own, unless somebody does.
+    fn look_beside(self: &Arc<Self>) {
+        let Ok(turn) = Arc::clone(&self.looking).try_lock_owned() else {
+            return;
         };
-        Ok(Arc::clone(&seen.insert(snapshot).snapshot))
+        let table = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = table.look().await {
+                // Whoever needs it looks again, and is told.
+                tracing::debug!(table = %table.entry.id, %error, "a look at the log failed");
+            }
+            drop(turn);
+        });
+    }
+
+    /// Whose turn it is to look.
+    async fn look(&self) -> Result<Seen, ManifestError> {
+        let at = Instant::now();
+        let before = self.seen.read().clone();
+        let snapshot = match &before {
+            Some(seen) => self.delta.refresh(&seen.snapshot).await?,
+            None => self.delta.snapshot().await?,
+        };
+        let logged = match before {
+            Some(seen) if seen.snapshot.schema() == snapshot.schema() => seen.logged,
+            _ => Arc::new(TableEntry {
+                schema: TableSchema::clone(snapshot.schema()),
+                ..self.entry.as_ref().clone()
+            }),
+        };
+        let seen = Seen {
+            snapshot,
+            logged,
+            at,
+        };
+        *self.seen.write() = Some(seen.clone());
+        Ok(seen)
+    }
+
+    fn seen_within(&self, age_max: Duration) -> Option<Seen> {
+        let seen = self.seen.read();
+        seen.as_ref()
+            .filter(|seen| seen.at.elapsed() < age_max)
+            .cloned()
+    }
+
+    fn seen_since(&self, asked: Instant) -> Option<Seen> {
+        let seen = self.seen.read();
+        seen.as_ref().filter(|seen| seen.at >= asked).cloned()
     }
 
     /// How far the table's log covers each bucket.
@@ -171,6 +269,61 @@ impl Tables {
         }
     }
 
+    /// The table with the schema of its own log; see [`LiveTable::logged`].
+    pub(crate) async fn logged(&self, table: &Arc<LiveTable>) -> Result<Arc<TableEntry>, Answer> {
+        let logged = match table.logged().await {
+            Ok(logged) => logged,
+            Err(error) => return Err(self.unreadable(table, &error).await),
+        };
+        if !Arc::ptr_eq(&logged, &table.entry) {
+            check_key(&table.entry, &logged)?;
+        }
+        Ok(logged)
+    }
+
+    /// The table's latest version, or one that was the latest within `age_max`.
+    pub(crate) async fn snapshot(
+        &self,
+        table: &LiveTable,
+        age_max: Duration,
+    ) -> Result<Arc<Snapshot>, Answer> {
+        match table.snapshot(age_max).await {
+            Ok(snapshot) => Ok(snapshot),
+            Err(error) => Err(self.unreadable(table, &error).await),
+        }
+    }
+
+    /// Why records are not known to be in the log, as clients are told. A log that does not know
+    /// the topic of a table that the catalog has may not know it for a moment only.
+    pub(crate) async fn not_produced(&self, entry: &TableEntry, error: &ProduceError) -> Answer {
+        if let ProduceError::Nothing(LogError::NoTopic(_))
+        | ProduceError::Unknown(LogError::NoTopic(_)) = error
+            && matches!(self.is_current(entry).await, Ok(false))
+        {
+            return problem::no_table(entry.id.table.as_str()).into();
+        }
+        problem::of_produce(&entry.id, error)
+    }
+
+    /// Why the table's log can't be read, as clients are told. What the catalog has is no missing
+    /// table, whatever became of its log.
+    pub(crate) async fn unreadable(&self, table: &LiveTable, error: &ManifestError) -> Answer {
+        if let ManifestError::NoTable { .. } = error {
+            match self.is_current(&table.entry).await {
+                Err(answer) => return answer,
+                Ok(false) => return problem::no_table(table.entry.id.table.as_str()).into(),
+                Ok(true) => {}
+            }
+        }
+        problem::unreadable(&table.entry.id, error)
+    }
+
+    /// True where the catalog, as of now, still has this incarnation of the table.
+    pub(crate) async fn is_current(&self, entry: &TableEntry) -> Result<bool, Answer> {
+        let now = self.catalog.find_fresh(&entry.id).await?;
+        Ok(now.is_some_and(|now| now.topic_id == entry.topic_id))
+    }
+
     /// The tenant's tables by name, as of now; with or without dead-letter tables.
     pub(crate) async fn of_tenant(
         &self,
@@ -213,13 +366,7 @@ impl Tables {
         if let Some(live) = all.get(&entry.id).filter(same) {
             return Arc::clone(live);
         }
-        let live = Arc::new(LiveTable {
-            entry: Arc::clone(entry),
-            topic: shared(&entry.topic),
-            delta: self.delta(&entry.location()),
-            turn: AtomicU32::new(0),
-            seen: tokio::sync::Mutex::default(),
-        });
+        let live = Arc::new(LiveTable::new(entry, self.delta(&entry.location())));
         all.insert(entry.id.clone(), Arc::clone(&live));
         live
     }
@@ -227,4 +374,22 @@ impl Tables {
     pub(super) fn forget(&self, id: &TableId) {
         self.live.write().remove(id);
     }
+}
+
+/// Refuses an upsert table whose log says another primary key than it was made with: its records
+/// lie in buckets by that key.
+fn check_key(made: &TableEntry, logged: &TableEntry) -> Result<(), Answer> {
+    let (wanted, found) = (
+        &made.schema.identifier_field_ids,
+        &logged.schema.identifier_field_ids,
+    );
+    if made.mode == TableMode::Append || wanted == found {
+        return Ok(());
+    }
+    let detail = format!(
+        "table {} was made with the key of fields {wanted:?}, and its log says {found:?}",
+        made.id.table
+    );
+    let hint = "set the key back, or load the rows into a new table";
+    Err(problem::table_unavailable(detail).hint(hint).into())
 }
