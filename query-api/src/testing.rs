@@ -385,6 +385,7 @@ impl World {
             schema: schema.clone(),
             append_only: false,
             properties: BTreeMap::new(),
+            first_version: TableVersion(0),
         };
         let snapshot = Arc::clone(delta.create(spec).await.unwrap().snapshot());
         self.log.add_topic(&entry.topic, buckets);
@@ -660,14 +661,15 @@ impl TestTable {
         } else {
             let mut pen = vector::VectorFile::new(ids::random().next_uuid());
             let descriptor = pen.push(&deleted);
-            let (name, bytes) = pen.finish();
-            self.delta.store().put(&name, bytes.into()).await.unwrap();
+            for (name, bytes) in pen.finish() {
+                self.delta.store().put(&name, bytes.into()).await.unwrap();
+            }
             descriptor
         };
-        let stats = file.stats().unwrap().clone().widened();
+        let stats = file.widened_stats().unwrap();
         let add = Add {
             deletion_vector: Some(descriptor),
-            stats: Some(stats.to_json()),
+            stats: Some(stats),
             ..file.add.clone()
         };
         let remove = file.add.to_remove(1_800_000_000_000, true);

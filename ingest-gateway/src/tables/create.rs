@@ -309,6 +309,7 @@ impl Tables {
             schema: schema.clone(),
             append_only: mode == TableMode::Append,
             properties: properties.clone(),
+            first_version: TableVersion(0),
         };
         // Boxed, or the compiler can't see that the whole future is `Send`.
         let made = self.delta(&location).create(spec).boxed().await?;

@@ -243,13 +243,12 @@ impl Keyed {
                     true => vector::inline(&dead),
                     false => pen.push(&dead),
                 });
-                let stats = tidelake_manifest::Stats::parse(new.add.stats.as_deref().unwrap());
-                new.add.stats = Some(stats.unwrap().widened().to_json());
+                let stats = tidelake_manifest::DataFile::of(new.add.clone()).unwrap().widened_stats();
+                new.add.stats = Some(stats.unwrap());
             }
             tx.adds.push(new.add.clone());
         }
-        if !pen.is_empty() {
-            let (name, bytes) = pen.finish();
+        for (name, bytes) in pen.finish() {
             let store = self.table.delta.store();
             store.put(&name, bytes.into()).await.unwrap();
         }

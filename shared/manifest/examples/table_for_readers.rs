@@ -43,6 +43,7 @@ async fn main() -> Outcome<()> {
         schema: schema.clone(),
         append_only,
         properties: BTreeMap::new(),
+        first_version: TableVersion(0),
     };
     let mut snapshot = Arc::clone(table.create(spec).await?.snapshot());
     for flush in 0..12 {
@@ -113,17 +114,11 @@ async fn flush_of(
         } else {
             file.place(&rows)?
         };
-        if !file.is_empty() {
-            let (name, bytes) = file.finish();
+        for (name, bytes) in file.finish() {
             table.store().put(&name, bytes.into()).await?;
         }
         tx.removes.push(before.add.to_remove(now_ms, true));
-        let stats = before
-            .stats()
-            .ok_or("no statistics")?
-            .clone()
-            .widened()
-            .to_json();
+        let stats = before.widened_stats().ok_or("no statistics")?;
         tx.adds.push(Add {
             deletion_vector: Some(vector),
             stats: Some(stats),

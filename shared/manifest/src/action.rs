@@ -1,11 +1,14 @@
 //! The actions of a Delta log, as they stand in a commit: one JSON object on each line.
 //!
 //! Field names and meanings are those of the Delta protocol. Unknown actions and unknown fields are
-//! ignored. Nothing here decides anything: that is replay's and [`crate::conflict`]'s part.
+//! ignored, and an optional field that is null counts as absent. Of `commitInfo`, in which writers
+//! may put any JSON, what has another form than ours counts as absent too: it says nothing about the
+//! table's rows. What does (paths, vectors, schema, versions) is never guessed.
+//! Nothing here decides anything: that is replay's and [`crate::conflict`]'s part.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// A map with values that may be null, as partition values and tags are.
@@ -24,13 +27,15 @@ pub const TAG_LEVEL: &str = "tidelake.level";
 pub struct Add {
     /// Relative to the table, percent-encoded. See [`decode_path`].
     pub path: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub partition_values: NullableMap,
     /// Bytes.
     pub size: i64,
     /// Milliseconds since the epoch.
+    #[serde(default, deserialize_with = "or_default")]
     pub modification_time: i64,
     /// False where the commit only rearranges rows.
+    #[serde(default = "yes", deserialize_with = "or_yes")]
     pub data_change: bool,
     /// [`crate::Stats`] as JSON text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,7 +73,7 @@ pub struct Remove {
     pub path: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<i64>,
-    #[serde(default = "yes")]
+    #[serde(default = "yes", deserialize_with = "or_yes")]
     pub data_change: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extended_file_metadata: Option<bool>,
@@ -82,6 +87,19 @@ pub struct Remove {
 
 fn yes() -> bool {
     true
+}
+
+/// Who does not say otherwise changes data.
+fn or_yes<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(true))
+}
+
+fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// Where the deletion vector of a file is. Read and written by [`crate::vector`].
@@ -125,14 +143,14 @@ pub struct Metadata {
     pub name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub format: Format,
     pub schema_string: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub partition_columns: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_time: Option<i64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "without_nulls")]
     pub configuration: BTreeMap<String, String>,
 }
 
@@ -140,8 +158,17 @@ pub struct Metadata {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Format {
     pub provider: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "without_nulls")]
     pub options: BTreeMap<String, String>,
+}
+
+/// A map without the entries that are null, which say as much as absent ones.
+fn without_nulls<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let entries: Option<NullableMap> = Option::deserialize(from)?;
+    let entries = entries.unwrap_or_default().into_iter();
+    Ok(entries
+        .filter_map(|(key, value)| Some((key, value?)))
+        .collect())
 }
 
 impl Default for Format {
@@ -176,28 +203,68 @@ pub struct Txn {
 }
 
 /// Who committed what. For people, history, time travel, and for recognising our own commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct CommitInfo {
     /// Milliseconds since the epoch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
     /// Text values by us; other writers put other JSON there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub operation_parameters: Option<BTreeMap<String, Value>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub read_version: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub is_blind_append: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub operation_metrics: Option<BTreeMap<String, Value>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub engine_info: Option<String>,
     /// Unique for each commit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub txn_id: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for CommitInfo {
+    /// Takes any JSON.
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let Value::Object(mut info) = Value::deserialize(from)? else {
+            return Ok(Self::default());
+        };
+        let mut take = |name: &str| info.remove(name);
+        fn text(value: Option<Value>) -> Option<String> {
+            match value? {
+                Value::String(text) => Some(text),
+                _ => None,
+            }
+        }
+        fn object(value: Option<Value>) -> Option<BTreeMap<String, Value>> {
+            match value? {
+                Value::Object(members) => Some(members.into_iter().collect()),
+                _ => None,
+            }
+        }
+        fn number(value: Option<Value>) -> Option<i64> {
+            match value? {
+                Value::Number(number) => number.as_i64(),
+                // Some writers quote their numbers.
+                Value::String(text) => text.parse().ok(),
+                _ => None,
+            }
+        }
+        Ok(Self {
+            timestamp: number(take("timestamp")),
+            operation: text(take("operation")),
+            operation_parameters: object(take("operationParameters")),
+            read_version: number(take("readVersion")),
+            is_blind_append: take("isBlindAppend").and_then(|value| value.as_bool()),
+            operation_metrics: object(take("operationMetrics")),
+            engine_info: text(take("engineInfo")),
+            txn_id: text(take("txnId")),
+        })
+    }
 }
 
 /// One line of a commit.
@@ -370,6 +437,68 @@ mod tests {
             panic!("{actions:?}")
         };
         assert_eq!(decode_path(&add.path).as_deref(), Some("a b.parquet"));
+    }
+
+    #[test]
+    fn any_json_is_a_commit_info() {
+        for (info, timestamp) in [
+            (
+                r#"{"timestamp":"2026-11-29T00:00:00Z","operation":7,"operationMetrics":["a"]}"#,
+                None,
+            ),
+            (
+                r#"{"timestamp":"17","operationParameters":"none","isBlindAppend":"x"}"#,
+                Some(17),
+            ),
+            (
+                r#"{"timestamp":17.5,"readVersion":[],"engineInfo":{},"txnId":false}"#,
+                None,
+            ),
+            (r#"["a"]"#, None),
+            (r#""words""#, None),
+        ] {
+            let actions = parse_commit(format!(r#"{{"commitInfo":{info}}}"#).as_bytes()).unwrap();
+            let [Action::CommitInfo(read)] = &actions[..] else {
+                panic!("{actions:?}")
+            };
+            let expected = CommitInfo {
+                timestamp,
+                ..CommitInfo::default()
+            };
+            assert_eq!(*read, expected, "{info}");
+        }
+    }
+
+    #[test]
+    fn an_optional_field_that_is_null_or_absent_is_no_damage() {
+        let commit = br#"{"add":{"path":"a","size":1,"partitionValues":null,"modificationTime":null,"dataChange":null,"stats":null,"tags":null,"deletionVector":null}}
+{"add":{"path":"b","size":1}}
+{"remove":{"path":"c","deletionTimestamp":null,"dataChange":null,"partitionValues":null,"size":null}}
+{"metaData":{"id":"x","name":null,"format":null,"schemaString":"{}","partitionColumns":null,"createdTime":null,"configuration":{"a":null,"b":"c"}}}
+{"txn":{"appId":"a","version":1,"lastUpdated":null},"add":null}
+{"commitInfo":null}
+"#;
+        let actions = parse_commit(commit).unwrap();
+        assert_eq!(actions.len(), 5);
+        let Action::Add(add) = &actions[1] else {
+            panic!("{actions:?}")
+        };
+        assert!(add.data_change && add.stats.is_none());
+        let Action::Metadata(metadata) = &actions[3] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(
+            metadata.configuration,
+            BTreeMap::from([("b".into(), "c".into())])
+        );
+        // Without these nobody can tell which rows there are.
+        for line in [
+            r#"{"add":{"size":1}}"#,
+            r#"{"add":{"path":"a","size":null}}"#,
+            r#"{"txn":{"appId":"a"}}"#,
+        ] {
+            assert!(parse_commit(line.as_bytes()).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -8,12 +8,14 @@
 //! | removed a file that we touch | [`Conflict::FileRemoved`]: the caller drops the job or probes the successors |
 //! | added rows to a bucket that we looked into | [`Conflict::RowsAdded`]: the caller looks again |
 //! | changed the schema, the properties, the protocol | stop: the caller re-encodes |
+//! | dropped the table, or is the beginning of another one | stop for good: [`Conflict::Dropped`], [`Conflict::TableReplaced`] |
 
 use std::collections::BTreeMap;
 
 use tidelake_core::{Bucket, ErrorKind, TopicId, Watermark};
 
 use crate::action::{Add, VectorDescriptor, decode_path};
+use crate::lifetime::ended_by;
 use crate::replay::{Commit, vector_id};
 use crate::snapshot::{Snapshot, buckets};
 use crate::transaction::Transaction;
@@ -38,7 +40,9 @@ pub enum Conflict {
     PropertiesChanged,
     #[error("the protocol of the table changed")]
     ProtocolChanged,
-    #[error("the table was replaced by another")]
+    #[error("the table was dropped")]
+    Dropped,
+    #[error("the table was dropped, and another one was created in its place")]
     TableReplaced,
     #[error("{path:?} is no longer part of the table")]
     FileRemoved { path: String },
@@ -58,6 +62,7 @@ impl Conflict {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::WatermarkMoved { .. } => ErrorKind::Fenced,
+            Self::Dropped | Self::TableReplaced => ErrorKind::NotFound,
             _ => ErrorKind::Conflict,
         }
     }
@@ -65,6 +70,9 @@ impl Conflict {
 
 /// Checks a transaction against the snapshot that it would follow.
 pub fn against_snapshot(tx: &Transaction, base: &Snapshot) -> Result<(), Conflict> {
+    if base.is_dropped() {
+        return Err(Conflict::Dropped);
+    }
     for mark in &tx.marks {
         let found = base
             .watermark(&mark.topic_id, mark.bucket)
@@ -104,6 +112,9 @@ pub fn against_snapshot(tx: &Transaction, base: &Snapshot) -> Result<(), Conflic
 /// watermarks shows in the snapshot after the winner as well; here it is told more exactly, and a
 /// change that a later winner undoes still counts.
 pub fn against_winner(tx: &Transaction, base: &Snapshot, winner: &Commit) -> Result<(), Conflict> {
+    if let Some(metadata) = &winner.metadata {
+        ended_by(metadata, base.metadata())?;
+    }
     if winner
         .protocol
         .as_ref()
@@ -113,9 +124,6 @@ pub fn against_winner(tx: &Transaction, base: &Snapshot, winner: &Commit) -> Res
     }
     if let Some(metadata) = &winner.metadata {
         let old = base.metadata();
-        if metadata.id != old.id {
-            return Err(Conflict::TableReplaced);
-        }
         if metadata.schema_string != old.schema_string
             || metadata.partition_columns != old.partition_columns
         {

@@ -1,13 +1,22 @@
 //! Which Delta features a table may need, and which it gets from us.
 
+use std::collections::BTreeMap;
+
 use tidelake_schema::TableSchema;
-use tidelake_schema::delta::uses_timestamp_ntz;
+use tidelake_schema::delta::{
+    PhysicalNames, mapped_schema_string, needs_column_mapping, schema_string, uses_timestamp_ntz,
+};
 
 use crate::action::{Metadata, Protocol};
 use crate::error::{ManifestError, Result};
+use crate::lifetime::DROPPED;
+use crate::replay::{FIRST_VERSION, SCHEMA_ID};
 
 const READER_VERSION: i32 = 3;
 const WRITER_VERSION: i32 = 7;
+
+const MAPPING_MODE: &str = "delta.columnMapping.mode";
+const MAX_COLUMN_ID: &str = "delta.columnMapping.maxColumnId";
 
 const COLUMN_MAPPING: &str = "columnMapping";
 pub(crate) const DELETION_VECTORS: &str = "deletionVectors";
@@ -15,13 +24,17 @@ const TIMESTAMP_NTZ: &str = "timestampNtz";
 
 /// What we read: these features change how files or the log are to be understood.
 const READABLE: [&str; 3] = [COLUMN_MAPPING, DELETION_VECTORS, TIMESTAMP_NTZ];
-/// What we write correctly. `appendOnly` and `invariants` are honoured by refusing what they forbid.
-const WRITABLE: [&str; 5] = [
-    COLUMN_MAPPING,
-    DELETION_VECTORS,
-    TIMESTAMP_NTZ,
-    "appendOnly",
-    "invariants",
+/// What we write correctly.
+const WRITABLE: [&str; 3] = [COLUMN_MAPPING, DELETION_VECTORS, TIMESTAMP_NTZ];
+/// What writer version 2 stands for. Honoured by refusing what they forbid.
+const BY_NUMBER_2: &[&str] = &["appendOnly", "invariants"];
+/// What the writer versions up to 6 stand for besides, all of it optional: a table that may use it
+/// and does not asks nothing of us ([`used`]).
+const WRITABLE_UNUSED: [&str; 4] = [
+    "checkConstraints",
+    "changeDataFeed",
+    "generatedColumns",
+    "identityColumns",
 ];
 
 /// Properties that change what writers must do, and with it who can write; and the one that would
@@ -37,28 +50,108 @@ const PROPERTIES: [&str; 6] = [
     "delta.tuneFileSizesForRewrites",
 ];
 
-/// The protocol of a new table.
-pub(crate) fn protocol_of_new_table(schema: &TableSchema, append_only: bool) -> Protocol {
-    let mut shared = vec![COLUMN_MAPPING.to_owned()];
-    if !append_only {
-        shared.push(DELETION_VECTORS.to_owned());
+/// What a new table says of itself: the least that its readers and writers must understand.
+#[derive(Debug)]
+pub(crate) struct NewTable {
+    pub(crate) protocol: Protocol,
+    pub(crate) schema_string: String,
+    pub(crate) configuration: BTreeMap<String, String>,
+}
+
+impl NewTable {
+    /// Column mapping keeps many engines out, so only names that Parquet files can't have for every
+    /// reader ask for it; [`with_column_mapping`] turns it on later, at the first rename or drop.
+    pub(crate) fn of(schema: &TableSchema, append_only: bool) -> Self {
+        let mut features = Vec::new();
+        let mut configuration = BTreeMap::new();
+        let mut set = |key: &str, value: String| configuration.insert(key.to_owned(), value);
+        // Ids are given in every case; without a mode the number says nothing to others.
+        set(MAX_COLUMN_ID, schema.last_column_id().to_string());
+        if needs_column_mapping(schema) {
+            features.push(COLUMN_MAPPING);
+            set(MAPPING_MODE, "name".into());
+        }
+        if !append_only {
+            features.push(DELETION_VECTORS);
+            set("delta.enableDeletionVectors", "true".into());
+        }
+        if uses_timestamp_ntz(schema) {
+            features.push(TIMESTAMP_NTZ);
+        }
+        let protocol = if features.is_empty() {
+            Protocol {
+                min_reader_version: 1,
+                min_writer_version: 2,
+                ..Protocol::default()
+            }
+        } else {
+            named_features(&features, BY_NUMBER_2)
+        };
+        Self {
+            protocol,
+            schema_string: schema_string(schema),
+            configuration,
+        }
     }
-    if uses_timestamp_ntz(schema) {
-        shared.push(TIMESTAMP_NTZ.to_owned());
-    }
-    let mut writer = shared.clone();
-    writer.extend(["appendOnly".to_owned(), "invariants".to_owned()]);
+}
+
+/// A protocol that names `features` for readers and writers, and `writers` for writers only.
+fn named_features(features: &[&str], writers: &[&str]) -> Protocol {
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let mut writer: Vec<String> = owned(features);
+    writer.extend(writers.iter().map(|name| (*name).to_owned()));
     Protocol {
         min_reader_version: READER_VERSION,
         min_writer_version: WRITER_VERSION,
-        reader_features: Some(shared),
+        reader_features: Some(owned(features)),
         writer_features: Some(writer),
     }
 }
 
+/// Protocol and metadata of the same table with column mapping, under which columns can be renamed
+/// and dropped: to be committed as one change. Its files stay as they are, since every column's
+/// physical name is the one that it has there.
+pub fn with_column_mapping(
+    protocol: &Protocol,
+    metadata: &Metadata,
+    schema: &TableSchema,
+) -> (Protocol, Metadata) {
+    if is_mapped(metadata) {
+        return (protocol.clone(), metadata.clone());
+    }
+    let mut mapped = metadata.clone();
+    mapped.schema_string = mapped_schema_string(schema, &PhysicalNames::new());
+    let held = metadata.configuration.get(MAX_COLUMN_ID);
+    let held = held.and_then(|id| id.parse().ok()).unwrap_or(0);
+    let last = schema.last_column_id().max(held);
+    let mut set = |key: &str, value: String| mapped.configuration.insert(key.to_owned(), value);
+    set(MAPPING_MODE, "name".into());
+    set(MAX_COLUMN_ID, last.to_string());
+    if protocol.min_writer_version < WRITER_VERSION {
+        return (named_features(&[COLUMN_MAPPING], BY_NUMBER_2), mapped);
+    }
+    let mut protocol = protocol.clone();
+    protocol.min_reader_version = READER_VERSION;
+    for names in [&mut protocol.reader_features, &mut protocol.writer_features] {
+        let names = names.get_or_insert_default();
+        if !names.iter().any(|name| name == COLUMN_MAPPING) {
+            names.push(COLUMN_MAPPING.to_owned());
+        }
+    }
+    (protocol, mapped)
+}
+
+/// True where columns have physical names of their own.
+pub(crate) fn is_mapped(metadata: &Metadata) -> bool {
+    let mode = metadata.configuration.get(MAPPING_MODE);
+    mode.is_some_and(|mode| mode != "none")
+}
+
 /// Refuses a property that a table can't be created with.
 pub(crate) fn check_property(key: &str, value: &str) -> Result<()> {
-    let reason = if key == TXN_RETENTION {
+    let reason = if [SCHEMA_ID, FIRST_VERSION, DROPPED].contains(&key) {
+        "it is Tidelake's to set"
+    } else if key == TXN_RETENTION {
         "other engines would forget how far the table covers its topic"
     } else if key.starts_with("delta.") && !PROPERTIES.contains(&key) {
         "it is Tidelake's to set, or asks for a Delta feature that Tidelake does not write"
@@ -110,22 +203,19 @@ pub(crate) fn check_readable(at: &str, protocol: &Protocol, metadata: &Metadata)
 /// Refuses to write where another engine asked for what we don't do.
 pub(crate) fn check_writable(at: &str, protocol: &Protocol, metadata: &Metadata) -> Result<()> {
     let mut features = Vec::new();
-    // Versions 3 to 6 stand for features by number; tables of ours name them.
-    if !matches!(protocol.min_writer_version, 1 | 2 | WRITER_VERSION) {
+    if !(1..=WRITER_VERSION).contains(&protocol.min_writer_version) {
         features.push(format!("writer version {}", protocol.min_writer_version));
     }
-    let named = protocol.writer_features.iter().flatten();
-    features.extend(
-        named
-            .filter(|name| !WRITABLE.contains(&name.as_str()))
-            .cloned(),
-    );
-    let set = &metadata.configuration;
-    if set.contains_key(TXN_RETENTION) {
+    let named = protocol.writer_features.iter().flatten().filter(|name| {
+        let name = name.as_str();
+        !WRITABLE.contains(&name)
+            && !BY_NUMBER_2.contains(&name)
+            && !WRITABLE_UNUSED.contains(&name)
+    });
+    features.extend(named.cloned());
+    features.extend(used(metadata));
+    if metadata.configuration.contains_key(TXN_RETENTION) {
         features.push(format!("property {TXN_RETENTION}"));
-    }
-    if metadata.schema_string.contains("\"delta.invariants\"") {
-        features.push("column invariants".into());
     }
     if features.is_empty() {
         Ok(())
@@ -135,6 +225,30 @@ pub(crate) fn check_writable(at: &str, protocol: &Protocol, metadata: &Metadata)
             features,
         })
     }
+}
+
+/// What the table makes use of that a writer would have to do something for.
+fn used(metadata: &Metadata) -> Vec<String> {
+    let set = &metadata.configuration;
+    let mut used: Vec<String> = set
+        .keys()
+        .filter(|key| key.starts_with("delta.constraints."))
+        .map(|key| format!("property {key}"))
+        .collect();
+    let feed = set.get("delta.enableChangeDataFeed");
+    if feed.is_some_and(|feed| feed.eq_ignore_ascii_case("true")) {
+        used.push("changeDataFeed".into());
+    }
+    for (key, what) in [
+        ("\"delta.invariants\"", "column invariants"),
+        ("\"delta.generationExpression\"", "generated columns"),
+        ("\"delta.identity.", "identity columns"),
+    ] {
+        if metadata.schema_string.contains(key) {
+            used.push(what.into());
+        }
+    }
+    used
 }
 
 /// True where rows of the table may never be deleted or changed.

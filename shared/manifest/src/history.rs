@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use serde_json::Value;
 use tidelake_core::clock::UnixMillis;
 use tidelake_core::{Bucket, TableVersion, Watermark};
+use tidelake_storage::StorageError;
 
 use crate::action::{Remove, Txn, VectorDescriptor};
 use crate::error::{ManifestError, Result};
-use crate::log_io::LogFiles;
+use crate::log_files::LogFiles;
 use crate::replay::Commit;
 use crate::stats::Stats;
 use crate::table::DeltaTable;
 
 /// Commits that a walk over the log has in memory at a time.
-const COMMITS_HELD_MAX: usize = 16;
+const COMMITS_HELD_MAX: u64 = 16;
 
 /// One commit, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,16 +42,38 @@ pub struct CommitSummary {
 }
 
 impl DeltaTable {
-    /// The newest `limit` commits that are still in the log, newest first.
+    /// The newest `limit` commits of the table that are still in the log, newest first. Few are in
+    /// memory at a time; what an earlier table of the same folder left is not among them.
     pub async fn history(&self, limit: usize) -> Result<Vec<CommitSummary>> {
         let files = self.log_files().await?;
-        let newest = files.commits.iter().rev().take(limit);
-        let numbers: Vec<_> = newest.map(|(version, _)| *version).collect();
-        let mut summaries = Vec::with_capacity(numbers.len());
-        for (version, bytes) in self.reader.log.read_all(&numbers).await? {
-            let commit = Commit::parse(&self.reader.at(), version, &bytes)?;
-            let file_ms = files.commits.get(&version).copied().unwrap_or_default();
-            summaries.push(summary(TableVersion(version), commit, file_ms));
+        let at = self.reader.at();
+        let Some(latest) = files.commits.last_key_value().map(|(version, _)| *version) else {
+            return Ok(Vec::new());
+        };
+        let oldest = files.run_start(latest).unwrap_or(latest);
+        let oldest = oldest.max((latest + 1).saturating_sub(limit as u64));
+        let mut summaries = Vec::with_capacity((latest + 1 - oldest) as usize);
+        let (mut next, mut begun) = (latest + 1, false);
+        while next > oldest && !begun {
+            let first = oldest.max(next.saturating_sub(COMMITS_HELD_MAX));
+            let mut chunk = Vec::with_capacity(COMMITS_HELD_MAX as usize);
+            let visit = |version: u64, bytes: Bytes| {
+                let commit = Commit::parse(&at, version, &bytes)?;
+                if commit.begins_at(TableVersion(version)) {
+                    chunk.clear();
+                    begun = true;
+                }
+                let file_ms = files.commits.get(&version).copied().unwrap_or_default();
+                chunk.push(summary(TableVersion(version), commit, file_ms));
+                Ok::<_, ManifestError>(())
+            };
+            let missing = self.reader.log.visit_range(first, next - 1, visit).await?;
+            summaries.extend(chunk.into_iter().rev());
+            if missing.is_some() {
+                // Another engine cleans the log from below.
+                break;
+            }
+            next = first;
         }
         Ok(summaries)
     }
@@ -99,18 +123,27 @@ impl DeltaTable {
         versions: std::ops::RangeInclusive<u64>,
         mut visit: impl FnMut(TableVersion, UnixMillis, Commit) -> Result<()>,
     ) -> Result<()> {
-        let numbers: Vec<u64> = versions.collect();
+        let at = self.reader.at();
         // As in replay: times are made to rise.
         let mut before_ms = i64::MIN;
-        for chunk in numbers.chunks(COMMITS_HELD_MAX) {
-            for (version, bytes) in self.reader.log.read_all(chunk).await? {
-                let commit = Commit::parse(&self.reader.at(), version, &bytes)?;
+        let (first, last) = versions.into_inner();
+        let missing = self
+            .reader
+            .log
+            .visit_range(first, last, |version, bytes| {
+                let commit = Commit::parse(&at, version, &bytes)?;
                 let after = before_ms.saturating_add(1);
                 before_ms = commit.info.timestamp.map_or(after, |own| own.max(after));
-                visit(TableVersion(version), before_ms, commit)?;
+                visit(TableVersion(version), before_ms, commit)
+            })
+            .await?;
+        match missing {
+            None => Ok(()),
+            Some(missing) => Err(StorageError::NotFound {
+                at: self.reader.store.url_of(&self.reader.log.name(missing)),
             }
+            .into()),
         }
-        Ok(())
     }
 
     async fn log_files(&self) -> Result<LogFiles> {

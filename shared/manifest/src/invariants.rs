@@ -23,7 +23,7 @@ type Verdict = Result<(), String>;
 type Predicate = fn(&Snapshot, &Transaction) -> Verdict;
 
 /// Name and predicate, in the order in which they run.
-const PREDICATES: [(&str, Predicate); 9] = [
+const PREDICATES: [(&str, Predicate); 10] = [
     ("names_lie_inside_the_table", names_lie_inside_the_table),
     ("no_name_twice", no_name_twice),
     ("removes_name_what_is_live", removes_name_what_is_live),
@@ -33,6 +33,7 @@ const PREDICATES: [(&str, Predicate); 9] = [
         "vectors_are_allowed_and_sound",
         vectors_are_allowed_and_sound,
     ),
+    ("vectors_only_grow", vectors_only_grow),
     (
         "one_transaction_for_an_application",
         one_transaction_for_an_application,
@@ -152,6 +153,24 @@ fn vectors_are_allowed_and_sound(base: &Snapshot, tx: &Transaction) -> Verdict {
         let deleted = u64::try_from(vector.cardinality).unwrap_or(u64::MAX);
         require(deleted <= rows, || {
             format!("{path:?} deletes {deleted} of {rows} rows")
+        })?;
+    }
+    Ok(())
+}
+
+/// A row that a vector took away was superseded or deleted: it never comes back. Which rows a vector
+/// has is not known here; whoever makes one compares them ([`crate::vector::keeps`]).
+fn vectors_only_grow(base: &Snapshot, tx: &Transaction) -> Verdict {
+    for add in &tx.adds {
+        let live = decode_path(&add.path).and_then(|path| base.file(&path).cloned());
+        let Some(before) = live.as_ref().and_then(|file| file.dv()) else {
+            continue;
+        };
+        let after = add.deletion_vector.as_ref();
+        let after = after.map_or(0, |vector| vector.cardinality);
+        require(after >= before.cardinality, || {
+            let (path, before) = (&add.path, before.cardinality);
+            format!("{path:?} had {before} rows deleted, and would have {after}")
         })?;
     }
     Ok(())

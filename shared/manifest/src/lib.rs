@@ -10,7 +10,8 @@
 //! Invariants:
 //! - a version, once written, never changes;
 //! - a watermark moves only from the value that the log holds, and only forward;
-//! - no file counts twice, and a remove names exactly what is live.
+//! - no file counts twice, and a remove names exactly what is live;
+//! - a name's versions never repeat, whatever is dropped and created under it ([`DeltaTable::create`]).
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -31,6 +32,7 @@
 //!         schema,
 //!         append_only: true,
 //!         properties: BTreeMap::new(),
+//!         first_version: TableVersion(0),
 //!     })
 //!     .await?;
 //! let add = Add {
@@ -50,12 +52,15 @@
 
 pub mod action;
 mod checkpoint;
+mod commit;
 pub mod conflict;
 mod error;
 mod features;
 mod history;
 pub mod invariants;
 mod layered;
+mod lifetime;
+mod log_files;
 mod log_io;
 mod pins;
 mod rebase;
@@ -63,17 +68,21 @@ mod replay;
 mod snapshot;
 pub mod stats;
 mod table;
+mod tombstones;
 mod transaction;
+mod trust;
 pub mod vector;
 
 pub use action::{Add, Metadata, Protocol, Remove, Txn, VectorDescriptor};
 pub use conflict::Conflict;
 pub use error::{ManifestError, Result};
+pub use features::with_column_mapping;
 pub use history::CommitSummary;
+pub use lifetime::{CreateOutcome, CreateTable};
 pub use pins::{CreateNamed, NAMED_SNAPSHOTS_MAX, NamedSnapshot};
 pub use rebase::{Rebased, rebase};
 pub use replay::Commit;
 pub use snapshot::{DataFile, Snapshot, Totals, app_id};
 pub use stats::{Stats, StatsCollector};
-pub use table::{CreateOutcome, CreateTable, DeltaTable};
+pub use table::DeltaTable;
 pub use transaction::{CommitOutcome, MarkMove, Transaction};

@@ -5,22 +5,28 @@
 //! ```
 //!
 //! A hint that is absent, damaged or stale costs a listing of the whole log, nothing else. So does a
-//! checkpoint that can't be read, as long as an older one or all commits are still there.
+//! checkpoint that can't be read, as long as an older one or all commits are still there. A listing
+//! is no snapshot: a commit that it skips is asked for by name before it counts as missing, and one
+//! that goes between listing and reading (another engine cleans the log) costs another listing.
+//! Few commits are in memory at a time, however many there are.
 
-use std::collections::BTreeMap;
-
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tidelake_core::TableVersion;
 use tidelake_core::clock::UnixMillis;
-use tidelake_storage::{NumberedLog, Store};
+use tidelake_storage::{NumberedLog, StorageError, Store};
 
 use crate::checkpoint;
 use crate::error::{ManifestError, Result};
-use crate::replay::{Commit, Replay};
+use crate::log_files::{LOG_FOLDER, LogFiles};
+use crate::replay::{Commit, Fingerprint, Replay};
 use crate::snapshot::Snapshot;
 
-pub(crate) const LOG_FOLDER: &str = "_delta_log";
 const LAST_CHECKPOINT: &str = "_delta_log/_last_checkpoint";
+const ASKED_IN_FLIGHT_MAX: usize = 16;
+/// Commits from a table's beginning that are replayed without a checkpoint to start from. Longer
+/// runs have lost their checkpoint; the beginning is not looked for in them.
+const BEGINNING_RUN_MAX: u64 = 256;
 
 /// What `_last_checkpoint` says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,87 +39,6 @@ pub(crate) struct LastCheckpoint {
     pub(crate) size_in_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) num_of_add_files: Option<u64>,
-}
-
-/// The files of a log, as far as they were listed.
-#[derive(Debug, Default)]
-pub(crate) struct LogFiles {
-    /// Commit numbers and the times of their files.
-    pub(crate) commits: BTreeMap<u64, UnixMillis>,
-    /// Whole classic checkpoints: names of their parts, relative to the log folder.
-    pub(crate) checkpoints: BTreeMap<u64, Vec<String>>,
-}
-
-impl LogFiles {
-    /// Sorts file names (with their times).
-    pub(crate) fn of<'a>(names: impl Iterator<Item = (&'a str, UnixMillis)>) -> Self {
-        let mut files = Self::default();
-        let mut parts: BTreeMap<(u64, u32), Vec<String>> = BTreeMap::new();
-        for (name, time_ms) in names {
-            if let Some(version) = NumberedLog::parse(name) {
-                files.commits.insert(version, time_ms);
-            } else if let Some((version, of)) = parse_checkpoint(name) {
-                parts
-                    .entry((version, of))
-                    .or_default()
-                    .push(name.to_owned());
-            }
-        }
-        for ((version, of), mut names) in parts {
-            if names.len() == of as usize {
-                names.sort();
-                files.checkpoints.insert(version, names);
-            }
-        }
-        files
-    }
-
-    /// The oldest version that can be read.
-    pub(crate) fn earliest(&self) -> Option<u64> {
-        let first = self
-            .commits
-            .first_key_value()
-            .map(|(version, _)| *version)?;
-        if first == 0 {
-            return Some(0);
-        }
-        // Later commits build on a checkpoint at or after the commit before them.
-        self.checkpoints
-            .range(first.saturating_sub(1)..)
-            .next()
-            .map(|(version, _)| *version)
-    }
-
-    pub(crate) fn latest(&self) -> Option<u64> {
-        let commit = self.commits.last_key_value().map(|(version, _)| *version);
-        commit.max(
-            self.checkpoints
-                .last_key_value()
-                .map(|(version, _)| *version),
-        )
-    }
-}
-
-/// Version and number of parts of a classic checkpoint: `N.checkpoint.parquet` or
-/// `N.checkpoint.I.OF.parquet`.
-fn parse_checkpoint(name: &str) -> Option<(u64, u32)> {
-    fn digits<T: std::str::FromStr>(text: &str, width: usize) -> Option<T> {
-        let plain = text.len() == width && text.bytes().all(|b| b.is_ascii_digit());
-        plain.then(|| text.parse().ok())?
-    }
-    let parts: Vec<_> = name.split('.').collect();
-    match parts[..] {
-        [version, "checkpoint", "parquet"] => Some((digits(version, 20)?, 1)),
-        [version, "checkpoint", part, of, "parquet"] => {
-            digits::<u32>(part, 10)?;
-            Some((digits(version, 20)?, digits(of, 10)?))
-        }
-        _ => None,
-    }
-}
-
-pub(crate) fn checkpoint_name(version: TableVersion) -> String {
-    format!("{LOG_FOLDER}/{:020}.checkpoint.parquet", version.0)
 }
 
 /// Reads a table's log folder.
@@ -166,11 +91,33 @@ impl LogReader {
             (!name.contains('/')).then(|| (name.to_owned(), meta.last_modified.timestamp_millis()))
         });
         let names: Vec<_> = names.collect();
-        Ok(LogFiles::of(
+        let mut files = LogFiles::of(
             names
                 .iter()
                 .map(|(name, time_ms)| (name.as_str(), *time_ms)),
-        ))
+        );
+        self.ask_for_gaps(&mut files, version).await?;
+        Ok(files)
+    }
+
+    /// Adds commits that the listing, which began at `from`, skipped.
+    async fn ask_for_gaps(&self, files: &mut LogFiles, from: u64) -> Result<()> {
+        let asked = files.gaps(from).into_iter().map(|number| {
+            let (store, name) = (self.store.clone(), self.log.name(number));
+            async move { (number, store.head(&name).await) }
+        });
+        let mut answers = futures::stream::iter(asked).buffered(ASKED_IN_FLIGHT_MAX);
+        while let Some((number, answer)) = answers.next().await {
+            match answer {
+                Ok(meta) => {
+                    let time_ms = meta.last_modified.timestamp_millis();
+                    files.commits.insert(number, time_ms);
+                }
+                Err(StorageError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// The table at `wanted`, or at its latest version. `asked_ms` is the time before the call.
@@ -220,33 +167,52 @@ impl LogReader {
         let proven_ms = if target == latest { asked_ms } else { i64::MIN };
         let mut damaged = None;
         let candidates = files.checkpoints.range(..=target).rev();
-        let starts = candidates.map(|(version, parts)| Some((*version, parts)));
+        let starts = candidates.map(|(version, parts)| Some((*version, parts.as_slice())));
         for start in starts.chain([None]) {
-            let next = start.map_or(0, |(version, _)| version + 1);
+            let next = match start {
+                Some((version, _)) => version + 1,
+                None => first_without_checkpoint(files, target),
+            };
             if (next..=target).any(|version| !files.commits.contains_key(&version)) {
                 continue;
             }
-            let mut replay = Replay::new(&self.at());
-            if let Some((version, parts)) = start
-                && let Err(error) = self
-                    .read_checkpoint(&mut replay, version, parts, files)
-                    .await
-            {
-                let ManifestError::Corrupt { .. } = error else {
-                    return Err(error);
-                };
-                tracing::warn!(at = self.at(), version, %error, "skipping a checkpoint");
-                damaged = Some(error);
-                continue;
+            match self.replay(files, start, next, target).await {
+                Ok(Some(replay)) => return replay.finish(proven_ms),
+                // Cleaned away since the listing.
+                Ok(None) => {}
+                Err(error @ ManifestError::Corrupt { .. }) if start.is_some() => {
+                    tracing::warn!(at = self.at(), next, %error, "skipping a checkpoint");
+                    damaged = Some(error);
+                }
+                Err(error) => return Err(error),
             }
-            let numbers: Vec<_> = (next..=target).collect();
-            for (version, bytes) in self.log.read_all(&numbers).await? {
-                let commit = Commit::parse(&self.at(), version, &bytes)?;
-                replay.commit(TableVersion(version), commit)?;
-            }
-            return replay.finish(proven_ms);
         }
         Err(damaged.unwrap_or_else(|| self.unreadable(files, target)))
+    }
+
+    /// The commits `next` to `target` on top of a checkpoint; none where one of them is gone, or
+    /// where they stand on nothing.
+    async fn replay(
+        &self,
+        files: &LogFiles,
+        start: Option<(u64, &[String])>,
+        next: u64,
+        target: u64,
+    ) -> Result<Option<Replay>> {
+        let at = self.at();
+        let mut replay = Replay::new(&at);
+        if let Some((version, parts)) = start {
+            self.read_checkpoint(&mut replay, version, parts, files)
+                .await?;
+        }
+        let missing = self
+            .log
+            .visit_range(next, target, |version, bytes| {
+                let commit = Commit::parse(&at, version, &bytes)?;
+                replay.commit(TableVersion(version), commit)
+            })
+            .await?;
+        Ok((missing.is_none() && replay.is_grounded()).then_some(replay))
     }
 
     fn unreadable(&self, files: &LogFiles, target: u64) -> ManifestError {
@@ -274,90 +240,76 @@ impl LogReader {
     ) -> Result<()> {
         for part in parts {
             let rel = format!("{LOG_FOLDER}/{part}");
-            let bytes = self.store.get(&rel).await?;
-            let read = checkpoint::read(bytes, |commit| {
+            let Some(bytes) = self.store.get_opt(&rel).await? else {
+                return Err(ManifestError::Corrupt {
+                    at: self.store.url_of(&rel),
+                    reason: "it was listed, and is gone".into(),
+                });
+            };
+            let read = checkpoint::read(bytes, checkpoint::STATE, |commit| {
                 replay
                     .checkpoint(TableVersion(version), commit)
-                    .map_err(Failed::Replay)
+                    .map_err(Failed::Inside)
             });
-            read.map_err(|failed| match failed {
-                Failed::Replay(error) => error,
-                Failed::Parquet(error) => ManifestError::Corrupt {
-                    at: self.store.url_of(&rel),
-                    reason: error.to_string(),
-                },
-            })?;
+            read.map_err(|failed| self.unreadable_checkpoint(&rel, failed))?;
         }
-        replay.set_timestamp(self.commit_time(version, files).await?);
+        let (time_ms, fingerprint) = self.commit_facts(version, files).await?;
+        replay.set_commit(time_ms, fingerprint);
         Ok(())
+    }
+
+    pub(crate) fn unreadable_checkpoint(&self, rel: &str, failed: Failed) -> ManifestError {
+        match failed {
+            Failed::Inside(error) => error,
+            Failed::Parquet(error) => ManifestError::Corrupt {
+                at: self.store.url_of(rel),
+                reason: error.to_string(),
+            },
+        }
     }
 
     /// When a version was committed, by its own word, or by its file's time where it says nothing
     /// or is gone.
     pub(crate) async fn commit_time(&self, version: u64, files: &LogFiles) -> Result<UnixMillis> {
-        let file_ms = files.commits.get(&version).copied();
-        if file_ms.is_none() {
-            return Ok(0);
-        }
+        Ok(self.commit_facts(version, files).await?.0)
+    }
+
+    /// See [`Self::commit_time`]; and what identifies the commit's bytes, where it is still there.
+    async fn commit_facts(
+        &self,
+        version: u64,
+        files: &LogFiles,
+    ) -> Result<(UnixMillis, Option<Fingerprint>)> {
+        let Some(file_ms) = files.commits.get(&version).copied() else {
+            return Ok((0, None));
+        };
         let Some(bytes) = self.log.read(version).await? else {
-            return Ok(file_ms.unwrap_or(0));
+            return Ok((file_ms, None));
         };
         let commit = Commit::parse(&self.at(), version, &bytes)?;
-        Ok(commit.info.timestamp.or(file_ms).unwrap_or(0))
+        Ok((commit.info.timestamp.unwrap_or(file_ms), commit.fingerprint))
     }
 }
 
-/// Reading a checkpoint fails by its bytes or by what they say.
+/// Where replay begins that starts from no checkpoint: at version 0, or where the commits that lead
+/// to `target` begin. That is the beginning of a table whose first checkpoint is not there yet; if
+/// it is not, replay says so.
+fn first_without_checkpoint(files: &LogFiles, target: u64) -> u64 {
+    match files.run_start(target) {
+        Some(first) if target - first < BEGINNING_RUN_MAX => first,
+        _ => 0,
+    }
+}
+
+/// Reading a checkpoint fails by its bytes, or in what is done with what they say.
 #[derive(Debug)]
-enum Failed {
+pub(crate) enum Failed {
     Parquet(parquet::errors::ParquetError),
-    Replay(ManifestError),
+    Inside(ManifestError),
 }
 
 impl From<parquet::errors::ParquetError> for Failed {
     fn from(error: parquet::errors::ParquetError) -> Self {
         Self::Parquet(error)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn files(names: &[&str]) -> LogFiles {
-        LogFiles::of(names.iter().map(|name| (*name, 0)))
-    }
-
-    #[test]
-    fn only_whole_classic_checkpoints_count() {
-        let found = files(&[
-            "00000000000000000007.json",
-            "00000000000000000007.checkpoint.parquet",
-            "00000000000000000008.checkpoint.0000000001.0000000002.parquet",
-            "00000000000000000009.checkpoint.0000000001.0000000002.parquet",
-            "00000000000000000009.checkpoint.0000000002.0000000002.parquet",
-            "00000000000000000010.checkpoint.80a083e8-7026-4e79-81be-64bd76c43a11.json",
-            "00000000000000000001.00000000000000000007.compacted.json",
-            "00000000000000000007.crc",
-            "_last_checkpoint",
-        ]);
-        assert_eq!(
-            found.checkpoints.keys().copied().collect::<Vec<_>>(),
-            [7, 9]
-        );
-        assert_eq!(found.checkpoints[&9].len(), 2);
-        assert_eq!(found.commits.len(), 1);
-    }
-
-    #[test]
-    fn the_earliest_version_needs_a_start_to_build_on() {
-        assert_eq!(files(&["00000000000000000000.json"]).earliest(), Some(0));
-        let cleaned = [
-            "00000000000000000005.json",
-            "00000000000000000006.json",
-            "00000000000000000006.checkpoint.parquet",
-        ];
-        assert_eq!(files(&cleaned).earliest(), Some(6));
-        assert_eq!(files(&cleaned[..2]).earliest(), None);
     }
 }

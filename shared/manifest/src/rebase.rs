@@ -1,9 +1,11 @@
 //! What to do after a lost race, as a pure function of the transaction and the winners.
 
+use tidelake_core::TableVersion;
 use tidelake_core::clock::UnixMillis;
 
 use crate::conflict::{Conflict, against_snapshot, against_winner};
 use crate::error::Result;
+use crate::lifetime::ended_by;
 use crate::replay::{Commit, Replay};
 use crate::snapshot::Snapshot;
 use crate::transaction::Transaction;
@@ -30,25 +32,71 @@ pub fn rebase(
     winners: Vec<(u64, Commit)>,
     asked_ms: UnixMillis,
 ) -> Result<Rebased> {
-    let mut replay = Replay::resume(at, base);
-    let mut conflict = None;
+    let mut steps = Rebase::new(at, tx, id, base);
     for (version, winner) in winners {
-        let ours = winner.info.txn_id.as_deref() == Some(id);
-        if !ours && conflict.is_none() {
-            conflict = against_winner(tx, base, &winner).err();
+        steps.over(TableVersion(version), winner)?;
+    }
+    steps.finish(asked_ms)
+}
+
+/// A rebase that meets the winners one by one.
+#[derive(Debug)]
+pub(crate) struct Rebase<'a> {
+    tx: &'a Transaction,
+    id: &'a str,
+    base: &'a Snapshot,
+    replay: Replay,
+    conflict: Option<Conflict>,
+    /// The table right after our own commit.
+    own: Option<Replay>,
+}
+
+impl<'a> Rebase<'a> {
+    pub(crate) fn new(at: &str, tx: &'a Transaction, id: &'a str, base: &'a Snapshot) -> Self {
+        Self {
+            tx,
+            id,
+            base,
+            replay: Replay::resume(at, base),
+            conflict: None,
+            own: None,
         }
-        replay.commit(tidelake_core::TableVersion(version), winner)?;
+    }
+
+    /// The next winner.
+    pub(crate) fn over(&mut self, version: TableVersion, winner: Commit) -> Result<()> {
+        let ours = winner.info.txn_id.as_deref() == Some(self.id);
+        let ended = winner.metadata.as_ref();
+        let ended = ended.and_then(|metadata| ended_by(metadata, self.base.metadata()).err());
+        if winner.begins_at(version) {
+            // What came before it is of a table that is no more, our own commit too.
+            (self.own, self.conflict) = (None, Some(Conflict::TableReplaced));
+        } else if !ours && ended.is_some() {
+            // Whatever else stood in the way, this stays.
+            self.conflict = ended;
+        } else if !ours && self.own.is_none() && self.conflict.is_none() {
+            self.conflict = against_winner(self.tx, self.base, &winner).err();
+        }
+        self.replay.commit(version, winner)?;
         if ours {
-            return Ok(Rebased::Won(Box::new(replay.finish(asked_ms)?)));
+            self.own = Some(self.replay.clone());
         }
+        Ok(())
     }
-    // Only after all winners were searched for our own commit.
-    if let Some(conflict) = conflict {
-        return Ok(Rebased::Conflicted(conflict));
+
+    /// After the last one, which was the latest at `asked_ms`.
+    pub(crate) fn finish(self, asked_ms: UnixMillis) -> Result<Rebased> {
+        // Only after all winners were searched for our own commit.
+        if let Some(own) = self.own {
+            return Ok(Rebased::Won(Box::new(own.finish(asked_ms)?)));
+        }
+        if let Some(conflict) = self.conflict {
+            return Ok(Rebased::Conflicted(conflict));
+        }
+        let after = self.replay.finish(asked_ms)?;
+        Ok(match against_snapshot(self.tx, &after) {
+            Ok(()) => Rebased::Again(Box::new(after)),
+            Err(conflict) => Rebased::Conflicted(conflict),
+        })
     }
-    let after = replay.finish(asked_ms)?;
-    Ok(match against_snapshot(tx, &after) {
-        Ok(()) => Rebased::Again(Box::new(after)),
-        Err(conflict) => Rebased::Conflicted(conflict),
-    })
 }

@@ -2,24 +2,41 @@
 //!
 //! A commit's removes apply before its adds: together they are one step, whatever their order in the
 //! file. A file's identity is its path with its deletion vector; at most one vector of a path is live.
+//! Files that are gone leave nothing behind here: what a checkpoint must still tell of them is in the
+//! log ([`crate::tombstones`]).
+//!
+//! A snapshot is grounded on version 0, on a checkpoint, or on the beginning of a table that followed
+//! a dropped one ([`crate::lifetime`]); a beginning ends whatever stood before it.
 
 use std::sync::Arc;
 
 use tidelake_core::TableVersion;
 use tidelake_core::clock::UnixMillis;
-use tidelake_schema::TableSchema;
+use tidelake_schema::delta::{PhysicalNames, from_schema_string, physical_names};
+use tidelake_schema::{SchemaError, TableSchema};
 
 use crate::action::{
     Action, Add, CommitInfo, Metadata, Protocol, Remove, Txn, VectorDescriptor, decode_path,
     parse_commit,
 };
 use crate::error::{ManifestError, Result};
-use crate::features::check_readable;
+use crate::features::{check_readable, is_mapped};
 use crate::layered::Layered;
 use crate::snapshot::{DataFile, Snapshot, Totals};
+use crate::trust::Proof;
 
 /// A property of ours: the number of the table's current schema.
 pub(crate) const SCHEMA_ID: &str = "tidelake.schemaId";
+/// A property of ours: the version at which the table's log begins, where that is not 0.
+pub(crate) const FIRST_VERSION: &str = "tidelake.firstVersion";
+
+/// What identifies the bytes of a commit: their checksum and length.
+pub(crate) type Fingerprint = u64;
+
+/// See [`Fingerprint`].
+pub(crate) fn fingerprint(bytes: &[u8]) -> Fingerprint {
+    u64::from(crc32fast::hash(bytes)) << 32 | (bytes.len() as u64 & 0xffff_ffff)
+}
 
 /// A commit as it was read, sorted by what it does.
 #[derive(Debug, Default)]
@@ -30,6 +47,8 @@ pub struct Commit {
     pub txns: Vec<Txn>,
     pub removes: Vec<Remove>,
     pub adds: Vec<Add>,
+    /// Of the bytes that it was read from.
+    pub(crate) fingerprint: Option<Fingerprint>,
 }
 
 impl Commit {
@@ -39,7 +58,17 @@ impl Commit {
             at: format!("{at} version {version}"),
             reason: error.to_string(),
         })?;
-        Ok(Self::of(actions))
+        Ok(Self {
+            fingerprint: Some(fingerprint(bytes)),
+            ..Self::of(actions)
+        })
+    }
+
+    /// True where a table begins with it, as `version`, that followed a dropped one.
+    pub(crate) fn begins_at(&self, version: TableVersion) -> bool {
+        let metadata = self.metadata.as_ref().filter(|_| self.protocol.is_some());
+        let first = metadata.and_then(|metadata| metadata.configuration.get(FIRST_VERSION));
+        first.is_some_and(|first| first.parse() == Ok(version.0))
     }
 
     /// Sorts actions.
@@ -60,7 +89,7 @@ impl Commit {
 }
 
 /// A snapshot in the making.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Replay {
     at: Arc<str>,
     version: TableVersion,
@@ -69,10 +98,12 @@ pub(crate) struct Replay {
     protocol: Option<Arc<Protocol>>,
     metadata: Option<Arc<Metadata>>,
     schema: Option<Arc<TableSchema>>,
+    physical: Arc<PhysicalNames>,
     files: Layered<Arc<str>, Arc<DataFile>>,
-    tombstones: Layered<(Arc<str>, Option<String>), Arc<Remove>>,
     txns: Layered<Arc<str>, Txn>,
     totals: Totals,
+    fingerprint: Option<Fingerprint>,
+    grounded: bool,
 }
 
 impl Replay {
@@ -86,10 +117,12 @@ impl Replay {
             protocol: None,
             metadata: None,
             schema: None,
+            physical: Arc::default(),
             files: Layered::default(),
-            tombstones: Layered::default(),
             txns: Layered::default(),
             totals: Totals::default(),
+            fingerprint: None,
+            grounded: false,
         }
     }
 
@@ -104,10 +137,12 @@ impl Replay {
             protocol: Some(from.protocol),
             metadata: Some(from.metadata),
             schema: Some(from.schema),
+            physical: from.physical,
             files: from.files,
-            tombstones: from.tombstones,
             txns: from.txns,
             totals: from.totals,
+            fingerprint: from.fingerprint,
+            grounded: true,
         }
     }
 
@@ -116,16 +151,32 @@ impl Replay {
     pub(crate) fn checkpoint(&mut self, version: TableVersion, part: Commit) -> Result<()> {
         self.version = version;
         self.checkpoint = Some(version);
+        self.grounded = true;
         self.reconcile(part)
     }
 
-    /// The time of the last applied version, where it was not in what was applied.
-    pub(crate) fn set_timestamp(&mut self, timestamp_ms: UnixMillis) {
+    /// Time and fingerprint of the last applied version, which a checkpoint does not tell.
+    pub(crate) fn set_commit(&mut self, timestamp_ms: UnixMillis, print: Option<Fingerprint>) {
         self.timestamp_ms = timestamp_ms;
+        self.fingerprint = print;
+    }
+
+    /// True where what was applied stands on something.
+    pub(crate) fn is_grounded(&self) -> bool {
+        self.grounded
     }
 
     /// Applies the next commit.
     pub(crate) fn commit(&mut self, version: TableVersion, commit: Commit) -> Result<()> {
+        if commit.begins_at(version) {
+            let at = Arc::clone(&self.at);
+            let timestamp_ms = self.timestamp_ms;
+            *self = Self::new(&at);
+            self.timestamp_ms = timestamp_ms;
+            self.grounded = true;
+        }
+        self.grounded |= version.0 == 0;
+        self.fingerprint = commit.fingerprint;
         // Made to rise, as Delta does: clocks of several writers differ.
         let after = self.timestamp_ms.saturating_add(1);
         self.timestamp_ms = commit.info.timestamp.map_or(after, |own| own.max(after));
@@ -153,7 +204,6 @@ impl Replay {
             self.add(add)?;
         }
         self.files.settle();
-        self.tombstones.settle();
         self.txns.settle();
         Ok(())
     }
@@ -162,6 +212,7 @@ impl Replay {
         let same = self.metadata.as_ref().is_some_and(|old| {
             old.schema_string == metadata.schema_string
                 && old.configuration.get(SCHEMA_ID) == metadata.configuration.get(SCHEMA_ID)
+                && is_mapped(old) == is_mapped(&metadata)
         });
         if !same {
             // A partitioned table is refused for what it is, not for its schema.
@@ -169,6 +220,12 @@ impl Replay {
                 check_readable(&self.at, protocol, &metadata)?;
             }
             self.schema = Some(Arc::new(schema_of(&self.at, &metadata)?));
+            self.physical = Arc::new(if is_mapped(&metadata) {
+                physical_names(&metadata.schema_string)
+                    .map_err(|source| unusable(&self.at, source))?
+            } else {
+                PhysicalNames::new()
+            });
         }
         self.metadata = Some(Arc::new(metadata));
         Ok(())
@@ -184,7 +241,6 @@ impl Replay {
         if live && let Some(file) = self.files.remove(&path) {
             self.count(&file, false);
         }
-        self.tombstones.insert((path, vector), Arc::new(remove));
         Ok(())
     }
 
@@ -204,8 +260,7 @@ impl Replay {
         }
         let file = Arc::new(DataFile::new(Arc::clone(&path), add));
         self.count(&file, true);
-        self.files.insert(Arc::clone(&path), file);
-        self.tombstones.remove(&(path, vector));
+        self.files.insert(path, file);
         Ok(())
     }
 
@@ -254,10 +309,11 @@ impl Replay {
             schema: self.schema.clone().ok_or_else(|| missing("metaData"))?,
             version: self.version,
             timestamp_ms: self.timestamp_ms,
-            proven_ms,
+            physical: self.physical,
+            proof: Proof::at(proven_ms),
+            fingerprint: self.fingerprint,
             checkpoint: self.checkpoint,
             files: self.files,
-            tombstones: self.tombstones,
             txns: self.txns,
             totals: self.totals,
         })
@@ -268,14 +324,16 @@ pub(crate) fn vector_id(vector: Option<&VectorDescriptor>) -> Option<String> {
     vector.map(VectorDescriptor::unique_id)
 }
 
+fn unusable(at: &str, source: SchemaError) -> ManifestError {
+    ManifestError::Schema {
+        at: at.to_owned(),
+        source,
+    }
+}
+
 fn schema_of(at: &str, metadata: &Metadata) -> Result<TableSchema> {
     let mut schema =
-        tidelake_schema::delta::from_schema_string(&metadata.schema_string).map_err(|source| {
-            ManifestError::Schema {
-                at: at.to_owned(),
-                source,
-            }
-        })?;
+        from_schema_string(&metadata.schema_string).map_err(|source| unusable(at, source))?;
     if let Some(id) = metadata
         .configuration
         .get(SCHEMA_ID)
@@ -341,14 +399,37 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_is_no_longer_gone() {
-        let there_and_back: [Step<'_>; 3] =
-            [(&[], &[None]), (&[None], &[Some(1)]), (&[Some(1)], &[None])];
-        let snapshot = replay(&there_and_back).unwrap();
-        let gone: Vec<_> = snapshot
-            .tombstones()
-            .map(|r| r.deletion_vector.clone())
-            .collect();
-        assert_eq!(gone, [add(Some(1)).deletion_vector]);
+    fn a_beginning_ends_what_stood_before_it() {
+        let mut replay = Replay::new("t");
+        replay
+            .commit(
+                TableVersion(0),
+                Commit::parse("t", 0, METADATA.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        let txn = Txn {
+            app_id: "x".into(),
+            version: 1,
+            last_updated: None,
+        };
+        let earlier = Commit {
+            adds: vec![add(None)],
+            txns: vec![txn],
+            ..Commit::default()
+        };
+        replay.commit(TableVersion(1), earlier).unwrap();
+        let text = METADATA.replace(
+            r#""configuration":{}"#,
+            r#""configuration":{"tidelake.firstVersion":"4"}"#,
+        );
+        let begins = || Commit::parse("t", 4, text.as_bytes()).unwrap();
+        assert!(begins().begins_at(TableVersion(4)) && !begins().begins_at(TableVersion(5)));
+        replay.commit(TableVersion(4), begins()).unwrap();
+        let snapshot = replay.finish(0).unwrap();
+        assert_eq!((snapshot.file_count(), snapshot.txns().count()), (0, 0));
+        // On a commit in the middle of a log nothing can stand.
+        let mut replay = Replay::new("t");
+        replay.commit(TableVersion(5), begins()).unwrap();
+        assert!(!replay.is_grounded());
     }
 }

@@ -8,12 +8,16 @@ use serde::Deserialize;
 use tidelake_core::clock::UnixMillis;
 use tidelake_core::{Bucket, Offset, TableVersion, TopicId, Watermark};
 use tidelake_schema::TableSchema;
+use tidelake_schema::delta::PhysicalNames;
 
 use crate::action::{
-    Add, Metadata, Protocol, Remove, TAG_BUCKET, TAG_OFFSETS, Txn, VectorDescriptor, decode_path,
+    Add, Metadata, Protocol, TAG_BUCKET, TAG_OFFSETS, Txn, VectorDescriptor, decode_path,
 };
 use crate::layered::Layered;
-use crate::stats::Stats;
+use crate::lifetime::is_dropped;
+use crate::replay::{FIRST_VERSION, Fingerprint};
+use crate::stats::{Stats, widened};
+use crate::trust::Proof;
 
 /// A live file of a table.
 #[derive(Debug)]
@@ -90,6 +94,13 @@ impl DataFile {
             .as_ref()
     }
 
+    /// The text of its statistics after rows of it were deleted (see [`crate::stats::widened`]);
+    /// none where the number of its rows is unknown and must be learnt from the file first.
+    pub fn widened_stats(&self) -> Option<String> {
+        let rows = self.rows_physical?;
+        Some(widened(self.add.stats.as_deref(), rows))
+    }
+
     /// The value of a tag.
     pub fn tag(&self, name: &str) -> Option<&str> {
         self.add.tag(name)
@@ -130,22 +141,21 @@ pub struct Totals {
     pub files_uncounted: u64,
 }
 
-/// A file that is gone but may still be read by older snapshots: path, and identity of its vector.
-pub(crate) type TombstoneKey = (Arc<str>, Option<String>);
-
 /// A table at one version.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub(crate) version: TableVersion,
     pub(crate) timestamp_ms: UnixMillis,
-    /// When (by our clock, read before asking) this was known to be the latest version.
-    pub(crate) proven_ms: UnixMillis,
+    /// That this was the latest version. Knowledge about the log, no part of the table.
+    pub(crate) proof: Proof,
+    /// Of the version's commit; none where the log no longer holds it.
+    pub(crate) fingerprint: Option<Fingerprint>,
     pub(crate) checkpoint: Option<TableVersion>,
     pub(crate) protocol: Arc<Protocol>,
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) schema: Arc<TableSchema>,
+    pub(crate) physical: Arc<PhysicalNames>,
     pub(crate) files: Layered<Arc<str>, Arc<DataFile>>,
-    pub(crate) tombstones: Layered<TombstoneKey, Arc<Remove>>,
     pub(crate) txns: Layered<Arc<str>, Txn>,
     pub(crate) totals: Totals,
 }
@@ -175,6 +185,12 @@ impl Snapshot {
     /// The table's properties, ours and Delta's.
     pub fn properties(&self) -> &BTreeMap<String, String> {
         &self.metadata.configuration
+    }
+
+    /// Under which names Parquet files and statistics have the columns: by field id, only where the
+    /// name differs from the logical one.
+    pub fn physical_names(&self) -> &Arc<PhysicalNames> {
+        &self.physical
     }
 
     /// The live files, in no particular order, but always in the same for the same snapshot.
@@ -230,16 +246,23 @@ impl Snapshot {
         self.txns.iter().map(|(_, txn)| txn)
     }
 
-    /// Files that are gone, as far as the log still knows them.
-    pub fn tombstones(&self) -> impl Iterator<Item = &Arc<Remove>> {
-        self.tombstones.iter().map(|(_, remove)| remove)
+    /// The version at which the table's log begins: 0, or above what an earlier table of the same
+    /// folder left (see [`crate::lifetime`]).
+    pub fn first_version(&self) -> TableVersion {
+        let first = self.properties().get(FIRST_VERSION);
+        TableVersion(first.and_then(|first| first.parse().ok()).unwrap_or(0))
+    }
+
+    /// True where the table's last commit was made: it was dropped.
+    pub fn is_dropped(&self) -> bool {
+        is_dropped(&self.metadata)
     }
 
     /// Commits that a reader must replay after the newest checkpoint known to this snapshot.
     pub fn commits_since_checkpoint(&self) -> u64 {
         match self.checkpoint {
             Some(checkpoint) => self.version.0.saturating_sub(checkpoint.0),
-            None => self.version.0 + 1,
+            None => self.version.0 + 1 - self.first_version().0.min(self.version.0),
         }
     }
 

@@ -3,6 +3,12 @@
 //! Bounds are true bounds always: what can't be said exactly is rounded outwards (long texts,
 //! timestamps finer than a millisecond) or left out (NaN, infinities, decimals beyond 15 digits,
 //! types that Delta keeps no bounds of). Columns are named as in the Parquet file.
+//!
+//! A bound that was written once is never printed again: where a file's statistics change because
+//! rows of it were deleted, its bounds are carried over as text ([`widened`]). Other engines compare
+//! with the digits that stand there, and write numbers that we could only round.
+
+mod text;
 
 use std::collections::BTreeMap;
 
@@ -12,8 +18,10 @@ use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type,
     Int64Type, TimeUnit, TimestampMicrosecondType,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+
+pub use text::widened;
 
 /// Characters of a text that a bound keeps.
 pub const TEXT_CHARS_MAX: usize = 32;
@@ -23,8 +31,8 @@ const MILLIS_PER_DAY: i64 = 86_400_000;
 
 /// Delta's per-file statistics. Bounds and null counts are keyed by physical column name, nested in
 /// structs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Default)]
+#[serde(rename_all = "camelCase")]
 pub struct Stats {
     /// Physical rows: those that a deletion vector takes away are counted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,20 +49,15 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Reads the text of `add.stats`.
+    /// Reads the text of `add.stats`. Statistics are optional, each for itself: what is null or of
+    /// another form than expected counts as absent.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
+        text::parse(text)
     }
 
     /// The text for `add.stats`.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("statistics have text keys and finite numbers")
-    }
-
-    /// The same file after rows were deleted.
-    pub fn widened(mut self) -> Self {
-        self.tight_bounds = Some(false);
-        self
     }
 }
 

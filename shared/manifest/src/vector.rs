@@ -6,6 +6,10 @@
 //! inline: Z85 text of data, padded with zero bytes to a multiple of four
 //! ```
 //!
+//! New files lie in `_tidelake`: an engine that vacuums everything that its listing finds passes over
+//! folders that begin with an underscore, and so over vectors that are in use. Older ones, at the
+//! table's root, are read where they are.
+//!
 //! A descriptor's `offset` points at the size field (the first vector's is 1), `sizeInBytes` counts
 //! data alone. Source: Delta protocol, "Deletion Vectors".
 
@@ -19,6 +23,10 @@ const MAGIC: i32 = 1_681_511_377;
 /// Bytes before and after the data of a vector in a file.
 const SIZE_BYTES: usize = 4;
 const CRC_BYTES: usize = 4;
+/// The folder of new files.
+const FOLDER: &str = "_tidelake";
+/// Bytes of a file after which the next one is begun: offsets are 32-bit numbers with a sign.
+const FILE_BYTES_MAX: usize = 1 << 30;
 /// Characters of a UUID in Z85.
 const UUID_CHARS: usize = 20;
 
@@ -88,33 +96,50 @@ fn inlined(data: &[u8], cardinality: u64) -> VectorDescriptor {
     }
 }
 
-/// A file of many vectors, being written.
+/// True where everything that `older` takes away stays taken away under `newer`. Must hold for each
+/// vector that replaces another one: a row that comes back is a row that was superseded.
+pub fn keeps(newer: &DeletedRows, older: &DeletedRows) -> bool {
+    older.is_subset(newer)
+}
+
+/// A file of many vectors, being written; several where one would become too large.
 #[derive(Debug)]
 pub struct VectorFile {
     id: Uuid,
     bytes: Vec<u8>,
+    bytes_max: usize,
+    full: Vec<(String, Vec<u8>)>,
 }
 
 impl VectorFile {
-    /// The file is named by `id`.
+    /// The file is named by `id`, further ones by the numbers after it.
     pub fn new(id: Uuid) -> Self {
         Self {
             id,
             bytes: vec![FILE_VERSION],
+            bytes_max: FILE_BYTES_MAX,
+            full: Vec::new(),
         }
     }
 
     /// True where no vector was added: then there is nothing to upload.
     pub fn is_empty(&self) -> bool {
-        self.bytes.len() == 1
+        self.bytes.len() == 1 && self.full.is_empty()
     }
 
-    /// Adds a vector.
+    /// Adds a vector, however small it is.
     pub fn push(&mut self, rows: &DeletedRows) -> VectorDescriptor {
         self.append(&encode(rows), rows.len())
     }
 
     fn append(&mut self, data: &[u8], cardinality: u64) -> VectorDescriptor {
+        let room = self.bytes_max.saturating_sub(self.bytes.len());
+        if self.bytes.len() > 1 && SIZE_BYTES + data.len() + CRC_BYTES > room {
+            let next = Uuid::from_u128(self.id.as_u128().wrapping_add(1));
+            let id = std::mem::replace(&mut self.id, next);
+            let bytes = std::mem::replace(&mut self.bytes, vec![FILE_VERSION]);
+            self.full.push((file_name(FOLDER, id), bytes));
+        }
         let offset = self.bytes.len() as i32;
         self.bytes
             .extend_from_slice(&(data.len() as i32).to_be_bytes());
@@ -123,7 +148,7 @@ impl VectorFile {
             .extend_from_slice(&crc32fast::hash(data).to_be_bytes());
         VectorDescriptor {
             storage_type: "u".into(),
-            path_or_inline_dv: z85_encode(self.id.as_bytes()),
+            path_or_inline_dv: format!("{FOLDER}{}", z85_encode(self.id.as_bytes())),
             offset: Some(offset),
             size_in_bytes: data.len() as i32,
             cardinality: cardinality as i64,
@@ -137,6 +162,12 @@ impl VectorFile {
     /// could be read by nobody, and nothing could take it back.
     pub fn place(&mut self, rows: &DeletedRows) -> Result<VectorDescriptor, VectorError> {
         let data = encode(rows);
+        if data.len() > FILE_BYTES_MAX {
+            return Err(VectorError::Size {
+                expected: FILE_BYTES_MAX,
+                found: data.len(),
+            });
+        }
         if decode(&data)? != *rows {
             return Err(VectorError::Bitmap("it reads as other rows".into()));
         }
@@ -147,9 +178,13 @@ impl VectorFile {
         })
     }
 
-    /// Name relative to the table, and contents.
-    pub fn finish(self) -> (String, Vec<u8>) {
-        (file_name("", self.id), self.bytes)
+    /// The files: names relative to the table, and contents. None where no vector was added.
+    pub fn finish(self) -> Vec<(String, Vec<u8>)> {
+        let mut files = self.full;
+        if self.bytes.len() > 1 {
+            files.push((file_name(FOLDER, self.id), self.bytes));
+        }
+        files
     }
 }
 
@@ -328,7 +363,7 @@ mod tests {
     fn damage_is_noticed() {
         let mut file = VectorFile::new(Uuid::from_u128(7));
         file.push(&(0..10_000).step_by(3).collect());
-        let (_, mut bytes) = file.finish();
+        let (_, mut bytes) = file.finish().remove(0);
         assert!(decode_in_file(&bytes[1..]).is_ok());
         bytes[100] ^= 1;
         assert_eq!(decode_in_file(&bytes[1..]), Err(VectorError::Checksum));
@@ -364,20 +399,36 @@ mod tests {
 
     proptest! {
         #[test]
-        fn many_vectors_share_a_file(vectors in prop::collection::vec(rows(), 1..6)) {
+        fn many_vectors_share_a_file(
+            vectors in prop::collection::vec(rows(), 1..6),
+            bytes_max in prop_oneof![Just(FILE_BYTES_MAX), 1..2000usize],
+        ) {
             let mut file = VectorFile::new(Uuid::from_u128(0x1234_5678));
+            file.bytes_max = bytes_max;
             let placed: Vec<_> = vectors.iter().map(|rows| file.place(rows).unwrap()).collect();
-            let (file_name, bytes) = file.finish();
+            let empty = file.is_empty();
+            let files: std::collections::BTreeMap<_, _> = file.finish().into_iter().collect();
+            prop_assert_eq!(empty, files.is_empty());
             for (rows, descriptor) in vectors.iter().zip(&placed) {
                 let found = match locate(descriptor).unwrap() {
                     Place::Inline(data) => decode(&data).unwrap(),
                     Place::File { name, range } => {
-                        prop_assert_eq!(&name, &file_name);
+                        prop_assert!(name.starts_with("_tidelake/deletion_vector_"), "{}", name);
+                        let bytes = &files[&name];
+                        // Only a vector that is larger by itself makes a file larger.
+                        prop_assert!(bytes.len() <= bytes_max || range.start == 1);
                         decode_in_file(&bytes[range.start as usize..range.end as usize]).unwrap()
                     }
                 };
                 prop_assert_eq!(&checked(found, descriptor).unwrap(), rows);
             }
+        }
+
+        #[test]
+        fn a_vector_keeps_what_it_has_grown_from(older in rows(), more in rows()) {
+            let newer = &older | &more;
+            prop_assert!(keeps(&newer, &older));
+            prop_assert_eq!(keeps(&older, &newer), older == newer);
         }
 
         #[test]

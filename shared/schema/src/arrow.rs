@@ -30,8 +30,9 @@ use arrow::datatypes::{
     SchemaRef, Time64MicrosecondType, TimeUnit, TimestampNanosecondType,
 };
 
+use crate::delta::{PhysicalNames, physical_name};
 use crate::error::SchemaError;
-use crate::types::{Field, Primitive, TableSchema, Type, join};
+use crate::types::{Field, ListType, MapType, Primitive, TableSchema, Type, join};
 
 /// Where Parquet readers and writers look for a field's id.
 pub const FIELD_ID_KEY: &str = "PARQUET:field_id";
@@ -52,6 +53,42 @@ pub fn to_arrow(schema: &TableSchema) -> SchemaRef {
 /// What rows look like in a data file, hidden columns aside.
 pub fn storage_schema(schema: &TableSchema) -> SchemaRef {
     Arc::new(Schema::new(fields(&schema.fields, Form::Storage)))
+}
+
+/// As [`storage_schema`], with the names that the columns have in the files of the table: those of
+/// its column mapping, nested ones too. Statistics of a file go by these names as well.
+pub fn physical_schema(schema: &TableSchema, names: &PhysicalNames) -> SchemaRef {
+    if names.is_empty() {
+        return storage_schema(schema);
+    }
+    Arc::new(Schema::new(fields(
+        &renamed(&schema.fields, names),
+        Form::Storage,
+    )))
+}
+
+fn renamed(fields: &[Field], names: &PhysicalNames) -> Vec<Field> {
+    fn inside(ty: &Type, names: &PhysicalNames) -> Type {
+        match ty {
+            Type::Primitive(primitive) => Type::Primitive(*primitive),
+            Type::Struct(fields) => Type::Struct(renamed(fields, names)),
+            Type::List(list) => Type::List(Box::new(ListType {
+                element: inside(&list.element, names),
+                ..list.as_ref().clone()
+            })),
+            Type::Map(map) => Type::Map(Box::new(MapType {
+                key: inside(&map.key, names),
+                value: inside(&map.value, names),
+                ..map.as_ref().clone()
+            })),
+        }
+    }
+    let each = fields.iter().map(|field| Field {
+        name: physical_name(field, names).to_owned(),
+        ty: inside(&field.ty, names),
+        ..field.clone()
+    });
+    each.collect()
 }
 
 /// The logical Arrow type of one type, as it stands in [`to_arrow`].

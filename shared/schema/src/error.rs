@@ -130,6 +130,11 @@ pub enum Problem {
     DuplicateIdentifier(i32),
     #[error("an identifier field must be required; set \"required\": true")]
     OptionalIdentifier,
+    #[error(
+        "it is part of the primary key and may be null, which another engine allowed; make it NOT \
+         NULL again there"
+    )]
+    NullableKey,
     #[error("an identifier field cannot be a {0}; use another column as key")]
     IdentifierType(String),
     #[error("declared as {declared:?} but stored as {stored:?}")]

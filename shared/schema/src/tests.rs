@@ -317,15 +317,28 @@ fn nested() -> TableSchema {
 
 #[test]
 fn delta_schema_string_has_the_documented_shape() {
-    let value: Value = serde_json::from_str(&delta::schema_string(&nested())).unwrap();
-    let metadata = |id: i32, name: &str| json!({"delta.columnMapping.id": id, "delta.columnMapping.physicalName": name});
+    let plain: Value = serde_json::from_str(&delta::schema_string(&nested())).unwrap();
+    let mapped = delta::mapped_schema_string(&nested(), &delta::PhysicalNames::new());
+    let mapped: Value = serde_json::from_str(&mapped).unwrap();
+    assert_eq!(plain, expected_schema(|id, _| json!({"tidelake.id": id})));
+    assert_eq!(
+        mapped,
+        expected_schema(|id, name| json!({
+            "delta.columnMapping.id": id,
+            "delta.columnMapping.physicalName": name,
+        }))
+    );
+}
+
+/// [`nested`] as a `schemaString`; `metadata` gives what identifies a field.
+fn expected_schema(metadata: impl Fn(i32, &str) -> Value) -> Value {
     let with = |mut base: Value, more: Value| {
         base.as_object_mut()
             .unwrap()
             .extend(more.as_object().unwrap().clone());
         base
     };
-    let expected = json!({"type": "struct", "fields": [
+    json!({"type": "struct", "fields": [
         {"name": "id", "type": "long", "nullable": false, "metadata":
             with(metadata(1, "id"), json!({"comment": "the key", "tidelake.identifier": 1}))},
         {"name": "who", "type": "string", "nullable": false, "metadata":
@@ -342,8 +355,7 @@ fn delta_schema_string_has_the_documented_shape() {
             with(metadata(4, "m"), json!({
                 "tidelake.id.key": 10, "tidelake.type.key": "uuid", "tidelake.id.value": 11,
                 "tidelake.id.value.element": 12}))},
-    ]});
-    assert_eq!(value, expected);
+    ]})
 }
 
 #[test]
@@ -369,7 +381,7 @@ fn a_foreign_delta_table_without_column_mapping_is_read() {
 fn physical_names_of_renamed_columns_survive() {
     let schema = nested();
     let names = delta::PhysicalNames::from([(1, "old".to_owned()), (13, "older".to_owned())]);
-    let text = delta::schema_string_with(&schema, &names);
+    let text = delta::mapped_schema_string(&schema, &names);
     assert_eq!(delta::physical_names(&text).unwrap(), names);
     assert_eq!(
         delta::from_schema_string(&text).unwrap(),
@@ -377,6 +389,102 @@ fn physical_names_of_renamed_columns_survive() {
             schema_id: 0,
             ..schema
         }
+    );
+}
+
+#[test]
+fn only_names_that_delta_refuses_need_column_mapping() {
+    assert!(!delta::needs_column_mapping(&nested()));
+    for name in ["a b", "a,b", "a;b", "{a", "a}", "(a", "a)", "a=b"] {
+        let mut schema = nested();
+        schema.fields[0].name = name.to_owned();
+        assert!(delta::needs_column_mapping(&schema), "{name}");
+        let text = delta::schema_string(&schema);
+        assert!(text.contains("delta.columnMapping.physicalName"), "{text}");
+        assert_eq!(
+            delta::from_schema_string(&text).unwrap().fields,
+            schema.fields
+        );
+    }
+    let mut schema = nested();
+    let Type::Map(map) = &mut schema.fields[3].ty else {
+        panic!("a map")
+    };
+    let Type::List(list) = &mut map.value else {
+        panic!("a list")
+    };
+    let Type::Struct(fields) = &mut list.element else {
+        panic!("a struct")
+    };
+    fields[0].name = "ra w".to_owned();
+    assert!(delta::needs_column_mapping(&schema), "nested names count");
+    for name in ["größe", "a.b", "a-b", "a:b", "a\"b", "a/b", "a'b", "a%20b"] {
+        let mut schema = nested();
+        schema.fields[0].name = name.to_owned();
+        assert!(!delta::needs_column_mapping(&schema), "{name}");
+    }
+}
+
+#[test]
+fn columns_that_other_engines_add_have_one_id_in_every_order() {
+    let text = delta::schema_string(&nested());
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    let fields = value["fields"].as_array_mut().unwrap();
+    fields.push(json!({"name": "x", "type": "long", "nullable": true, "metadata": {}}));
+    fields.push(
+        json!({"name": "y", "nullable": true, "metadata": {}, "type":
+        {"type": "array", "elementType": "string", "containsNull": true}}),
+    );
+    let added = delta::from_schema_string(&value.to_string()).unwrap();
+    assert_eq!(added.fields[..4], nested().fields, "ours keep their ids");
+    let id = |schema: &TableSchema, name: &str| schema.field(name).unwrap().id;
+    value["fields"].as_array_mut().unwrap().reverse();
+    let reversed = delta::from_schema_string(&value.to_string()).unwrap();
+    for name in ["id", "x", "y"] {
+        assert_eq!(id(&added, name), id(&reversed, name), "{name}");
+    }
+    assert_ne!(id(&added, "x"), id(&added, "y"));
+    assert_eq!(added.identifier_field_ids, reversed.identifier_field_ids);
+    let written = delta::schema_string(&added);
+    assert_eq!(delta::from_schema_string(&written).unwrap(), added);
+}
+
+#[test]
+fn what_other_engines_may_not_do_to_a_schema_is_told_by_column() {
+    let change = |field: usize, key: &str, to: Value| {
+        let mut value: Value = serde_json::from_str(&delta::schema_string(&nested())).unwrap();
+        value["fields"][field][key] = to;
+        delta::from_schema_string(&value.to_string())
+            .unwrap_err()
+            .to_string()
+    };
+    let nullable = change(0, "nullable", json!(true));
+    assert!(
+        nullable.contains("\"id\"") && nullable.contains("NOT NULL"),
+        "{nullable}"
+    );
+    let hidden = change(2, "name", json!("__x"));
+    assert!(
+        hidden.contains("\"__x\"") && hidden.contains("reserved"),
+        "{hidden}"
+    );
+    let unknown = change(2, "type", json!("variant"));
+    assert!(
+        unknown.contains("\"tags\"") && unknown.contains("variant"),
+        "{unknown}"
+    );
+}
+
+#[test]
+fn files_have_physical_names_at_every_level() {
+    let names = delta::PhysicalNames::from([(1, "col-1".to_owned()), (13, "col-13".to_owned())]);
+    let stored = arrow::physical_schema(&nested(), &names);
+    assert_eq!(stored.field(0).name(), "col-1");
+    assert_eq!(stored.field(0).metadata()["PARQUET:field_id"], "1");
+    assert!(stored.field(3).to_string().contains("col-13"), "{stored}");
+    assert_eq!(
+        arrow::physical_schema(&nested(), &delta::PhysicalNames::new()),
+        arrow::storage_schema(&nested())
     );
 }
 

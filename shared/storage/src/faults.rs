@@ -168,6 +168,7 @@ struct Script {
     odds: Odds,
     random: u64,
     creates: Creates,
+    unlisted: Vec<String>,
 }
 
 /// The wrapper. Clones share the script.
@@ -203,6 +204,12 @@ impl FaultStore {
         self.script().creates = creates;
     }
 
+    /// Leaves objects whose path contains `part` out of every listing, as a store may that lists
+    /// while they are being made. By name they are there.
+    pub fn hide_from_listings(&self, part: &str) {
+        self.script().unlisted.push(part.to_owned());
+    }
+
     /// Ends all faults. Gates keep what they hold.
     pub fn heal(&self) {
         *self.script() = Script::default();
@@ -210,6 +217,32 @@ impl FaultStore {
 
     fn script(&self) -> MutexGuard<'_, Script> {
         self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_listed(&self, meta: &ObjectMeta) -> bool {
+        let script = self.script();
+        let path = meta.location.as_ref();
+        !script.unlisted.iter().any(|part| path.contains(part))
+    }
+
+    /// A listing with its faults.
+    fn listed(
+        &self,
+        prefix: Option<&Path>,
+        found: BoxStream<'static, Result<ObjectMeta>>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (this, path) = (self.clone(), prefix.cloned().unwrap_or_default());
+        let shown = self.clone();
+        let found = found.try_filter(move |meta| {
+            let shown = shown.is_listed(meta);
+            async move { shown }
+        });
+        stream::once(async move {
+            this.around(Operation::List, &path, async move { Ok(found) })
+                .await
+        })
+        .try_flatten()
+        .boxed()
     }
 
     fn decide(&self, operation: Operation, path: &Path) -> Option<Fault> {
@@ -380,14 +413,7 @@ impl ObjectStore for FaultStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let (this, path) = (self.clone(), prefix.cloned().unwrap_or_default());
-        let found = self.inner.list(prefix);
-        stream::once(async move {
-            this.around(Operation::List, &path, async move { Ok(found) })
-                .await
-        })
-        .try_flatten()
-        .boxed()
+        self.listed(prefix, self.inner.list(prefix))
     }
 
     fn list_with_offset(
@@ -395,14 +421,7 @@ impl ObjectStore for FaultStore {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        let (this, path) = (self.clone(), prefix.cloned().unwrap_or_default());
-        let found = self.inner.list_with_offset(prefix, offset);
-        stream::once(async move {
-            this.around(Operation::List, &path, async move { Ok(found) })
-                .await
-        })
-        .try_flatten()
-        .boxed()
+        self.listed(prefix, self.inner.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

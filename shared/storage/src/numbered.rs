@@ -2,6 +2,10 @@
 //!
 //! The number is the lock: whoever creates it has committed. The manifest (a Delta log) and the
 //! catalog are both such logs.
+//!
+//! A listing is no snapshot: of two commits that are made while it runs, the later may show and the
+//! earlier not. So a listing only tells how far the log goes at least; whether a number below that
+//! is there is asked of the store by name, and only a commit that can't be had that way is missing.
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -61,31 +65,69 @@ impl NumberedLog {
     /// All commits from `number` on, in order, without a gap. One request where there is none.
     pub async fn read_from(&self, number: u64) -> Result<Vec<(u64, Bytes)>> {
         let mut commits = Vec::new();
+        self.visit_from(number, |number, bytes| {
+            commits.push((number, bytes));
+            Ok::<_, StorageError>(())
+        })
+        .await?;
+        Ok(commits)
+    }
+
+    /// Shows `visit` all commits from `number` on, in order, without a gap; few are in memory at a
+    /// time. One request where there is none.
+    pub async fn visit_from<E: From<StorageError>>(
+        &self,
+        number: u64,
+        mut visit: impl FnMut(u64, Bytes) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         let mut next = number;
         // Mostly there are none or few: no listing then.
         while next < number.saturating_add(STEPS_MAX) {
             let Some(bytes) = self.read(next).await? else {
-                return Ok(commits);
+                return Ok(());
             };
-            commits.push((next, bytes));
+            visit(next, bytes)?;
             next += 1;
         }
-        let rest = self.numbers_from(next).await?;
-        if let Some((missing, _)) = (next..).zip(&rest).find(|(want, found)| want != *found) {
-            return Err(StorageError::Corrupt {
-                at: self.store.url_of(&self.name(missing)),
-                reason: "this commit is missing although later ones exist".into(),
-            });
+        let Some(last) = self.numbers_from(next).await?.last().copied() else {
+            return Ok(());
+        };
+        match self.visit_range(next, last, &mut visit).await? {
+            None => Ok(()),
+            Some(missing) => Err(self.missing(missing).into()),
         }
-        let mut reads = futures::stream::iter(rest.into_iter().map(|number| async move {
-            let bytes = self.store.get(&self.name(number)).await?;
-            Ok::<_, StorageError>((number, bytes))
-        }))
-        .buffered(READS_IN_FLIGHT_MAX);
-        while let Some(commit) = reads.try_next().await? {
-            commits.push(commit);
+    }
+
+    /// Shows `visit` the commits from `first` to `last`, in order; few are in memory at a time.
+    /// Stops at the first that is missing, and returns its number.
+    pub async fn visit_range<E: From<StorageError>>(
+        &self,
+        first: u64,
+        last: u64,
+        mut visit: impl FnMut(u64, Bytes) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Option<u64>, E> {
+        let numbers = futures::stream::iter(first..=last);
+        let mut reads = numbers
+            .map(|number| self.clone().read_numbered(number))
+            .buffered(READS_IN_FLIGHT_MAX);
+        while let Some((number, bytes)) = reads.try_next().await? {
+            match bytes {
+                Some(bytes) => visit(number, bytes)?,
+                None => return Ok(Some(number)),
+            }
         }
-        Ok(commits)
+        Ok(None)
+    }
+
+    async fn read_numbered(self, number: u64) -> Result<(u64, Option<Bytes>)> {
+        Ok((number, self.read(number).await?))
+    }
+
+    fn missing(&self, number: u64) -> StorageError {
+        StorageError::Corrupt {
+            at: self.store.url_of(&self.name(number)),
+            reason: "this commit is missing although later ones exist".into(),
+        }
     }
 
     /// Commits `numbers`, fetched concurrently, in order. A missing one is an error.
@@ -125,7 +167,12 @@ impl NumberedLog {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+
     use super::*;
+    use crate::faults::FaultStore;
     use crate::{Operation, StoreOptions};
 
     async fn log_of(commits: u64) -> (Store, NumberedLog) {
@@ -162,6 +209,40 @@ mod tests {
             );
             assert_eq!(log.latest().await.unwrap(), commits.checked_sub(1));
         }
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_a_listing_skips_is_asked_for_by_name() {
+        let faults = FaultStore::new(Arc::new(InMemory::new()));
+        let store = Store::with_policy(
+            Arc::new(faults.clone()),
+            "memory://",
+            crate::RetryPolicy::QUICK,
+        );
+        let log = NumberedLog::new(store.clone(), "log");
+        for number in 0..20 {
+            let put = log.append(number, format!("{number}").into(), |_| false);
+            assert_eq!(put.await.unwrap(), PutOnce::Created);
+        }
+        faults.hide_from_listings("0000000007.json");
+        faults.hide_from_listings("0000000018.json");
+        assert_eq!(log.numbers_from(5).await.unwrap()[..3], [5, 6, 8]);
+        let read = log.read_from(0).await.unwrap();
+        let numbers: Vec<_> = read.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn a_range_tells_where_it_breaks_off() {
+        let (store, log) = log_of(10).await;
+        store.delete(&log.name(7)).await.unwrap();
+        let mut seen = Vec::new();
+        let missing = log.visit_range(5, 9, |number, _| {
+            seen.push(number);
+            Ok::<_, StorageError>(())
+        });
+        assert_eq!(missing.await.unwrap(), Some(7));
+        assert_eq!(seen, [5, 6]);
     }
 
     #[tokio::test]

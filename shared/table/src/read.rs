@@ -42,10 +42,7 @@ impl KeyColumns {
     pub fn new(schema: &TableSchema, delta_schema: &str) -> Result<Self, TableError> {
         let fields: Vec<Field> = schema.identifier_fields().into_iter().cloned().collect();
         let known = physical_names(delta_schema)?;
-        let name = |field: &Field| match known.get(&field.id) {
-            Some(name) => name.clone(),
-            None => physical_name(field).to_owned(),
-        };
+        let name = |field: &Field| physical_name(field, &known).to_owned();
         let names = fields.iter().map(name).collect();
         let schema = TableSchema {
             schema_id: schema.schema_id,

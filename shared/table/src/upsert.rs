@@ -20,6 +20,7 @@ use futures::future::try_join_all;
 use tidelake_core::clock::UnixMillis;
 use tidelake_core::{Bucket, TopicId};
 use tidelake_manifest::action::{Add, Remove, Txn};
+use tidelake_manifest::stats::widened;
 use tidelake_manifest::vector::VectorFile;
 use tidelake_manifest::{CommitOutcome, Conflict, DeltaTable, MarkMove, Snapshot, Transaction};
 use uuid::Uuid;
@@ -110,11 +111,9 @@ pub async fn flush_keyed(
         let vectors = Vectors::of(&base, &parts, &superseded, *vector_id, request.now_ms)?;
         report.superseded = superseded.iter().map(|found| found.rows).sum();
         report.files_touched = vectors.removes.len() as u64;
-        report.vector_bytes = vectors
-            .object
-            .as_ref()
-            .map_or(0, |(_, bytes)| bytes.len() as u64);
-        if let Some((name, bytes)) = &vectors.object {
+        report.vector_bytes = 0;
+        for (name, bytes) in &vectors.objects {
+            report.vector_bytes += bytes.len() as u64;
             table.store().put(name, bytes.clone()).await?;
         }
         let mut transaction = Transaction::flush(Vec::new(), marks.clone());
@@ -304,8 +303,8 @@ async fn after(
 struct Vectors {
     adds: Vec<Add>,
     removes: Vec<Remove>,
-    /// Name and contents of the object that holds the vectors too large for the log.
-    object: Option<(String, Bytes)>,
+    /// Names and contents of the objects that hold the vectors too large for the log.
+    objects: Vec<(String, Bytes)>,
     /// Of each touched file: its new vector, none where the file goes.
     identities: HashMap<Arc<str>, Option<Arc<str>>>,
 }
@@ -322,7 +321,7 @@ impl Vectors {
         let mut vectors = Self {
             adds: Vec::new(),
             removes: Vec::new(),
-            object: None,
+            objects: Vec::new(),
             identities: HashMap::new(),
         };
         // A file of another writer may belong to several buckets.
@@ -357,28 +356,14 @@ impl Vectors {
             vectors.identities.insert(Arc::clone(path), Some(identity));
             vectors.adds.push(Add {
                 deletion_vector: Some(vector),
-                stats: widened(file),
+                stats: Some(widened(file.add.stats.as_deref(), rows.into())),
                 data_change: true,
                 modification_time: file.add.modification_time,
                 ..file.add.clone()
             });
         }
-        if !object.is_empty() {
-            let (name, bytes) = object.finish();
-            vectors.object = Some((name, bytes.into()));
-        }
+        let objects = object.finish().into_iter();
+        vectors.objects = objects.map(|(name, bytes)| (name, bytes.into())).collect();
         Ok(vectors)
-    }
-}
-
-/// The statistics of a file some of whose rows are deleted: bounds are no longer tight.
-fn widened(file: &tidelake_manifest::DataFile) -> Option<String> {
-    let text = file.add.stats.as_deref()?;
-    if text.contains("\"tightBounds\":false") {
-        return Some(text.to_owned());
-    }
-    match file.stats() {
-        Some(stats) => Some(stats.clone().widened().to_json()),
-        None => Some(text.to_owned()),
     }
 }

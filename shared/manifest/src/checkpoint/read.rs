@@ -15,9 +15,15 @@ use super::BATCH_ROWS;
 use crate::action::{Add, Format, Metadata, NullableMap, Protocol, Remove, Txn, VectorDescriptor};
 use crate::replay::Commit;
 
-/// Reads a checkpoint, or one part of it, batch by batch.
+/// The actions that make a snapshot.
+pub(crate) const STATE: &[&str] = &["txn", "add", "metaData", "protocol"];
+/// The files that are gone.
+pub(crate) const REMOVES: &[&str] = &["remove"];
+
+/// Reads actions of these kinds from a checkpoint, or one part of it, batch by batch.
 pub(crate) fn read<E: From<ParquetError>>(
     bytes: Bytes,
+    kinds: &[&str],
     mut each: impl FnMut(Commit) -> Result<(), E>,
 ) -> Result<(), E> {
     // The Parquet types decide, not what another Arrow writer made of them.
@@ -31,10 +37,9 @@ pub(crate) fn read<E: From<ParquetError>>(
         .enumerate()
         .filter_map(|(i, column)| {
             let parts = column.path().parts();
-            let known = ["txn", "add", "remove", "metaData", "protocol"];
             let wanted = parts
                 .first()
-                .is_some_and(|top| known.contains(&top.as_str()));
+                .is_some_and(|top| kinds.contains(&top.as_str()));
             let copy = parts.get(1).is_some_and(|name| name.ends_with("_parsed"));
             (wanted && !copy).then_some(i)
         });

@@ -13,7 +13,6 @@ use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use parquet::basic::Compression;
 use parquet::errors::Result;
 use parquet::file::properties::WriterProperties;
-use tidelake_core::clock::UnixMillis;
 
 use super::BATCH_ROWS;
 use crate::action::{Add, Metadata, NullableMap, Protocol, Remove, Txn, VectorDescriptor};
@@ -27,40 +26,61 @@ pub(crate) struct Written {
     pub(crate) adds: u64,
 }
 
-/// Writes the state of a snapshot. Tombstones from before `expired_before_ms` are left out: older
-/// files may have been deleted by then.
-pub(crate) fn write(snapshot: &Snapshot, expired_before_ms: UnixMillis) -> Result<Written> {
-    let schema = schema();
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .build();
-    // The plain Parquet types are what other engines expect, without a hint of ours.
-    let options = ArrowWriterOptions::new()
-        .with_properties(properties)
-        .with_skip_arrow_metadata(true);
-    let mut writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&schema), options)?;
-    let mut actions = 0;
-    let mut put = |column: &str, values: StructArray| -> Result<()> {
-        actions += values.len() as u64;
-        writer.write(&only(&schema, column, values)?)
-    };
-    put("protocol", protocols(&[snapshot.protocol()]))?;
-    put("metaData", metadatas(&[snapshot.metadata()]))?;
-    in_groups(snapshot.txns(), |group: &[&Txn]| put("txn", txns(group)))?;
-    let adds = snapshot.files().map(|file| &file.add);
-    in_groups(adds, |group: &[&Add]| put("add", self::adds(group)))?;
-    let live = snapshot.tombstones().map(Arc::as_ref).filter(|remove| {
-        remove
-            .deletion_timestamp
-            .is_none_or(|deleted| deleted >= expired_before_ms)
-    });
-    in_groups(live, |group: &[&Remove]| put("remove", removes(group)))?;
-    let bytes = writer.into_inner()?.into();
-    Ok(Written {
-        bytes,
-        actions,
-        adds: snapshot.file_count() as u64,
-    })
+/// A checkpoint in the making: the snapshot's state, then tombstones, as many as come.
+pub(crate) struct Pen {
+    schema: SchemaRef,
+    writer: ArrowWriter<Vec<u8>>,
+    actions: u64,
+    adds: u64,
+}
+
+impl Pen {
+    /// Writes the state of a snapshot.
+    pub(crate) fn begin(snapshot: &Snapshot) -> Result<Self> {
+        let schema = schema();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .build();
+        // The plain Parquet types are what other engines expect, without a hint of ours.
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties)
+            .with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&schema), options)?;
+        let mut pen = Self {
+            schema,
+            writer,
+            actions: 0,
+            adds: snapshot.file_count() as u64,
+        };
+        pen.put("protocol", protocols(&[snapshot.protocol()]))?;
+        pen.put("metaData", metadatas(&[snapshot.metadata()]))?;
+        in_groups(snapshot.txns(), |group: &[&Txn]| {
+            pen.put("txn", txns(group))
+        })?;
+        let adds = snapshot.files().map(|file| &file.add);
+        in_groups(adds, |group: &[&Add]| pen.put("add", self::adds(group)))?;
+        Ok(pen)
+    }
+
+    /// Adds files that are gone.
+    pub(crate) fn removes(&mut self, of: &[Remove]) -> Result<()> {
+        in_groups(of.iter(), |group: &[&Remove]| {
+            self.put("remove", removes(group))
+        })
+    }
+
+    fn put(&mut self, column: &str, values: StructArray) -> Result<()> {
+        self.actions += values.len() as u64;
+        self.writer.write(&only(&self.schema, column, values)?)
+    }
+
+    pub(crate) fn finish(self) -> Result<Written> {
+        Ok(Written {
+            bytes: self.writer.into_inner()?.into(),
+            actions: self.actions,
+            adds: self.adds,
+        })
+    }
 }
 
 fn in_groups<'a, T: 'a>(

@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use object_store::memory::InMemory;
-use tidelake_core::ErrorKind;
 use tidelake_core::clock::ManualClock;
 use tidelake_core::ids::CountingIds;
+use tidelake_core::{ErrorKind, TableVersion};
 use tidelake_schema::TableSchema;
 use tidelake_storage::faults::{Fault, FaultStore, Gate, Rule};
 use tidelake_storage::{Operation, RetryPolicy, Store};
@@ -58,6 +58,7 @@ async fn create(table: &DeltaTable) -> Arc<Snapshot> {
         schema: TableSchema::from_iceberg_json(SCHEMA).unwrap(),
         append_only: true,
         properties: BTreeMap::new(),
+        first_version: TableVersion(0),
     });
     Arc::clone(created.await.unwrap().snapshot())
 }

@@ -141,3 +141,81 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn widening_keeps_every_bound_byte_for_byte() {
+    // Digits that no double has, and two doubles that a careless reader takes for their neighbours.
+    let low = r#""minValues":{"a":-123456789012345678.90,"f":1.0e+2,"n":0.30000000000000004}"#;
+    let high = r#""maxValues":{"a":99999999999999999.99,"f":5e-324,"n":2.2250738585072011e-308}"#;
+    let bounds = format!("{low},{high}");
+    let text = format!(r#"{{"numRecords":9,{bounds},"nullCount":{{"a":0}},"x":[1 ,2]}}"#);
+    let after = widened(Some(&text), 9);
+    assert!(after.contains(&bounds), "{after}");
+    assert!(
+        after.contains(r#""x":[1 ,2],"tightBounds":false}"#),
+        "{after}"
+    );
+    let parsed = Stats::parse(&after).unwrap();
+    assert_eq!(
+        (parsed.num_records, parsed.tight_bounds),
+        (Some(9), Some(false))
+    );
+    assert_eq!(
+        widened(Some(&after), 9),
+        after,
+        "a second time changes nothing"
+    );
+    let tight = text.replace("\"x\"", "\"tightBounds\":true,\"x\"");
+    assert_eq!(widened(Some(&tight), 9), after);
+}
+
+#[test]
+fn widening_fills_in_the_rows_that_others_left_out() {
+    for absent in [
+        None,
+        Some(""),
+        Some("null"),
+        Some("[]"),
+        Some("{"),
+        Some("{}"),
+        Some(r#"{"numRecords":null}"#),
+        Some(r#"{"numRecords":"7","tightBounds":true}"#),
+    ] {
+        assert_eq!(
+            widened(absent, 7),
+            r#"{"numRecords":7,"tightBounds":false}"#,
+            "{absent:?}"
+        );
+    }
+    let partial = widened(Some(r#"{"nullCount":{"a":null},"minValues":null}"#), 7);
+    let parsed = Stats::parse(&partial).unwrap();
+    assert_eq!(parsed.num_records, Some(7));
+}
+
+#[test]
+fn statistics_are_read_as_far_as_they_are_understood() {
+    let text = r#"{"numRecords":3,"minValues":null,"maxValues":{"a":1},"nullCount":[],
+        "tightBounds":null,"partial":{"x":1}}"#;
+    let stats = Stats::parse(text).unwrap();
+    assert_eq!(stats.num_records, Some(3));
+    assert_eq!(stats.max_values["a"], json!(1));
+    assert!(stats.min_values.is_empty() && stats.null_count.is_empty());
+    assert_eq!(stats.tight_bounds, None);
+    assert_eq!(
+        Stats::parse(r#"{"numRecords":-1}"#).unwrap().num_records,
+        None
+    );
+}
+
+proptest! {
+    #[test]
+    fn float_bounds_read_as_they_were_written(bits in any::<u64>()) {
+        let value = f64::from_bits(bits);
+        prop_assume!(value.is_finite());
+        let stats = stats(vec![("f", Arc::new(Float64Array::from(vec![value])))]);
+        let read = Stats::parse(&widened(Some(&stats.to_json()), 1)).unwrap();
+        prop_assert_eq!(&read.min_values, &stats.min_values);
+        let low = read.min_values["f"].as_f64().unwrap();
+        prop_assert_eq!(low, value, "{:?} read as {:?}", value, low);
+    }
+}

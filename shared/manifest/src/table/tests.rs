@@ -1,18 +1,33 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use object_store::memory::InMemory;
 use proptest::prelude::*;
 use tidelake_core::clock::{Clock, ManualClock};
 use tidelake_core::ids::CountingIds;
 use tidelake_core::{Bucket, ErrorKind, TopicId, Watermark};
+use tidelake_schema::TableSchema;
+use tidelake_schema::delta::schema_string;
 use tidelake_storage::faults::{Fault, FaultStore, Gate, Odds, Rule};
-use tidelake_storage::{Operation, StorageError};
+use tidelake_storage::{Operation, RetryPolicy, StorageError};
 
 use super::*;
-use crate::action::{Add, Format, NullableMap, Protocol, Remove, TAG_BUCKET, Txn};
+use crate::action::{
+    Action, Add, Format, Metadata, NullableMap, Protocol, Remove, TAG_BUCKET, Txn, write_commit,
+};
 use crate::conflict::Conflict;
+use crate::features::NewTable;
+use crate::lifetime::{CreateOutcome, CreateTable};
+use crate::log_files::checkpoint_name;
+use crate::rebase::{Rebased, rebase};
+use crate::replay::Commit;
 use crate::stats::Stats;
-use crate::transaction::MarkMove;
+use crate::tombstones::checkpoint_of;
+use crate::transaction::{CommitOutcome, MarkMove, Transaction};
+
+mod engines;
+mod lifetime;
+mod sleepers;
 
 const TOPIC: TopicId = TopicId(*b"0123456789abcdef");
 const NOON_MS: i64 = 1_795_262_400_000;
@@ -78,6 +93,7 @@ fn spec(append_only: bool) -> CreateTable {
         schema: TableSchema::from_iceberg_json(schema).unwrap(),
         append_only,
         properties: BTreeMap::from([("tidelake.mode".into(), "append".into())]),
+        first_version: TableVersion(0),
     }
 }
 
@@ -167,15 +183,12 @@ async fn a_new_table_has_the_protocol_that_other_engines_read() {
     );
     assert_eq!(
         protocol.reader_features.as_deref().unwrap(),
-        ["columnMapping", "timestampNtz"]
+        ["timestampNtz"]
     );
     let writer = protocol.writer_features.as_deref().unwrap();
-    assert_eq!(
-        writer,
-        ["columnMapping", "timestampNtz", "appendOnly", "invariants"]
-    );
+    assert_eq!(writer, ["timestampNtz", "appendOnly", "invariants"]);
     let properties = snapshot.properties();
-    assert_eq!(properties["delta.columnMapping.mode"], "name");
+    assert!(!properties.contains_key("delta.columnMapping.mode"));
     assert_eq!(properties["delta.columnMapping.maxColumnId"], "2");
     assert!(!properties.contains_key("delta.appendOnly"));
     assert_eq!(snapshot.schema().schema_id, 3);
@@ -527,7 +540,7 @@ async fn a_change_of_the_schema_or_the_protocol_stops_a_flush() {
         .writer_features
         .as_mut()
         .unwrap()
-        .push("changeDataFeed".into());
+        .push("rowTracking".into());
     let line = serde_json::to_string(&Action::Protocol(protocol.clone())).unwrap();
     fixture.foreign(2, &[&line]).await;
     let conflict = conflicted(fixture.table.commit(&after, flush("a", 1, vec![])).await);
@@ -540,7 +553,7 @@ async fn a_change_of_the_schema_or_the_protocol_stops_a_flush() {
         .await
         .unwrap_err();
     assert!(
-        matches!(&error, ManifestError::WriterFeatures { features, .. } if features == &["changeDataFeed"])
+        matches!(&error, ManifestError::WriterFeatures { features, .. } if features == &["rowTracking"])
     );
 
     protocol
@@ -607,7 +620,7 @@ async fn checkpointed() -> (Fixture, Vec<Arc<Snapshot>>) {
                 .push(old.add.to_remove(fixture.clock.now_ms(), true));
             if i % 3 > 0 {
                 let rows = [i as u64].into_iter().collect();
-                let stats = old.stats().unwrap().clone().widened().to_json();
+                let stats = old.widened_stats().unwrap();
                 let vector = Some(vector::inline(&rows));
                 let changed = Add {
                     deletion_vector: vector,
@@ -650,12 +663,41 @@ fn same_table(a: &Snapshot, b: &Snapshot) {
     }
 }
 
-fn tombstones(snapshot: &Snapshot) -> BTreeSet<(String, Option<String>)> {
-    let keys = snapshot
-        .tombstones
-        .iter()
-        .map(|((path, vector), _)| (path.to_string(), vector.clone()));
-    keys.collect()
+type Tombstones = BTreeSet<(String, Option<String>)>;
+
+fn tombstone(remove: &Remove) -> (String, Option<String>) {
+    let vector = remove.deletion_vector.as_ref();
+    let path = crate::action::decode_path(&remove.path).unwrap();
+    (path, vector.map(VectorDescriptor::unique_id))
+}
+
+/// What a checkpoint of the snapshot says of files that are gone.
+async fn tombstones(table: &DeltaTable, snapshot: &Snapshot, expired_before_ms: i64) -> Tombstones {
+    let written = checkpoint_of(&table.reader, snapshot, expired_before_ms);
+    let mut found = Vec::new();
+    let bytes = written.await.unwrap().bytes;
+    crate::checkpoint::read(bytes, crate::checkpoint::REMOVES, |part: Commit| {
+        found.extend(part.removes.iter().map(tombstone));
+        Ok::<_, parquet::errors::ParquetError>(())
+    })
+    .unwrap();
+    let set: Tombstones = found.iter().cloned().collect();
+    assert_eq!(set.len(), found.len(), "a file is gone once");
+    set
+}
+
+/// The same, from all commits of a log that begins at 0.
+async fn gone_by_commits(table: &DeltaTable, version: TableVersion) -> Tombstones {
+    let mut gone = Tombstones::new();
+    let visit = |_, _, commit: Commit| {
+        gone.extend(commit.removes.iter().map(tombstone));
+        for add in &commit.adds {
+            gone.remove(&tombstone(&add.to_remove(0, true)));
+        }
+        Ok(())
+    };
+    table.visit_commits(0..=version.0, visit).await.unwrap();
+    gone
 }
 
 #[tokio::test]
@@ -667,7 +709,13 @@ async fn a_checkpoint_says_what_the_commits_said() {
     // Hint, listing, checkpoint, the commit at the checkpoint for its time, five commits.
     assert_eq!(fixture.table.store().requests().since(&before).total(), 9);
     same_table(&loaded, latest);
-    assert_eq!(tombstones(&loaded), tombstones(latest));
+    let gone = gone_by_commits(&fixture.table, latest.version()).await;
+    assert!(gone.len() > 9, "{gone:?}");
+    // From the start, from the checkpoint, and from one that is written on top of that.
+    for snapshot in [&loaded, &versions[9], latest] {
+        let expected = gone_by_commits(&fixture.table, snapshot.version()).await;
+        assert_eq!(tombstones(&fixture.table, snapshot, 0).await, expected);
+    }
     assert_eq!(loaded.commits_since_checkpoint(), 5);
     // Without the commits that it stands in for, every later version is still there.
     fixture.delete_log_below(10).await;
@@ -714,12 +762,15 @@ async fn a_checkpoint_says_what_the_commits_said() {
 async fn expired_tombstones_stay_out_of_a_checkpoint_and_watermarks_stay_in() {
     let (fixture, versions) = checkpointed().await;
     let latest = versions.last().unwrap();
-    assert!(!tombstones(latest).is_empty());
+    let half_way = versions[12].timestamp_ms();
+    let some = tombstones(&fixture.table, latest, half_way).await;
+    let all = tombstones(&fixture.table, latest, 0).await;
+    assert!(!some.is_empty() && some.len() < all.len());
     fixture.clock.advance(8 * DAY);
     fixture.table.write_checkpoint(latest).await.unwrap();
     let loaded = fixture.table.snapshot().await.unwrap();
     same_table(&loaded, latest);
-    assert!(tombstones(&loaded).is_empty());
+    assert!(tombstones(&fixture.table, &loaded, 0).await.is_empty());
     assert_eq!(loaded.watermark(&TOPIC, Bucket(0)), Some(Watermark(15)));
 }
 
@@ -810,37 +861,6 @@ async fn history_tells_newest_first() {
 }
 
 #[tokio::test]
-async fn a_writer_that_slept_longer_than_the_log_is_kept_is_stopped() {
-    let (fixture, versions) = checkpointed().await;
-    let stale = &versions[3];
-    fixture.clock.advance(40 * DAY);
-    fixture.delete_log_below(10).await;
-    let tx = flush("late", 1, vec![mark(7, 0, 1)]);
-    let error = fixture.table.commit(stale, tx).await.unwrap_err();
-    assert!(matches!(
-        error,
-        ManifestError::BelowCleanedLog {
-            version: TableVersion(4),
-            ..
-        }
-    ));
-    assert_eq!(error.kind(), ErrorKind::Fenced);
-    let name = fixture.table.reader.log.name(4);
-    assert_eq!(
-        fixture.table.store().get_opt(&name).await.unwrap(),
-        None,
-        "the void commit is gone"
-    );
-    // A reader that slept as long finds its way as well.
-    let now = fixture.table.refresh(stale).await.unwrap();
-    assert_eq!(now.version(), TableVersion(15));
-    // And a writer that slept over a log that was not cleaned is not stopped.
-    fixture.clock.advance(2 * DAY);
-    let tx = flush("late", 1, vec![mark(7, 0, 1)]);
-    committed(fixture.table.commit(&now, tx).await);
-}
-
-#[tokio::test]
 async fn vectors_are_read_from_their_files() {
     let (fixture, _) = Fixture::created(false).await;
     let rows: DeletedRows = (0..100_000).filter(|row| row % 7 == 0).collect();
@@ -848,13 +868,10 @@ async fn vectors_are_read_from_their_files() {
     file.push(&[1, 2].into_iter().collect());
     let descriptor = file.place(&rows).unwrap();
     assert_eq!(descriptor.storage_type, "u");
-    let (name, bytes) = file.finish();
-    fixture
-        .table
-        .store()
-        .put(&name, bytes.into())
-        .await
-        .unwrap();
+    for (name, bytes) in file.finish() {
+        let put = fixture.table.store().put(&name, bytes.into());
+        put.await.unwrap();
+    }
     assert_eq!(fixture.table.deleted_rows(&descriptor).await.unwrap(), rows);
     let wrong = VectorDescriptor {
         cardinality: 3,
@@ -879,17 +896,6 @@ async fn every_call_may_run_on_any_thread() {
     sendable(table.history(1));
     sendable(table.version_at(0));
     sendable(table.deleted_rows(&vector::inline(&DeletedRows::new())));
-}
-
-#[test]
-fn retention_is_read_as_delta_writes_it() {
-    assert_eq!(parse_interval("interval 7 days"), Some(7 * DAY));
-    assert_eq!(parse_interval("2 weeks"), Some(14 * DAY));
-    assert_eq!(
-        parse_interval("INTERVAL 36 HOURS"),
-        Some(Duration::from_secs(36 * 3600))
-    );
-    assert_eq!(parse_interval("forever"), None);
 }
 
 #[test]
@@ -1029,7 +1035,7 @@ fn replace(of: &Snapshot, pick: usize, vector: Option<u64>) -> Option<Transactio
         if file.dv() == Some(&descriptor) {
             return None;
         }
-        let stats = file.stats()?.clone().widened().to_json();
+        let stats = file.widened_stats()?;
         tx.adds.push(Add {
             deletion_vector: Some(descriptor),
             stats: Some(stats),
@@ -1161,7 +1167,8 @@ async fn replay_history(moves: Vec<Move>) -> Result<(), TestCaseError> {
     for base in &bases {
         let refreshed = table.refresh(base).await.unwrap();
         prop_assert_eq!(state(&refreshed), state(&latest));
-        prop_assert_eq!(tombstones(&refreshed), tombstones(&latest));
+        let gone = tombstones(table, &refreshed, 0).await;
+        prop_assert_eq!(gone, gone_by_commits(table, latest.version()).await);
     }
     Ok(())
 }
@@ -1249,7 +1256,7 @@ fn commits_keep_what_they_are_given() {
         Action::Txn(txn),
         Action::Remove(remove),
         Action::Add(add("b", 2)),
-        Action::Protocol(protocol_of_new_table(&spec(true).schema, false)),
+        Action::Protocol(NewTable::of(&spec(true).schema, false).protocol),
     ];
     let read = crate::action::parse_commit(&write_commit(&actions)).unwrap();
     assert_eq!(read, actions);

@@ -208,6 +208,7 @@ impl World {
                 schema: schema.clone(),
                 append_only: false,
                 properties: BTreeMap::new(),
+                first_version: TableVersion(0),
             })
             .await
             .unwrap();
@@ -347,7 +348,7 @@ impl World {
             adds: (!all)
                 .then(|| Add {
                     deletion_vector: Some(vector),
-                    stats: Some(file.stats().unwrap().clone().widened().to_json()),
+                    stats: file.widened_stats(),
                     ..file.add.clone()
                 })
                 .into_iter()
