@@ -105,6 +105,10 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         tables,
         runtime.shutdown.clone(),
     ));
+    let sweep = tokio::spawn(tables::dropped::sweep_all(
+        Arc::clone(&gateway.tables),
+        runtime.shutdown.clone(),
+    ));
     let router = routes::routes(gateway).merge(standard_routes("gateway", &runtime));
     let watch = tokio::spawn(watch_log(
         log,
@@ -116,6 +120,7 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         let served = tidelake_service::serve_with(listener, router, shutdown, &http).await;
         watch.abort();
         give.abort();
+        sweep.abort();
         served.map_err(ServiceError::from)
     });
     tracing::info!(%address, "gateway listens");

@@ -132,7 +132,9 @@ pub(crate) fn unreadable(id: &TableId, error: &ManifestError) -> Answer {
         _ => {
             tracing::warn!(table = %id, error = chain(error), "the table's log is unusable");
             let reason = match error {
-                ManifestError::NoTable { .. } => "its log has no commit".to_owned(),
+                ManifestError::NoTable { .. } => {
+                    "its log has no commit, or says that it was dropped".to_owned()
+                }
                 // Paths of the store stand in it, which are no client's business.
                 ManifestError::Storage(_) => "its log can't be read".to_owned(),
                 _ => chain(error),

@@ -127,6 +127,9 @@ pub struct TableSettings {
     /// How old the view of the catalog may be that a write is accepted on. Only tables dropped by
     /// another process are seen late; costs one small read of the store per interval under load.
     pub catalog_age_ms_max: u64,
+    /// How long a dropped table can be restored, unless its name is used again before. Until then its
+    /// topic and files stay and take their room; 0 removes them at once.
+    pub undrop_grace_ms: u64,
     /// Longest wait of `flush` and of `status?wait_ms=`.
     pub wait_ms_max: u64,
 }
@@ -137,6 +140,7 @@ impl Default for TableSettings {
             buckets_default: 4,
             retention_ms_default: 7 * 24 * 3600 * 1000,
             catalog_age_ms_max: 2_000,
+            undrop_grace_ms: 24 * 3600 * 1000,
             wait_ms_max: 120_000,
         }
     }

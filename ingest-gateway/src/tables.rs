@@ -5,11 +5,12 @@
 //!
 //! ```text
 //!  create: topic ─► Delta log, version 0 ─► the same for dead letters ─► catalog: create_table
-//!  drop:   catalog: drop_table ─► topics ─► folders ─► catalog: purged
+//!  drop:   catalog: drop_table ─► fence ─► topics ─► folders ─► catalog: purged; see also dropped.rs
 //! ```
 
 mod create;
 pub(crate) mod dead_letters;
+pub(crate) mod dropped;
 mod live;
 mod purge;
 
@@ -76,6 +77,8 @@ pub(crate) struct List {
 pub(crate) struct DroppedTable {
     name: TableName,
     dropped: bool,
+    /// It can be restored until then, while its name is not used; null where it is gone for good.
+    kept_until_ms: Option<i64>,
 }
 
 /// `POST /v1/tables`
@@ -139,22 +142,42 @@ pub(crate) async fn describe(
     Ok(Json(describe_one(&gateway, &table).await?))
 }
 
-/// `DELETE /v1/tables/{t}`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DropQuery {
+    /// Without a grace.
+    #[serde(default)]
+    purge: bool,
+}
+
+/// `POST /v1/tables/{t}/undrop`
+pub(crate) async fn undrop(
+    State(gateway): State<Gateway>,
+    Table(id): Table,
+) -> Result<Json<Description>, Answer> {
+    let tables = Arc::clone(&gateway.tables);
+    let restored = tokio::spawn(async move { tables.undrop(&id).await }).await;
+    let table = restored.map_err(died)??;
+    Ok(Json(describe_one(&gateway, &table).await?))
+}
+
+/// `DELETE /v1/tables/{t}[?purge=true]`
 pub(crate) async fn drop_table(
     State(gateway): State<Gateway>,
     Table(id): Table,
+    Query(query): Query<DropQuery>,
 ) -> Result<Json<DroppedTable>, Answer> {
     if id.dead_letters_of().is_some() {
         gateway.tables.current(&id).await?.check_own()?;
     }
     let tables = Arc::clone(&gateway.tables);
     let name = id.table.clone();
-    tokio::spawn(async move { tables.drop_table(&id).await })
-        .await
-        .map_err(died)??;
+    let dropped = tokio::spawn(async move { tables.drop_table(&id, query.purge).await }).await;
+    let kept_until_ms = dropped.map_err(died)??;
     Ok(Json(DroppedTable {
         name,
         dropped: true,
+        kept_until_ms,
     }))
 }
 

@@ -137,6 +137,11 @@ impl LiveTable {
             Some(seen) => self.delta.refresh(&seen.snapshot).await?,
             None => self.delta.snapshot().await?,
         };
+        if snapshot.is_dropped() {
+            return Err(ManifestError::NoTable {
+                at: self.entry.location(),
+            });
+        }
         let logged = match before {
             Some(seen) if seen.snapshot.schema() == snapshot.schema() => seen.logged,
             _ => Arc::new(TableEntry {
