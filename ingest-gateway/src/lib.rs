@@ -187,7 +187,7 @@ async fn gateway(
             ingest.spool_disk_bytes_total,
             ingest.spool_folder.clone(),
         ),
-        metrics: GatewayMetrics::new(&runtime.metrics),
+        metrics: GatewayMetrics::new(&runtime.metrics, &settings.metrics),
         ids: Arc::clone(&runtime.ids),
         ingest,
     }))

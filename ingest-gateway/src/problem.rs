@@ -7,6 +7,7 @@ use tidelake_core::{ErrorKind, TableId};
 use tidelake_log::LogError;
 use tidelake_manifest::ManifestError;
 use tidelake_service::Problem;
+pub(crate) use tidelake_service::chain;
 use tidelake_storage::StorageError;
 
 use crate::admission::Overloaded;
@@ -48,18 +49,13 @@ pub(crate) fn refuse<T>(problem: Problem) -> Result<T, Answer> {
 }
 
 pub(crate) async fn no_such_route() -> Answer {
-    Problem::new(404, "NO_SUCH_ROUTE", "there is no such route")
+    tidelake_service::no_such_route()
         .hint("tables are at /v1/tables, records go to /v1/tables/{table}/records")
         .into()
 }
 
 pub(crate) async fn method_not_allowed() -> Answer {
-    Problem::new(
-        405,
-        "METHOD_NOT_ALLOWED",
-        "the route does not take this method",
-    )
-    .into()
+    tidelake_service::method_not_allowed().into()
 }
 
 pub(crate) fn no_table(name: &str) -> Problem {
@@ -290,16 +286,4 @@ fn of_rejection(row: u64, rejection: &Rejection) -> Problem {
         Some(field) => problem.field(field.clone()),
         None => problem,
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidelake_log::KafkaSettings;
-use tidelake_service::HttpSettings;
+use tidelake_service::{HttpSettings, MetricsSettings};
 
 use crate::body::Pace;
 
@@ -19,6 +19,7 @@ pub struct Settings {
     /// Address and port to answer on; port 0 picks a free one.
     pub listen: String,
     pub http: HttpSettings,
+    pub metrics: MetricsSettings,
     pub ingest: IngestSettings,
     pub tables: TableSettings,
 }
@@ -30,6 +31,7 @@ impl Default for Settings {
             kafka: KafkaSettings::default(),
             listen: "127.0.0.1:8080".into(),
             http: HttpSettings::default(),
+            metrics: MetricsSettings::default(),
             ingest: IngestSettings::default(),
             tables: TableSettings::default(),
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -37,6 +37,8 @@ pub(crate) struct LiveTable {
     /// Rises by one for each body, so that bodies of one message take turns too.
     turn: AtomicU32,
     seen: RwLock<Option<Seen>>,
+    /// Records were written through this gateway, so its state is wanted again.
+    written: AtomicBool,
     /// One look at the log at a time.
     looking: Arc<tokio::sync::Mutex<()>>,
 }
@@ -59,6 +61,7 @@ impl LiveTable {
             delta,
             turn: AtomicU32::new(0),
             seen: RwLock::default(),
+            written: AtomicBool::new(false),
             looking: Arc::default(),
         }
     }
@@ -85,6 +88,7 @@ impl LiveTable {
     /// was the latest within [`SCHEMA_AGE_MAX`]. While the store is away, what was seen last must
     /// do: nobody who needs the store changes the table either.
     pub(crate) async fn logged(self: &Arc<Self>) -> Result<Arc<TableEntry>, ManifestError> {
+        self.written.store(true, Ordering::Relaxed);
         if let Some(seen) = self.seen_within(SCHEMA_AGE_MAX) {
             if seen.at.elapsed() >= SCHEMA_AGE_GOOD {
                 self.look_beside();
@@ -99,6 +103,14 @@ impl LiveTable {
         match self.look().await {
             Ok(seen) => Ok(seen.logged),
             Err(error) => self.bridge(asked, &error).ok_or(error),
+        }
+    }
+
+    /// Forgets the table's state, which is as large as its list of files, unless records are written
+    /// to it.
+    pub(crate) fn release(&self) {
+        if !self.written.load(Ordering::Relaxed) {
+            *self.seen.write() = None;
         }
     }
 
