@@ -2,70 +2,34 @@
 //! blocking thread for all but small bodies.
 //!
 //! No work for a single record happens here: blocks of whole records go to the decoder, columns
-//! come out. Memory: one block, one decoder of at most [`ROWS_MAX`] rows, one message, and what the
+//! come out. Memory: one block, one decoder of at most [`crate::packer::ROWS_MAX`] rows, one message, and what the
 //! body's [`Room`] lets one batch become; for upsert tables also what [`crate::route`] holds.
+
+mod columns;
+mod room;
+mod sink;
 
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Fields};
-use tidelake_catalog::{TableEntry, TableMode};
-use tidelake_codec::arrow_ipc::{self, StreamLimits};
+use tidelake_catalog::TableEntry;
+use tidelake_codec::arrow_ipc;
 use tidelake_codec::json::stream::{ArraySplitter, LineSplitter};
-use tidelake_codec::json::{JsonDecoder, JsonLimits};
-use tidelake_codec::key::{KeyBuilder, KeyText};
-use tidelake_codec::{Allowance, CodecError, Reason, Rejection, packed};
+use tidelake_codec::{Allowance, Reason, Rejection};
 use tidelake_core::limits::RECORD_BYTES_MAX;
-use tidelake_schema::SchemaError;
 
 use crate::body::{Capped, Chunks, Coding, Fault};
-use crate::packer::{COLUMN_BYTES_MAX, Encoder, PackError, Packed, Packer, ROWS_MAX, column_bytes};
-use crate::route::Router;
+use crate::packer::{Encoder, PackError, column_bytes};
 use crate::spool::{Spool, SpoolError};
+use columns::{Columns, row_bytes_min, rows_of_message};
+use room::SMALL_DECODED_BYTES_MAX;
+use sink::Sink;
+
+pub(crate) use room::Room;
 
 /// Bytes read before records are cut out of them.
 const BLOCK_BYTES: usize = 256 * 1024;
-
-/// What the whole of a small body may become before it is handled as a stream.
-const SMALL_DECODED_BYTES_MAX: usize = 4 << 20;
-
-/// The memory that a body's records may take on their way, taken before they are decoded: by the
-/// places that the body has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Room {
-    /// A body that is in memory whole, and is decoded where it arrived.
-    Small,
-    /// So many bytes for one batch.
-    Stream(usize),
-}
-
-impl Room {
-    fn batch_bytes(self) -> usize {
-        match self {
-            Self::Small => SMALL_DECODED_BYTES_MAX / 4,
-            Self::Stream(bytes) => bytes,
-        }
-    }
-
-    /// An Arrow batch is held whole, so its sender must keep it small.
-    fn arrow(self) -> StreamLimits {
-        StreamLimits {
-            metadata_bytes_max: 4 << 20,
-            body_bytes_max: 64 << 20,
-            decoded_bytes_max: self.batch_bytes(),
-            batch_rows_max: 4 << 20,
-        }
-    }
-
-    fn json(self) -> JsonLimits {
-        JsonLimits {
-            // What fits no message need not be decoded.
-            decoded_bytes_max: self.batch_bytes().min(packed::COLUMN_BYTES_MAX),
-            ..JsonLimits::default()
-        }
-    }
-}
 
 /// What a body's bytes are, decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,95 +154,6 @@ pub(crate) fn run(work: Work) -> Result<Decoded, BodyError> {
     }
 }
 
-/// Where columns go.
-struct Sink {
-    table: Arc<TableEntry>,
-    /// Of upsert tables.
-    key: Option<KeyText>,
-    encoder: Encoder,
-    /// Made for the first rows: an Arrow stream says by its schema what it brings.
-    way: Option<Way>,
-    room: Room,
-    spool: Spool,
-    /// Rows of the body so far.
-    rows: u64,
-    /// What they became.
-    decoded_bytes: usize,
-}
-
-enum Way {
-    /// To whose turn it is.
-    AnyBucket(Packer),
-    ByKey(Box<Router>),
-}
-
-impl Sink {
-    fn new(
-        table: &Arc<TableEntry>,
-        operation: Operation,
-        room: Room,
-        spool: Spool,
-    ) -> Result<Self, BodyError> {
-        let key = match table.mode {
-            TableMode::Append => None,
-            TableMode::Upsert => {
-                KeyText::new(&table.schema).map_err(|error| BodyError::Schema(error.to_string()))?
-            }
-        };
-        Ok(Self {
-            table: Arc::clone(table),
-            key,
-            encoder: match operation {
-                Operation::Write => Encoder::Rows,
-                Operation::Delete => Encoder::Deletes,
-            },
-            way: None,
-            room,
-            spool,
-            rows: 0,
-            decoded_bytes: 0,
-        })
-    }
-
-    /// Counts what was decoded.
-    fn decoded(&mut self, rows: usize, bytes: usize) -> Result<(), BodyError> {
-        self.rows += rows as u64;
-        self.decoded_bytes = self.decoded_bytes.saturating_add(bytes);
-        if self.room == Room::Small && self.decoded_bytes > SMALL_DECODED_BYTES_MAX {
-            return Err(BodyError::Outgrown);
-        }
-        Ok(())
-    }
-
-    /// One batch of the table's columns, of the key's, or of operations, as the encoder wants them.
-    fn take(&mut self, batch: RecordBatch) -> Result<(), BodyError> {
-        let encoder = &self.encoder;
-        let way = self.way.get_or_insert_with(|| match &self.key {
-            None => Way::AnyBucket(Packer::new(encoder.clone())),
-            Some(key) => {
-                let router = Router::new(key.clone(), self.table.buckets, encoder.clone());
-                Way::ByKey(Box::new(router))
-            }
-        });
-        let spool = &mut self.spool;
-        let mut sink = |message: Packed| Ok(spool.push(message)?);
-        match way {
-            Way::AnyBucket(packer) => packer.push(batch, &mut sink),
-            Way::ByKey(router) => router.push(batch, &mut sink),
-        }
-    }
-
-    fn finish(&mut self) -> Result<(), BodyError> {
-        let spool = &mut self.spool;
-        let mut sink = |message: Packed| Ok(spool.push(message)?);
-        match &mut self.way {
-            None => Ok(()),
-            Some(Way::AnyBucket(packer)) => packer.finish(&mut sink),
-            Some(Way::ByKey(router)) => router.finish(&mut sink),
-        }
-    }
-}
-
 /// Reads until `to` is full or the body ends.
 fn fill(body: &mut impl Read, to: &mut [u8]) -> Result<usize, BodyError> {
     let mut filled = 0;
@@ -375,193 +250,6 @@ fn conform(
         }
         _ => arrow_ipc::conform(batch, schema, first_row, allowance)?,
     })
-}
-
-/// Records become columns: those of the table, or those of its key.
-enum Decoder {
-    Rows(Box<JsonDecoder>),
-    Keys(Box<KeyBuilder>),
-}
-
-impl Decoder {
-    fn push_ndjson(&mut self, lines: &[u8]) -> Result<usize, Rejection> {
-        match self {
-            Self::Rows(rows) => rows.push_ndjson(lines),
-            Self::Keys(keys) => keys.push_ndjson(lines),
-        }
-    }
-
-    fn push_record(&mut self, record: &[u8]) -> Result<(), Rejection> {
-        match self {
-            Self::Rows(rows) => rows.push_record(record),
-            Self::Keys(keys) => keys.push_object(record),
-        }
-    }
-
-    fn rows(&self) -> usize {
-        match self {
-            Self::Rows(rows) => rows.rows(),
-            Self::Keys(keys) => keys.rows(),
-        }
-    }
-
-    fn call_bytes(&self) -> usize {
-        match self {
-            Self::Rows(rows) => rows.call_bytes(),
-            Self::Keys(keys) => keys.call_bytes(),
-        }
-    }
-
-    fn finish(&mut self) -> Result<RecordBatch, CodecError> {
-        match self {
-            Self::Rows(rows) => rows.finish(),
-            Self::Keys(keys) => keys.finish(),
-        }
-    }
-}
-
-/// The decoder's rows on their way to the packer.
-struct Columns {
-    decoder: Decoder,
-    /// What a row takes at least, null in every field.
-    row_bytes_min: usize,
-    /// Bytes of the records that the decoder holds, as text or as values.
-    held_bytes: usize,
-}
-
-impl Columns {
-    fn new(sink: &Sink) -> Result<Self, BodyError> {
-        let schema = &sink.table.schema;
-        let unusable = |error: SchemaError| BodyError::Schema(error.to_string());
-        let (decoder, arrow) = match (&sink.key, &sink.encoder) {
-            (Some(key), Encoder::Deletes) => {
-                let keys = KeyBuilder::new(schema).map_err(unusable)?;
-                let keys = keys.ok_or_else(|| BodyError::Schema("no primary key".into()))?;
-                (Decoder::Keys(Box::new(keys)), Arc::clone(key.schema()))
-            }
-            _ => {
-                let rows = JsonDecoder::new(schema, sink.room.json()).map_err(unusable)?;
-                let arrow = tidelake_schema::arrow::to_arrow(schema);
-                (Decoder::Rows(Box::new(rows)), arrow)
-            }
-        };
-        Ok(Self {
-            decoder,
-            row_bytes_min: row_bytes_min(arrow.fields()),
-            held_bytes: 0,
-        })
-    }
-
-    /// Takes whole lines. Short lines may become many wide rows, so they are taken in portions.
-    fn push_lines(&mut self, lines: &[u8], sink: &mut Sink) -> Result<(), BodyError> {
-        let rows_max = rows_of_message(self.row_bytes_min);
-        let mut rest = lines;
-        while !rest.is_empty() {
-            let end = end_of_lines(rest, rows_max);
-            let (portion, behind) = rest.split_at(end);
-            self.push_portion(portion, sink)?;
-            rest = behind;
-        }
-        Ok(())
-    }
-
-    /// Lines that become too much together are taken in halves, down to single ones.
-    fn push_portion(&mut self, lines: &[u8], sink: &mut Sink) -> Result<(), BodyError> {
-        let rejection = match self.decoder.push_ndjson(lines) {
-            Ok(rows) => return self.pushed(rows, lines.len(), sink),
-            Err(rejection) => rejection,
-        };
-        let middle = match rejection.reason {
-            Reason::DecodedTooLarge { .. } => middle_of_lines(lines),
-            _ => None,
-        };
-        let Some(middle) = middle else {
-            return Err(at(sink.rows as usize, rejection));
-        };
-        self.flush(sink)?;
-        let (first, second) = lines.split_at(middle);
-        self.push_portion(first, sink)?;
-        self.push_portion(second, sink)
-    }
-
-    fn push_record(&mut self, record: &[u8], sink: &mut Sink) -> Result<(), BodyError> {
-        self.decoder
-            .push_record(record)
-            .map_err(|rejection| at(sink.rows as usize, rejection))?;
-        self.pushed(1, record.len(), sink)
-    }
-
-    /// Hands the rows on where as many again would be too many for a message.
-    fn pushed(&mut self, rows: usize, bytes: usize, sink: &mut Sink) -> Result<(), BodyError> {
-        let decoded = self.decoder.call_bytes();
-        sink.decoded(rows, decoded)?;
-        // Text may take more than its values, and values more than their text.
-        let bytes = decoded.max(bytes);
-        self.held_bytes += bytes;
-        let held = self.decoder.rows();
-        let full = held + rows > ROWS_MAX || self.held_bytes + bytes > COLUMN_BYTES_MAX;
-        if full { self.flush(sink) } else { Ok(()) }
-    }
-
-    fn flush(&mut self, sink: &mut Sink) -> Result<(), BodyError> {
-        self.held_bytes = 0;
-        if self.decoder.rows() == 0 {
-            return Ok(());
-        }
-        let batch = self
-            .decoder
-            .finish()
-            .map_err(|error| BodyError::Worker(error.to_string()))?;
-        sink.take(batch)
-    }
-}
-
-/// Rows of so many bytes at least that one message may have.
-fn rows_of_message(row_bytes_min: usize) -> usize {
-    (COLUMN_BYTES_MAX / row_bytes_min).clamp(1, ROWS_MAX)
-}
-
-/// Where the `lines_max`-th line of `lines` ends.
-fn end_of_lines(lines: &[u8], lines_max: usize) -> usize {
-    // A record takes two bytes at least, and a blank line is no row.
-    if lines.len() / 2 <= lines_max {
-        return lines.len();
-    }
-    let mut ends = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-    ends.nth(lines_max - 1)
-        .map_or(lines.len(), |(end, _)| end + 1)
-}
-
-/// Where the line that the middle is in ends, or else the first line; none of a single line.
-fn middle_of_lines(lines: &[u8]) -> Option<usize> {
-    let newline = |byte: &u8| *byte == b'\n';
-    let half = lines.len() / 2;
-    let end = match lines[half..].iter().position(newline) {
-        Some(end) if half + end + 1 < lines.len() => half + end,
-        _ => lines[..half].iter().rposition(newline)?,
-    };
-    Some(end + 1)
-}
-
-fn row_bytes_min(fields: &Fields) -> usize {
-    fields
-        .iter()
-        .map(|field| value_bytes_min(field.data_type()))
-        .sum::<usize>()
-        .max(1)
-}
-
-fn value_bytes_min(ty: &DataType) -> usize {
-    match ty {
-        DataType::Struct(fields) => row_bytes_min(fields),
-        // Offsets, and nothing behind them.
-        DataType::Utf8 | DataType::Binary | DataType::List(_) | DataType::Map(..) => 4,
-        other => other.primitive_width().unwrap_or(1),
-    }
-}
-
-fn at(first_row: usize, rejection: Rejection) -> BodyError {
-    rejection.shifted(first_row).into()
 }
 
 #[cfg(test)]
