@@ -1,7 +1,7 @@
 //! Dropped tables that are kept for a while: set aside, restored, and removed in the end.
 //!
 //! ```text
-//!  drop:   catalog: drop_table ─► fence ─► logs copied aside ─► catalog: end_logs ─► logs removed
+//!  drop:   catalog: drop_table ─► fence ─► logs moved aside ─► catalog: end_logs
 //!  undrop: catalog: claim ─► logs copied back ─► fence lifted ─► catalog: restore_table
 //!  purge:  when the grace is over, or the name is used again
 //! ```
@@ -9,7 +9,6 @@
 //! finds a table there, and a late flush meets the fence. Topics stay as they are. Each step can be
 //! repeated by the next one who holds the claim.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,8 +64,8 @@ impl Tables {
             Ok(version) => Ok(Some(version)),
             Err(ManifestError::NoTable { .. }) => Ok(None),
             Err(error) if error.kind() == ErrorKind::Unavailable => Err(error.into()),
-            // A log that can't be read must not make the table stay for ever. No flush can follow
-            // it either, and its versions are known by their names.
+            // A log that can't be read, or was moved aside in part, must not make the table stay for
+            // ever. No flush can follow it, and its versions are known by their names.
             Err(error) => {
                 tracing::warn!(location, %error, "a log that can't be read is dropped as it is");
                 let store = self.store.scoped(location);
@@ -80,25 +79,16 @@ impl Tables {
         }
     }
 
-    /// Copies the logs of a dropped table to where they are kept.
-    pub(super) async fn set_aside(&self, entry: &TableEntry) -> Result<(), Answer> {
-        for (from, to) in folders(entry) {
-            self.copy_log(&from, &to).await?;
-        }
-        Ok(())
-    }
-
-    /// Removes the logs that were set aside from where the table was, but not the fence.
-    pub(super) async fn remove_set_aside_logs(
+    /// Moves the logs of a dropped table to where they are kept, but for the fence. Whoever repeats
+    /// it finds copies of what is gone already.
+    pub(super) async fn set_aside(
         &self,
         entry: &TableEntry,
-        last: Option<LastVersions>,
+        last: LastVersions,
     ) -> Result<(), Answer> {
-        let last = last.unwrap_or_default();
-        for ((from, _), last) in folders(entry)
-            .into_iter()
-            .zip([last.table, last.dead_letters])
-        {
+        let lasts = [last.table, last.dead_letters];
+        for ((from, to), last) in folders(entry).into_iter().zip(lasts) {
+            self.copy_log(&from, &to).await?;
             let store = self.store.scoped(&from);
             let fence = last.map(fence_name);
             let names = store.list(LOG).await?;
@@ -202,15 +192,13 @@ impl Tables {
     }
 
     /// Goes on with what nobody else does: drops that have not ended, and graces that are over.
-    /// `seen` are claims whose logs were looked at before.
-    pub(crate) async fn sweep(&self, seen: &mut HashSet<String>) -> Result<(), Answer> {
+    pub(crate) async fn sweep(&self) -> Result<(), Answer> {
         self.catalog.refresh().await?;
+        let lease_ms = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
         for dropped in self.catalog.all_dropped() {
-            let lease_ms = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
             let kept = self.is_kept(&dropped);
-            if self.now_ms() - dropped.claimed_ms < lease_ms
-                || (kept && seen.contains(&dropped.purger))
-            {
+            let at_rest = kept && dropped.last.is_some();
+            if at_rest || self.now_ms() - dropped.claimed_ms < lease_ms {
                 continue;
             }
             let held = match kept {
@@ -218,7 +206,6 @@ impl Tables {
                 false => self.catalog.claim_purge(&dropped).await?,
             };
             if let Some(held) = held {
-                seen.insert(held.purger.clone());
                 self.finish_drop(held).await?;
             }
         }
@@ -242,10 +229,9 @@ fn busy(id: &TableId, why: &str) -> Answer {
 pub(crate) async fn sweep_all(tables: Arc<Tables>, shutdown: Shutdown) {
     let mut looks = tokio::time::interval(SWEEP_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut seen = HashSet::new();
     while !shutdown.is_requested() {
         looks.tick().await;
-        if let Err(Answer(problem)) = tables.sweep(&mut seen).await {
+        if let Err(Answer(problem)) = tables.sweep().await {
             tracing::warn!(
                 detail = problem.detail,
                 "dropped tables could not be looked after"

@@ -70,18 +70,11 @@ impl Tables {
             return self.purge(held).await;
         }
         if held.last.is_some() {
-            self.remove_set_aside_logs(&held.entry, held.last).await?;
             return Ok(true);
         }
         let last = self.fence(&held.entry).await?;
-        self.set_aside(&held.entry).await?;
-        match self.catalog.end_logs(&held, last).await? {
-            None => Ok(false),
-            Some(held) => {
-                self.remove_set_aside_logs(&held.entry, held.last).await?;
-                Ok(true)
-            }
-        }
+        self.set_aside(&held.entry, last).await?;
+        Ok(self.catalog.end_logs(&held, last).await?.is_some())
     }
 
     /// Sees to it that nothing of an earlier table of this name is left: waits for its purger, or

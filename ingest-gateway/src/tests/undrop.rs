@@ -84,12 +84,7 @@ async fn the_grace_ends_with_its_time_or_with_the_next_table_of_the_name() {
     let later = at(&harness, 1_000_000 + DAY_MS + 1).await;
     undrop(&later).await.is_problem(404, "TABLE_NOT_FOUND");
     assert_eq!(later.log.topics().len(), 2);
-    later
-        .gateway
-        .tables
-        .sweep(&mut Default::default())
-        .await
-        .unwrap();
+    later.gateway.tables.sweep().await.unwrap();
     assert_eq!(later.log.topics(), Vec::<String>::new());
     assert_eq!(later.store.list("default").await.unwrap().len(), 0);
     assert_eq!(
@@ -170,18 +165,32 @@ async fn a_drop_that_died_is_finished_by_the_sweep() {
     undrop(&harness)
         .await
         .is_problem(409, "TABLE_BEING_DROPPED");
-    let later = at(&harness, 1_000_000 + 60_000).await;
-    later
-        .gateway
-        .tables
-        .sweep(&mut Default::default())
+    // It had fenced the table, copied the log, and begun to remove it.
+    delta(&harness).drop_fence().await.unwrap();
+    let entry = catalog.dropped(&id).unwrap().entry;
+    let log = harness.store.scoped("default/orders");
+    let first = "_delta_log/00000000000000000000.json";
+    let aside = format!("_tidelake/dropped/{}/table", entry.topic_id);
+    let bytes = log.get(first).await.unwrap();
+    harness
+        .store
+        .scoped(&aside)
+        .put(first, bytes)
         .await
         .unwrap();
+    log.delete(first).await.unwrap();
+    let later = at(&harness, 1_000_000 + 60_000).await;
+    later.gateway.tables.sweep().await.unwrap();
     let log = harness
         .store
         .list("default/orders/_delta_log")
         .await
         .unwrap();
     assert_eq!(log.len(), 1, "the fence alone");
+    let events = harness.store.list("_tidelake/catalog").await.unwrap().len();
+    later.gateway.tables.sweep().await.unwrap();
+    let now = harness.store.list("_tidelake/catalog").await.unwrap().len();
+    assert_eq!(now, events, "what is kept is at rest");
     undrop(&later).await.answered();
+    later.post(JSON, r#"{"id":3}"#).await.answered();
 }
