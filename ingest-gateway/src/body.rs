@@ -7,15 +7,20 @@
 //! The channel is the back-pressure: while it is full, the socket is not read. Invariant: whatever
 //! ends the bytes early is kept as a [`Fault`], however many readers wrap the error on its way.
 
+mod pace;
+
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+
+use pace::Paced;
+pub(crate) use pace::{Pace, whole};
 
 /// Chunks that wait between socket and decoder; the HTTP server makes them up to some 400 KiB.
 const CHUNKS_MAX: usize = 4;
@@ -33,6 +38,8 @@ pub(crate) enum Fault {
     CutShort(String),
     #[error("no byte of the body came for {} s", .0.as_secs())]
     Idle(Duration),
+    #[error("the body came at less than {} bytes a second for {} s", .0.bytes_per_s_min, .0.window.as_secs())]
+    Slow(Pace),
     #[error("the body has more than {0} bytes, decompressed")]
     TooLarge(u64),
     #[error("the body is not valid {coding}: {reason}")]
@@ -71,20 +78,14 @@ impl FaultCell {
 }
 
 /// Starts to read the body; the bytes arrive in the answered [`Chunks`].
-pub(crate) fn pump(body: Body, idle_timeout: Duration) -> Chunks {
+pub(crate) fn pump(body: Body, pace: Pace) -> Chunks {
     let (to, from) = mpsc::channel(CHUNKS_MAX);
     tokio::spawn(async move {
-        let mut body = body.into_data_stream();
-        loop {
-            let chunk = match tokio::time::timeout(idle_timeout, body.next()).await {
-                Err(_) => Err(Fault::Idle(idle_timeout)),
-                Ok(None) => return,
-                Ok(Some(Err(error))) => Err(Fault::CutShort(error.to_string())),
-                Ok(Some(Ok(chunk))) => Ok(chunk),
-            };
+        let mut body = Paced::new(body, pace);
+        while let Some(chunk) = body.next().await {
             let failed = chunk.is_err();
             if to.send(chunk).await.is_err() {
-                drain(body).await;
+                drain(body.body).await;
                 return;
             }
             if failed {
@@ -99,7 +100,7 @@ pub(crate) fn pump(body: Body, idle_timeout: Duration) -> Chunks {
     }
 }
 
-async fn drain(mut body: axum::body::BodyDataStream) {
+async fn drain(mut body: BodyDataStream) {
     let all = async {
         let mut bytes = 0;
         while let Some(Ok(chunk)) = body.next().await {

@@ -2,38 +2,34 @@
 //! blocking thread for all but small bodies.
 //!
 //! No work for a single record happens here: blocks of whole records go to the decoder, columns
-//! come out. Memory: one block, one decoder of at most [`ROWS_MAX`] rows, one message; for upsert
-//! tables also what [`crate::route`] holds.
+//! come out. Memory: one block, one decoder of at most [`crate::packer::ROWS_MAX`] rows, one message, and what the
+//! body's [`Room`] lets one batch become; for upsert tables also what [`crate::route`] holds.
+
+mod columns;
+mod room;
+mod sink;
 
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Fields};
-use tidelake_catalog::{TableEntry, TableMode};
-use tidelake_codec::arrow_ipc::{self, StreamLimits};
+use tidelake_catalog::TableEntry;
+use tidelake_codec::arrow_ipc;
 use tidelake_codec::json::stream::{ArraySplitter, LineSplitter};
-use tidelake_codec::json::{JsonDecoder, JsonLimits};
-use tidelake_codec::key::{KeyBuilder, KeyText};
-use tidelake_codec::{CodecError, Rejection};
+use tidelake_codec::{Allowance, Reason, Rejection};
 use tidelake_core::limits::RECORD_BYTES_MAX;
-use tidelake_schema::SchemaError;
 
 use crate::body::{Capped, Chunks, Coding, Fault};
-use crate::packer::{COLUMN_BYTES_MAX, Encoder, PackError, Packed, Packer, ROWS_MAX};
-use crate::route::Router;
+use crate::packer::{Encoder, PackError, column_bytes};
 use crate::spool::{Spool, SpoolError};
+use columns::{Columns, row_bytes_min, rows_of_message};
+use room::SMALL_DECODED_BYTES_MAX;
+use sink::Sink;
+
+pub(crate) use room::Room;
 
 /// Bytes read before records are cut out of them.
 const BLOCK_BYTES: usize = 256 * 1024;
-
-/// A batch is held whole, so its sender must keep it small.
-const ARROW_LIMITS: StreamLimits = StreamLimits {
-    metadata_bytes_max: 4 << 20,
-    body_bytes_max: 64 << 20,
-    decompressed_bytes_max: 128 << 20,
-    batch_rows_max: 4 << 20,
-};
 
 /// What a body's bytes are, decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +59,9 @@ pub(crate) struct Work {
     pub bytes_max: u64,
     pub format: Format,
     pub operation: Operation,
+    /// Its schema is that of the table's log.
     pub table: Arc<TableEntry>,
+    pub room: Room,
     pub spool: Spool,
 }
 
@@ -85,6 +83,8 @@ pub(crate) enum BodyError {
     /// `row` counts from the body's first record.
     #[error("row {row} was refused: {rejection}")]
     Rejected { row: u64, rejection: Rejection },
+    #[error("a small body became more than {SMALL_DECODED_BYTES_MAX} bytes")]
+    Outgrown,
     #[error(transparent)]
     Pack(#[from] PackError),
     #[error(transparent)]
@@ -94,6 +94,19 @@ pub(crate) enum BodyError {
     Schema(String),
     #[error("the decoder failed: {0}")]
     Worker(String),
+}
+
+impl BodyError {
+    /// True where more room may help.
+    pub(crate) fn wants_room(&self) -> bool {
+        match self {
+            Self::Outgrown => true,
+            Self::Rejected { rejection, .. } => {
+                matches!(rejection.reason, Reason::DecodedTooLarge { .. })
+            }
+            _ => false,
+        }
+    }
 }
 
 impl From<Rejection> for BodyError {
@@ -109,7 +122,7 @@ impl From<Rejection> for BodyError {
 /// Decodes the whole body, or refuses it.
 pub(crate) fn run(work: Work) -> Result<Decoded, BodyError> {
     let faults = work.chunks.faults();
-    let mut sink = Sink::new(&work.table, work.operation, work.spool)?;
+    let mut sink = Sink::new(&work.table, work.operation, work.room, work.spool)?;
     let outcome = work
         .chunks
         .decompressed(work.coding, work.bytes_max)
@@ -138,75 +151,6 @@ pub(crate) fn run(work: Work) -> Result<Decoded, BodyError> {
             Ok(Decoded { spool, bytes })
         }
         (None, Err(error)) => Err(error),
-    }
-}
-
-/// Where columns go.
-struct Sink {
-    table: Arc<TableEntry>,
-    /// Of upsert tables.
-    key: Option<KeyText>,
-    encoder: Encoder,
-    /// Made for the first rows: an Arrow stream says by its schema what it brings.
-    way: Option<Way>,
-    spool: Spool,
-    /// Rows of the body so far.
-    rows: u64,
-}
-
-enum Way {
-    /// To whose turn it is.
-    AnyBucket(Packer),
-    ByKey(Box<Router>),
-}
-
-impl Sink {
-    fn new(table: &Arc<TableEntry>, operation: Operation, spool: Spool) -> Result<Self, BodyError> {
-        let key = match table.mode {
-            TableMode::Append => None,
-            TableMode::Upsert => {
-                KeyText::new(&table.schema).map_err(|error| BodyError::Schema(error.to_string()))?
-            }
-        };
-        Ok(Self {
-            table: Arc::clone(table),
-            key,
-            encoder: match operation {
-                Operation::Write => Encoder::Rows,
-                Operation::Delete => Encoder::Deletes,
-            },
-            way: None,
-            spool,
-            rows: 0,
-        })
-    }
-
-    /// One batch of the table's columns, of the key's, or of operations, as the encoder wants them.
-    fn take(&mut self, batch: RecordBatch) -> Result<(), BodyError> {
-        let encoder = &self.encoder;
-        let way = self.way.get_or_insert_with(|| match &self.key {
-            None => Way::AnyBucket(Packer::new(encoder.clone())),
-            Some(key) => {
-                let router = Router::new(key.clone(), self.table.buckets, encoder.clone());
-                Way::ByKey(Box::new(router))
-            }
-        });
-        let spool = &mut self.spool;
-        let mut sink = |message: Packed| Ok(spool.push(message)?);
-        match way {
-            Way::AnyBucket(packer) => packer.push(batch, &mut sink),
-            Way::ByKey(router) => router.push(batch, &mut sink),
-        }
-    }
-
-    fn finish(&mut self) -> Result<(), BodyError> {
-        let spool = &mut self.spool;
-        let mut sink = |message: Packed| Ok(spool.push(message)?);
-        match &mut self.way {
-            None => Ok(()),
-            Some(Way::AnyBucket(packer)) => packer.finish(&mut sink),
-            Some(Way::ByKey(router)) => router.finish(&mut sink),
-        }
     }
 }
 
@@ -265,177 +209,47 @@ fn json(body: &mut impl Read, sink: &mut Sink) -> Result<(), BodyError> {
 }
 
 fn arrow<R: Read>(body: &mut Capped<R>, sink: &mut Sink) -> Result<(), BodyError> {
-    let reader = arrow_ipc::StreamReader::new(&mut *body, ARROW_LIMITS);
-    for batch in reader {
-        // The reader counts from the stream's beginning, as the body does.
-        let (batch, first_row) = (batch?, sink.rows as usize);
-        let schema = &sink.table.schema;
-        let batch = match (&sink.key, &sink.encoder) {
-            (None, _) => arrow_ipc::conform(&batch, schema, first_row)?,
-            (Some(key), Encoder::Deletes) => {
-                arrow_ipc::conform_keys(&batch, schema, key, first_row)?
-            }
-            (Some(key), _) if arrow_ipc::has_operations(&batch) => {
-                let (table, key) = (Arc::clone(&sink.table), key.clone());
-                let batch = arrow_ipc::conform_operations(&batch, schema, &key, first_row)?;
-                // One stream has one schema: all its batches have operations, or none.
-                sink.encoder = Encoder::Operations { table, key };
-                batch
-            }
-            (Some(_), _) => arrow_ipc::conform(&batch, schema, first_row)?,
-        };
-        sink.rows += batch.num_rows() as u64;
-        sink.take(batch)?;
+    let mut reader = arrow_ipc::StreamReader::new(&mut *body, sink.room.arrow());
+    // Columns that the batch lacks become nulls: of many rows, many more bytes than came.
+    let arrow = tidelake_schema::arrow::to_arrow(&sink.table.schema);
+    let rows_max = rows_of_message(row_bytes_min(arrow.fields()));
+    while let Some(batch) = reader.next() {
+        let batch = batch?;
+        let allowance = reader.allowance();
+        let mut start = 0;
+        // Also a batch of no rows is looked at: its columns must fit.
+        while start == 0 || start < batch.num_rows() {
+            let piece = batch.slice(start, rows_max.min(batch.num_rows() - start));
+            start += piece.num_rows().max(1);
+            let piece = conform(&piece, allowance.clone(), sink)?;
+            sink.decoded(piece.num_rows(), column_bytes(&piece))?;
+            sink.take(piece)?;
+        }
     }
     Ok(())
 }
 
-/// Records become columns: those of the table, or those of its key.
-enum Decoder {
-    Rows(Box<JsonDecoder>),
-    Keys(Box<KeyBuilder>),
-}
-
-impl Decoder {
-    fn push_ndjson(&mut self, lines: &[u8]) -> Result<usize, Rejection> {
-        match self {
-            Self::Rows(rows) => rows.push_ndjson(lines),
-            Self::Keys(keys) => keys.push_ndjson(lines),
+fn conform(
+    batch: &RecordBatch,
+    mut allowance: Allowance,
+    sink: &mut Sink,
+) -> Result<RecordBatch, BodyError> {
+    let (schema, allowance) = (&sink.table.schema, &mut allowance);
+    // The reader counts from the stream's beginning, as the body does.
+    let first_row = sink.rows as usize;
+    Ok(match (&sink.key, &sink.encoder) {
+        (Some(key), Encoder::Deletes) => {
+            arrow_ipc::conform_keys(batch, schema, key, first_row, allowance)?
         }
-    }
-
-    fn push_record(&mut self, record: &[u8]) -> Result<(), Rejection> {
-        match self {
-            Self::Rows(rows) => rows.push_record(record),
-            Self::Keys(keys) => keys.push_object(record),
+        (Some(key), _) if arrow_ipc::has_operations(batch) => {
+            let (table, key) = (Arc::clone(&sink.table), key.clone());
+            let batch = arrow_ipc::conform_operations(batch, schema, &key, first_row, allowance)?;
+            // One stream has one schema: all its batches have operations, or none.
+            sink.encoder = Encoder::Operations { table, key };
+            batch
         }
-    }
-
-    fn rows(&self) -> usize {
-        match self {
-            Self::Rows(rows) => rows.rows(),
-            Self::Keys(keys) => keys.rows(),
-        }
-    }
-
-    fn finish(&mut self) -> Result<RecordBatch, CodecError> {
-        match self {
-            Self::Rows(rows) => rows.finish(),
-            Self::Keys(keys) => keys.finish(),
-        }
-    }
-}
-
-/// The decoder's rows on their way to the packer.
-struct Columns {
-    decoder: Decoder,
-    /// What a row takes at least, null in every field.
-    row_bytes_min: usize,
-    /// Bytes of the records that the decoder holds.
-    fed_bytes: usize,
-}
-
-impl Columns {
-    fn new(sink: &Sink) -> Result<Self, BodyError> {
-        let schema = &sink.table.schema;
-        let unusable = |error: SchemaError| BodyError::Schema(error.to_string());
-        let (decoder, arrow) = match (&sink.key, &sink.encoder) {
-            (Some(key), Encoder::Deletes) => {
-                let keys = KeyBuilder::new(schema).map_err(unusable)?;
-                let keys = keys.ok_or_else(|| BodyError::Schema("no primary key".into()))?;
-                (Decoder::Keys(Box::new(keys)), Arc::clone(key.schema()))
-            }
-            _ => {
-                let rows = JsonDecoder::new(schema, JsonLimits::default()).map_err(unusable)?;
-                let arrow = tidelake_schema::arrow::to_arrow(schema);
-                (Decoder::Rows(Box::new(rows)), arrow)
-            }
-        };
-        Ok(Self {
-            decoder,
-            row_bytes_min: row_bytes_min(arrow.fields()),
-            fed_bytes: 0,
-        })
-    }
-
-    /// Takes whole lines. Short lines may become many wide rows, so they are taken in portions.
-    fn push_lines(&mut self, lines: &[u8], sink: &mut Sink) -> Result<(), BodyError> {
-        let rows_max = (COLUMN_BYTES_MAX / self.row_bytes_min).clamp(1, ROWS_MAX);
-        let mut rest = lines;
-        while !rest.is_empty() {
-            let end = end_of_lines(rest, rows_max);
-            let (portion, behind) = rest.split_at(end);
-            let rows = self
-                .decoder
-                .push_ndjson(portion)
-                .map_err(|rejection| at(sink.rows as usize, rejection))?;
-            self.pushed(rows, portion.len(), sink)?;
-            rest = behind;
-        }
-        Ok(())
-    }
-
-    fn push_record(&mut self, record: &[u8], sink: &mut Sink) -> Result<(), BodyError> {
-        self.decoder
-            .push_record(record)
-            .map_err(|rejection| at(sink.rows as usize, rejection))?;
-        self.pushed(1, record.len(), sink)
-    }
-
-    /// Hands the rows on where as many again would be too many for a message.
-    fn pushed(&mut self, rows: usize, bytes: usize, sink: &mut Sink) -> Result<(), BodyError> {
-        sink.rows += rows as u64;
-        self.fed_bytes += bytes;
-        let held = self.decoder.rows();
-        let full = held + rows > ROWS_MAX
-            || self.fed_bytes + bytes > COLUMN_BYTES_MAX
-            || (held + rows) * self.row_bytes_min > COLUMN_BYTES_MAX;
-        if full { self.flush(sink) } else { Ok(()) }
-    }
-
-    fn flush(&mut self, sink: &mut Sink) -> Result<(), BodyError> {
-        self.fed_bytes = 0;
-        if self.decoder.rows() == 0 {
-            return Ok(());
-        }
-        let batch = self
-            .decoder
-            .finish()
-            .map_err(|error| BodyError::Worker(error.to_string()))?;
-        sink.take(batch)
-    }
-}
-
-/// Where the `lines_max`-th line of `lines` ends.
-fn end_of_lines(lines: &[u8], lines_max: usize) -> usize {
-    // A record takes two bytes at least, and a blank line is no row.
-    if lines.len() / 2 <= lines_max {
-        return lines.len();
-    }
-    let mut ends = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-    ends.nth(lines_max - 1)
-        .map_or(lines.len(), |(end, _)| end + 1)
-}
-
-fn row_bytes_min(fields: &Fields) -> usize {
-    fields
-        .iter()
-        .map(|field| value_bytes_min(field.data_type()))
-        .sum::<usize>()
-        .max(1)
-}
-
-fn value_bytes_min(ty: &DataType) -> usize {
-    match ty {
-        DataType::Struct(fields) => row_bytes_min(fields),
-        // Offsets, and nothing behind them.
-        DataType::Utf8 | DataType::Binary | DataType::List(_) | DataType::Map(..) => 4,
-        other => other.primitive_width().unwrap_or(1),
-    }
-}
-
-fn at(first_row: usize, rejection: Rejection) -> BodyError {
-    rejection.shifted(first_row).into()
+        _ => arrow_ipc::conform(batch, schema, first_row, allowance)?,
+    })
 }
 
 #[cfg(test)]

@@ -105,17 +105,22 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         tables,
         runtime.shutdown.clone(),
     ));
+    let sweep = tokio::spawn(tables::dropped::sweep_all(
+        Arc::clone(&gateway.tables),
+        runtime.shutdown.clone(),
+    ));
     let router = routes::routes(gateway).merge(standard_routes("gateway", &runtime));
     let watch = tokio::spawn(watch_log(
         log,
         runtime.health.component("log"),
         runtime.shutdown.clone(),
     ));
-    let shutdown = runtime.shutdown.clone();
+    let (shutdown, http) = (runtime.shutdown.clone(), settings.http.clone());
     let task = tokio::spawn(async move {
-        let served = tidelake_service::serve(listener, router, shutdown).await;
+        let served = tidelake_service::serve_with(listener, router, shutdown, &http).await;
         watch.abort();
         give.abort();
+        sweep.abort();
         served.map_err(ServiceError::from)
     });
     tracing::info!(%address, "gateway listens");
@@ -182,7 +187,7 @@ async fn gateway(
             ingest.spool_disk_bytes_total,
             ingest.spool_folder.clone(),
         ),
-        metrics: GatewayMetrics::new(&runtime.metrics),
+        metrics: GatewayMetrics::new(&runtime.metrics, &settings.metrics),
         ids: Arc::clone(&runtime.ids),
         ingest,
     }))

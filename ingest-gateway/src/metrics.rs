@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounterVec, IntGauge};
 use tidelake_core::TableId;
-use tidelake_service::Metrics;
+use tidelake_service::{Metrics, MetricsSettings};
 
 /// Tables with labels of their own; the others share the label `_other`.
 const TABLE_LABELS_MAX: usize = 500;
@@ -28,10 +28,11 @@ pub(crate) struct GatewayMetrics {
     spool_disk_bytes: IntGauge,
     in_flight: IntGauge,
     labelled: Arc<Mutex<HashSet<TableId>>>,
+    labels_max: usize,
 }
 
 impl GatewayMetrics {
-    pub(crate) fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics, settings: &MetricsSettings) -> Self {
         let by_table = ["tenant", "table"];
         Self {
             records: metrics.int_counter_vec(
@@ -72,6 +73,11 @@ impl GatewayMetrics {
                 "Bodies of records being handled.",
             ),
             labelled: Arc::default(),
+            labels_max: if settings.table_labels {
+                TABLE_LABELS_MAX
+            } else {
+                0
+            },
         }
     }
 
@@ -92,7 +98,7 @@ impl GatewayMetrics {
     fn has_label(&self, table: &TableId) -> bool {
         let mut labelled = self.labelled.lock();
         labelled.contains(table)
-            || (labelled.len() < TABLE_LABELS_MAX && labelled.insert(table.clone()))
+            || (labelled.len() < self.labels_max && labelled.insert(table.clone()))
     }
 
     /// `code` comes from a fixed set of words.
@@ -136,7 +142,7 @@ mod tests {
     #[test]
     fn labels_are_bounded() {
         let registry = Metrics::new();
-        let metrics = GatewayMetrics::new(&registry);
+        let metrics = GatewayMetrics::new(&registry, &MetricsSettings::default());
         for table in 0..TABLE_LABELS_MAX + 10 {
             let name = TableName::new(&format!("t{table}")).unwrap();
             metrics.accepted(&TableId::new(TenantId::default(), name), 1, 10, 1);
@@ -149,5 +155,19 @@ mod tests {
         assert_eq!(series, TABLE_LABELS_MAX + 1);
         let other = r#"tidelake_gateway_accepted_records_total{table="_other",tenant="_other"} 10"#;
         assert!(text.contains(other), "{text}");
+    }
+
+    #[test]
+    fn names_of_tables_can_be_kept_out() {
+        let registry = Metrics::new();
+        let settings = MetricsSettings {
+            table_labels: false,
+        };
+        let metrics = GatewayMetrics::new(&registry, &settings);
+        let name = TableName::new("secret").unwrap();
+        metrics.accepted(&TableId::new(TenantId::default(), name), 1, 10, 1);
+        let text = registry.render();
+        assert!(!text.contains("secret"), "{text}");
+        assert!(text.contains(r#"tidelake_gateway_accepted_records_total{table="_other""#));
     }
 }

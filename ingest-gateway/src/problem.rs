@@ -7,6 +7,7 @@ use tidelake_core::{ErrorKind, TableId};
 use tidelake_log::LogError;
 use tidelake_manifest::ManifestError;
 use tidelake_service::Problem;
+pub(crate) use tidelake_service::chain;
 use tidelake_storage::StorageError;
 
 use crate::admission::Overloaded;
@@ -48,18 +49,13 @@ pub(crate) fn refuse<T>(problem: Problem) -> Result<T, Answer> {
 }
 
 pub(crate) async fn no_such_route() -> Answer {
-    Problem::new(404, "NO_SUCH_ROUTE", "there is no such route")
+    tidelake_service::no_such_route()
         .hint("tables are at /v1/tables, records go to /v1/tables/{table}/records")
         .into()
 }
 
 pub(crate) async fn method_not_allowed() -> Answer {
-    Problem::new(
-        405,
-        "METHOD_NOT_ALLOWED",
-        "the route does not take this method",
-    )
-    .into()
+    tidelake_service::method_not_allowed().into()
 }
 
 pub(crate) fn no_table(name: &str) -> Problem {
@@ -120,13 +116,35 @@ impl From<CatalogError> for Answer {
     }
 }
 
+/// A table that exists and can't be used now.
+pub(crate) fn table_unavailable(detail: impl Into<String>) -> Problem {
+    unavailable("TABLE_UNAVAILABLE", "the table can't be used now", detail)
+}
+
+/// A table whose own log can't be read, or needs what Tidelake does not have.
+pub(crate) fn unreadable(id: &TableId, error: &ManifestError) -> Answer {
+    match error.kind() {
+        ErrorKind::Unavailable => of_store(ErrorKind::Unavailable, error),
+        _ => {
+            tracing::warn!(table = %id, error = chain(error), "the table's log is unusable");
+            let reason = match error {
+                ManifestError::NoTable { .. } => {
+                    "its log has no commit, or says that it was dropped".to_owned()
+                }
+                // Paths of the store stand in it, which are no client's business.
+                ManifestError::Storage(_) => "its log can't be read".to_owned(),
+                _ => chain(error),
+            };
+            table_unavailable(format!("table {}: {reason}", id.table))
+                .hint("nothing was written; the server's log has the details")
+                .into()
+        }
+    }
+}
+
 impl From<ManifestError> for Answer {
     fn from(error: ManifestError) -> Self {
         match &error {
-            // The catalog had it a moment ago.
-            ManifestError::NoTable { .. } => Problem::new(404, "TABLE_NOT_FOUND", "no such table")
-                .detail("the table is being dropped")
-                .into(),
             ManifestError::Property { key, .. } => {
                 Problem::new(422, "INVALID_PROPERTY", "the table can't be made like this")
                     .detail(error.to_string())
@@ -176,13 +194,6 @@ fn log_unavailable(detail: &str) -> Problem {
 pub(crate) fn of_produce(id: &TableId, error: &ProduceError) -> Answer {
     tracing::warn!(table = %id, error = chain(error), "records were not acknowledged");
     match error {
-        ProduceError::Nothing(LogError::NoTopic(_))
-        | ProduceError::Unknown(LogError::NoTopic(_)) => no_table(id.table.as_str())
-            .detail(format!(
-                "the topic of table {} is gone: it is being dropped",
-                id.table
-            ))
-            .into(),
         ProduceError::Nothing(_) => log_unavailable("the log does not take the records")
             .hint("nothing was written: send it again later")
             .into(),
@@ -228,6 +239,8 @@ impl From<BodyError> for Answer {
             BodyError::Schema(reason) | BodyError::Worker(reason) => {
                 Problem::from_kind(ErrorKind::Bug, reason).into()
             }
+            // Such a body gets more room instead.
+            BodyError::Outgrown => Problem::from_kind(ErrorKind::Bug, error.to_string()).into(),
             BodyError::Spool(error) => of_spool(&error).into(),
         }
     }
@@ -236,13 +249,14 @@ impl From<BodyError> for Answer {
 fn of_fault(fault: &Fault) -> Problem {
     let (status, code, title) = match fault {
         Fault::CutShort(_) => (400, "BODY_CUT_SHORT", "the body was cut short"),
-        Fault::Idle(_) => (408, "BODY_TIMEOUT", "the body did not come in time"),
+        Fault::Idle(_) | Fault::Slow(_) => (408, "BODY_TIMEOUT", "the body did not come in time"),
         Fault::TooLarge(_) => (413, "BODY_TOO_LARGE", "the body is too large"),
         Fault::Coding { .. } => (400, "MALFORMED_ENCODING", "the body can't be decompressed"),
     };
     let problem = Problem::new(status, code, title).detail(fault.to_string());
     match fault {
         Fault::TooLarge(_) => problem.hint("nothing was written: send it in several bodies"),
+        Fault::Slow(_) => problem.hint("nothing was written: send it faster, or in smaller bodies"),
         _ => problem,
     }
 }
@@ -250,6 +264,7 @@ fn of_fault(fault: &Fault) -> Problem {
 fn of_rejection(row: u64, rejection: &Rejection) -> Problem {
     let (status, title) = match &rejection.reason {
         Reason::TooLarge { .. } => (413, "a record is too large"),
+        Reason::DecodedTooLarge { .. } => (413, "records become too large"),
         reason if reason.is_malformed() => (400, "the body is malformed"),
         _ => (422, "a record does not fit the schema"),
     };
@@ -271,16 +286,4 @@ fn of_rejection(row: u64, rejection: &Rejection) -> Problem {
         Some(field) => problem.field(field.clone()),
         None => problem,
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

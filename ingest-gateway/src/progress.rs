@@ -11,7 +11,7 @@ use tidelake_core::{Bucket, Token, Watermark};
 use tidelake_service::Problem;
 
 use crate::Gateway;
-use crate::problem::{self, Answer, refuse};
+use crate::problem::{Answer, refuse};
 use crate::produce;
 use crate::request::{Query, Table};
 use crate::tables::LiveTable;
@@ -47,8 +47,8 @@ pub(crate) async fn status(
     let table = gateway.tables.current(&id).await?;
     let token = parse(&query.token, &table)?;
     let wait = Duration::from_millis(query.wait_ms.unwrap_or(0).min(gateway.tables.wait_ms_max()));
-    let committed = wait_committed(&table, &token, wait).await?;
-    let snapshot = table.snapshot(Duration::ZERO).await?;
+    let committed = wait_committed(&gateway, &table, &token, wait).await?;
+    let snapshot = gateway.tables.snapshot(&table, Duration::ZERO).await?;
     let watermarks = table.watermarks(&snapshot);
     let end_offsets = gateway.tables.end_offsets(&table).await?;
     let end = |bucket| end_offsets.get(&bucket).copied().unwrap_or_default();
@@ -86,14 +86,20 @@ pub(crate) async fn flush(
         .map_or(FLUSH_TIMEOUT_DEFAULT, Duration::from_millis);
     let timeout = timeout.min(Duration::from_millis(gateway.tables.wait_ms_max()));
     let to = gateway.destination(&table);
-    let token = produce::write_flush_markers(gateway.log.as_ref(), &to)
-        .await
-        .map_err(|error| problem::of_produce(&id, &error))?;
-    if !wait_committed(&table, &token, timeout).await? {
-        let snapshot = table.snapshot(LOOK_INTERVAL).await?;
+    let token = match produce::write_flush_markers(gateway.log.as_ref(), &to).await {
+        Ok(token) => token,
+        Err(error) => return Err(gateway.tables.not_produced(&table.entry, &error).await),
+    };
+    if !wait_committed(&gateway, &table, &token, timeout).await? {
+        let snapshot = gateway.tables.snapshot(&table, LOOK_INTERVAL).await?;
         return Err(behind(&token, &table.watermarks(&snapshot), timeout).into());
     }
-    let version = table.snapshot(LOOK_INTERVAL).await?.version().0;
+    let version = gateway
+        .tables
+        .snapshot(&table, LOOK_INTERVAL)
+        .await?
+        .version()
+        .0;
     Ok(Json(Flushed {
         token: token.to_string(),
         version,
@@ -118,6 +124,7 @@ fn parse(text: &str, table: &LiveTable) -> Result<Token, Answer> {
 
 /// True as soon as the table's log covers the token; false after `wait`.
 async fn wait_committed(
+    gateway: &Gateway,
     table: &Arc<LiveTable>,
     token: &Token,
     wait: Duration,
@@ -127,7 +134,7 @@ async fn wait_committed(
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let snapshot = table.snapshot(LOOK_INTERVAL / 2).await?;
+        let snapshot = gateway.tables.snapshot(table, LOOK_INTERVAL / 2).await?;
         let marks = table.watermarks(&snapshot);
         if token.is_covered_by(|bucket| marks.get(&bucket).copied().unwrap_or_default()) {
             return Ok(true);

@@ -9,13 +9,13 @@ use axum::body::Body;
 use axum::extract::State;
 use http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
-use tidelake_catalog::TableMode;
+use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{TableId, Token};
 use tidelake_service::Problem;
 
 use crate::admission::Place;
-use crate::body::{Chunks, Coding, Fault, pump};
-use crate::decode::{self, BodyError, Decoded, Format, Operation, Work};
+use crate::body::{self, Chunks, Coding, Fault};
+use crate::decode::{self, BodyError, Decoded, Format, Operation, Room, Work};
 use crate::problem::{self, Answer, refuse};
 use crate::produce::{self, Destination};
 use crate::request::{Query, Table};
@@ -28,6 +28,8 @@ const SMALL_BODY_BYTES_MAX: u64 = 64 * 1024;
 
 /// Places of an Arrow stream among the streams: its batches are held whole.
 const ARROW_PLACES: usize = 4;
+/// What one batch may become for each place that its stream has.
+const PLACE_BYTES: usize = 64 << 20;
 /// What rows that wait for others of their bucket add.
 const ROUTING_PLACES: usize = 1;
 
@@ -92,7 +94,8 @@ async fn accept(
     let table = gateway.tables.current(&id).await?;
     table.check_own()?;
     let operation = operation(op, &table)?;
-    let (decoded, _place) = decode_body(&gateway, &table, operation, shape, body).await?;
+    let logged = gateway.tables.logged(&table).await?;
+    let (decoded, _place) = decode_body(&gateway, logged, operation, shape, body).await?;
     // A long body may have outlived its table; its rows must not land in one created anew.
     let now = gateway.tables.current(&id).await?;
     if now.entry.topic_id != table.entry.topic_id {
@@ -115,7 +118,7 @@ async fn accept(
 
 async fn decode_body(
     gateway: &Gateway,
-    table: &LiveTable,
+    table: Arc<TableEntry>,
     operation: Operation,
     shape: Shape,
     body: Body,
@@ -133,51 +136,71 @@ async fn decode_body(
         }
         _ => {}
     }
-    let work = |chunks| Work {
+    let work = |chunks, room| Work {
         chunks,
         coding,
         bytes_max,
         format,
         operation,
-        table: Arc::clone(&table.entry),
+        table: Arc::clone(&table),
+        room,
         spool: Spool::new(Arc::clone(&gateway.spool)),
     };
     let small = coding == Coding::Identity && length.is_some_and(|n| n <= SMALL_BODY_BYTES_MAX);
-    let outcome = if small {
-        let place = gateway.admission.small().await?;
-        let chunks = Chunks::whole(whole(body, gateway).await?);
-        decode::run(work(chunks)).map(|decoded| (decoded, place))
+    let tenant = &table.id.tenant;
+    let whole = if small {
+        let place = gateway.admission.small(tenant).await?;
+        let pace = gateway.ingest.pace();
+        let body = body::whole(body, SMALL_BODY_BYTES_MAX as usize, pace).await;
+        let body = body.map_err(BodyError::Fault)?;
+        match decode::run(work(Chunks::whole(body.clone()), Room::Small)) {
+            // What came small and grew needs the room of a stream.
+            Err(error) if error.wants_room() => Source::Whole(body),
+            outcome => return spooled(gateway, outcome.map(|decoded| (decoded, place))),
+        }
     } else {
-        let places = match format {
-            Format::Arrow => ARROW_PLACES,
-            Format::Json | Format::Ndjson => 1,
-        };
-        let places = match table.entry.mode {
-            TableMode::Append => places,
-            TableMode::Upsert => places + ROUTING_PLACES,
-        };
-        let place = gateway.admission.stream(places).await?;
-        let chunks = pump(body, gateway.ingest.body_idle_timeout());
-        let work = work(chunks);
-        // The place stays taken until the thread is done, also when the client goes away.
+        Source::Stream(body)
+    };
+    let wanted = places(format, table.mode);
+    let (place, places) = gateway.admission.stream(tenant, wanted).await?;
+    let chunks = match whole {
+        Source::Whole(body) => Chunks::whole(body),
+        Source::Stream(body) => body::pump(body, gateway.ingest.pace()),
+    };
+    let work = work(chunks, Room::Stream(places * PLACE_BYTES));
+    // The place stays taken until the thread is done, also when the client goes away.
+    let outcome =
         tokio::task::spawn_blocking(move || decode::run(work).map(|decoded| (decoded, place)))
             .await
-            .unwrap_or_else(|error| Err(BodyError::Worker(error.to_string())))
+            .unwrap_or_else(|error| Err(BodyError::Worker(error.to_string())));
+    spooled(gateway, outcome)
+}
+
+/// A body that is decoded on a thread of its own.
+enum Source {
+    Whole(bytes::Bytes),
+    Stream(Body),
+}
+
+fn places(format: Format, mode: TableMode) -> usize {
+    let places = match format {
+        Format::Arrow => ARROW_PLACES,
+        Format::Json | Format::Ndjson => 1,
     };
+    match mode {
+        TableMode::Append => places,
+        TableMode::Upsert => places + ROUTING_PLACES,
+    }
+}
+
+fn spooled(
+    gateway: &Gateway,
+    outcome: Result<(Decoded, Place), BodyError>,
+) -> Result<(Decoded, Place), Answer> {
     gateway
         .metrics
         .spooled(gateway.spool.memory_bytes(), gateway.spool.disk_bytes());
     Ok(outcome?)
-}
-
-async fn whole(body: Body, gateway: &Shared) -> Result<bytes::Bytes, BodyError> {
-    let idle = gateway.ingest.body_idle_timeout();
-    let all = axum::body::to_bytes(body, SMALL_BODY_BYTES_MAX as usize);
-    match tokio::time::timeout(idle, all).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(BodyError::Fault(Fault::CutShort(error.to_string()))),
-        Err(_) => Err(BodyError::Fault(Fault::Idle(idle))),
-    }
 }
 
 /// Hands the checked body over. A client that goes away now does not cut it in two.
@@ -187,7 +210,7 @@ async fn produce(gateway: &Gateway, table: &LiveTable, spool: Spool) -> Result<T
     }
     let to = gateway.destination(table);
     let shared = Arc::clone(gateway);
-    let id = table.entry.id.clone();
+    let entry = Arc::clone(&table.entry);
     let written = tokio::spawn(async move {
         let started = Instant::now();
         let token = produce::write(shared.log.as_ref(), spool, &to).await;
@@ -195,7 +218,10 @@ async fn produce(gateway: &Gateway, table: &LiveTable, spool: Spool) -> Result<T
         shared
             .metrics
             .spooled(shared.spool.memory_bytes(), shared.spool.disk_bytes());
-        token.map_err(|error| problem::of_produce(&id, &error))
+        match token {
+            Ok(token) => Ok(token),
+            Err(error) => Err(shared.tables.not_produced(&entry, &error).await),
+        }
     });
     match written.await {
         Ok(outcome) => outcome,

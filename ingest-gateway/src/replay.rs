@@ -21,20 +21,19 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use bytes::Bytes;
 use serde::Serialize;
 use tidelake_core::headers::dead_letter as names;
 use tidelake_core::{Bucket, Offset, Token, Watermark};
 use tidelake_log::{LogError, Message};
 use tidelake_service::Problem;
 
-use crate::body::Fault;
+use crate::Gateway;
+use crate::body;
 use crate::decode::BodyError;
 use crate::log::{Delivered, TableLog};
 use crate::problem::{Answer, chain};
 use crate::request::Table;
-use crate::{Gateway, Shared};
 use judge::{Judge, Refusal};
 use request::Letter;
 
@@ -85,9 +84,10 @@ pub(crate) async fn replay(
     table.check_own()?;
     // Of a table of an older program: made now.
     gateway.tables.current(&id.dead_letters()).await?;
-    let _place = gateway.admission.stream(PLACES).await?;
-    let body = whole(body, &gateway).await?;
-    let snapshot = table.snapshot(Duration::ZERO).await?;
+    let _place = gateway.admission.stream(&id.tenant, PLACES).await?;
+    let body = body::whole(body, BODY_BYTES_MAX, gateway.ingest.pace()).await;
+    let body = body.map_err(BodyError::Fault)?;
+    let snapshot = gateway.tables.snapshot(&table, Duration::ZERO).await?;
     let judge = Judge::new(Arc::clone(&table.entry), Arc::clone(snapshot.schema()));
     let turn = table.next_turn();
     let judged = tokio::task::spawn_blocking(move || judged(&body, judge, turn));
@@ -115,24 +115,6 @@ pub(crate) async fn replay(
 
 fn died(error: tokio::task::JoinError) -> Problem {
     Problem::from_kind(tidelake_core::ErrorKind::Bug, error.to_string())
-}
-
-async fn whole(body: Body, gateway: &Shared) -> Result<Bytes, Answer> {
-    let idle = gateway.ingest.body_idle_timeout();
-    let fault = |fault| Err(BodyError::Fault(fault).into());
-    let mut chunks = body.into_data_stream();
-    let mut whole = BytesMut::new();
-    loop {
-        match tokio::time::timeout(idle, chunks.next()).await {
-            Err(_) => return fault(Fault::Idle(idle)),
-            Ok(Some(Err(error))) => return fault(Fault::CutShort(error.to_string())),
-            Ok(None) => return Ok(whole.freeze()),
-            Ok(Some(Ok(chunk))) if whole.len() + chunk.len() > BODY_BYTES_MAX => {
-                return fault(Fault::TooLarge(BODY_BYTES_MAX as u64));
-            }
-            Ok(Some(Ok(chunk))) => whole.extend_from_slice(&chunk),
-        }
-    }
 }
 
 type Judged = Vec<(Letter, Result<Bucket, Refusal>)>;

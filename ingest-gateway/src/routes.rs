@@ -15,6 +15,7 @@ pub(crate) fn routes(gateway: Gateway) -> Router {
             "/v1/tables/{table}",
             get(tables::describe).delete(tables::drop_table),
         )
+        .route("/v1/tables/{table}/undrop", post(tables::undrop))
         .layer(DefaultBodyLimit::max(CONTROL_BODY_BYTES_MAX))
         .route(
             "/v1/tables/{table}/records",

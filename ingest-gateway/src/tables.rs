@@ -5,23 +5,25 @@
 //!
 //! ```text
 //!  create: topic ─► Delta log, version 0 ─► the same for dead letters ─► catalog: create_table
-//!  drop:   catalog: drop_table ─► topics ─► folders ─► catalog: purged
+//!  drop:   catalog: drop_table ─► fence ─► topics ─► folders ─► catalog: purged; see also dropped.rs
 //! ```
 
 mod create;
 pub(crate) mod dead_letters;
+pub(crate) mod dropped;
 mod live;
 mod purge;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidelake_catalog::TableMode;
@@ -38,6 +40,10 @@ use crate::request::{Query, Table, Tenant};
 
 /// Tables of a list that are looked at at a time.
 const LOOKS_IN_FLIGHT_MAX: usize = 8;
+/// How old what a list says of a table may be.
+const LIST_AGE_MAX: Duration = Duration::from_secs(5);
+/// Tables of one answer.
+const LIST_MAX: usize = 1000;
 
 /// A table as clients see it.
 #[derive(Debug, Serialize)]
@@ -68,13 +74,36 @@ pub(crate) struct Description {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct List {
-    tables: Vec<Description>,
+    tables: Vec<Listed>,
+    /// There are more: ask again with `after` this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_after: Option<TableName>,
+}
+
+/// One table whose log can't be read must not hide the others.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Listed {
+    Described(Box<Description>),
+    Unreadable {
+        name: TableName,
+        tenant: TenantId,
+        mode: TableMode,
+        buckets: u32,
+        topic: String,
+        topic_id: TopicId,
+        /// The code of the error that describing it answers.
+        code: &'static str,
+        detail: String,
+    },
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct DroppedTable {
     name: TableName,
     dropped: bool,
+    /// It can be restored until then, while its name is not used; null where it is gone for good.
+    kept_until_ms: Option<i64>,
 }
 
 /// `POST /v1/tables`
@@ -109,24 +138,55 @@ pub(crate) struct ListQuery {
     /// Dead-letter tables too.
     #[serde(default)]
     all: bool,
+    /// Tables of this answer; there may be more.
+    limit: Option<usize>,
+    /// Only tables whose names sort behind this one.
+    after: Option<String>,
 }
 
-/// `GET /v1/tables[?all=true]`
+/// `GET /v1/tables[?all=true][&limit=…][&after=…]`
 pub(crate) async fn list(
     State(gateway): State<Gateway>,
     Tenant(tenant): Tenant,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<List>, Answer> {
-    let tables = gateway.tables.of_tenant(&tenant, query.all).await?;
+    let mut tables = gateway.tables.of_tenant(&tenant, query.all).await?;
+    if let Some(after) = &query.after {
+        tables.retain(|table| table.entry.id.table.as_str() > after.as_str());
+    }
+    let limit = query.limit.unwrap_or(LIST_MAX).clamp(1, LIST_MAX);
+    let more = tables.len() > limit;
+    tables.truncate(limit);
+    let last = tables.last().filter(|_| more);
+    let next_after = last.map(|table| table.entry.id.table.clone());
     let tables: Vec<_> = futures::stream::iter(tables)
         .map(|table| {
             let gateway = gateway.clone();
-            async move { describe_one(&gateway, &table).await }
+            async move { listed(&gateway, &table).await }
         })
         .buffered(LOOKS_IN_FLIGHT_MAX)
-        .try_collect()
-        .await?;
-    Ok(Json(List { tables }))
+        .collect()
+        .await;
+    Ok(Json(List { tables, next_after }))
+}
+
+async fn listed(gateway: &Gateway, table: &LiveTable) -> Listed {
+    let described = describe_within(gateway, table, LIST_AGE_MAX).await;
+    // A list must not make the gateway hold the state of every table there is.
+    table.release();
+    match described {
+        Ok(description) => Listed::Described(Box::new(description)),
+        Err(Answer(problem)) => Listed::Unreadable {
+            name: table.entry.id.table.clone(),
+            tenant: table.entry.id.tenant.clone(),
+            mode: table.entry.mode,
+            buckets: table.entry.buckets,
+            topic: table.entry.topic.clone(),
+            topic_id: table.entry.topic_id,
+            code: problem.code,
+            detail: problem.detail,
+        },
+    }
 }
 
 /// `GET /v1/tables/{t}`
@@ -138,22 +198,42 @@ pub(crate) async fn describe(
     Ok(Json(describe_one(&gateway, &table).await?))
 }
 
-/// `DELETE /v1/tables/{t}`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DropQuery {
+    /// Without a grace.
+    #[serde(default)]
+    purge: bool,
+}
+
+/// `POST /v1/tables/{t}/undrop`
+pub(crate) async fn undrop(
+    State(gateway): State<Gateway>,
+    Table(id): Table,
+) -> Result<Json<Description>, Answer> {
+    let tables = Arc::clone(&gateway.tables);
+    let restored = tokio::spawn(async move { tables.undrop(&id).await }).await;
+    let table = restored.map_err(died)??;
+    Ok(Json(describe_one(&gateway, &table).await?))
+}
+
+/// `DELETE /v1/tables/{t}[?purge=true]`
 pub(crate) async fn drop_table(
     State(gateway): State<Gateway>,
     Table(id): Table,
+    Query(query): Query<DropQuery>,
 ) -> Result<Json<DroppedTable>, Answer> {
     if id.dead_letters_of().is_some() {
         gateway.tables.current(&id).await?.check_own()?;
     }
     let tables = Arc::clone(&gateway.tables);
     let name = id.table.clone();
-    tokio::spawn(async move { tables.drop_table(&id).await })
-        .await
-        .map_err(died)??;
+    let dropped = tokio::spawn(async move { tables.drop_table(&id, query.purge).await }).await;
+    let kept_until_ms = dropped.map_err(died)??;
     Ok(Json(DroppedTable {
         name,
         dropped: true,
+        kept_until_ms,
     }))
 }
 
@@ -162,7 +242,15 @@ fn died(error: tokio::task::JoinError) -> Problem {
 }
 
 async fn describe_one(gateway: &Gateway, table: &LiveTable) -> Result<Description, Answer> {
-    let snapshot = table.snapshot(std::time::Duration::ZERO).await?;
+    describe_within(gateway, table, Duration::ZERO).await
+}
+
+async fn describe_within(
+    gateway: &Gateway,
+    table: &LiveTable,
+    age_max: Duration,
+) -> Result<Description, Answer> {
+    let snapshot = gateway.tables.snapshot(table, age_max).await?;
     let end_offsets = match gateway.tables.end_offsets(table).await {
         Ok(ends) => Some(ends),
         Err(Answer(problem)) => {

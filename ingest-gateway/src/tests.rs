@@ -1,10 +1,13 @@
 //! The gateway over HTTP, with a log in memory.
 
+mod bounds;
 mod broker;
 mod dead_letters;
 mod memory_log;
+mod other_engines;
 mod records;
 mod tables;
+mod undrop;
 mod upserts;
 
 use axum::Router;
@@ -66,6 +69,7 @@ impl Harness {
     async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::default();
         settings.tables.catalog_age_ms_max = 0;
+        settings.tables.undrop_grace_ms = 0;
         change(&mut settings);
         let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
         let clock = Arc::new(ManualClock::at(1_000_000));

@@ -188,7 +188,7 @@ pub(crate) fn unread(rejection: &BytesRejection) -> Response<Body> {
 }
 
 async fn no_route() -> Response<Body> {
-    Problem::new(404, "NOT_FOUND", "there is no such route").into_response()
+    Problem::new(404, "NO_SUCH_ROUTE", "there is no such route").into_response()
 }
 
 async fn no_method() -> Response<Body> {

@@ -13,6 +13,7 @@ use tidelake_core::{TableId, TableName, TenantId, TopicId};
 
 use tidelake_schema::TableSchema;
 
+use super::columns::{end_of_lines, middle_of_lines};
 use super::*;
 use crate::spool::SpoolBudget;
 
@@ -52,6 +53,7 @@ fn decode_chunks(
         format,
         operation: Operation::Write,
         table: table(),
+        room: Room::Stream(64 << 20),
         spool: Spool::new(SpoolBudget::new(1 << 20, 1 << 30, 1 << 30, None)),
     })
 }
@@ -298,4 +300,14 @@ fn short_lines_of_a_wide_table_are_taken_in_portions() {
     assert_eq!(end_of_lines(b"{}\n{}\n{}", 100), 8);
     assert_eq!(end_of_lines(b"{\"a\":1}\n{\"a\":1}", 1), 8);
     assert_eq!(end_of_lines(b"{\"a\":1111}", 1), 10);
+}
+
+#[test]
+fn lines_are_halved_between_lines_down_to_one() {
+    assert_eq!(middle_of_lines(b"aa\nbb\ncc\ndd\n"), Some(9));
+    assert_eq!(middle_of_lines(b"aa\nbb"), Some(3));
+    assert_eq!(middle_of_lines(b"a\nbbbbbbbbbb\n"), Some(2));
+    assert_eq!(middle_of_lines(b"aaaaaaaaaa\nb"), Some(11));
+    assert_eq!(middle_of_lines(b"aaaa\n"), None);
+    assert_eq!(middle_of_lines(b"aaaa"), None);
 }

@@ -309,7 +309,7 @@ impl Tables {
             schema: schema.clone(),
             append_only: mode == TableMode::Append,
             properties: properties.clone(),
-            first_version: TableVersion(0),
+            first_version: self.first_version(id),
         };
         // Boxed, or the compiler can't see that the whole future is `Send`.
         let made = self.delta(&location).create(spec).boxed().await?;
@@ -322,6 +322,13 @@ impl Tables {
                 self.refuse_leftover(id, "LOCATION_TAKEN", detail).await
             }
         }
+    }
+
+    /// Where the log of a new table of this name begins: above every version that an earlier one
+    /// had, and one more, which a late writer of that one may still take.
+    fn first_version(&self, id: &TableId) -> TableVersion {
+        let last = self.catalog.last_version(id);
+        last.map_or(TableVersion(0), |last| last.next().next())
     }
 
     /// Says TABLE_EXISTS where what stands in the way turns out to be somebody else's new table.
@@ -350,7 +357,7 @@ impl Tables {
 
 /// True where `found` is what is to be made, and nothing was written to it.
 fn is_as_made(found: &Snapshot, schema: &TableSchema) -> bool {
-    found.version() == TableVersion(0)
+    found.version() == found.first_version()
         && found.file_count() == 0
         && found.schema().fields == schema.fields
         && found.schema().identifier_field_ids == schema.identifier_field_ids

@@ -1,80 +1,27 @@
 //! The tables in use: catalog entry, Delta log, whose turn it is among the buckets.
 
+mod table;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tidelake_catalog::{Catalog, TableEntry};
+use tidelake_catalog::{Catalog, TableEntry, TableMode};
 use tidelake_core::clock::{SharedClock, UnixMillis};
 use tidelake_core::ids::SharedIds;
 use tidelake_core::{Bucket, TableId, TenantId, Watermark};
-use tidelake_log::topics;
-use tidelake_manifest::{DeltaTable, Snapshot};
+use tidelake_log::{LogError, topics};
+use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
 use tidelake_storage::Store;
 
-use super::by_bucket;
 use crate::log::TableLog;
 use crate::problem::{self, Answer};
+use crate::produce::ProduceError;
 use crate::request::shared;
 use crate::settings::TableSettings;
 
-/// One incarnation of a table.
-#[derive(Debug)]
-pub(crate) struct LiveTable {
-    pub(crate) entry: Arc<TableEntry>,
-    pub(crate) topic: Arc<str>,
-    delta: DeltaTable,
-    /// Rises by one for each body, so that bodies of one message take turns too.
-    turn: AtomicU32,
-    seen: tokio::sync::Mutex<Option<Seen>>,
-}
-
-#[derive(Debug)]
-struct Seen {
-    snapshot: Arc<Snapshot>,
-    at: Instant,
-}
-
-impl LiveTable {
-    pub(crate) fn next_turn(&self) -> u32 {
-        self.turn.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// The table's latest version, or one that was the latest within `age_max`. Callers that wait
-    /// for the same look share it.
-    pub(crate) async fn snapshot(&self, age_max: Duration) -> Result<Arc<Snapshot>, Answer> {
-        let asked = Instant::now();
-        let mut seen = self.seen.lock().await;
-        let snapshot = match seen.as_ref() {
-            Some(seen) if seen.at >= asked || seen.at.elapsed() < age_max => {
-                return Ok(Arc::clone(&seen.snapshot));
-            }
-            Some(Seen { snapshot, .. }) => {
-                let at = Instant::now();
-                let snapshot = self.delta.refresh(snapshot).await?;
-                Seen { snapshot, at }
-            }
-            None => {
-                let at = Instant::now();
-                Seen {
-                    snapshot: self.delta.snapshot().await?,
-                    at,
-                }
-            }
-        };
-        Ok(Arc::clone(&seen.insert(snapshot).snapshot))
-    }
-
-    /// How far the table's log covers each bucket.
-    pub(crate) fn watermarks(&self, snapshot: &Snapshot) -> BTreeMap<Bucket, Watermark> {
-        let topic_id = &self.entry.topic_id;
-        by_bucket(self.entry.buckets, |bucket| {
-            snapshot.watermark(topic_id, bucket).unwrap_or_default()
-        })
-    }
-}
+pub(crate) use table::LiveTable;
 
 /// All tables, and what they are made with.
 #[derive(Debug)]
@@ -171,6 +118,61 @@ impl Tables {
         }
     }
 
+    /// The table with the schema of its own log; see [`LiveTable::logged`].
+    pub(crate) async fn logged(&self, table: &Arc<LiveTable>) -> Result<Arc<TableEntry>, Answer> {
+        let logged = match table.logged().await {
+            Ok(logged) => logged,
+            Err(error) => return Err(self.unreadable(table, &error).await),
+        };
+        if !Arc::ptr_eq(&logged, &table.entry) {
+            check_key(&table.entry, &logged)?;
+        }
+        Ok(logged)
+    }
+
+    /// The table's latest version, or one that was the latest within `age_max`.
+    pub(crate) async fn snapshot(
+        &self,
+        table: &LiveTable,
+        age_max: Duration,
+    ) -> Result<Arc<Snapshot>, Answer> {
+        match table.snapshot(age_max).await {
+            Ok(snapshot) => Ok(snapshot),
+            Err(error) => Err(self.unreadable(table, &error).await),
+        }
+    }
+
+    /// Why records are not known to be in the log, as clients are told. A log that does not know
+    /// the topic of a table that the catalog has may not know it for a moment only.
+    pub(crate) async fn not_produced(&self, entry: &TableEntry, error: &ProduceError) -> Answer {
+        if let ProduceError::Nothing(LogError::NoTopic(_))
+        | ProduceError::Unknown(LogError::NoTopic(_)) = error
+            && matches!(self.is_current(entry).await, Ok(false))
+        {
+            return problem::no_table(entry.id.table.as_str()).into();
+        }
+        problem::of_produce(&entry.id, error)
+    }
+
+    /// Why the table's log can't be read, as clients are told. What the catalog has is no missing
+    /// table, whatever became of its log.
+    pub(crate) async fn unreadable(&self, table: &LiveTable, error: &ManifestError) -> Answer {
+        if let ManifestError::NoTable { .. } = error {
+            match self.is_current(&table.entry).await {
+                Err(answer) => return answer,
+                Ok(false) => return problem::no_table(table.entry.id.table.as_str()).into(),
+                Ok(true) => {}
+            }
+        }
+        problem::unreadable(&table.entry.id, error)
+    }
+
+    /// True where the catalog, as of now, still has this incarnation of the table.
+    pub(crate) async fn is_current(&self, entry: &TableEntry) -> Result<bool, Answer> {
+        let now = self.catalog.find_fresh(&entry.id).await?;
+        Ok(now.is_some_and(|now| now.topic_id == entry.topic_id))
+    }
+
     /// The tenant's tables by name, as of now; with or without dead-letter tables.
     pub(crate) async fn of_tenant(
         &self,
@@ -213,13 +215,7 @@ impl Tables {
         if let Some(live) = all.get(&entry.id).filter(same) {
             return Arc::clone(live);
         }
-        let live = Arc::new(LiveTable {
-            entry: Arc::clone(entry),
-            topic: shared(&entry.topic),
-            delta: self.delta(&entry.location()),
-            turn: AtomicU32::new(0),
-            seen: tokio::sync::Mutex::default(),
-        });
+        let live = Arc::new(LiveTable::new(entry, self.delta(&entry.location())));
         all.insert(entry.id.clone(), Arc::clone(&live));
         live
     }
@@ -227,4 +223,22 @@ impl Tables {
     pub(super) fn forget(&self, id: &TableId) {
         self.live.write().remove(id);
     }
+}
+
+/// Refuses an upsert table whose log says another primary key than it was made with: its records
+/// lie in buckets by that key.
+fn check_key(made: &TableEntry, logged: &TableEntry) -> Result<(), Answer> {
+    let (wanted, found) = (
+        &made.schema.identifier_field_ids,
+        &logged.schema.identifier_field_ids,
+    );
+    if made.mode == TableMode::Append || wanted == found {
+        return Ok(());
+    }
+    let detail = format!(
+        "table {} was made with the key of fields {wanted:?}, and its log says {found:?}",
+        made.id.table
+    );
+    let hint = "set the key back, or load the rows into a new table";
+    Err(problem::table_unavailable(detail).hint(hint).into())
 }

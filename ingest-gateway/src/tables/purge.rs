@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use tidelake_catalog::{DropTable, Dropped, location};
-use tidelake_core::TableId;
+use tidelake_core::clock::UnixMillis;
+use tidelake_core::{TableId, TableVersion};
 use tidelake_log::topics;
 use tidelake_service::Problem;
 use tidelake_storage::{StorageError, Store};
 
+use super::dropped;
 use super::live::Tables;
 use crate::problem::{self, Answer};
 
@@ -26,23 +28,53 @@ const DELETES_IN_FLIGHT_MAX: usize = 16;
 const DELETES_PER_CLAIM_CHECK: usize = 256;
 
 impl Tables {
-    /// Takes the table with its dead letters out of the catalog, then removes topics and folders.
-    /// Dropping again what was
-    /// dropped and is still there goes on with the removal.
-    pub(super) async fn drop_table(&self, id: &TableId) -> Result<(), Answer> {
-        let dropped = self.catalog.drop_table(id).await?;
+    /// Takes the table with its dead letters out of the catalog and ends its logs. It is kept for
+    /// the grace, until the time that is answered, or removed at once. Dropping again what was
+    /// dropped and is still being removed goes on with the removal.
+    pub(super) async fn drop_table(
+        &self,
+        id: &TableId,
+        purge: bool,
+    ) -> Result<Option<UnixMillis>, Answer> {
+        let grace_ms = i64::try_from(self.settings().undrop_grace_ms).unwrap_or(i64::MAX);
+        let keeps = !purge && grace_ms > 0;
+        let kept_until_ms = keeps.then(|| self.now_ms().saturating_add(grace_ms));
+        let dropped = self.catalog.drop_table_keeping(id, kept_until_ms).await?;
         self.forget(id);
         self.forget(&id.dead_letters());
-        match dropped {
-            DropTable::Dropped(held) => {
-                tracing::info!(table = %id, "table dropped");
-                self.purge(held).await.map(drop)
+        match (dropped, self.catalog.dropped(id)) {
+            (DropTable::Dropped(held), _) => {
+                tracing::info!(table = %id, kept_until_ms, "table dropped");
+                self.finish_drop(held).await?;
+                Ok(kept_until_ms)
             }
-            DropTable::NotFound if self.catalog.dropped(id).is_some() => {
-                self.finish_purge(id).await
+            (DropTable::NotFound, Some(held)) if purge || held.kept_until_ms.is_none() => {
+                self.finish_purge(id).await?;
+                Ok(None)
             }
-            DropTable::NotFound => Err(problem::no_table(id.table.as_str()).into()),
+            (DropTable::NotFound, Some(_)) => Err(problem::no_table(id.table.as_str())
+                .detail(format!(
+                    "table {} was dropped, and is kept for a while",
+                    id.table
+                ))
+                .hint("drop it with ?purge=true to remove it now, or undrop it")
+                .into()),
+            (DropTable::NotFound, None) => Err(problem::no_table(id.table.as_str()).into()),
         }
+    }
+
+    /// What a dropped table's purger owes: its logs ended, then it is set aside or removed. False:
+    /// another purger took over.
+    pub(super) async fn finish_drop(&self, held: Dropped) -> Result<bool, Answer> {
+        if held.kept_until_ms.is_none() {
+            return self.purge(held).await;
+        }
+        if held.last.is_some() {
+            return Ok(true);
+        }
+        let last = self.fence(&held.entry).await?;
+        self.set_aside(&held.entry, last).await?;
+        Ok(self.catalog.end_logs(&held, last).await?.is_some())
     }
 
     /// Sees to it that nothing of an earlier table of this name is left: waits for its purger, or
@@ -57,6 +89,15 @@ impl Tables {
             let Some(dropped) = self.catalog.dropped(id) else {
                 return Ok(());
             };
+            if dropped.kept_until_ms.is_some() && dropped.last.is_some() {
+                tracing::info!(table = %id, "the name is wanted: the dropped table is kept no longer");
+                if let Some(held) = self.catalog.claim_purge(&dropped).await?
+                    && self.purge(held).await?
+                {
+                    return Ok(());
+                }
+                continue;
+            }
             // By our own clock: since when this claim is known to us, or by its stamp if that is
             // longer ago (a purger that died before we looked).
             let since = match &seen {
@@ -93,6 +134,14 @@ impl Tables {
             held,
             since: Instant::now(),
         };
+        if claim.held.last.is_none() {
+            let last = self.fence(&entry).await?;
+            match self.catalog.end_logs(&claim.held, last).await? {
+                Some(held) => claim.held = held,
+                None => return Ok(false),
+            }
+        }
+        let last = claim.held.last.unwrap_or_default();
         // A topic of the same name but another id is not the table's.
         let topic = self.log.describe(&entry.topic).await?;
         if topic.is_some_and(|topic| topic.id == entry.topic_id) {
@@ -106,33 +155,53 @@ impl Tables {
             return Ok(false);
         }
         self.log.delete_topic(&dead_letters).await?;
-        for location in [entry.location(), location(&entry.id.dead_letters())] {
-            let store = self.store.scoped(&location);
-            loop {
-                // The table's log sorts before its files: a reader finds no table rather than half
-                // one.
-                let names: Vec<_> = store
-                    .list("")
-                    .await?
-                    .iter()
-                    .filter_map(|m| store.relative(&m.location))
-                    .collect();
-                if names.is_empty() {
-                    break;
-                }
-                for some in names.chunks(DELETES_PER_CLAIM_CHECK) {
-                    if !claim.holds().await? {
-                        return Ok(false);
-                    }
-                    delete_all(&store, some.to_vec()).await?;
-                }
+        let dead_letters = location(&entry.id.dead_letters());
+        let aside = dropped::folder(&entry);
+        for (folder, last) in [
+            (entry.location(), last.table),
+            (dead_letters, last.dead_letters),
+            (aside, None),
+        ] {
+            if !self.remove_folder(&folder, last, &mut claim).await? {
+                return Ok(false);
             }
         }
         Ok(self.catalog.purged(&claim.held).await?)
     }
+
+    /// Removes all that a folder holds. False: another purger took over.
+    async fn remove_folder(
+        &self,
+        folder: &str,
+        fence: Option<TableVersion>,
+        claim: &mut Claim<'_>,
+    ) -> Result<bool, Answer> {
+        let store = self.store.scoped(folder);
+        let fence = fence.map(dropped::fence_name);
+        loop {
+            // The table's log sorts before its files: a reader finds no table rather than half one.
+            // The fence goes last, so that a late writer meets it.
+            let mut names: Vec<_> = store
+                .list("")
+                .await?
+                .iter()
+                .filter_map(|m| store.relative(&m.location))
+                .collect();
+            names.sort_by_key(|name| fence.as_ref() == Some(name));
+            if names.is_empty() {
+                return Ok(true);
+            }
+            for some in names.chunks(DELETES_PER_CLAIM_CHECK) {
+                if !claim.holds().await? {
+                    return Ok(false);
+                }
+                delete_all(&store, some.to_vec()).await?;
+            }
+        }
+    }
 }
 
-async fn delete_all(store: &Store, names: Vec<String>) -> Result<(), StorageError> {
+pub(super) async fn delete_all(store: &Store, names: Vec<String>) -> Result<(), StorageError> {
     let delete = |name: String| {
         let store = store.clone();
         async move { store.delete(&name).await }

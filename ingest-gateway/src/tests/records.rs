@@ -397,7 +397,12 @@ async fn too_many_bodies_at_a_time_are_told_to_come_back() {
     })
     .await;
     harness.create(orders()).await.answered();
-    let place = harness.gateway.admission.stream(1).await.unwrap();
+    let place = harness
+        .gateway
+        .admission
+        .stream(&TenantId::default(), 1)
+        .await
+        .unwrap();
     let reply = harness.post(NDJSON, ndjson(5_000)).await;
     reply.is_problem(503, "OVERLOADED");
     assert_eq!(reply.headers["retry-after"], "1");

@@ -466,3 +466,26 @@ async fn requests_keep_their_id_or_get_one() {
         assert_eq!(reply.headers["x-request-id"] == sent, kept, "{sent}");
     }
 }
+
+#[tokio::test]
+async fn a_list_comes_in_pages_and_one_bad_table_hides_no_other() {
+    let harness = Harness::new().await;
+    for name in ["a", "b", "c"] {
+        let mut table = orders();
+        table["name"] = json!(name);
+        harness.create(table).await.answered();
+    }
+    let log = harness.store.scoped("default/b/_delta_log");
+    let damaged = bytes::Bytes::from_static(b"{\"metaData\":3}");
+    log.put("00000000000000000001.json", damaged).await.unwrap();
+    let harness = harness.another().await;
+    let page = harness.get("/v1/tables?limit=2").await.answered();
+    assert_eq!(page["tables"][0]["rows"], 0);
+    assert_eq!(page["tables"][1]["name"], "b");
+    assert_eq!(page["tables"][1]["code"], "TABLE_UNAVAILABLE");
+    assert_eq!(page["next_after"], "b");
+    let rest = harness.get("/v1/tables?limit=2&after=b").await.answered();
+    assert_eq!(rest["tables"][0]["name"], "c");
+    assert_eq!(rest["tables"].as_array().unwrap().len(), 1);
+    assert_eq!(rest["next_after"], serde_json::Value::Null);
+}

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidelake_core::clock::UnixMillis;
-use tidelake_core::{TableId, TenantId};
+use tidelake_core::{TableId, TableVersion, TenantId};
 
-use crate::entry::{Event, Record, TableEntry};
+use crate::entry::{Event, LastVersions, Record, TableEntry};
 
 /// A dropped table whose topics and folder may still be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub struct Dropped {
     pub purger: String,
     /// When the purger took it, by the purger's clock.
     pub claimed_ms: UnixMillis,
+    /// It can be restored until then; none where it is being removed.
+    pub kept_until_ms: Option<UnixMillis>,
+    /// Where its logs ended; none while they have not.
+    pub last: Option<LastVersions>,
 }
 
 /// What is known of one name.
@@ -34,6 +38,9 @@ pub(crate) struct State {
     pub next: u64,
     /// By name: its state and the number of its last event.
     names: BTreeMap<TableId, (u64, Name)>,
+    /// The last version that the log of a dropped table had, by name: kept for ever, since no later
+    /// table of the name may use a version again.
+    last_versions: BTreeMap<TableId, TableVersion>,
 }
 
 impl State {
@@ -58,6 +65,19 @@ impl State {
             Name::Dropped(dropped) => Some(dropped),
             Name::Live(_) | Name::Purged => None,
         }
+    }
+
+    /// The last version that the log of an earlier table of this name had.
+    pub(crate) fn last_version(&self, id: &TableId) -> Option<TableVersion> {
+        self.last_versions.get(id).copied()
+    }
+
+    /// Every table that is dropped and not purged.
+    pub(crate) fn all_dropped(&self) -> impl Iterator<Item = &Dropped> {
+        self.names.values().filter_map(|(_, name)| match name {
+            Name::Dropped(dropped) => Some(dropped),
+            Name::Live(_) | Name::Purged => None,
+        })
     }
 
     /// Tables in the order of their names; of one tenant, or of all.
@@ -96,7 +116,11 @@ impl State {
                 self.show_dead_letters(&entry);
                 (table.clone(), Name::Live(Arc::new(entry)))
             }
-            Event::DropTable { table, purger } => {
+            Event::DropTable {
+                table,
+                purger,
+                kept_until_ms,
+            } => {
                 let entry = self
                     .table(table)
                     .ok_or("drops a table that does not exist")?;
@@ -106,10 +130,30 @@ impl State {
                     entry,
                     purger: purger.clone(),
                     claimed_ms: record.timestamp_ms,
+                    kept_until_ms: *kept_until_ms,
+                    last: None,
                 };
                 (table.clone(), Name::Dropped(dropped))
             }
-            Event::ClaimPurge { table, purger } => {
+            Event::EndLogs { table, last } => {
+                let dropped = self
+                    .dropped(table)
+                    .ok_or("ends the logs of a table that is not dropped")?;
+                let dropped = Dropped {
+                    last: Some(*last),
+                    ..dropped.clone()
+                };
+                let dead_letters = (table.dead_letters(), last.dead_letters);
+                for (id, version) in [(table.clone(), last.table), dead_letters] {
+                    self.raise_last_version(id, version);
+                }
+                (table.clone(), Name::Dropped(dropped))
+            }
+            Event::ClaimPurge {
+                table,
+                purger,
+                keeps,
+            } => {
                 let dropped = self
                     .dropped(table)
                     .ok_or("claims a table that is not dropped")?;
@@ -117,8 +161,19 @@ impl State {
                     entry: Arc::clone(&dropped.entry),
                     purger: purger.clone(),
                     claimed_ms: record.timestamp_ms,
+                    kept_until_ms: dropped.kept_until_ms.filter(|_| *keeps),
+                    last: dropped.last,
                 };
                 (table.clone(), Name::Dropped(dropped))
+            }
+            Event::RestoreTable { table } => {
+                let dropped = self
+                    .dropped(table)
+                    .filter(|dropped| dropped.kept_until_ms.is_some())
+                    .ok_or("restores a table that is not kept")?;
+                let entry = Arc::clone(&dropped.entry);
+                self.show_dead_letters(&entry);
+                (table.clone(), Name::Live(entry))
             }
             Event::Purged { table } => {
                 self.dropped(table)
@@ -129,6 +184,13 @@ impl State {
         self.names.insert(id, (number, name));
         self.next += 1;
         Ok(())
+    }
+
+    fn raise_last_version(&mut self, id: TableId, version: Option<TableVersion>) {
+        if let Some(version) = version {
+            let last = self.last_versions.entry(id).or_insert(version);
+            *last = version.max(*last);
+        }
     }
 
     /// A table's dead-letter table is there as long as the table itself.

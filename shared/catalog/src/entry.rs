@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tidelake_core::clock::UnixMillis;
-use tidelake_core::{TableId, TopicId};
+use tidelake_core::{TableId, TableVersion, TopicId};
 use tidelake_schema::{TableSchema, dead_letters};
 
 /// What a record of the table means.
@@ -80,6 +80,13 @@ pub fn location(id: &TableId) -> String {
     format!("{}/{}", id.tenant, id.table)
 }
 
+/// Where the logs of a dropped table ended; none where there was no log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastVersions {
+    pub table: Option<TableVersion>,
+    pub dead_letters: Option<TableVersion>,
+}
+
 /// One file of the log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -92,7 +99,7 @@ pub(crate) struct Record {
 }
 
 /// The newest format that this program reads.
-pub(crate) const FORMAT_MAX: u32 = 2;
+pub(crate) const FORMAT_MAX: u32 = 3;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -105,15 +112,30 @@ pub(crate) enum Event {
         table: TableId,
         topic_id: TopicId,
     },
-    /// From here on the table does not exist; `purger` removes what it left behind.
+    /// From here on the table does not exist; `purger` ends its log, and removes what it left
+    /// behind at once or from `kept_until_ms` on.
     DropTable {
         table: TableId,
         purger: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept_until_ms: Option<UnixMillis>,
     },
-    /// The purger took too long: `purger` goes on in its place.
+    /// The logs of the dropped table and of its dead letters have ended.
+    EndLogs {
+        table: TableId,
+        last: LastVersions,
+    },
+    /// The purger took too long, or another has a reason to: `purger` goes on in its place. The table
+    /// is kept no longer, unless `keeps` says so.
     ClaimPurge {
         table: TableId,
         purger: String,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keeps: bool,
+    },
+    /// The dropped table, which was kept, exists again as it was.
+    RestoreTable {
+        table: TableId,
     },
     /// Topics and folder of the dropped table are gone.
     Purged {
@@ -125,6 +147,13 @@ impl Event {
     /// The oldest format that has such an event: older programs ask to be upgraded.
     pub(crate) fn format(&self) -> u32 {
         match self {
+            Self::EndLogs { .. }
+            | Self::RestoreTable { .. }
+            | Self::ClaimPurge { keeps: true, .. }
+            | Self::DropTable {
+                kept_until_ms: Some(_),
+                ..
+            } => 3,
             Self::AddDeadLetters { .. } => 2,
             Self::CreateTable { .. }
             | Self::DropTable { .. }

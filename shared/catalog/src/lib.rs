@@ -6,12 +6,15 @@
 //!
 //! ```text
 //!  _tidelake/catalog/00000000000000000000.json   one event a file, create-if-absent:
-//!                    00000000000000000001.json   create_table | drop_table | claim_purge | purged | add_dead_letters
+//!                    00000000000000000001.json   create_table | add_dead_letters
+//!                                                drop_table | end_logs | restore_table | claim_purge | purged
 //! ```
 //!
 //! Invariants:
 //! - an event is valid where it stands: it was decided on a view that held every earlier event;
-//! - of a table name, `create_table` and `drop_table` alternate;
+//! - of a table name, `drop_table` alternates with `create_table` and `restore_table`;
+//! - the last version of a dropped table's log is known for ever (`end_logs`): no later table of the
+//!   name uses one again;
 //! - a table and its dead-letter table are entries of one event, so there is never one without the
 //!   other (`add_dead_letters` is for tables made before there were any);
 //! - what a dropped table left behind is removed by one purger at a time: the one that the last
@@ -33,5 +36,5 @@ mod entry;
 mod log;
 
 pub use cache::Dropped;
-pub use entry::{TableEntry, TableMode, location};
+pub use entry::{LastVersions, TableEntry, TableMode, location};
 pub use log::{AddTable, Catalog, CatalogError, DropTable};

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use tidelake_core::clock::SharedClock;
+use tidelake_core::clock::{SharedClock, UnixMillis};
 use tidelake_core::ids::SharedIds;
-use tidelake_core::{ErrorKind, TableId, TenantId, TopicId};
+use tidelake_core::{ErrorKind, TableId, TableVersion, TenantId, TopicId};
 use tidelake_storage::{NumberedLog, PutOnce, StorageError, Store};
 use tokio::sync::Mutex;
 
 use crate::cache::{Dropped, Name, State};
-use crate::entry::{self, Event, Record, TableEntry};
+use crate::entry::{self, Event, LastVersions, Record, TableEntry};
 
 const PREFIX: &str = "_tidelake/catalog";
 const ENGINE: &str = concat!("Tidelake/", env!("CARGO_PKG_VERSION"));
@@ -149,6 +149,17 @@ impl Catalog {
         self.state().dropped(id).cloned()
     }
 
+    /// All dropped tables that are not purged yet, as of the cached view.
+    pub fn all_dropped(&self) -> Vec<Dropped> {
+        self.state().all_dropped().cloned().collect()
+    }
+
+    /// The last version that the log of an earlier table of this name had, as of the cached view. A
+    /// new table's log begins at least two above it.
+    pub fn last_version(&self, id: &TableId) -> Option<TableVersion> {
+        self.state().last_version(id)
+    }
+
     /// Names the last event of this name, as of the cached view; for [`Catalog::add_table_since`].
     pub fn mark(&self, id: &TableId) -> Option<u64> {
         self.state().mark(id)
@@ -218,8 +229,19 @@ impl Catalog {
         .await
     }
 
-    /// Takes the table out of the catalog and makes the caller its purger.
+    /// Takes the table out of the catalog and makes the caller its purger, who removes what it left
+    /// behind at once.
     pub async fn drop_table(&self, id: &TableId) -> Result<DropTable, CatalogError> {
+        self.drop_table_keeping(id, None).await
+    }
+
+    /// [`Self::drop_table`], after which the table can be restored until `kept_until_ms`: the purger
+    /// ends its logs only.
+    pub async fn drop_table_keeping(
+        &self,
+        id: &TableId,
+        kept_until_ms: Option<UnixMillis>,
+    ) -> Result<DropTable, CatalogError> {
         let purger = self.inner.ids.next_uuid().to_string();
         self.append(|state, claimed_ms| match state.table(id) {
             // It goes with its table only.
@@ -228,11 +250,14 @@ impl Catalog {
                 Event::DropTable {
                     table: id.clone(),
                     purger: purger.clone(),
+                    kept_until_ms,
                 },
                 DropTable::Dropped(Dropped {
                     entry: Arc::clone(entry),
                     purger: purger.clone(),
                     claimed_ms,
+                    kept_until_ms,
+                    last: None,
                 }),
             ),
             None => Decision::Answer(DropTable::NotFound),
@@ -240,9 +265,41 @@ impl Catalog {
         .await
     }
 
+    /// Notes where the dropped table's logs ended. `None`: `held` was no longer the purger.
+    pub async fn end_logs(
+        &self,
+        held: &Dropped,
+        last: LastVersions,
+    ) -> Result<Option<Dropped>, CatalogError> {
+        let id = &held.entry.id;
+        self.append(|state, _| match state.dropped(id) {
+            Some(now) if now == held => Decision::Append(
+                Event::EndLogs {
+                    table: id.clone(),
+                    last,
+                },
+                Some(Dropped {
+                    last: Some(last),
+                    ..held.clone()
+                }),
+            ),
+            _ => Decision::Answer(None),
+        })
+        .await
+    }
+
     /// Takes the purge over from whom `held` names (which may be the caller: that renews the
-    /// claim). `None`: someone else was faster.
+    /// claim), for good: the table can't be restored any more. `None`: someone else was faster.
     pub async fn claim_purge(&self, held: &Dropped) -> Result<Option<Dropped>, CatalogError> {
+        self.claim(held, false).await
+    }
+
+    /// [`Self::claim_purge`] by one who does not remove the table: it is kept as before.
+    pub async fn claim_kept(&self, held: &Dropped) -> Result<Option<Dropped>, CatalogError> {
+        self.claim(held, true).await
+    }
+
+    async fn claim(&self, held: &Dropped, keeps: bool) -> Result<Option<Dropped>, CatalogError> {
         let purger = self.inner.ids.next_uuid().to_string();
         let id = &held.entry.id;
         self.append(|state, claimed_ms| match state.dropped(id) {
@@ -250,12 +307,31 @@ impl Catalog {
                 Event::ClaimPurge {
                     table: id.clone(),
                     purger: purger.clone(),
+                    keeps,
                 },
                 Some(Dropped {
-                    entry: Arc::clone(&held.entry),
                     purger: purger.clone(),
                     claimed_ms,
+                    kept_until_ms: held.kept_until_ms.filter(|_| keeps),
+                    ..held.clone()
                 }),
+            ),
+            _ => Decision::Answer(None),
+        })
+        .await
+    }
+
+    /// Brings back a dropped table that is kept, whose log goes on already. `None`: `held` is no
+    /// longer what the catalog has.
+    pub async fn restore_table(
+        &self,
+        held: &Dropped,
+    ) -> Result<Option<Arc<TableEntry>>, CatalogError> {
+        let id = &held.entry.id;
+        self.append(|state, _| match state.dropped(id) {
+            Some(now) if now == held && held.kept_until_ms.is_some() => Decision::Append(
+                Event::RestoreTable { table: id.clone() },
+                Some(Arc::clone(&held.entry)),
             ),
             _ => Decision::Answer(None),
         })

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use tidelake_core::limits::MESSAGE_BYTES_MAX;
 use tidelake_schema::TableSchema;
 
+use crate::allowance::{Allowance, Exceeded, MESSAGE_DECODED_BYTES_MAX};
 use crate::arrow_ipc::{
     Frames, OPERATION_COLUMN, StreamLimits, conform, conform_operations, deletes, has_operations,
 };
@@ -32,13 +33,14 @@ use crate::reject::{Reason, Rejection};
 pub const ENCODING: &str = "arrow";
 /// Rows of one message.
 pub const ROWS_MAX: usize = 1 << 20;
-/// Bytes of one message's columns in memory.
-pub const DECOMPRESSED_BYTES_MAX: usize = 128 << 20;
+/// Bytes of one message's columns before encoding. Half of what a reader allows them, since its
+/// schema may have gained columns, and since it holds the message beside them.
+pub const COLUMN_BYTES_MAX: usize = MESSAGE_DECODED_BYTES_MAX / 2;
 
 const LIMITS: StreamLimits = StreamLimits {
     metadata_bytes_max: MESSAGE_BYTES_MAX,
     body_bytes_max: MESSAGE_BYTES_MAX,
-    decompressed_bytes_max: DECOMPRESSED_BYTES_MAX,
+    decoded_bytes_max: MESSAGE_DECODED_BYTES_MAX,
     batch_rows_max: ROWS_MAX,
 };
 
@@ -51,8 +53,8 @@ pub fn encode(batch: &RecordBatch) -> Result<Bytes, CodecError> {
         return too_large("rows", batch.num_rows(), ROWS_MAX);
     }
     let bytes = sliced_bytes(batch);
-    if bytes > DECOMPRESSED_BYTES_MAX / 2 {
-        return too_large("bytes", bytes, DECOMPRESSED_BYTES_MAX / 2);
+    if bytes > COLUMN_BYTES_MAX {
+        return too_large("bytes", bytes, COLUMN_BYTES_MAX);
     }
     let options =
         IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
@@ -129,10 +131,20 @@ pub fn decode_keyed(
     schema: &TableSchema,
     key: &KeyText,
 ) -> Result<Packed, Rejection> {
-    let batches = read(message)?;
+    decode_keyed_within(message, schema, key, &mut Allowance::of_message())
+}
+
+/// [`decode_keyed`] of what takes no more than `allowance`.
+pub fn decode_keyed_within(
+    message: &[u8],
+    schema: &TableSchema,
+    key: &KeyText,
+    allowance: &mut Allowance,
+) -> Result<Packed, Rejection> {
+    let batches = read(message, allowance)?;
     // One stream has one schema.
     if !batches.first().is_some_and(has_operations) {
-        let rows = conform_all(&batches, schema)?;
+        let rows = conform_all(&batches, schema, allowance)?;
         return Ok(Packed {
             row_numbers: (0..rows.num_rows() as u32).collect(),
             rows,
@@ -150,7 +162,9 @@ pub fn decode_keyed(
     let target = tidelake_schema::arrow::to_arrow(schema);
     let mut first_row = 0;
     for batch in &batches {
-        let batch = conform_operations(batch, schema, key, first_row)?;
+        let batch = conform_operations(batch, schema, key, first_row, allowance)?;
+        // Rows and deletes are copied apart.
+        allowance.take(sliced_bytes(&batch)).map_err(exceeded)?;
         let mask = deletes_of(&batch).map_err(bug)?;
         let number = |row: usize| (first_row + row) as u32;
         deleted_numbers.extend(mask.set_indices().map(number));
@@ -179,14 +193,28 @@ pub fn decode_keyed(
     })
 }
 
-/// Decodes a message into columns of `schema`. Rows are counted from 0 within the message.
+/// Decodes a message into columns of `schema`. Rows are counted from 0 within the message. Refuses
+/// what would take more than [`MESSAGE_DECODED_BYTES_MAX`].
 pub fn decode(message: &[u8], schema: &TableSchema) -> Result<RecordBatch, Rejection> {
-    let batches = read(message)?;
-    conform_all(&batches, schema)
+    decode_within(message, schema, &mut Allowance::of_message())
+}
+
+/// [`decode`] of what takes no more than `allowance`.
+pub fn decode_within(
+    message: &[u8],
+    schema: &TableSchema,
+    allowance: &mut Allowance,
+) -> Result<RecordBatch, Rejection> {
+    let batches = read(message, allowance)?;
+    conform_all(&batches, schema, allowance)
 }
 
 fn whole(reason: Reason) -> Rejection {
     Rejection::of_row(0, reason)
+}
+
+fn exceeded(exceeded: Exceeded) -> Rejection {
+    whole(exceeded.into())
 }
 
 fn corrupt(error: &ArrowError) -> Reason {
@@ -196,7 +224,7 @@ fn corrupt(error: &ArrowError) -> Reason {
 }
 
 /// The batches of a message as they were sent.
-fn read(message: &[u8]) -> Result<Vec<RecordBatch>, Rejection> {
+fn read(message: &[u8], allowance: &mut Allowance) -> Result<Vec<RecordBatch>, Rejection> {
     if message.len() > MESSAGE_BYTES_MAX {
         let reason = Reason::TooLarge {
             what: "the message",
@@ -204,9 +232,12 @@ fn read(message: &[u8]) -> Result<Vec<RecordBatch>, Rejection> {
         };
         return Err(whole(reason));
     }
+    allowance.take(message.len()).map_err(exceeded)?;
     // A copy, since Arrow wants its buffers aligned.
     let stream = Buffer::from_slice_ref(message);
-    let batches = Frames::new(LIMITS).read_all(stream).map_err(whole)?;
+    let batches = Frames::new(LIMITS)
+        .read_all(stream, allowance)
+        .map_err(whole)?;
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     if rows > ROWS_MAX {
         let detail = format!("{rows} rows in one message; use at most {ROWS_MAX}");
@@ -215,11 +246,15 @@ fn read(message: &[u8]) -> Result<Vec<RecordBatch>, Rejection> {
     Ok(batches)
 }
 
-fn conform_all(batches: &[RecordBatch], schema: &TableSchema) -> Result<RecordBatch, Rejection> {
+fn conform_all(
+    batches: &[RecordBatch],
+    schema: &TableSchema,
+    allowance: &mut Allowance,
+) -> Result<RecordBatch, Rejection> {
     let mut first_row = 0;
     let mut conformed = Vec::with_capacity(batches.len());
     for batch in batches {
-        conformed.push(conform(batch, schema, first_row)?);
+        conformed.push(conform(batch, schema, first_row, allowance)?);
         first_row += batch.num_rows();
     }
     if conformed.len() == 1
@@ -227,6 +262,10 @@ fn conform_all(batches: &[RecordBatch], schema: &TableSchema) -> Result<RecordBa
     {
         return Ok(batch);
     }
+    // Several become one by a copy.
+    let bytes = conformed.iter().map(sliced_bytes);
+    let bytes = bytes.fold(0, usize::saturating_add);
+    allowance.take(bytes).map_err(exceeded)?;
     let target = tidelake_schema::arrow::to_arrow(schema);
     concat_batches(&target, &conformed).map_err(|error| whole(corrupt(&error)))
 }

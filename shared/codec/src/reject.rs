@@ -46,7 +46,7 @@ impl Rejection {
     /// What the caller must do.
     pub fn kind(&self) -> ErrorKind {
         match self.reason {
-            Reason::TooLarge { .. } => ErrorKind::TooLarge,
+            Reason::TooLarge { .. } | Reason::DecodedTooLarge { .. } => ErrorKind::TooLarge,
             _ => ErrorKind::Invalid,
         }
     }
@@ -101,6 +101,10 @@ pub enum Reason {
     TooDeep { max: usize },
     #[error("{what} is larger than {max} bytes; make it smaller")]
     TooLarge { what: &'static str, max: usize },
+    #[error(
+        "decoded it would take more than {max} bytes; make it smaller, or send fewer rows at a time"
+    )]
+    DecodedTooLarge { max: usize },
     #[error("a record without a value removes a key, but the table has no primary key")]
     Tombstone,
     #[error("a record without a value removes the key it carries, and this one carries none")]
@@ -142,7 +146,7 @@ impl Reason {
             Self::Inexact { .. } => "INEXACT",
             Self::InvalidValue { .. } => "INVALID_VALUE",
             Self::TooDeep { .. } => "TOO_DEEP",
-            Self::TooLarge { .. } => "TOO_LARGE",
+            Self::TooLarge { .. } | Self::DecodedTooLarge { .. } => "TOO_LARGE",
             Self::Tombstone => "TOMBSTONE",
             Self::MissingKey => "MISSING_KEY",
             Self::InvalidKey { .. } => "INVALID_KEY",

@@ -70,7 +70,7 @@ impl Conflict {
 
 /// Checks a transaction against the snapshot that it would follow.
 pub fn against_snapshot(tx: &Transaction, base: &Snapshot) -> Result<(), Conflict> {
-    if base.is_dropped() {
+    if base.is_dropped() && !tx.lifts_fence() {
         return Err(Conflict::Dropped);
     }
     for mark in &tx.marks {

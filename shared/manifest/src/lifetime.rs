@@ -23,6 +23,9 @@
 //!   id is another ([`Conflict::TableReplaced`]). [`DeltaTable::withdraw_void_commit`] takes back what
 //!   it had put below.
 //!
+//! A fence that nothing was created after can be lifted ([`DeltaTable::lift_fence`]): the table goes
+//! on, and whoever met the fence opens it anew.
+//!
 //! The order of a creation is commit, checkpoint, hint, removal of leftovers. The commit is the lock;
 //! a creation that died after it is completed by the next one, and our own readers need the commit
 //! alone.
@@ -48,6 +51,8 @@ use crate::transaction::{CommitOutcome, Transaction};
 
 /// A property of ours: the table was dropped by the commit that set it.
 pub(crate) const DROPPED: &str = "tidelake.dropped";
+/// The operation that takes a fence back.
+const LIFT_FENCE: &str = "UNDROP TABLE";
 /// Changes of the table's properties that a drop may lose against.
 const FENCE_ATTEMPTS_MAX: u32 = 20;
 const DELETES_IN_FLIGHT_MAX: usize = 16;
@@ -87,6 +92,14 @@ impl CreateOutcome {
 pub(crate) fn is_dropped(metadata: &Metadata) -> bool {
     let dropped = metadata.configuration.get(DROPPED);
     dropped.is_some_and(|dropped| dropped == "true")
+}
+
+impl Transaction {
+    /// True of the one transaction that may follow a fence.
+    pub(crate) fn lifts_fence(&self) -> bool {
+        let lifted = self.metadata.as_ref().is_some_and(|m| !is_dropped(m));
+        lifted && self.operation == LIFT_FENCE
+    }
 }
 
 impl DeltaTable {
@@ -224,6 +237,31 @@ impl DeltaTable {
                     tracing::debug!(at = self.reader.at(), %conflict, "dropping again");
                     base = self.snapshot().await?;
                 }
+            }
+        }
+        Err(ManifestError::Contended {
+            at: self.reader.at(),
+            attempts: FENCE_ATTEMPTS_MAX,
+        })
+    }
+
+    /// Takes a fence back that nothing was created after: the table goes on from there. Returns the
+    /// latest version; does nothing to a table that was not dropped.
+    pub async fn lift_fence(&self) -> Result<TableVersion> {
+        for _ in 0..FENCE_ATTEMPTS_MAX {
+            let base = self.snapshot().await?;
+            if !base.is_dropped() {
+                return Ok(base.version);
+            }
+            let mut metadata = base.metadata().clone();
+            metadata.configuration.remove(DROPPED);
+            let lift = Transaction {
+                operation: LIFT_FENCE.into(),
+                metadata: Some(metadata),
+                ..Transaction::default()
+            };
+            if let CommitOutcome::Committed { version, .. } = self.commit(&base, lift).await? {
+                return Ok(version);
             }
         }
         Err(ManifestError::Contended {

@@ -54,7 +54,7 @@ impl From<std::io::Error> for ServiceError {
 
 /// An error and its causes, `: ` between them. A cause that the message already ends with is not
 /// repeated.
-pub(crate) fn chain(error: &dyn Error) -> String {
+pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

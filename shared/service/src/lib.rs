@@ -22,9 +22,9 @@
 
 mod error;
 mod health;
+mod http;
 pub mod memory;
 mod metrics;
-mod problem;
 pub mod program;
 mod routes;
 mod serve;
@@ -32,12 +32,12 @@ pub mod settings;
 mod shutdown;
 pub mod telemetry;
 
-pub use error::ServiceError;
+pub use error::{ServiceError, chain};
 pub use health::{ComponentHealth, Health, HealthHandle, HealthReport};
-pub use metrics::Metrics;
-pub use problem::Problem;
+pub use http::{Problem, codes, method_not_allowed, no_such_route};
+pub use metrics::{Metrics, MetricsSettings};
 pub use routes::standard_routes;
-pub use serve::{DRAIN_MAX, Running, serve};
+pub use serve::{DRAIN_MAX, HttpSettings, Running, serve, serve_with};
 pub use shutdown::Shutdown;
 
 use tidelake_core::clock::{self, SharedClock};

@@ -16,9 +16,26 @@ use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use serde::{Deserialize, Serialize};
 
 /// Clock ticks a second in `/proc/self/stat`: fixed at 100 by Linux for user space.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What `/metrics` tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSettings {
+    /// Counts by tenant and table, for some hundred tables. `/metrics` asks for no credentials, so
+    /// whoever reaches it reads their names: switch it off where that is not the operator alone. All
+    /// tables then share one label.
+    pub table_labels: bool,
+}
+
+impl Default for MetricsSettings {
+    fn default() -> Self {
+        Self { table_labels: true }
+    }
+}
 
 /// A shared registry. Clones are the same registry.
 #[derive(Clone)]

@@ -1,20 +1,82 @@
-//! An HTTP listener that drains before it closes.
+//! An HTTP listener that drains before it closes, and that a few slow clients can't fill.
+//!
+//! ```text
+//!  accept ─► a place among all connections ─► one among the peer's ─► HTTP/1 or HTTP/2 ─► router
+//! ```
+//!
+//! Invariants: no more connections are open than the settings allow; one that brings no whole
+//! request in time is closed; requests under way at the stop are answered, [`DRAIN_MAX`] at most.
 
-use std::io;
+mod connections;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Cursor};
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
+use axum::extract::Request;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::{Deserialize, Serialize};
 use tidelake_core::ErrorKind;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tower::Service;
 
 use crate::{ServiceError, Shutdown};
+use connections::{Connection, Connections};
 
 /// How long requests under way may take to finish once the stop is requested.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// Between two tries to accept while the process has no file handles left.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// What every connection with HTTP/2 begins with.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes of a request's headers, with HTTP/2.
+const HEADERS_BYTES_MAX: u32 = 64 << 10;
+/// Requests of one HTTP/2 connection at a time.
+const STREAMS_MAX: u32 = 128;
+
+/// Bounds on the connections of one listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpSettings {
+    /// Connections at a time. While there are as many, new ones wait in the system's queue; each
+    /// costs a file handle and some 20 KiB.
+    pub connections_max: usize,
+    /// Connections of one address; more are closed at once. Behind a proxy every client has the
+    /// proxy's address: there it wants to be as large as `connections_max`.
+    pub peer_connections_max: usize,
+    /// How long a connection may stand without a whole request: from its beginning or the last
+    /// answer to the end of the next headers. Shorter frees handles sooner and makes clients that
+    /// keep connections open connect more often.
+    pub idle_timeout_ms: u64,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            connections_max: 4096,
+            peer_connections_max: 2048,
+            idle_timeout_ms: 60_000,
+        }
+    }
+}
+
+impl HttpSettings {
+    fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_timeout_ms.max(1))
+    }
+}
 
 /// A started service: what `start` of every service returns.
 #[derive(Debug)]
@@ -42,173 +104,221 @@ impl Running {
     }
 }
 
+/// [`serve_with`] the default settings.
+///
+/// # Errors
+/// As [`serve_with`].
+pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) -> io::Result<()> {
+    serve_with(listener, router, shutdown, &HttpSettings::default()).await
+}
+
 /// Serves HTTP/1 and HTTP/2 (with prior knowledge) until the stop is requested, then takes no more
 /// connections and waits for requests under way, [`DRAIN_MAX`] at most.
 ///
 /// # Errors
 /// None today: errors of single connections are theirs alone.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) -> io::Result<()> {
-    serve_until(listener, router, shutdown, DRAIN_MAX).await
+pub async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    shutdown: Shutdown,
+    settings: &HttpSettings,
+) -> io::Result<()> {
+    serve_until(listener, router, shutdown, settings, DRAIN_MAX).await
 }
 
 async fn serve_until(
     listener: TcpListener,
     router: Router,
     shutdown: Shutdown,
+    settings: &HttpSettings,
     drain_max: Duration,
 ) -> io::Result<()> {
-    // Answers are small and latency counts: never wait for more to fill a segment.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "could not set TCP_NODELAY");
+    let connections = Connections::new(settings.connections_max, settings.peer_connections_max);
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.requested() => break,
+            accepted = accept(&listener, &connections) => accepted,
+        };
+        match accepted {
+            Ok(Some((stream, place))) => {
+                let (router, stop) = (router.clone(), shutdown.clone());
+                tokio::spawn(connection(
+                    stream,
+                    router,
+                    stop,
+                    settings.idle_timeout(),
+                    place,
+                ));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                // Without handles every try fails at once.
+                let _stopped = tokio::time::timeout(ACCEPT_PAUSE, shutdown.requested()).await;
+            }
         }
-    });
-    let stop = shutdown.clone();
-    let graceful =
-        axum::serve(listener, router).with_graceful_shutdown(async move { stop.requested().await });
-    let mut serving = pin!(async move { graceful.await });
-    tokio::select! {
-        outcome = &mut serving => return outcome,
-        () = shutdown.requested() => {}
     }
-    match tokio::time::timeout(drain_max, serving).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            tracing::warn!(
-                seconds = drain_max.as_secs(),
-                "requests were still open after the drain"
-            );
-            Ok(())
-        }
+    drop(listener);
+    if tokio::time::timeout(drain_max, connections.all_closed())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            seconds = drain_max.as_secs(),
+            "requests were still open after the drain"
+        );
+    }
+    Ok(())
+}
+
+/// The next connection, once there is a place for it; none where its peer has too many.
+async fn accept(
+    listener: &TcpListener,
+    connections: &Arc<Connections>,
+) -> io::Result<Option<(TcpStream, Connection)>> {
+    let free = connections.free_place().await;
+    let (stream, peer) = match listener.accept().await {
+        Ok(accepted) => accepted,
+        Err(error) if is_of_connection(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // Answers are small and latency counts: never wait for more to fill a segment.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "could not set TCP_NODELAY");
+    }
+    Ok(free.of_peer(peer.ip()).map(|place| (stream, place)))
+}
+
+/// True where only the one connection failed, before it was accepted.
+fn is_of_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// Answers one connection's requests until its end.
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    shutdown: Shutdown,
+    idle_timeout: Duration,
+    _place: Connection,
+) {
+    let (mut read, write) = stream.into_split();
+    let begun = tokio::select! {
+        begun = tokio::time::timeout(idle_timeout, first_bytes(&mut read)) => begun,
+        () = shutdown.requested() => return,
+    };
+    let first = match begun {
+        Ok(Ok(first)) => first,
+        Ok(Err(error)) => return tracing::debug!(%error, "a connection ended before its beginning"),
+        Err(_) => return tracing::debug!("a connection brought nothing in time"),
+    };
+    let is_http2 = first == HTTP2_PREFACE;
+    let io = TokioIo::new(tokio::io::join(Cursor::new(first).chain(read), write));
+    let outcome = if is_http2 {
+        http2(io, router, &shutdown, idle_timeout).await
+    } else {
+        http1(io, router, &shutdown, idle_timeout).await
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a connection ended");
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
+/// As many bytes as tell HTTP/2 from HTTP/1, which has no request that begins like its preface.
+async fn first_bytes(read: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut first = Vec::with_capacity(HTTP2_PREFACE.len());
+    while first.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&first) {
+        let missing = (HTTP2_PREFACE.len() - first.len()) as u64;
+        if (&mut *read).take(missing).read_buf(&mut first).await? == 0 {
+            break;
+        }
+    }
+    Ok(first)
+}
 
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
-    use tokio::sync::Notify;
+async fn http1<I: Read + Write + Unpin>(
+    io: I,
+    router: Router,
+    shutdown: &Shutdown,
+    idle_timeout: Duration,
+) -> hyper::Result<()> {
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Begins anew with each answer, so it ends idle connections too.
+        .header_read_timeout(idle_timeout)
+        .serve_connection(io, TowerToHyperService::new(router));
+    let mut serving = pin!(serving);
+    tokio::select! {
+        outcome = serving.as_mut() => return outcome,
+        () = shutdown.requested() => serving.as_mut().graceful_shutdown(),
+    }
+    serving.await
+}
 
-    use super::*;
-    use crate::{Runtime, standard_routes};
+async fn http2<I: Read + Write + Unpin>(
+    io: I,
+    router: Router,
+    shutdown: &Shutdown,
+    idle_timeout: Duration,
+) -> hyper::Result<()> {
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = TowerToHyperService::new(Noting {
+        router,
+        asked: Arc::clone(&asked),
+    });
+    let serving = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        // A peer that went away without a word is noticed.
+        .keep_alive_interval(idle_timeout)
+        .keep_alive_timeout(idle_timeout)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .serve_connection(io, service);
+    let mut serving = pin!(serving);
+    tokio::select! {
+        begun = tokio::time::timeout(idle_timeout, serving.as_mut()) => match begun {
+            Ok(outcome) => return outcome,
+            Err(_) if asked.load(Ordering::Relaxed) => {}
+            Err(_) => {
+                tracing::debug!("a connection brought no request in time");
+                return Ok(());
+            }
+        },
+        () = shutdown.requested() => {}
+    }
+    tokio::select! {
+        outcome = serving.as_mut() => return outcome,
+        () = shutdown.requested() => serving.as_mut().graceful_shutdown(),
+    }
+    serving.await
+}
 
-    const WAIT: Duration = Duration::from_secs(10);
+/// The router, noting that there was a request.
+#[derive(Clone)]
+struct Noting {
+    router: Router,
+    asked: Arc<AtomicBool>,
+}
 
-    async fn ask(address: SocketAddr, path: &str) -> String {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        tokio::time::timeout(WAIT, stream.read_to_string(&mut answer))
-            .await
-            .unwrap()
-            .unwrap();
-        answer
+impl<B> Service<Request<B>> for Noting
+where
+    Router: Service<Request<B>>,
+{
+    type Response = <Router as Service<Request<B>>>::Response;
+    type Error = <Router as Service<Request<B>>>::Error;
+    type Future = <Router as Service<Request<B>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.router.poll_ready(cx)
     }
 
-    async fn start(router: Router, drain_max: Duration) -> (SocketAddr, Shutdown, JoinHandle<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let shutdown = Shutdown::new();
-        let stop = shutdown.clone();
-        let task = tokio::spawn(async move {
-            serve_until(listener, router, stop, drain_max)
-                .await
-                .unwrap();
-        });
-        (address, shutdown, task)
-    }
-
-    #[tokio::test]
-    async fn a_request_under_way_is_answered_after_the_stop() {
-        let (entered, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (entered_in, go_in) = (Arc::clone(&entered), Arc::clone(&go));
-        let router = Router::new().route(
-            "/slow",
-            get(move || async move {
-                entered_in.notify_one();
-                go_in.notified().await;
-                "done"
-            }),
-        );
-        let (address, shutdown, task) = start(router, WAIT).await;
-        let answer = tokio::spawn(async move { ask(address, "/slow").await });
-        entered.notified().await;
-        shutdown.trigger();
-        go.notify_one();
-        assert!(answer.await.unwrap().ends_with("done"));
-        tokio::time::timeout(WAIT, task).await.unwrap().unwrap();
-        assert!(TcpStream::connect(address).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn the_drain_is_bounded() {
-        let entered = Arc::new(Notify::new());
-        let entered_in = Arc::clone(&entered);
-        let router = Router::new().route(
-            "/stuck",
-            get(move || async move {
-                entered_in.notify_one();
-                std::future::pending::<()>().await;
-            }),
-        );
-        let (address, shutdown, task) = start(router, Duration::from_millis(50)).await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream
-            .write_all(b"GET /stuck HTTP/1.1\r\nhost: x\r\n\r\n")
-            .await
-            .unwrap();
-        entered.notified().await;
-        shutdown.trigger();
-        tokio::time::timeout(WAIT, task).await.unwrap().unwrap();
-    }
-
-    #[tokio::test]
-    async fn readiness_follows_the_components_and_liveness_does_not() {
-        let runtime = Runtime::new();
-        let log = runtime.health.component("log");
-        let (address, _shutdown, _task) = start(standard_routes("gateway", &runtime), WAIT).await;
-        assert!(ask(address, "/livez").await.starts_with("HTTP/1.1 200"));
-        let verbose = ask(address, "/readyz?verbose").await;
-        assert!(verbose.starts_with("HTTP/1.1 503") && verbose.contains("log: starting"));
-        log.ready();
-        assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
-        assert!(
-            ask(address, "/health")
-                .await
-                .contains("\"service\":\"gateway\"")
-        );
-        assert!(
-            ask(address, "/version")
-                .await
-                .contains(env!("CARGO_PKG_VERSION"))
-        );
-        assert!(
-            ask(address, "/metrics")
-                .await
-                .contains("tidelake_build_info")
-        );
-        runtime.shutdown.trigger();
-        assert!(ask(address, "/readyz").await.contains("draining"));
-    }
-
-    #[tokio::test]
-    async fn http2_with_prior_knowledge_is_spoken() {
-        let (address, _shutdown, _task) = start(Router::new(), WAIT).await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        // The client preface and an empty SETTINGS frame; the server answers with its SETTINGS.
-        stream
-            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
-            .await
-            .unwrap();
-        let mut frame = [0u8; 9];
-        tokio::time::timeout(WAIT, stream.read_exact(&mut frame))
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(frame[3], 4, "the first frame is SETTINGS");
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.asked.store(true, Ordering::Relaxed);
+        self.router.call(request)
     }
 }

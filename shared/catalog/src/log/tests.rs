@@ -219,6 +219,66 @@ async fn one_purger_at_a_time() {
 }
 
 #[tokio::test]
+async fn a_kept_table_comes_back_as_it_was_until_it_is_purged() {
+    let store = memory();
+    let catalog = open(&store).await;
+    catalog.add_table(entry("orders", 2)).await.unwrap();
+    let dropped = catalog
+        .drop_table_keeping(&id("orders"), Some(100))
+        .await
+        .unwrap();
+    let DropTable::Dropped(held) = dropped else {
+        panic!("it exists")
+    };
+    let last = LastVersions {
+        table: Some(TableVersion(7)),
+        dead_letters: Some(TableVersion(3)),
+    };
+    let held = catalog.end_logs(&held, last).await.unwrap().unwrap();
+    assert_eq!(catalog.get(&id("orders")), None);
+    let other = open(&store).await;
+    assert_eq!(other.all_dropped(), [held.clone()]);
+    // Who only looks after it leaves it restorable.
+    let held = other.claim_kept(&held).await.unwrap().unwrap();
+    assert_eq!(held.kept_until_ms, Some(100));
+    let restored = other.restore_table(&held).await.unwrap();
+    assert_eq!(restored.as_deref(), Some(&entry("orders", 2)));
+    catalog.refresh().await.unwrap();
+    assert!(catalog.get(&id("orders__dead_letters")).is_some());
+    assert_eq!(catalog.restore_table(&held).await.unwrap(), None);
+
+    let dropped = catalog
+        .drop_table_keeping(&id("orders"), Some(200))
+        .await
+        .unwrap();
+    let DropTable::Dropped(held) = dropped else {
+        panic!("it exists")
+    };
+    assert_eq!(
+        catalog
+            .claim_kept(&held)
+            .await
+            .unwrap()
+            .map(|held| held.last),
+        Some(None)
+    );
+    let held = catalog.dropped(&id("orders")).unwrap();
+    let held = catalog.claim_purge(&held).await.unwrap().unwrap();
+    assert_eq!(held.kept_until_ms, None, "from here on it is being removed");
+    assert_eq!(catalog.restore_table(&held).await.unwrap(), None);
+    assert!(catalog.purged(&held).await.unwrap());
+    // Of its logs that much is known for ever.
+    for catalog in [catalog, open(&store).await] {
+        assert_eq!(catalog.last_version(&id("orders")), Some(TableVersion(7)));
+        assert_eq!(
+            catalog.last_version(&id("orders__dead_letters")),
+            Some(TableVersion(3))
+        );
+        assert_eq!(catalog.last_version(&id("customers")), None);
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_entry_stops_the_catalog_and_names_it() {
     for (bytes, reason) in [
         (&b"{}"[..], "missing field `format`"),
@@ -355,7 +415,11 @@ async fn replay(store: &Store) -> (BTreeMap<TableId, TableEntry>, Vec<(usize, Op
                 model.remove(&table.dead_letters());
                 assert!(model.remove(&table).is_some());
             }
-            Event::AddDeadLetters { .. } | Event::ClaimPurge { .. } | Event::Purged { .. } => {}
+            Event::AddDeadLetters { .. }
+            | Event::EndLogs { .. }
+            | Event::RestoreTable { .. }
+            | Event::ClaimPurge { .. }
+            | Event::Purged { .. } => {}
         }
     }
     (model, told)

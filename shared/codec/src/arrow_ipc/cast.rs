@@ -11,11 +11,17 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tidelake_schema::Primitive;
 
 use super::Misfit;
-use super::nested::arrow_misfit;
+use super::nested::{arrow_misfit, slice_bytes};
+use crate::allowance::Allowance;
 use crate::decimal;
 use crate::json::read::append_uuid;
 use crate::reject::{Reason, excerpt};
 use crate::temporal::MICROS_A_DAY;
+
+/// What each value of any length adds to its bytes.
+const OFFSET_BYTES: usize = 4;
+/// A UUID as text.
+const UUID_BYTES: usize = 36 + OFFSET_BYTES;
 
 /// `array` as a column of `primitive`, whose Arrow type is `target`; rows that `live` calls null
 /// are not looked at.
@@ -24,6 +30,7 @@ pub(super) fn fit_primitive(
     primitive: Primitive,
     target: &DataType,
     live: Option<&NullBuffer>,
+    allowance: &mut Allowance,
 ) -> Result<ArrayRef, Misfit> {
     let from = array.data_type();
     if !family(from, primitive) {
@@ -33,11 +40,11 @@ pub(super) fn fit_primitive(
     let cast = if from == target {
         Arc::clone(array)
     } else if primitive == Primitive::Uuid && matches!(from, DataType::FixedSizeBinary(_)) {
-        uuids_from_bytes(array)?
+        uuids_from_bytes(array, allowance)?
     } else {
-        lossless(array, primitive, target, live)?
+        lossless(array, primitive, target, live, allowance)?
     };
-    check_values(cast, primitive, live)
+    check_values(cast, primitive, live, allowance)
 }
 
 /// Which types are meant the same way.
@@ -70,7 +77,13 @@ fn lossless(
     primitive: Primitive,
     target: &DataType,
     live: Option<&NullBuffer>,
+    allowance: &mut Allowance,
 ) -> Result<ArrayRef, Misfit> {
+    let given_bytes = slice_bytes(array);
+    allowance.take(match target.primitive_width() {
+        Some(width) => width.saturating_mul(array.len()),
+        None => given_bytes.saturating_add(OFFSET_BYTES * array.len()),
+    })?;
     let options = CastOptions {
         safe: true,
         ..CastOptions::default()
@@ -83,6 +96,9 @@ fn lossless(
     if exact {
         return Ok(there);
     }
+    // The way back is given up again at once.
+    allowance.take(given_bytes)?;
+    allowance.give_back(given_bytes);
     let back = cast_with_options(&there, array.data_type(), &options).map_err(arrow_misfit)?;
     let lost = distinct(array, &back).map_err(arrow_misfit)?;
     let is_live = |row: &usize| live.is_none_or(|live| live.is_valid(*row));
@@ -105,6 +121,7 @@ fn check_values(
     array: ArrayRef,
     primitive: Primitive,
     live: Option<&NullBuffer>,
+    allowance: &mut Allowance,
 ) -> Result<ArrayRef, Misfit> {
     let first_bad = |good: &dyn Fn(usize) -> bool| {
         let is_live = |row: &usize| live.is_none_or(|live| live.is_valid(*row));
@@ -124,7 +141,7 @@ fn check_values(
             let values = array.as_binary::<i32>();
             first_bad(&|row| u32::try_from(values.value(row).len()) == Ok(length))
         }
-        Primitive::Uuid => return canonical_uuids(array, live),
+        Primitive::Uuid => return canonical_uuids(array, live, allowance),
         _ => None,
     };
     match bad {
@@ -146,7 +163,11 @@ fn check_values(
 }
 
 /// Lower-cases where needed; most columns pass as they are.
-fn canonical_uuids(array: ArrayRef, live: Option<&NullBuffer>) -> Result<ArrayRef, Misfit> {
+fn canonical_uuids(
+    array: ArrayRef,
+    live: Option<&NullBuffer>,
+    allowance: &mut Allowance,
+) -> Result<ArrayRef, Misfit> {
     let text = array.as_string::<i32>();
     let is_live = |row: &usize| live.is_none_or(|live| live.is_valid(*row));
     let mut canonical = Vec::with_capacity(36);
@@ -170,6 +191,7 @@ fn canonical_uuids(array: ArrayRef, live: Option<&NullBuffer>) -> Result<ArrayRe
     if !changed {
         return Ok(array);
     }
+    allowance.take_each(text.len(), UUID_BYTES)?;
     let mut builder = StringBuilder::with_capacity(text.len(), 36 * text.len());
     for row in 0..text.len() {
         if is_live(&row) {
@@ -181,7 +203,8 @@ fn canonical_uuids(array: ArrayRef, live: Option<&NullBuffer>) -> Result<ArrayRe
     Ok(Arc::new(builder.finish()))
 }
 
-fn uuids_from_bytes(array: &ArrayRef) -> Result<ArrayRef, Misfit> {
+fn uuids_from_bytes(array: &ArrayRef, allowance: &mut Allowance) -> Result<ArrayRef, Misfit> {
+    allowance.take_each(array.len(), UUID_BYTES)?;
     let bytes = array.as_fixed_size_binary();
     let mut builder = StringBuilder::with_capacity(bytes.len(), 36 * bytes.len());
     let mut text = String::with_capacity(36);

@@ -5,8 +5,8 @@
 //! stream   = schema · (dictionary | batch)* · end (continuation · 0)
 //! ```
 //!
-//! A message's lengths are checked before anything is allocated for them ([`super::bounds`]); Arrow
-//! then validates every value. Arrow's reader panics on a few shapes that no writer makes: such a
+//! A message's lengths are checked before anything is allocated for them ([`super::bounds`]), and
+//! what it becomes is taken from the batch's [`Allowance`]; Arrow then validates every value. Arrow's reader panics on a few shapes that no writer makes: such a
 //! panic is caught and becomes an error.
 
 use std::collections::HashMap;
@@ -20,9 +20,10 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::convert::fb_to_schema;
 use arrow::ipc::reader::{read_dictionary, read_record_batch};
-use arrow::ipc::{MessageHeader, root_as_message};
+use arrow::ipc::{DictionaryBatch, MessageHeader, MetadataVersion, root_as_message};
 
 use super::bounds;
+use crate::allowance::Allowance;
 use crate::reject::{EXCERPT_CHARS_MAX, Reason, Rejection};
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
@@ -36,8 +37,9 @@ pub struct StreamLimits {
     pub metadata_bytes_max: usize,
     /// Bytes of a message's body, as it comes.
     pub body_bytes_max: usize,
-    /// Bytes of a batch (and of all dictionaries) in memory.
-    pub decompressed_bytes_max: usize,
+    /// Bytes that a batch may take as it comes, decompressed, and as the table's columns, all
+    /// together; dictionaries count until the stream's end. See [`Allowance`].
+    pub decoded_bytes_max: usize,
     /// Rows of a batch.
     pub batch_rows_max: usize,
 }
@@ -47,7 +49,7 @@ impl Default for StreamLimits {
         Self {
             metadata_bytes_max: 4 << 20,
             body_bytes_max: 256 << 20,
-            decompressed_bytes_max: 512 << 20,
+            decoded_bytes_max: 512 << 20,
             batch_rows_max: 8 << 20,
         }
     }
@@ -83,12 +85,18 @@ impl<R: Read> StreamReader<R> {
         }
     }
 
+    /// What the batch that was read last may still take, for [`conform`](super::conform).
+    pub fn allowance(&self) -> Allowance {
+        self.frames.allowance.clone()
+    }
+
     /// Rows of the batches so far.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
     fn read_batch(&mut self) -> Result<Option<RecordBatch>, Reason> {
+        self.frames.begin_batch()?;
         loop {
             let Some(length) = self.read_length()? else {
                 return self.frames.expect_schema().map(|()| None);
@@ -96,6 +104,7 @@ impl<R: Read> StreamReader<R> {
             self.frames.check_metadata(length)?;
             let metadata = self.read_exactly(length)?;
             let body = self.frames.body_length(&metadata)?;
+            self.frames.allowance.take(body)?;
             let body = self.read_exactly(body)?;
             if let Some(batch) = self.frames.message(&metadata, &body)? {
                 return Ok(Some(batch));
@@ -169,21 +178,40 @@ pub(crate) struct Frames {
     limits: StreamLimits,
     schema: Option<SchemaRef>,
     dictionaries: HashMap<i64, ArrayRef>,
-    dictionary_bytes: usize,
+    /// What each dictionary took.
+    dictionary_bytes: HashMap<i64, usize>,
+    /// Of the batch that is being read.
+    pub(super) allowance: Allowance,
 }
 
 impl Frames {
     pub(crate) fn new(limits: StreamLimits) -> Self {
         Self {
+            allowance: Allowance::new(limits.decoded_bytes_max),
             limits,
             schema: None,
             dictionaries: HashMap::new(),
-            dictionary_bytes: 0,
+            dictionary_bytes: HashMap::new(),
         }
     }
 
-    /// Reads a whole stream that lies in memory, end mark included, and nothing behind it.
-    pub(crate) fn read_all(mut self, mut stream: Buffer) -> Result<Vec<RecordBatch>, Reason> {
+    /// The allowance anew, without what the dictionaries hold.
+    fn begin_batch(&mut self) -> Result<(), Reason> {
+        self.allowance.renew();
+        let held = self.dictionary_bytes.values();
+        self.allowance
+            .take(held.fold(0, |sum, bytes| sum.saturating_add(*bytes)))?;
+        Ok(())
+    }
+
+    /// Reads a whole stream that lies in memory, end mark included, and nothing behind it. All its
+    /// batches share `allowance`, from which the stream itself was taken.
+    pub(crate) fn read_all(
+        mut self,
+        mut stream: Buffer,
+        allowance: &mut Allowance,
+    ) -> Result<Vec<RecordBatch>, Reason> {
+        self.allowance = allowance.clone();
         let mut batches = Vec::new();
         loop {
             let length = self.take(&mut stream, 8)?;
@@ -204,6 +232,7 @@ impl Frames {
             batches.extend(self.message(&metadata, &body)?);
         }
         self.expect_schema()?;
+        *allowance = self.allowance;
         if stream.is_empty() {
             Ok(batches)
         } else {
@@ -278,38 +307,59 @@ impl Frames {
                     .ok_or_else(|| corrupt("a batch before its schema"))?;
                 let batch = message.header_as_record_batch();
                 let batch = batch.ok_or_else(|| corrupt("a batch without header"))?;
-                bounds::check_batch(&batch, body, &self.limits).map_err(corrupt)?;
+                self.check_batch(&batch, body)?;
                 read_record_batch(body, batch, schema, &self.dictionaries, None, &version)
                     .map(Some)
                     .map_err(|error| arrow_reason(&error))
             }
             MessageHeader::DictionaryBatch => {
-                let schema = self.schema.clone();
-                let schema = schema.ok_or_else(|| corrupt("a dictionary before the schema"))?;
                 let dictionary = message.header_as_dictionary_batch();
                 let dictionary =
                     dictionary.ok_or_else(|| corrupt("a dictionary without header"))?;
-                let batch = dictionary
-                    .data()
-                    .ok_or_else(|| corrupt("a dictionary without data"))?;
-                bounds::check_batch(&batch, body, &self.limits).map_err(corrupt)?;
-                let known = &mut self.dictionaries;
-                let id = dictionary.id();
-                read_dictionary(body, dictionary, &schema, known, &version)
-                    .map_err(|error| arrow_reason(&error))?;
-                let added = known
-                    .get(&id)
-                    .map_or(0, |values| values.get_array_memory_size());
-                self.dictionary_bytes = self.dictionary_bytes.saturating_add(added);
-                if known.len() > DICTIONARIES_MAX
-                    || self.dictionary_bytes > self.limits.decompressed_bytes_max
-                {
-                    return Err(corrupt("larger dictionaries than are allowed"));
-                }
+                self.read_dictionary(dictionary, body, version)?;
                 Ok(None)
             }
             _ => Err(corrupt("a message of unknown kind")),
         }
+    }
+}
+
+impl Frames {
+    fn check_batch(
+        &mut self,
+        batch: &arrow::ipc::RecordBatch<'_>,
+        body: &[u8],
+    ) -> Result<(), Reason> {
+        bounds::check_shape(batch, &self.limits).map_err(corrupt)?;
+        bounds::take_buffers(batch, body, &mut self.allowance)
+    }
+
+    fn read_dictionary(
+        &mut self,
+        dictionary: DictionaryBatch<'_>,
+        body: &Buffer,
+        version: MetadataVersion,
+    ) -> Result<(), Reason> {
+        let schema = self.schema.clone();
+        let schema = schema.ok_or_else(|| corrupt("a dictionary before the schema"))?;
+        let batch = dictionary
+            .data()
+            .ok_or_else(|| corrupt("a dictionary without data"))?;
+        let id = dictionary.id();
+        let before = self.allowance.left();
+        self.check_batch(&batch, body)?;
+        let known = self.dictionary_bytes.get(&id).copied().unwrap_or(0);
+        // One that goes on is copied together with what was there.
+        let kept = if dictionary.isDelta() { known } else { 0 };
+        self.allowance.take(kept)?;
+        read_dictionary(body, dictionary, &schema, &mut self.dictionaries, &version)
+            .map_err(|error| arrow_reason(&error))?;
+        if self.dictionaries.len() > DICTIONARIES_MAX {
+            return Err(corrupt("more dictionaries than are allowed"));
+        }
+        let taken = before - self.allowance.left();
+        self.dictionary_bytes.insert(id, taken + body.len());
+        Ok(())
     }
 }
 
@@ -318,7 +368,7 @@ fn arrow_reason(error: &ArrowError) -> Reason {
 }
 
 /// Arrow's words can quote any part of the input, so they are cut.
-fn corrupt(detail: &str) -> Reason {
+pub(super) fn corrupt(detail: &str) -> Reason {
     let detail = detail.lines().next().unwrap_or_default();
     let detail: String = detail.chars().take(4 * EXCERPT_CHARS_MAX).collect();
     Reason::CorruptArrow { detail }

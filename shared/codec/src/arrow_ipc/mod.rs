@@ -40,6 +40,7 @@ use arrow::buffer::NullBuffer;
 use tidelake_schema::TableSchema;
 use tidelake_schema::arrow::to_arrow;
 
+use crate::allowance::{Allowance, Exceeded};
 use crate::reject::{Fault, Reason, Rejection};
 
 pub(crate) use frames::Frames;
@@ -48,10 +49,6 @@ pub(crate) use operations::deletes;
 pub use operations::{
     OPERATION_COLUMN, conform_keys, conform_operations, has_operations, operations_schema,
 };
-
-/// Bytes that filling in nulls, or spelling out what a dictionary or view repeats, may take for one
-/// column: a few bytes of input can stand for any number of them.
-pub(crate) const EXPANDED_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Why a column was refused: the row within it, if it was one value.
 #[derive(Debug)]
@@ -89,12 +86,19 @@ impl Misfit {
     }
 }
 
-/// The rows of `batch` as columns of [`to_arrow`]. Rows are counted from `first_row` in the
-/// rejection, which names that row if a column is wrong as a whole.
+impl From<Exceeded> for Misfit {
+    fn from(exceeded: Exceeded) -> Self {
+        Self::column(exceeded.into())
+    }
+}
+
+/// The rows of `batch` as columns of [`to_arrow`], within `allowance`. Rows are counted from
+/// `first_row` in the rejection, which names that row if a column is wrong as a whole.
 pub fn conform(
     batch: &RecordBatch,
     schema: &TableSchema,
     first_row: usize,
+    allowance: &mut Allowance,
 ) -> Result<RecordBatch, Rejection> {
     let reject = |name: &str, misfit: Misfit| misfit.into_rejection(name, first_row);
     let rows = batch.num_rows();
@@ -103,7 +107,7 @@ pub fn conform(
     let mut columns = Vec::with_capacity(schema.fields.len());
     for (field, wanted) in schema.fields.iter().zip(target.fields()) {
         let column = batch.column_by_name(&field.name);
-        let fitted = fit_field(column, field, wanted.data_type(), rows, None);
+        let fitted = fit_field(column, field, wanted.data_type(), rows, None, allowance);
         columns.push(fitted.map_err(|misfit| reject(&field.name, misfit))?);
     }
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -142,11 +146,12 @@ fn fit_field(
     target: &arrow::datatypes::DataType,
     rows: usize,
     live: Option<&NullBuffer>,
+    allowance: &mut Allowance,
 ) -> Result<ArrayRef, Misfit> {
     match column {
-        Some(column) => nested::fit(column, &field.ty, target, field.required, live),
+        Some(column) => nested::fit(column, &field.ty, target, field.required, live, allowance),
         None if field.required && rows > 0 => Err(Misfit::column(Reason::MissingField)),
-        None => nested::nulls(&field.ty, target, rows),
+        None => nested::nulls(target, rows, allowance),
     }
 }
 

@@ -8,10 +8,11 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field as ArrowField};
-use tidelake_schema::{Primitive, Type};
+use tidelake_schema::Type;
 
 use super::cast::{fit_primitive, type_name};
-use super::{EXPANDED_BYTES_MAX, Misfit, corrupt, fit_field};
+use super::{Misfit, corrupt, fit_field};
+use crate::allowance::Allowance;
 use crate::reject::Reason;
 
 /// `array` as a column of `ty`, whose Arrow type is `target`. Rows that `live` calls null lie
@@ -22,8 +23,11 @@ pub(super) fn fit(
     target: &DataType,
     required: bool,
     live: Option<&NullBuffer>,
+    allowance: &mut Allowance,
 ) -> Result<ArrayRef, Misfit> {
-    let array = &plain(array)?;
+    // Who is null, and who is looked at.
+    allowance.take(array.len().div_ceil(4))?;
+    let array = &plain(array, allowance)?;
     let own = array.logical_nulls();
     if required && let Some(own) = own.as_ref().filter(|own| own.null_count() > 0) {
         let live = |row: &usize| live.is_none_or(|live| live.is_valid(*row));
@@ -32,14 +36,16 @@ pub(super) fn fit(
         }
     }
     if *array.data_type() == DataType::Null {
-        return nulls(ty, target, array.len());
+        return nulls(target, array.len(), allowance);
     }
     let live = NullBuffer::union(own.as_ref(), live);
     let live = live.filter(|live| live.null_count() > 0);
     match (ty, array.data_type()) {
-        (Type::Primitive(primitive), _) => fit_primitive(array, *primitive, target, live.as_ref()),
+        (Type::Primitive(primitive), _) => {
+            fit_primitive(array, *primitive, target, live.as_ref(), allowance)
+        }
         (Type::Struct(fields), DataType::Struct(_)) => {
-            fit_struct(array.as_struct(), fields, target, live)
+            fit_struct(array.as_struct(), fields, target, live, allowance)
         }
         (
             Type::List(list),
@@ -48,11 +54,11 @@ pub(super) fn fit(
             let DataType::List(field) = target else {
                 return Err(unlike(ty, array));
             };
-            let array = small_list(array)?;
-            let items = Items::of(array.offsets(), live.as_ref())?;
-            let values = items.pick(array.values())?;
+            let array = small_list(array, allowance)?;
+            let items = Items::of(array.offsets(), live.as_ref(), allowance)?;
+            let values = items.pick(array.values(), allowance)?;
             let (inner, required) = (&list.element, list.element_required);
-            let values = fit(&values, inner, field.data_type(), required, None)
+            let values = fit(&values, inner, field.data_type(), required, None, allowance)
                 .map_err(|misfit| items.misfit(misfit, true))?;
             let array = ListArray::try_new(Arc::clone(field), items.offsets, values, live);
             Ok(Arc::new(array.map_err(arrow_misfit)?))
@@ -65,12 +71,14 @@ pub(super) fn fit(
                 return Err(unlike(ty, array));
             };
             let array = array.as_map();
-            let items = Items::of(array.offsets(), live.as_ref())?;
-            let (keys, values) = (items.pick(array.keys())?, items.pick(array.values())?);
-            let keys = fit(&keys, &map.key, pair[0].data_type(), true, None)
+            let items = Items::of(array.offsets(), live.as_ref(), allowance)?;
+            let keys = items.pick(array.keys(), allowance)?;
+            let values = items.pick(array.values(), allowance)?;
+            let keys = fit(&keys, &map.key, pair[0].data_type(), true, None, allowance)
                 .map_err(|misfit| items.misfit(misfit.inside("key"), false))?;
             let required = map.value_required;
-            let values = fit(&values, &map.value, pair[1].data_type(), required, None)
+            let value = pair[1].data_type();
+            let values = fit(&values, &map.value, value, required, None, allowance)
                 .map_err(|misfit| items.misfit(misfit.inside("value"), false))?;
             let rows = StructArray::try_new(pair.clone(), vec![keys, values], None);
             let rows = rows.map_err(arrow_misfit)?;
@@ -82,77 +90,88 @@ pub(super) fn fit(
     }
 }
 
-/// A column of nothing but nulls, if it is not too large.
-pub(super) fn nulls(ty: &Type, target: &DataType, rows: usize) -> Result<ArrayRef, Misfit> {
-    if width(ty).saturating_mul(rows) > EXPANDED_BYTES_MAX {
-        let reason = Reason::TooLarge {
-            what: "a column of nulls",
-            max: EXPANDED_BYTES_MAX,
-        };
-        return Err(Misfit::column(reason));
-    }
+/// A column of nothing but nulls.
+pub(super) fn nulls(
+    target: &DataType,
+    rows: usize,
+    allowance: &mut Allowance,
+) -> Result<ArrayRef, Misfit> {
+    allowance.take(null_bits(target).saturating_mul(rows).div_ceil(8))?;
     Ok(new_null_array(target, rows))
 }
 
-/// Bytes that a null takes.
-fn width(ty: &Type) -> usize {
-    match ty {
-        Type::Primitive(Primitive::Decimal { .. }) => 17,
-        Type::Primitive(_) => 9,
-        Type::List(_) | Type::Map(_) => 5,
-        Type::Struct(fields) => 1 + fields.iter().map(|field| width(&field.ty)).sum::<usize>(),
+/// Bits that a null of the table's type takes.
+fn null_bits(target: &DataType) -> usize {
+    1 + match target {
+        DataType::Struct(fields) => fields.iter().map(|f| null_bits(f.data_type())).sum(),
+        DataType::Boolean => 1,
+        // What is of any length has an offset.
+        other => 8 * other.primitive_width().unwrap_or(size_of::<i32>()),
     }
 }
 
-/// Dictionaries and views spelled out, if that does not grow too large.
-fn plain(array: &ArrayRef) -> Result<ArrayRef, Misfit> {
+/// Bytes of an array's rows, where they share buffers with others.
+pub(super) fn slice_bytes(array: &ArrayRef) -> usize {
+    let slice = array.to_data().get_slice_memory_size();
+    slice.unwrap_or_else(|_| array.get_array_memory_size())
+}
+
+/// Dictionaries and views spelled out.
+fn plain(array: &ArrayRef, allowance: &mut Allowance) -> Result<ArrayRef, Misfit> {
+    let views = |lengths: &mut dyn Iterator<Item = u32>| {
+        lengths.fold(0, |sum: usize, length| sum.saturating_add(length as usize))
+    };
     let (to, bytes) = match array.data_type() {
         DataType::Dictionary(_, to) => {
-            let dictionary = array.as_any_dictionary();
-            let values = dictionary.values();
-            let Some(length) = value_length(values) else {
-                let expected = "a plain column".to_owned();
-                let found = type_name(array.data_type());
-                return Err(Misfit::column(Reason::WrongType { expected, found }));
-            };
-            let used = dictionary.normalized_keys();
-            // Keys of nulls are normalized to anything.
-            let bytes = used
-                .iter()
-                .filter(|key| **key < values.len())
-                .map(|key| length(*key));
-            (to.as_ref().clone(), bytes.fold(0, usize::saturating_add))
+            let bytes = spelled_bytes(array, allowance)?;
+            (to.as_ref().clone(), bytes)
         }
         DataType::Utf8View => {
-            let lengths = array.as_string_view().lengths();
-            (
-                DataType::Utf8,
-                lengths.fold(0, |sum, length| sum + length as usize),
-            )
+            let bytes = views(&mut array.as_string_view().lengths());
+            (DataType::Utf8, bytes)
         }
         DataType::BinaryView => {
-            let lengths = array.as_binary_view().lengths();
-            (
-                DataType::Binary,
-                lengths.fold(0, |sum, length| sum + length as usize),
-            )
+            let bytes = views(&mut array.as_binary_view().lengths());
+            (DataType::Binary, bytes)
         }
         _ => return Ok(Arc::clone(array)),
     };
-    if bytes > EXPANDED_BYTES_MAX {
-        let reason = Reason::TooLarge {
-            what: "the column spelled out",
-            max: EXPANDED_BYTES_MAX,
-        };
-        return Err(Misfit::column(reason));
-    }
+    // An offset, or what else each value has beside its bytes.
+    let each = if matches!(to, DataType::Utf8View | DataType::BinaryView) {
+        16
+    } else {
+        8
+    };
+    allowance.take_each(array.len(), each)?;
+    allowance.take(bytes)?;
     let spelled = cast(array, &to).map_err(arrow_misfit)?;
     // A dictionary may hold views.
     if matches!(to, DataType::Utf8View | DataType::BinaryView) {
-        plain(&spelled)
+        plain(&spelled, allowance)
     } else {
         Ok(spelled)
     }
+}
+
+/// Bytes of a dictionary's values, each as often as a row has it.
+fn spelled_bytes(array: &ArrayRef, allowance: &mut Allowance) -> Result<usize, Misfit> {
+    let dictionary = array.as_any_dictionary();
+    let values = dictionary.values();
+    let Some(length) = value_length(values) else {
+        let expected = "a plain column".to_owned();
+        let found = type_name(array.data_type());
+        return Err(Misfit::column(Reason::WrongType { expected, found }));
+    };
+    let keys_bytes = array.len().saturating_mul(size_of::<usize>());
+    allowance.take(keys_bytes)?;
+    allowance.give_back(keys_bytes);
+    let used = dictionary.normalized_keys();
+    // Keys of nulls are normalized to anything.
+    let bytes = used
+        .iter()
+        .filter(|key| **key < values.len())
+        .map(|key| length(*key));
+    Ok(bytes.fold(0, usize::saturating_add))
 }
 
 /// The length of each value of a dictionary; none for values that have parts.
@@ -169,8 +188,10 @@ fn value_length(values: &ArrayRef) -> Option<Box<dyn Fn(usize) -> usize + '_>> {
             Box::new(move |_| length)
         }
         DataType::Boolean | DataType::Null => Box::new(|_| 1),
-        other if other.is_primitive() => Box::new(|_| 32),
-        _ => return None,
+        other => {
+            let width = other.primitive_width()?;
+            Box::new(move |_| width)
+        }
     })
 }
 
@@ -179,6 +200,7 @@ fn fit_struct(
     fields: &[tidelake_schema::Field],
     target: &DataType,
     live: Option<NullBuffer>,
+    allowance: &mut Allowance,
 ) -> Result<ArrayRef, Misfit> {
     let DataType::Struct(wanted) = target else {
         return Err(Misfit::column(Reason::UnknownField));
@@ -199,14 +221,15 @@ fn fit_struct(
     for (field, wanted) in fields.iter().zip(wanted) {
         let column = array.column_by_name(&field.name);
         let rows = array.len();
-        let fitted = fit_field(column, field, wanted.data_type(), rows, live.as_ref());
+        let wanted = wanted.data_type();
+        let fitted = fit_field(column, field, wanted, rows, live.as_ref(), allowance);
         children.push(fitted.map_err(|misfit| misfit.inside(&field.name))?);
     }
     let array = StructArray::try_new_with_length(wanted.clone(), children, live, array.len());
     Ok(Arc::new(array.map_err(arrow_misfit)?))
 }
 
-fn small_list(array: &ArrayRef) -> Result<ListArray, Misfit> {
+fn small_list(array: &ArrayRef, allowance: &mut Allowance) -> Result<ListArray, Misfit> {
     let field = match array.data_type() {
         DataType::List(_) => return Ok(array.as_list::<i32>().clone()),
         DataType::LargeList(field) | DataType::FixedSizeList(field, _) => Arc::clone(field),
@@ -217,6 +240,7 @@ fn small_list(array: &ArrayRef) -> Result<ListArray, Misfit> {
             }));
         }
     };
+    allowance.take_each(array.len() + 1, size_of::<i32>())?;
     let list = cast(array, &DataType::List(field)).map_err(arrow_misfit)?;
     Ok(list.as_list::<i32>().clone())
 }
@@ -233,7 +257,12 @@ enum Pick {
 }
 
 impl Items {
-    fn of(offsets: &OffsetBuffer<i32>, live: Option<&NullBuffer>) -> Result<Self, Misfit> {
+    fn of(
+        offsets: &OffsetBuffer<i32>,
+        live: Option<&NullBuffer>,
+        allowance: &mut Allowance,
+    ) -> Result<Self, Misfit> {
+        allowance.take_each(offsets.len(), size_of::<i32>())?;
         let first = offsets.first().copied().unwrap_or_default();
         let last = offsets.last().copied().unwrap_or_default();
         let dead = |row: usize| live.is_some_and(|live| live.is_null(row));
@@ -249,6 +278,7 @@ impl Items {
                 pick: Pick::Range(first as usize, (last - first) as usize),
             });
         }
+        allowance.take_each((last - first) as usize, size_of::<u32>())?;
         let kept = |(row, length)| if dead(row) { 0 } else { length };
         let kept_lengths = lengths().enumerate().map(kept);
         let live_rows = offsets
@@ -262,11 +292,14 @@ impl Items {
         })
     }
 
-    fn pick(&self, values: &ArrayRef) -> Result<ArrayRef, Misfit> {
+    fn pick(&self, values: &ArrayRef, allowance: &mut Allowance) -> Result<ArrayRef, Misfit> {
         match &self.pick {
             Pick::Range(0, length) if *length == values.len() => Ok(Arc::clone(values)),
             Pick::Range(first, length) => Ok(values.slice(*first, *length)),
-            Pick::Rows(rows) => take(values, rows, None).map_err(arrow_misfit),
+            Pick::Rows(rows) => {
+                allowance.take(slice_bytes(values))?;
+                take(values, rows, None).map_err(arrow_misfit)
+            }
         }
     }
 

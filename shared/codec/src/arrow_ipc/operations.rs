@@ -20,6 +20,7 @@ use tidelake_schema::arrow::to_arrow;
 use super::cast::type_name;
 use super::nested::arrow_misfit;
 use super::{Misfit, check_names, corrupt, fit_field, nested};
+use crate::allowance::Allowance;
 use crate::key::KeyText;
 use crate::reject::{Reason, Rejection, excerpt};
 
@@ -53,12 +54,15 @@ pub fn conform_operations(
     schema: &TableSchema,
     key: &KeyText,
     first_row: usize,
+    allowance: &mut Allowance,
 ) -> Result<RecordBatch, Rejection> {
     let reject = |name: &str, misfit: Misfit| misfit.into_rejection(name, first_row);
     check_names(batch, schema, true).map_err(|(name, misfit)| reject(name, misfit))?;
     let rows = batch.num_rows();
     let operations = match batch.column_by_name(OPERATION_COLUMN) {
-        Some(column) => operations(column).map_err(|misfit| reject(OPERATION_COLUMN, misfit))?,
+        Some(column) => {
+            operations(column, allowance).map_err(|misfit| reject(OPERATION_COLUMN, misfit))?
+        }
         None => Int8Array::from(vec![UPSERT; rows]),
     };
     let deletes = deletes(&operations);
@@ -69,9 +73,9 @@ pub fn conform_operations(
         let column = batch.column_by_name(&field.name);
         let wanted = target.field(place).data_type();
         let fitted = if key.columns().contains(&place) {
-            fit_field(column, field, wanted, rows, None)
+            fit_field(column, field, wanted, rows, None, allowance)
         } else {
-            fit_live(column, field, wanted, &upserts, &deletes)
+            fit_live(column, field, wanted, &upserts, &deletes, allowance)
         };
         columns.push(fitted.map_err(|misfit| reject(&field.name, misfit))?);
     }
@@ -86,6 +90,7 @@ pub fn conform_keys(
     schema: &TableSchema,
     key: &KeyText,
     first_row: usize,
+    allowance: &mut Allowance,
 ) -> Result<RecordBatch, Rejection> {
     let reject = |name: &str, misfit: Misfit| misfit.into_rejection(name, first_row);
     if has_operations(batch) {
@@ -99,7 +104,7 @@ pub fn conform_keys(
     for (place, wanted) in key.columns().iter().zip(target.fields()) {
         let field = &schema.fields[*place];
         let column = batch.column_by_name(&field.name);
-        let fitted = fit_field(column, field, wanted.data_type(), rows, None);
+        let fitted = fit_field(column, field, wanted.data_type(), rows, None, allowance);
         columns.push(fitted.map_err(|misfit| reject(&field.name, misfit))?);
     }
     finish(target, columns, rows, first_row)
@@ -129,6 +134,7 @@ fn fit_live(
     target: &DataType,
     upserts: &NullBuffer,
     deletes: &BooleanBuffer,
+    allowance: &mut Allowance,
 ) -> Result<ArrayRef, Misfit> {
     let Some(column) = column else {
         if let Some(row) = upserts.inner().set_indices().next()
@@ -136,23 +142,31 @@ fn fit_live(
         {
             return Err(Misfit::row(row, Reason::MissingField));
         }
-        return nested::nulls(&field.ty, target, upserts.len());
+        return nested::nulls(target, upserts.len(), allowance);
     };
     if upserts.null_count() == 0 {
-        return nested::fit(column, &field.ty, target, field.required, None);
+        return nested::fit(column, &field.ty, target, field.required, None, allowance);
     }
-    let fitted = nested::fit(column, &field.ty, target, field.required, Some(upserts))?;
+    let fitted = nested::fit(
+        column,
+        &field.ty,
+        target,
+        field.required,
+        Some(upserts),
+        allowance,
+    )?;
     let deletes = BooleanArray::new(deletes.clone(), None);
     nullif(&fitted, &deletes).map_err(arrow_misfit)
 }
 
 /// The operations as they are kept; any integer will do.
-fn operations(column: &ArrayRef) -> Result<Int8Array, Misfit> {
+fn operations(column: &ArrayRef, allowance: &mut Allowance) -> Result<Int8Array, Misfit> {
     let given = column.data_type();
     if !given.is_integer() {
         let (expected, found) = ("0 (upsert) or 1 (delete)".to_owned(), type_name(given));
         return Err(Misfit::column(Reason::WrongType { expected, found }));
     }
+    allowance.take(column.len())?;
     let options = CastOptions {
         safe: true,
         ..CastOptions::default()

@@ -16,12 +16,24 @@ use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use proptest::prelude::*;
 use tidelake_schema::TableSchema;
 
-use super::{EXPANDED_BYTES_MAX, StreamLimits, StreamReader, conform};
+use super::{StreamLimits, StreamReader};
 use crate::json::encode::{JsonStyle, write_rows};
 use crate::json::tests::oracle::{Rng, random_record, random_schema};
 use crate::json::tests::schema_of;
 use crate::json::{JsonDecoder, JsonLimits};
-use crate::{Reason, Rejection, packed};
+use crate::{Allowance, Reason, Rejection, packed};
+
+/// What a column may become.
+const EXPANDED_BYTES_MAX: usize = 16 << 20;
+
+fn conform(
+    batch: &RecordBatch,
+    schema: &TableSchema,
+    first_row: usize,
+) -> Result<RecordBatch, Rejection> {
+    let mut allowance = Allowance::new(EXPANDED_BYTES_MAX);
+    super::conform(batch, schema, first_row, &mut allowance)
+}
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     let fields: Vec<_> = columns
@@ -334,13 +346,12 @@ fn limits_of_a_stream_hold() {
         detail
     };
     let default = StreamLimits::default();
-    assert_eq!(
-        reject(StreamLimits {
-            decompressed_bytes_max: 700_000,
-            ..default
-        }),
-        "more bytes in one batch than are allowed"
-    );
+    let little = StreamLimits {
+        decoded_bytes_max: 700_000,
+        ..default
+    };
+    let error = StreamReader::new(bytes.as_slice(), little).last().unwrap();
+    assert_eq!(error.unwrap_err().code(), "TOO_LARGE");
     assert_eq!(
         reject(StreamLimits {
             batch_rows_max: 99_999,

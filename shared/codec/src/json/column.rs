@@ -15,6 +15,8 @@ use crate::temporal::StampKind;
 #[derive(Debug)]
 pub(super) struct Column {
     pub(super) required: bool,
+    /// Bytes of a value, without those that only some values have.
+    pub(super) value_bytes: usize,
     pub(super) nulls: NullBufferBuilder,
     pub(super) values: Values,
 }
@@ -73,6 +75,8 @@ pub(super) struct Record {
     pub(super) by_name: HashMap<Box<[u8]>, usize>,
     /// The slot that records began with of late.
     pub(super) first: usize,
+    /// Bytes of a row, without those that only some rows have.
+    pub(super) row_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -106,6 +110,7 @@ impl Column {
         };
         Self {
             required,
+            value_bytes: values.value_bytes(),
             nulls: NullBufferBuilder::new(0),
             values,
         }
@@ -115,6 +120,7 @@ impl Column {
     pub(super) fn skipped() -> Self {
         Self {
             required: false,
+            value_bytes: 0,
             nulls: NullBufferBuilder::new(0),
             values: Values::Skipped,
         }
@@ -327,6 +333,20 @@ impl Values {
         }
     }
 
+    /// See [`Column::value_bytes`]; a null counts as a byte.
+    fn value_bytes(&self) -> usize {
+        1 + match self {
+            Self::Boolean(_) => 1,
+            Self::Int(_) | Self::Float(_) | Self::Date(_) => 4,
+            Self::Long(_) | Self::Double(_) | Self::Time(_) | Self::Timestamp { .. } => 8,
+            Self::Decimal { .. } => 16,
+            Self::String(_) | Self::Uuid(_) | Self::Fixed { .. } | Self::Binary(_) => 4,
+            Self::Struct(record) => record.row_bytes,
+            Self::List { .. } | Self::Map { .. } => 4,
+            Self::Skipped => 0,
+        }
+    }
+
     /// The type as messages name it.
     pub(super) fn name(&self) -> String {
         let stamp = |kind: &StampKind| match (kind.nanos, kind.zoned) {
@@ -442,8 +462,10 @@ impl Record {
             }
         };
         let by_name = |(index, field): (usize, &Field)| (field.name.as_bytes().into(), index);
+        let slots: Vec<_> = fields.iter().enumerate().map(slot).collect();
         Self {
-            slots: fields.iter().enumerate().map(slot).collect(),
+            row_bytes: slots.iter().map(|slot| slot.column.value_bytes).sum(),
+            slots,
             by_name: fields.iter().enumerate().map(by_name).collect(),
             first: 0,
         }

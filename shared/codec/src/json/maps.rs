@@ -25,6 +25,7 @@ impl Reader {
                 return Err(cursor.malformed("expected a key"));
             }
             let row = key.len();
+            self.allowance.take(key.value_bytes + value.value_bytes)?;
             self.value(cursor, key, depth)
                 .map_err(|fault| fault.inside("key"))?;
             cursor.colon()?;
@@ -55,6 +56,7 @@ impl Reader {
             return Err(wrong_type(cursor, start, expected));
         }
         cursor.advance(1);
+        self.allowance.take(key.value_bytes + value.value_bytes)?;
         let row = key.len();
         let mut token = cursor.next_token();
         while token != Some(b'}') {
@@ -108,15 +110,25 @@ pub(super) fn distinct_keys(offsets: &[i32], key: &Column) -> Checked<()> {
     if key.len() - start < 2 {
         return Ok(());
     }
-    let identity = |row| {
-        let mut bytes = Vec::new();
+    // All identities in one piece: a record of many short keys must not cost an allocation each.
+    let mut bytes = Vec::new();
+    let mut ends = Vec::with_capacity(key.len() - start + 1);
+    ends.push(0);
+    for row in start..key.len() {
         key.identity(row, &mut bytes);
-        (bytes, row)
-    };
-    let mut keys: Vec<_> = (start..key.len()).map(identity).collect();
-    keys.sort_unstable();
-    match keys.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(pair) => Err(Fault::new(Reason::DuplicateKey).inside(&text_at(key, pair[0].1))),
+        ends.push(bytes.len());
+    }
+    let identity = |entry: u32| &bytes[ends[entry as usize]..ends[entry as usize + 1]];
+    let mut entries: Vec<u32> = (0..(key.len() - start) as u32).collect();
+    entries.sort_unstable_by_key(|entry| (identity(*entry), *entry));
+    match entries
+        .windows(2)
+        .find(|pair| identity(pair[0]) == identity(pair[1]))
+    {
+        Some(pair) => {
+            let row = start + pair[0] as usize;
+            Err(Fault::new(Reason::DuplicateKey).inside(&text_at(key, row)))
+        }
         None => Ok(()),
     }
 }

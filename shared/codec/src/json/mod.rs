@@ -47,6 +47,7 @@ use arrow::datatypes::SchemaRef;
 use tidelake_core::limits::{JSON_DEPTH_MAX, RECORD_BYTES_MAX};
 use tidelake_schema::{SchemaError, TableSchema};
 
+use crate::allowance::{Allowance, MESSAGE_DECODED_BYTES_MAX};
 use crate::error::CodecError;
 use crate::reject::{Checked, Fault, Reason, Rejection};
 use column::Record;
@@ -60,6 +61,9 @@ pub struct JsonLimits {
     pub record_bytes_max: usize,
     /// Objects and arrays within each other, the record itself included.
     pub depth_max: usize,
+    /// Bytes that the records of one call may become: `{}` within a list of structs is a value for
+    /// each field. See [`Allowance`].
+    pub decoded_bytes_max: usize,
 }
 
 impl Default for JsonLimits {
@@ -67,6 +71,7 @@ impl Default for JsonLimits {
         Self {
             record_bytes_max: RECORD_BYTES_MAX,
             depth_max: JSON_DEPTH_MAX,
+            decoded_bytes_max: MESSAGE_DECODED_BYTES_MAX,
         }
     }
 }
@@ -110,6 +115,7 @@ impl JsonDecoder {
                 depth_max: limits.depth_max,
                 any_year: false,
                 scratch: Vec::new(),
+                allowance: Allowance::new(limits.decoded_bytes_max),
             },
             record_bytes_max: limits.record_bytes_max,
         })
@@ -118,6 +124,7 @@ impl JsonDecoder {
     /// Adds exactly one object, white space around it allowed.
     pub fn push_record(&mut self, json: &[u8]) -> Result<(), Rejection> {
         let before = self.rows;
+        self.reader.allowance.renew();
         let mut cursor = Cursor::new(json, false);
         let pushed = self
             .next_record(&mut cursor)
@@ -129,6 +136,7 @@ impl JsonDecoder {
     /// The last line may lack its newline.
     pub fn push_ndjson(&mut self, lines: &[u8]) -> Result<usize, Rejection> {
         let before = self.rows;
+        self.reader.allowance.renew();
         let mut cursor = Cursor::new(lines, true);
         loop {
             match cursor.next_token() {
@@ -154,6 +162,7 @@ impl JsonDecoder {
     /// memory anyway; [`stream::ArraySplitter`] is for those that are not.
     pub fn push_array(&mut self, json: &[u8]) -> Result<usize, Rejection> {
         let before = self.rows;
+        self.reader.allowance.renew();
         let mut cursor = Cursor::new(json, false);
         if cursor.next_token() != Some(b'[') {
             return self.push_record(json).map(|()| 1);
@@ -178,6 +187,11 @@ impl JsonDecoder {
     /// Bytes allocated, near enough for a memory budget.
     pub fn bytes(&self) -> usize {
         self.record.bytes()
+    }
+
+    /// What the records of the last call that added some became, without room to grow.
+    pub fn call_bytes(&self) -> usize {
+        self.reader.allowance.taken()
     }
 
     /// Drops every row.
@@ -233,8 +247,11 @@ impl JsonDecoder {
         if first != Some(b'{') {
             return Err(not_an_object(cursor, first));
         }
+        self.reader.allowance.take(self.record.row_bytes)?;
         self.reader.object(cursor, &mut self.record, self.rows, 1)?;
-        if cursor.position() - cursor.record_start() > self.record_bytes_max {
+        let text_bytes = cursor.position() - cursor.record_start();
+        self.reader.allowance.take(text_bytes)?;
+        if text_bytes > self.record_bytes_max {
             let max = self.record_bytes_max;
             return Err(Fault::new(Reason::TooLarge {
                 what: "the record",

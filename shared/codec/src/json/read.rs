@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::column::{Bytes, Column, Record, Values};
 use super::cursor::{Cursor, Text};
 use super::maps::distinct_keys;
+use crate::allowance::Allowance;
 use crate::decimal;
 use crate::reject::{Checked, Fault, Reason};
 use crate::temporal;
@@ -17,6 +18,9 @@ pub(super) struct Reader {
     /// Dates may have the signed years that printing gives them.
     pub(super) any_year: bool,
     pub(super) scratch: Vec<u8>,
+    /// What one call's records may become. A row takes it once for all of its columns, and each
+    /// element of a list or map for itself.
+    pub(super) allowance: Allowance,
 }
 
 impl Reader {
@@ -239,6 +243,7 @@ impl Reader {
             (Values::Struct(record), b'{') => self.object(cursor, record, row, depth + 1)?,
             (Values::List { offsets, element }, b'[') => {
                 self.elements(cursor, depth, |reader, cursor, _| {
+                    reader.allowance.take(element.value_bytes)?;
                     reader.value(cursor, element, depth + 1)
                 })?;
                 push_offset(offsets, element.len())?;

@@ -78,6 +78,11 @@ impl KeyBuilder {
         self.json.bytes()
     }
 
+    /// As [`JsonDecoder::call_bytes`].
+    pub fn call_bytes(&self) -> usize {
+        self.json.call_bytes()
+    }
+
     /// Drops the keys from `rows` on.
     pub fn truncate(&mut self, rows: usize) {
         self.json.truncate(rows);

@@ -95,7 +95,7 @@ proptest! {
                 columns.push(Arc::new(Int8Array::from_iter_values(mask.iter().map(i8::from))));
                 let target = crate::arrow_ipc::operations_schema(&schema, &key);
                 let batch = RecordBatch::try_new(target, columns).unwrap();
-                let batch = conform_operations(&batch, &schema, &key, 0).unwrap();
+                let batch = conform_operations(&batch, &schema, &key, 0, &mut Allowance::of_message()).unwrap();
                 encode_operations(&batch, &schema, &key).unwrap().to_vec()
             }
         };
@@ -136,7 +136,8 @@ fn only_the_key_of_a_delete_is_read() {
     let packed = decode_keyed(&stream(std::slice::from_ref(&batch)), &schema, &key).unwrap();
     assert_eq!(keys_of(&packed.rows), [1]);
     assert_eq!(keys_of(&packed.deletes.unwrap().0), [2, 3]);
-    let conformed = conform_operations(&batch, &schema, &key, 0).unwrap();
+    let conformed =
+        conform_operations(&batch, &schema, &key, 0, &mut Allowance::of_message()).unwrap();
     for column in ["n", "pt"] {
         let column = conformed.column_by_name(column).unwrap();
         let nulls: Vec<_> = (0..3).map(|row| column.is_null(row)).collect();
@@ -161,7 +162,7 @@ fn messages_carry_no_more_than_their_operations_need() {
         let target = crate::arrow_ipc::operations_schema(&schema, &key);
         let batch = RecordBatch::try_new(target, columns).unwrap();
         let message = encode_operations(&batch, &schema, &key).unwrap();
-        let sent = read(&message).unwrap();
+        let sent = read(&message, &mut Allowance::of_message()).unwrap();
         let names = sent[0].schema_ref().fields().iter();
         names.map(|field| field.name().clone()).collect::<Vec<_>>()
     };

@@ -161,6 +161,7 @@ fn limits_hold_for_depth_and_size() {
     let limits = JsonLimits {
         record_bytes_max: 20,
         depth_max: 1,
+        ..JsonLimits::default()
     };
     let mut decoder = JsonDecoder::new(&schema, limits).unwrap();
     let mut reject = |json: &[u8]| decoder.push_record(json).unwrap_err();

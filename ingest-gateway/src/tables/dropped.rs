@@ -1,0 +1,241 @@
+//! Dropped tables that are kept for a while: set aside, restored, and removed in the end.
+//!
+//! ```text
+//!  drop:   catalog: drop_table ─► fence ─► logs moved aside ─► catalog: end_logs
+//!  undrop: catalog: claim ─► logs copied back ─► fence lifted ─► catalog: restore_table
+//!  purge:  when the grace is over, or the name is used again
+//! ```
+//! While it is set aside a table is a folder of files and, in its log, the fence alone: no engine
+//! finds a table there, and a late flush meets the fence. Topics stay as they are. Each step can be
+//! repeated by the next one who holds the claim.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use tidelake_catalog::{Dropped, LastVersions, TableEntry, location};
+use tidelake_core::{ErrorKind, TableId, TableVersion};
+use tidelake_manifest::ManifestError;
+use tidelake_service::{Problem, Shutdown};
+use tidelake_storage::StorageError;
+
+use super::live::{LiveTable, Tables};
+use super::purge::{LEASE, delete_all};
+use crate::problem::{self, Answer};
+
+const LOG: &str = "_delta_log";
+/// Checkpoints are copied through memory.
+const COPIES_IN_FLIGHT_MAX: usize = 4;
+/// Between two looks for tables whose grace is over, and for drops that nobody goes on with.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Where a dropped table's logs are kept; of its own, by the id of its topic.
+pub(super) fn folder(entry: &TableEntry) -> String {
+    format!("_tidelake/dropped/{}", entry.topic_id)
+}
+
+/// The commit that ended a table, below the table's folder.
+pub(super) fn fence_name(version: TableVersion) -> String {
+    format!("{LOG}/{:020}.json", version.0)
+}
+
+/// The folders of a table and of its dead letters: where they are, and where they are set aside.
+fn folders(entry: &TableEntry) -> [(String, String); 2] {
+    let aside = folder(entry);
+    let dead_letters = location(&entry.id.dead_letters());
+    [
+        (entry.location(), format!("{aside}/table")),
+        (dead_letters, format!("{aside}/dead_letters")),
+    ]
+}
+
+impl Tables {
+    /// Ends both logs of a dropped table.
+    pub(super) async fn fence(&self, entry: &TableEntry) -> Result<LastVersions, Answer> {
+        let [(table, _), (dead_letters, _)] = folders(entry);
+        Ok(LastVersions {
+            table: self.fence_one(&table).await?,
+            dead_letters: self.fence_one(&dead_letters).await?,
+        })
+    }
+
+    async fn fence_one(&self, location: &str) -> Result<Option<TableVersion>, Answer> {
+        match self.delta(location).drop_fence().await {
+            Ok(version) => Ok(Some(version)),
+            Err(ManifestError::NoTable { .. }) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::Unavailable => Err(error.into()),
+            // A log that can't be read, or was moved aside in part, must not make the table stay for
+            // ever. No flush can follow it, and its versions are known by their names.
+            Err(error) => {
+                tracing::warn!(location, %error, "a log that can't be read is dropped as it is");
+                let store = self.store.scoped(location);
+                let found = store.list(LOG).await?;
+                let versions = found.iter().filter_map(|file| {
+                    let name = file.location.filename()?.strip_suffix(".json")?;
+                    name.parse().ok().map(TableVersion)
+                });
+                Ok(versions.max())
+            }
+        }
+    }
+
+    /// Moves the logs of a dropped table to where they are kept, but for the fence. Whoever repeats
+    /// it finds copies of what is gone already.
+    pub(super) async fn set_aside(
+        &self,
+        entry: &TableEntry,
+        last: LastVersions,
+    ) -> Result<(), Answer> {
+        let lasts = [last.table, last.dead_letters];
+        for ((from, to), last) in folders(entry).into_iter().zip(lasts) {
+            self.copy_log(&from, &to).await?;
+            let store = self.store.scoped(&from);
+            let fence = last.map(fence_name);
+            let names = store.list(LOG).await?;
+            let names = names
+                .iter()
+                .filter_map(|file| store.relative(&file.location));
+            let names = names.filter(|name| Some(name) != fence.as_ref()).collect();
+            delete_all(&store, names).await?;
+        }
+        Ok(())
+    }
+
+    async fn copy_log(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        let (from, to) = (self.store.scoped(from), self.store.scoped(to));
+        let found = from.list(LOG).await?;
+        let names = found
+            .iter()
+            .filter_map(|file| from.relative(&file.location));
+        let names: Vec<_> = names.collect();
+        let copy = |name: String| {
+            let (from, to) = (from.clone(), to.clone());
+            async move {
+                // Gone meanwhile: another who holds the claim by now has removed it.
+                match from.get_opt(&name).await? {
+                    Some(bytes) => to.put(&name, bytes).await,
+                    None => Ok(()),
+                }
+            }
+        };
+        futures::stream::iter(names.into_iter().map(copy))
+            .buffer_unordered(COPIES_IN_FLIGHT_MAX)
+            .try_collect()
+            .await
+    }
+
+    /// Brings a dropped table back as it was.
+    pub(super) async fn undrop(&self, id: &TableId) -> Result<Arc<LiveTable>, Answer> {
+        self.catalog.refresh().await?;
+        if self.catalog.get(id).is_some() {
+            let problem = Problem::new(409, "TABLE_EXISTS", "the table exists");
+            let detail = format!("table {} exists, so there is nothing to undrop", id.table);
+            return Err(problem.detail(detail).into());
+        }
+        let held = self.catalog.dropped(id).filter(|held| self.is_kept(held));
+        let Some(held) = held else {
+            return Err(problem::no_table(id.table.as_str())
+                .hint("a dropped table is kept for a while only, and until its name is used again")
+                .into());
+        };
+        if held.last.is_none() {
+            return Err(busy(id, "its drop has not ended"));
+        }
+        let entry = Arc::clone(&held.entry);
+        self.check_topic(&entry).await?;
+        let held = self.catalog.claim_kept(&held).await?;
+        let held = held.ok_or_else(|| busy(id, "somebody else restores or removes it"))?;
+        for (location, aside) in folders(&entry) {
+            self.copy_log(&aside, &location).await?;
+            match self.delta(&location).lift_fence().await {
+                Ok(_) | Err(ManifestError::NoTable { .. }) => {}
+                Err(error) => return Err(problem::unreadable(id, &error)),
+            }
+        }
+        let restored = self.catalog.restore_table(&held).await?;
+        let restored = restored.ok_or_else(|| busy(id, "somebody else restores or removes it"))?;
+        tracing::info!(table = %id, "table restored");
+        if let Err(error) = self.remove_aside(&restored).await {
+            tracing::warn!(table = %id, %error, "copies of its log remain");
+        }
+        Ok(self.live(&restored))
+    }
+
+    /// A dropped table of another topic has lost what was not committed: it can't go on.
+    async fn check_topic(&self, entry: &TableEntry) -> Result<(), Answer> {
+        let topic = self.log.describe(&entry.topic).await?;
+        if topic.is_some_and(|topic| topic.id == entry.topic_id) {
+            return Ok(());
+        }
+        let problem = Problem::new(409, "TOPIC_REPLACED", "the table can't be restored");
+        Err(problem
+            .detail(format!(
+                "topic {} is gone, or is another one by now",
+                entry.topic
+            ))
+            .hint("drop the table with ?purge=true to free its name")
+            .into())
+    }
+
+    async fn remove_aside(&self, entry: &TableEntry) -> Result<(), StorageError> {
+        let store = self.store.scoped(&folder(entry));
+        let found = store.list("").await?;
+        let names = found
+            .iter()
+            .filter_map(|file| store.relative(&file.location));
+        delete_all(&store, names.collect()).await
+    }
+
+    fn is_kept(&self, held: &Dropped) -> bool {
+        held.kept_until_ms
+            .is_some_and(|until| until > self.now_ms())
+    }
+
+    /// Goes on with what nobody else does: drops that have not ended, and graces that are over.
+    pub(crate) async fn sweep(&self) -> Result<(), Answer> {
+        self.catalog.refresh().await?;
+        let lease_ms = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
+        for dropped in self.catalog.all_dropped() {
+            let kept = self.is_kept(&dropped);
+            let at_rest = kept && dropped.last.is_some();
+            if at_rest || self.now_ms() - dropped.claimed_ms < lease_ms {
+                continue;
+            }
+            let held = match kept {
+                true => self.catalog.claim_kept(&dropped).await?,
+                false => self.catalog.claim_purge(&dropped).await?,
+            };
+            if let Some(held) = held {
+                self.finish_drop(held).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn busy(id: &TableId, why: &str) -> Answer {
+    Problem::new(
+        409,
+        "TABLE_BEING_DROPPED",
+        "the table can't be restored now",
+    )
+    .detail(format!("table {}: {why}", id.table))
+    .hint("try again in a moment")
+    .retry_after_s(5)
+    .into()
+}
+
+/// [`Tables::sweep`] until the stop.
+pub(crate) async fn sweep_all(tables: Arc<Tables>, shutdown: Shutdown) {
+    let mut looks = tokio::time::interval(SWEEP_INTERVAL);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !shutdown.is_requested() {
+        looks.tick().await;
+        if let Err(Answer(problem)) = tables.sweep().await {
+            tracing::warn!(
+                detail = problem.detail,
+                "dropped tables could not be looked after"
+            );
+        }
+    }
+}

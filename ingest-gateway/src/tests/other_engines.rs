@@ -1,0 +1,120 @@
+//! What other engines do to a table counts from the next look at its log on.
+
+use bytes::Bytes;
+use tidelake_core::{TableId, TableName, TenantId};
+
+use super::*;
+
+/// Commits a change of the table's metadata as another engine does.
+async fn alter(harness: &Harness, version: u64, change: impl FnOnce(&mut Value)) {
+    let log = harness.store.scoped("default/orders/_delta_log");
+    let before = format!("{:020}.json", version - 1);
+    let bytes = log.get(&before).await.unwrap();
+    let actions = std::str::from_utf8(&bytes).unwrap().lines();
+    let actions = actions.map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut metadata = actions
+        .into_iter()
+        .find(|action| action.get("metaData").is_some())
+        .unwrap();
+    let text = metadata["metaData"]["schemaString"].as_str().unwrap();
+    let mut schema: Value = serde_json::from_str(text).unwrap();
+    change(&mut schema);
+    metadata["metaData"]["schemaString"] = schema.to_string().into();
+    let next = format!("{version:020}.json");
+    log.put(&next, metadata.to_string().into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn records_are_checked_by_the_schema_of_the_table_s_own_log() {
+    let harness = with_orders().await;
+    let record = r#"{"id":1,"extra":"x"}"#;
+    let reply = harness.post(JSON, record).await;
+    reply.is_problem(422, "UNKNOWN_FIELD");
+    alter(&harness, 1, |schema| {
+        let fields = schema["fields"].as_array_mut().unwrap();
+        let mut extra = fields[1].clone();
+        extra["name"] = "extra".into();
+        // Engines that know of no field ids give none.
+        extra["metadata"] = json!({});
+        fields.push(extra);
+    })
+    .await;
+    // Another gateway has never seen the old schema; this one may take a second to see the new.
+    let another = harness.another().await;
+    another.post(JSON, record).await.answered();
+    let taken = async {
+        while !harness.post(JSON, record).await.status.is_success() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), taken)
+        .await
+        .unwrap();
+    // A column that is gone is refused by either, instead of becoming a dead letter.
+    alter(&harness, 2, |schema| {
+        schema["fields"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|field| field["name"] != "note");
+    })
+    .await;
+    let fresh = harness.another().await;
+    let reply = fresh.post(JSON, r#"{"id":2,"note":"n"}"#).await;
+    reply.is_problem(422, "UNKNOWN_FIELD");
+}
+
+#[tokio::test]
+async fn looks_at_the_log_are_shared_and_bounded() {
+    let harness = with_orders().await;
+    harness.post(JSON, r#"{"id":1}"#).await.answered();
+    let before = harness.store.requests();
+    let started = std::time::Instant::now();
+    for _ in 0..50 {
+        harness.post(JSON, r#"{"id":1}"#).await.answered();
+    }
+    let spent = harness.store.requests().total() - before.total();
+    let looks = 2 + started.elapsed().as_millis() as u64 / 500;
+    // The catalog is looked at twice for each body here, by one request each.
+    assert!(spent <= 2 * 50 + 3 * looks, "{spent} requests");
+}
+
+#[tokio::test]
+async fn a_table_whose_log_cannot_be_read_says_so() {
+    let harness = with_orders().await;
+    let log = harness.store.scoped("default/orders/_delta_log");
+    log.put(
+        "00000000000000000001.json",
+        Bytes::from_static(b"{\"metaData\":3}"),
+    )
+    .await
+    .unwrap();
+    let reply = harness.another().await.post(JSON, r#"{"id":1}"#).await;
+    reply.is_problem(503, "TABLE_UNAVAILABLE");
+    for version in ["00000000000000000000.json", "00000000000000000001.json"] {
+        log.delete(version).await.unwrap();
+    }
+    // The catalog has the table, so it is not missing.
+    let reply = harness.another().await.post(JSON, r#"{"id":1}"#).await;
+    let problem = reply.is_problem(503, "TABLE_UNAVAILABLE");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("no commit"),
+        "{problem}"
+    );
+    assert_eq!(harness.log.message_count(), 0);
+}
+
+#[tokio::test]
+async fn a_topic_that_the_log_does_not_know_for_a_moment_is_no_missing_table() {
+    let harness = with_orders().await;
+    let id = TableId::new(TenantId::default(), TableName::new("orders").unwrap());
+    let table = harness.gateway.tables.current(&id).await.unwrap();
+    harness.log.delete_topic(&table.entry.topic).await.unwrap();
+    let reply = harness.post(JSON, r#"{"id":1}"#).await;
+    reply.is_problem(503, "LOG_UNAVAILABLE");
+    harness
+        .call(Method::DELETE, "/v1/tables/orders", Body::empty())
+        .await
+        .answered();
+    let reply = harness.post(JSON, r#"{"id":1}"#).await;
+    reply.is_problem(404, "TABLE_NOT_FOUND");
+}

@@ -1,0 +1,253 @@
+//! Small inputs that stand for very much are refused, and memory stays bounded on the way.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::array::{
+    Array, ArrayRef, DictionaryArray, FixedSizeBinaryArray, Int8Array, Int32Array, Int64Array,
+    ListArray, NullArray, RecordBatch, RecordBatchOptions, StringArray, StringViewBuilder,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::ipc::CompressionType;
+use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
+use tidelake_codec::arrow_ipc::{StreamLimits, StreamReader, conform};
+use tidelake_codec::json::{JsonDecoder, JsonLimits};
+use tidelake_codec::{MESSAGE_DECODED_BYTES_MAX, Rejection, packed};
+use tidelake_schema::TableSchema;
+
+/// Counts what is allocated, and remembers the most.
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+fn grown(bytes: usize) {
+    let held = HELD.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    PEAK.fetch_max(held, Ordering::Relaxed);
+}
+
+#[expect(unsafe_code, reason = "an allocator has no safe way")]
+// SAFETY: every call is the system allocator's, with the caller's own arguments.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        grown(layout.size());
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        grown(layout.size());
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The most that `work` held at a time.
+fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = HELD.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let done = work();
+    (done, PEAK.load(Ordering::Relaxed) - before)
+}
+
+fn schema_of(columns: usize, ty: &str) -> TableSchema {
+    let key = r#"{"name":"k","required":false,"type":"long"}"#.to_owned();
+    let field = |i| format!(r#"{{"name":"c{i}","required":false,"type":{ty}}}"#);
+    let fields: Vec<_> = std::iter::once(key)
+        .chain((0..columns).map(field))
+        .collect();
+    TableSchema::from_iceberg_json(&format!(r#"{{"fields":[{}]}}"#, fields.join(","))).unwrap()
+}
+
+fn wide_struct(fields: usize) -> String {
+    let field = |i| format!(r#"{{"name":"f{i}","required":false,"type":"decimal(38,0)"}}"#);
+    let fields: Vec<_> = (0..fields).map(field).collect();
+    format!(r#"{{"type":"struct","fields":[{}]}}"#, fields.join(","))
+}
+
+fn list_of(element: &str) -> String {
+    format!(r#"{{"type":"list","element-required":false,"element":{element}}}"#)
+}
+
+/// A stream of one batch that has the same array in every column.
+fn stream(columns: usize, array: &ArrayRef, compression: Option<CompressionType>) -> Vec<u8> {
+    let field = |i| Field::new(format!("c{i}"), array.data_type().clone(), true);
+    let fields: Vec<_> = (0..columns).map(field).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(array.len()));
+    let batch = RecordBatch::try_new_with_options(
+        Arc::new(Schema::new(fields)),
+        vec![Arc::clone(array); columns],
+        &options,
+    );
+    let batch = batch.unwrap();
+    let options = IpcWriteOptions::default().try_with_compression(compression);
+    let schema = batch.schema();
+    let mut writer =
+        StreamWriter::try_new_with_options(Vec::new(), &schema, options.unwrap()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    writer.into_inner().unwrap()
+}
+
+/// Bodies of up to some hundred KB, the table they are for, and what they are.
+fn hostile() -> Vec<(&'static str, TableSchema, Vec<u8>)> {
+    let lz4 = Some(CompressionType::LZ4_FRAME);
+    let mut bodies = Vec::new();
+    let long: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(256 << 10)]));
+    let keys = Int8Array::from(vec![0; 1000]);
+    let words: ArrayRef = Arc::new(DictionaryArray::new(keys, long));
+    bodies.push((
+        "dictionaries",
+        schema_of(12, r#""string""#),
+        stream(12, &words, lz4),
+    ));
+
+    let text = "y".repeat(256 << 10);
+    let mut builder = StringViewBuilder::new();
+    let block = builder.append_block(text.as_bytes().into());
+    for _ in 0..1000 {
+        builder.try_append_view(block, 0, 256 << 10).unwrap();
+    }
+    let views: ArrayRef = Arc::new(builder.finish());
+    bodies.push((
+        "views",
+        schema_of(12, r#""string""#),
+        stream(12, &views, lz4),
+    ));
+
+    let nulls: ArrayRef = Arc::new(NullArray::new(1 << 20));
+    bodies.push((
+        "nulls",
+        schema_of(300, r#""decimal(38,0)""#),
+        stream(300, &nulls, lz4),
+    ));
+    bodies.push((
+        "missing columns",
+        schema_of(1000, r#""decimal(38,0)""#),
+        stream(1, &nulls, lz4),
+    ));
+
+    let field = Arc::new(Field::new("item", DataType::Null, true));
+    let items: ArrayRef = Arc::new(NullArray::new(1 << 27));
+    let offsets = OffsetBuffer::from_lengths([1 << 27]);
+    let list: ArrayRef = Arc::new(ListArray::new(field, offsets, items, None));
+    let of_structs = list_of(&wide_struct(50));
+    bodies.push((
+        "a list of nulls",
+        schema_of(1, &of_structs),
+        stream(1, &list, None),
+    ));
+
+    let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; 1 << 20]));
+    for (name, codec) in [
+        ("constant columns, LZ4", CompressionType::LZ4_FRAME),
+        ("constant columns, Zstandard", CompressionType::ZSTD),
+    ] {
+        bodies.push((
+            name,
+            schema_of(20, r#""long""#),
+            stream(20, &zeros, Some(codec)),
+        ));
+    }
+    let narrow: ArrayRef = Arc::new(Int8Array::from(vec![1; 1 << 20]));
+    bodies.push((
+        "wider types",
+        schema_of(30, r#""decimal(38,0)""#),
+        stream(30, &narrow, lz4),
+    ));
+    let ids = FixedSizeBinaryArray::try_from_iter(std::iter::repeat_n([7_u8; 16], 1 << 18));
+    let ids: ArrayRef = Arc::new(ids.unwrap());
+    bodies.push(("uuids", schema_of(20, r#""uuid""#), stream(20, &ids, lz4)));
+    let keys = Int32Array::from(vec![0; 1 << 20]);
+    let numbers: ArrayRef = Arc::new(DictionaryArray::new(
+        keys,
+        Arc::new(Int64Array::from(vec![1])) as ArrayRef,
+    ));
+    bodies.push((
+        "run-like numbers",
+        schema_of(40, r#""long""#),
+        stream(40, &numbers, lz4),
+    ));
+    bodies
+}
+
+fn read(body: &[u8], schema: &TableSchema) -> Result<usize, Rejection> {
+    let limits = StreamLimits {
+        decoded_bytes_max: MESSAGE_DECODED_BYTES_MAX,
+        ..StreamLimits::default()
+    };
+    let mut reader = StreamReader::new(body, limits);
+    let mut rows = 0;
+    while let Some(batch) = reader.next() {
+        let mut allowance = reader.allowance();
+        rows += conform(&batch?, schema, rows, &mut allowance)?.num_rows();
+    }
+    Ok(rows)
+}
+
+/// One test, since memory is counted for the whole process.
+#[test]
+fn small_inputs_that_stand_for_much_are_refused_in_bounded_memory() {
+    let bound = 3 * MESSAGE_DECODED_BYTES_MAX;
+    for (name, schema, body) in hostile() {
+        let (read, peak) = peak_of(|| read(&body, &schema));
+        assert_eq!(read.unwrap_err().code(), "TOO_LARGE", "{name}");
+        assert!(
+            peak < bound,
+            "{name}: {peak} bytes for {} of a body",
+            body.len()
+        );
+        let (decoded, peak) = peak_of(|| packed::decode(&body, &schema));
+        assert_eq!(decoded.unwrap_err().code(), "TOO_LARGE", "{name}, packed");
+        assert!(peak < bound, "{name}, packed: {peak} bytes");
+    }
+    nested_json(bound);
+    legal_messages_are_read();
+}
+
+fn nested_json(bound: usize) {
+    let schema = schema_of(1, &list_of(&wide_struct(64)));
+    let empty = "{},".repeat(1_300_000);
+    let nulls = "null,".repeat(800_000);
+    for elements in [&empty, &nulls] {
+        let record = format!(r#"{{"c0":[{}]}}"#, &elements[..elements.len() - 1]);
+        let mut decoder = JsonDecoder::new(&schema, JsonLimits::default()).unwrap();
+        let (pushed, peak) = peak_of(|| decoder.push_record(record.as_bytes()));
+        assert_eq!(pushed.unwrap_err().code(), "TOO_LARGE");
+        assert!(peak < bound, "nested JSON: {peak} bytes");
+        assert_eq!(decoder.rows(), 0);
+        decoder.push_record(br#"{"c0":[{"f1":1}]}"#).unwrap();
+        assert_eq!(
+            decoder.finish().unwrap().num_rows(),
+            1,
+            "the decoder goes on"
+        );
+    }
+}
+
+/// The largest that may be packed can be read, also by a table that has gained columns.
+fn legal_messages_are_read() {
+    let rows = packed::COLUMN_BYTES_MAX / 8 / 16;
+    let longs: ArrayRef = Arc::new(Int64Array::from_iter_values(
+        (0..rows).map(|n| n as i64 / 64),
+    ));
+    let field = |i| Field::new(format!("c{i}"), DataType::Int64, true);
+    let fields: Vec<_> = (0..16).map(field).collect();
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), vec![longs; 16]).unwrap();
+    let message = packed::encode(&batch).unwrap();
+    let rows = packed::decode(&message, &schema_of(20, r#""long""#)).unwrap();
+    assert_eq!(rows.num_rows(), batch.num_rows());
+    // Many columns of few rows: what each buffer could hold at most is no reason to refuse it.
+    let some: ArrayRef = Arc::new(Int64Array::from_iter_values((0..300).map(|i| i * i)));
+    let message = stream(1500, &some, Some(CompressionType::LZ4_FRAME));
+    let schema = schema_of(1500, r#""long""#);
+    assert_eq!(packed::decode(&message, &schema).unwrap().num_rows(), 300);
+}
