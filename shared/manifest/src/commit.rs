@@ -17,13 +17,14 @@ use tidelake_core::TableVersion;
 use tidelake_storage::{Backoff, PutOnce, RetryPolicy};
 
 use crate::action::write_commit;
-use crate::conflict::against_snapshot;
+use crate::commit_file::{Commit, fingerprint};
 use crate::error::{ManifestError, Result};
 use crate::features::check_writable;
 use crate::invariants;
-use crate::lifetime::is_dropped;
+use crate::properties::is_dropped;
 use crate::rebase::{Rebase, Rebased};
-use crate::replay::{Commit, Replay, fingerprint};
+use crate::replay::Replay;
+use crate::rules::against_snapshot;
 use crate::snapshot::Snapshot;
 use crate::table::DeltaTable;
 use crate::transaction::{CommitOutcome, Transaction};

@@ -4,7 +4,6 @@ use tidelake_core::{ErrorKind, TableVersion};
 use tidelake_schema::SchemaError;
 use tidelake_storage::StorageError;
 
-use crate::invariants::Violation;
 use crate::vector::VectorError;
 
 /// Outcome of a call on a table's log.
@@ -80,6 +79,15 @@ pub enum ManifestError {
     Schema { at: String, source: SchemaError },
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+/// A broken predicate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{predicate}: {detail}")]
+pub struct Violation {
+    /// The name of the function that says what should hold.
+    pub predicate: &'static str,
+    pub detail: String,
 }
 
 impl ManifestError {

@@ -9,8 +9,7 @@ use tidelake_schema::delta::{
 
 use crate::action::{Metadata, Protocol};
 use crate::error::{ManifestError, Result};
-use crate::lifetime::DROPPED;
-use crate::replay::{FIRST_VERSION, SCHEMA_ID};
+use crate::properties;
 
 const READER_VERSION: i32 = 3;
 const WRITER_VERSION: i32 = 7;
@@ -149,7 +148,7 @@ pub(crate) fn is_mapped(metadata: &Metadata) -> bool {
 
 /// Refuses a property that a table can't be created with.
 pub(crate) fn check_property(key: &str, value: &str) -> Result<()> {
-    let reason = if [SCHEMA_ID, FIRST_VERSION, DROPPED].contains(&key) {
+    let reason = if properties::OWN.contains(&key) {
         "it is Tidelake's to set"
     } else if key == TXN_RETENTION {
         "other engines would forget how far the table covers its topic"

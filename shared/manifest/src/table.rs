@@ -1,7 +1,7 @@
 //! [`DeltaTable`]: a table by its folder, the thin shell of I/O around replay.
 //!
 //! Here: reading. Committing is in [`crate::commit`], creating and dropping in [`crate::lifetime`],
-//! checkpoints in [`crate::checkpoint`], history in [`crate::history`].
+//! checkpoints in [`crate::checkpointer`], history in [`crate::history`].
 
 use std::sync::Arc;
 
