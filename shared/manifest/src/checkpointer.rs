@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use tidelake_core::TableVersion;
 use tidelake_core::clock::UnixMillis;
-use tidelake_storage::PutOnce;
+use tidelake_storage::{PutOnce, StorageError};
 
 use crate::action::{Remove, decode_path, vector_id};
 use crate::checkpoint::{self, Pen, Written};
@@ -45,8 +45,10 @@ impl DeltaTable {
         });
         check_writable(&self.reader.at(), &snapshot.protocol, &snapshot.metadata)?;
         let rel = checkpoint_name(version);
-        if self.reader.store.get_opt(&rel).await?.is_some() {
-            return Ok(known);
+        match self.reader.store.head(&rel).await {
+            Ok(_) => return Ok(known),
+            Err(StorageError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
         let expired_before_ms = self.clock.now_ms() - tombstones_kept_ms(&snapshot.metadata);
         let written = checkpoint_of(&self.reader, snapshot, expired_before_ms).await?;
