@@ -53,6 +53,8 @@ pub enum ManifestError {
     Partitioned { at: String, columns: Vec<String> },
     #[error("{at} is damaged: {reason}")]
     Corrupt { at: String, reason: String },
+    #[error("this can't be written to {at}: {reason}")]
+    Forbidden { at: String, reason: &'static str },
     #[error("property {key:?} can't be set to {value:?}: {reason}")]
     Property {
         key: String,
@@ -101,6 +103,7 @@ impl ManifestError {
             Self::ReaderFeatures { .. }
             | Self::WriterFeatures { .. }
             | Self::Partitioned { .. }
+            | Self::Forbidden { .. }
             | Self::Property { .. } => ErrorKind::Invalid,
             Self::Corrupt { .. } | Self::Vector { .. } => ErrorKind::Corrupt,
             Self::BelowCleanedLog { .. } => ErrorKind::Fenced,
