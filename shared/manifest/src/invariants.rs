@@ -3,21 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::action::{Add, decode_path};
+use crate::action::{Add, decode_path, vector_id};
+use crate::error::Violation;
 use crate::features::{is_append_only, takes_vectors};
-use crate::replay::vector_id;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::transaction::Transaction;
-
-/// A broken predicate.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{predicate}: {detail}")]
-pub struct Violation {
-    /// The name of the function that says what should hold.
-    pub predicate: &'static str,
-    pub detail: String,
-}
 
 type Verdict = Result<(), String>;
 type Predicate = fn(&Snapshot, &Transaction) -> Verdict;
