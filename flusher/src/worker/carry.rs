@@ -204,7 +204,7 @@ impl Owner {
     /// A table that was dropped, or is another flusher's, must not look stuck for ever.
     fn forget_table(&mut self, topic: &Arc<str>) {
         if let Some(slot) = self.tables.remove(topic) {
-            self.bench.metrics.forget(&slot.table.entry.id);
+            self.bench.metrics.tables.forget(&slot.table.entry.id);
         }
     }
 
