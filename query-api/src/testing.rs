@@ -30,12 +30,13 @@ use tidelake_service::{Metrics, Runtime};
 use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::index::IndexHome;
 use tidelake_table::{
-    Chunk, Deletes, FileSettings, FlushOutcome, KeyedBucket, KeyedRequest, Memtable, Positions,
-    Sealed, StateLoader, VECTOR_IDS, flush_keyed,
+    Chunk, Deletes, FileSettings, Flush, FlushOutcome, FlushRows, Memtable, Positions, Sealed,
+    StateLoader, UpsertBucket, VECTOR_IDS,
 };
 use tokio::sync::Notify;
 
 use crate::engine::{Engine, Parts};
+use crate::lookup::TableKeys;
 use crate::metrics::QueryMetrics;
 use crate::settings::QuerySettings;
 use crate::tail::{Fed, Feed, Messages, RawMessage, TailSource};
@@ -553,7 +554,9 @@ impl TestTable {
     pub(crate) async fn flush_keyed(&mut self, ends: &[(u32, i64)]) -> TableVersion {
         let schema_string = &self.snapshot.metadata().schema_string;
         let home = Arc::new(IndexHome::memory());
-        let loader = StateLoader::new(&self.schema, schema_string, home).unwrap();
+        let keys = TableKeys::of(&Arc::new(self.schema.clone()), self.entry.buckets).unwrap();
+        let owners = keys.unwrap().owners();
+        let loader = StateLoader::new(&self.schema, schema_string, owners, home).unwrap();
         let loader = loader.unwrap();
         let mut buckets = Vec::new();
         for &(bucket, to) in ends {
@@ -562,25 +565,28 @@ impl TestTable {
             let (state, _) = loader.load(&self.delta, snapshot, at, None).await.unwrap();
             let sealed = self.sealed(bucket, from, to);
             let file_id = ids::random().next_uuid();
-            buckets.push(KeyedBucket {
+            buckets.push(UpsertBucket {
                 sealed,
                 state,
                 file_id,
             });
         }
-        let request = KeyedRequest {
+        let flush = Flush {
             topic_id: self.entry.topic_id,
-            buckets,
+            rows: FlushRows::Upsert {
+                loader,
+                buckets,
+                vector_ids: (0..VECTOR_IDS).map(|_| ids::random().next_uuid()).collect(),
+            },
             txns: Vec::new(),
             files: FileSettings {
                 row_group_rows_max: ROW_GROUP_ROWS,
                 ..FileSettings::default()
             },
             reason: "test",
-            vector_ids: (0..VECTOR_IDS).map(|_| ids::random().next_uuid()).collect(),
             now_ms: 1,
         };
-        let flushed = flush_keyed(&self.delta, &self.snapshot, &loader, request).await;
+        let flushed = flush.run(&self.delta, &self.snapshot).await;
         match flushed.unwrap().outcome {
             FlushOutcome::Committed(flushed) => {
                 self.snapshot = flushed.snapshot;

@@ -12,7 +12,7 @@ use tidelake_core::{Bucket, Watermark};
 use tidelake_log::TopicWriter;
 use tidelake_manifest::{Conflict, Snapshot};
 use tidelake_table::index::IndexHome;
-use tidelake_table::{FileSettings, FlushOutcome, FlushRequest, TableError, flush};
+use tidelake_table::{FileSettings, Flush, FlushOutcome, FlushRows, TableError};
 use tokio::sync::{mpsc, watch};
 
 use crate::bucket::SealedBucket;
@@ -181,15 +181,18 @@ impl Job {
     async fn append(&self, bench: &Workbench) -> Result<FlushOutcome, TableError> {
         let sealed = self.buckets.iter().map(|bucket| bucket.sealed.clone());
         let runtime = &bench.opener.runtime;
-        let request = FlushRequest {
+        let flush = Flush {
             topic_id: self.table.entry.topic_id,
-            buckets: sealed.collect(),
+            rows: FlushRows::Append {
+                buckets: sealed.collect(),
+                file_id: runtime.ids.next_uuid(),
+            },
+            txns: Vec::new(),
             files: bench.files,
             reason: self.reason.as_str(),
-            file_id: runtime.ids.next_uuid(),
             now_ms: runtime.clock.now_ms(),
         };
-        flush(&self.table.delta, &self.base, request).await
+        Ok(flush.run(&self.table.delta, &self.base).await?.outcome)
     }
 }
 

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::future::try_join_all;
+use tidelake_codec::key::{KeyError, KeyText};
 use tidelake_core::Bucket;
 use tidelake_manifest::Snapshot;
+use tidelake_schema::TableSchema;
 use tidelake_table::index::IndexHome;
 use tidelake_table::{
-    BucketState, FlushOutcome, KeyedBucket, KeyedRequest, StateLoader, TableError, VECTOR_IDS,
-    flush_keyed,
+    BucketState, Flush, FlushOutcome, FlushRows, Owners, StateLoader, TableError, Unowned,
+    UpsertBucket, VECTOR_IDS,
 };
 use tokio::sync::Mutex;
 
@@ -46,7 +47,8 @@ impl Upserts {
         if let Some(before) = before.filter(|before| before.belongs_to == belongs_to) {
             return Ok(Some(before));
         }
-        let loader = StateLoader::new(snapshot.schema(), schema_string, Arc::clone(home))?;
+        let owners = owners(snapshot.schema(), table.entry.buckets)?;
+        let loader = StateLoader::new(snapshot.schema(), schema_string, owners, Arc::clone(home))?;
         let Some(loader) = loader else {
             return Err(TableError::Damaged {
                 what: table.entry.id.to_string(),
@@ -75,7 +77,12 @@ impl Upserts {
         let mut states = self.states.lock().await;
         let flushed = self.flush_with(&mut states, job, bench).await;
         // Whatever is wrong with a local file, it is rebuilt from what is stored.
-        if let Err(error @ (TableError::Index(_) | TableError::Damaged { .. })) = &flushed {
+        if let Err(
+            error @ (TableError::Index(_)
+            | TableError::Damaged { .. }
+            | TableError::RowsRevived { .. }),
+        ) = &flushed
+        {
             let table = &job.table.entry.id;
             tracing::warn!(%table, error = chain(error), "key index dropped, loading it anew");
             states.clear();
@@ -110,22 +117,26 @@ impl Upserts {
                 continue;
             };
             txns.extend(held.txns.iter().cloned());
-            buckets.push(KeyedBucket {
+            buckets.push(UpsertBucket {
                 sealed: held.sealed.clone(),
                 state: state.clone(),
                 file_id: runtime.ids.next_uuid(),
             });
         }
-        let request = KeyedRequest {
+        let vector_ids = (0..VECTOR_IDS).map(|_| runtime.ids.next_uuid());
+        let flush = Flush {
             topic_id,
-            buckets,
+            rows: FlushRows::Upsert {
+                loader: self.loader.clone(),
+                buckets,
+                vector_ids: vector_ids.collect(),
+            },
             txns,
             files: bench.files,
             reason: job.reason.as_str(),
-            vector_ids: (0..VECTOR_IDS).map(|_| runtime.ids.next_uuid()).collect(),
             now_ms,
         };
-        let flushed = flush_keyed(&job.table.delta, &job.base, &self.loader, request).await?;
+        let flushed = flush.run(&job.table.delta, &job.base).await?;
         states.extend(flushed.states);
         Ok(flushed.outcome)
     }
@@ -138,20 +149,17 @@ impl Upserts {
         snapshot: &Arc<Snapshot>,
         buckets: &[Bucket],
     ) -> Result<(), TableError> {
-        let loads = buckets.iter().map(|bucket| {
-            let previous = states.get(bucket);
-            async move {
-                let loading = self.loader.load(&table.delta, snapshot, *bucket, previous);
-                let (state, loaded) = loading.await?;
-                if loaded.rebuilt + loaded.damaged + loaded.sidecars > 0 {
-                    let table = &table.entry.id;
-                    tracing::info!(%table, %bucket, ?loaded, keys = state.live_rows(), "key index loaded");
-                }
-                Ok::<_, TableError>((*bucket, state))
+        let wanted = buckets.iter();
+        let wanted = wanted.map(|bucket| (*bucket, states.get(bucket).cloned()));
+        let wanted: Vec<_> = wanted.collect();
+        let loading = self.loader.load_all(&table.delta, snapshot, wanted);
+        for (bucket, state, loaded) in loading.await? {
+            if loaded.rebuilt + loaded.damaged + loaded.sidecars > 0 {
+                let (table, keys) = (&table.entry.id, state.index().entries());
+                tracing::info!(%table, %bucket, ?loaded, keys, "key index loaded");
             }
-        });
-        let loaded = try_join_all(loads).await?;
-        states.extend(loaded);
+            states.insert(bucket, state);
+        }
         Ok(())
     }
 
@@ -162,4 +170,19 @@ impl Upserts {
             states.retain(|bucket, _| owned(*bucket));
         }
     }
+}
+
+/// The rule by which records are put into buckets, as the table engine wants it.
+fn owners(schema: &TableSchema, buckets: u32) -> Result<Owners, TableError> {
+    let Some(text) = KeyText::new(schema)? else {
+        return Ok(Owners::single());
+    };
+    Ok(Owners::new(buckets, move |keys| {
+        let mut owners = Vec::with_capacity(keys.num_rows());
+        match text.key_buckets(keys, buckets, &mut owners) {
+            Ok(()) => Ok(owners),
+            Err(KeyError::Rejected(_)) => Err(Unowned::Key),
+            Err(KeyError::Codec(error)) => Err(Unowned::Columns(error.to_string())),
+        }
+    }))
 }

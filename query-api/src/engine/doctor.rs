@@ -23,7 +23,10 @@ impl Engine {
         let snapshot = &pinned.snapshot;
         let home = Arc::clone(self.inner.tails.index_home());
         let names = &snapshot.metadata().schema_string;
-        let loader = StateLoader::new(&pinned.shape.table, names, home)?;
+        let loader = match &pinned.keys {
+            Some(keys) => StateLoader::new(&pinned.shape.table, names, keys.owners(), home)?,
+            None => None,
+        };
         let table = pins.table(&entry);
         let checked = check::check(&table, snapshot, &entry.topic_id, loader.as_ref(), repair);
         let mut report = checked.await?;

@@ -16,7 +16,7 @@ use tidelake_intake::decode::{MessageDecoder, WireMessage};
 use tidelake_manifest::action::TAG_BUCKET;
 use tidelake_manifest::vector::{DeletedRows, VectorFile};
 use tidelake_manifest::{Add, Remove, Transaction, vector};
-use tidelake_table::{Chunk, FileSettings, Positions, Sealed, encode};
+use tidelake_table::{Chunk, FileLayout, FileSettings, Positions, Sealed, encode};
 
 use crate::settings::QuerySettings;
 use crate::testing::{TestTable, World};
@@ -158,7 +158,8 @@ impl Keyed {
             };
             let schema = &self.table.schema;
             let sealed = self.sealed(bucket, &rows);
-            let file = encode(schema, &[sealed], settings).unwrap().unwrap();
+            let layout = FileLayout::plain(schema);
+            let file = encode(&layout, &[sealed], settings).unwrap().unwrap();
             self.names += 1;
             let path = format!("keyed-{:05}.parquet", self.names);
             let size = file.bytes.len() as i64;

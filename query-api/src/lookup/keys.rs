@@ -11,6 +11,7 @@ use tidelake_codec::Rejection;
 use tidelake_codec::key::{KeyBuilder, KeyError, KeyText, TextColumn};
 use tidelake_schema::TableSchema;
 use tidelake_table::index::KeySpec;
+use tidelake_table::{Owners, Unowned};
 
 use crate::error::QueryError;
 
@@ -49,6 +50,19 @@ impl TableKeys {
 
     pub(crate) fn spec(&self) -> &KeySpec {
         &self.spec
+    }
+
+    /// The rule by which records are put into buckets, as the table engine wants it.
+    pub(crate) fn owners(&self) -> Owners {
+        let (text, buckets) = (self.text.clone(), self.buckets);
+        Owners::new(buckets, move |keys| {
+            let mut owners = Vec::with_capacity(keys.num_rows());
+            match text.key_buckets(keys, buckets, &mut owners) {
+                Ok(()) => Ok(owners),
+                Err(KeyError::Rejected(_)) => Err(Unowned::Key),
+                Err(KeyError::Codec(error)) => Err(Unowned::Columns(error.to_string())),
+            }
+        })
     }
 
     /// The key that a text stands for.

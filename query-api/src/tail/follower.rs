@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
 use tidelake_core::{Bucket, Offset, Watermark};
 use tidelake_log::LogError;
 use tidelake_table::StateLoader;
@@ -170,24 +169,27 @@ impl Base {
         let metadata = &pinned.snapshot.metadata().schema_string;
         let loader = match before {
             Some(before) => before.loader.clone(),
-            None => {
-                let home = Arc::clone(&shared.home);
-                StateLoader::new(&pinned.shape.table, metadata, home)?
-            }
+            None => match &pinned.keys {
+                Some(keys) => {
+                    let home = Arc::clone(&shared.home);
+                    StateLoader::new(&pinned.shape.table, metadata, keys.owners(), home)?
+                }
+                None => None,
+            },
         };
         let mut keyed = BTreeMap::new();
         if let Some(loader) = &loader {
             let table = shared.pins.table(entry);
-            let states = (0..entry.buckets).map(Bucket).map(|bucket| {
+            let wanted = (0..entry.buckets).map(Bucket).map(|bucket| {
                 let known = before.and_then(|before| before.keyed.get(&bucket));
-                let known = known.map(|known| &known.committed);
-                let (table, snapshot) = (&table, &pinned.snapshot);
-                async move {
-                    let (state, _) = loader.load(table, snapshot, bucket, known).await?;
-                    Ok::<_, QueryError>((bucket, Keyed::of(state)))
-                }
+                (bucket, known.map(|known| known.committed.clone()))
             });
-            keyed = try_join_all(states).await?.into_iter().collect();
+            let wanted: Vec<_> = wanted.collect();
+            let states = loader.load_all(&table, &pinned.snapshot, wanted).await?;
+            let states = states.into_iter();
+            keyed = states
+                .map(|(bucket, state, _)| (bucket, Keyed::of(state)))
+                .collect();
         }
         Ok(Self {
             pinned,

@@ -145,6 +145,31 @@ fn each_id(field: &mut Field, change: &impl Fn(&mut i32)) {
     inside(&mut field.ty, change);
 }
 
+/// The fields in the opposite order under other names, nested ones too.
+fn reversed(fields: &[Field]) -> Vec<Field> {
+    fn inside(ty: &Type) -> Type {
+        match ty {
+            Type::Primitive(primitive) => Type::Primitive(*primitive),
+            Type::Struct(fields) => Type::Struct(reversed(fields)),
+            Type::List(list) => Type::List(Box::new(ListType {
+                element: inside(&list.element),
+                ..(**list).clone()
+            })),
+            Type::Map(map) => Type::Map(Box::new(MapType {
+                key: inside(&map.key),
+                value: inside(&map.value),
+                ..(**map).clone()
+            })),
+        }
+    }
+    let fields = fields.iter().rev().map(|field| Field {
+        name: format!("{}.", field.name),
+        ty: inside(&field.ty),
+        ..field.clone()
+    });
+    fields.collect()
+}
+
 fn without_ids(value: &mut Value) {
     match value {
         Value::Object(object) => {
@@ -202,6 +227,33 @@ proptest! {
         // A slice keeps its rows.
         let part = arrow::to_storage(&batch.slice(2, 3), &schema).unwrap();
         prop_assert_eq!(part, stored.slice(2, 3));
+    }
+
+    #[test]
+    fn columns_are_told_by_their_ids_wherever_they_stand(
+        (schema, seed) in (any_schema(), any::<[u8; 32]>())
+    ) {
+        let mut rng = TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &seed);
+        let logical = arrow::to_arrow(&schema);
+        let columns = logical.fields().iter()
+            .map(|f| random_array(f.data_type(), f.is_nullable(), 7, &mut rng))
+            .collect();
+        let batch = RecordBatch::try_new(logical.clone(), columns).unwrap();
+        let mut moved = schema.clone();
+        moved.fields = reversed(&schema.fields);
+        let there = arrow::conform(&batch, &arrow::to_arrow(&moved), arrow::Identity::Id).unwrap();
+        let last = there.num_columns() - 1;
+        for (at, field) in schema.fields.iter().enumerate() {
+            prop_assert_eq!(there.schema_ref().field(last - at).name(), &format!("{}.", field.name));
+            if matches!(field.ty, Type::Primitive(_)) {
+                prop_assert_eq!(there.column(last - at), batch.column(at));
+            }
+        }
+        let back = arrow::conform(&there, &logical, arrow::Identity::Id).unwrap();
+        prop_assert_eq!(back, batch.clone());
+        // By names nothing is found again.
+        let named = arrow::conform(&batch, &arrow::to_arrow(&moved), arrow::Identity::Name);
+        prop_assert!(named.is_err());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use tidelake_core::{Bucket, Watermark};
 use tidelake_schema::TableSchema;
 use tidelake_schema::arrow::to_arrow;
 use tidelake_table::lookup::{FileRows, PageCache};
-use tidelake_table::{Chunk, FileSettings, Memtable, Positions, encode};
+use tidelake_table::{Chunk, FileLayout, FileSettings, Memtable, Positions, encode};
 
 const ROWS: u64 = 1_000_000;
 const CHUNK_ROWS: u64 = 10_000;
@@ -195,9 +195,9 @@ fn file(page_rows: Option<usize>) -> Bytes {
         };
         table.push(Chunk::new(batch, positions));
     }
-    let mut settings = FileSettings::default().keyed();
+    let mut settings = FileSettings::default().for_lookups();
     settings.page_rows_max = page_rows.unwrap_or(settings.page_rows_max);
-    encode(&schema, &[table.seal()], settings)
+    encode(&FileLayout::plain(&schema), &[table.seal()], settings)
         .unwrap()
         .unwrap()
         .bytes

@@ -1,22 +1,27 @@
 //! Proves a table: files against the log's promises, vectors against rows, the key index against the
-//! data, each key live once.
+//! data, each key live once and in its own bucket.
 //!
-//! Reads every key column; memory is bounded by the index home. Owns no repair but one: a sidecar
+//! Keys are compared by the bucket that they belong to, whichever file they stand in: those of other
+//! engines' files meet those of ours. Reads every key column; memory is bounded by the index home. Owns no repair but one: a sidecar
 //! that is lost or wrong is written anew from its file, under the name that the log knows.
 
-use std::collections::BTreeMap;
+mod history;
+mod keys;
+
 use std::ops::Bound;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
-use tidelake_core::{Bucket, TopicId};
+use tidelake_core::{ErrorKind, TopicId};
 use tidelake_manifest::{DataFile, DeltaTable, Snapshot};
 
 use crate::TableError;
-use crate::index::{Entries, Index, KeyRef, encode_sidecar};
-use crate::load::{StateLoader, TAG_INDEX, blocking};
+use crate::index::{Entries, Index, encode_sidecar};
+use crate::load::{StateLoader, TAG_INDEX, blocking, only_bucket};
+use crate::read::{RowKeys, rows_of_footer};
 use crate::rowset::RowSet;
+use keys::LiveKeys;
 
 /// Findings that a report names; more are only counted.
 const NAMED_MAX: usize = 100;
@@ -75,7 +80,9 @@ impl Report {
 struct Checked {
     file: Arc<DataFile>,
     deleted: RowSet,
-    entries: Option<Entries>,
+    keys: Option<RowKeys>,
+    /// Physical rows, where the file says them.
+    rows: Option<u64>,
 }
 
 /// Checks a version of a table. `loader` is none for append tables: they have no keys.
@@ -95,7 +102,7 @@ pub async fn check(
     };
     offsets(snapshot, topic_id, &mut report);
     let files: Vec<Arc<DataFile>> = snapshot.files().cloned().collect();
-    let mut buckets: BTreeMap<Bucket, (Index, BTreeMap<Arc<str>, RowSet>)> = BTreeMap::new();
+    let mut lives = LiveKeys::default();
     let mut checked = futures::stream::iter(files)
         .map(|file| read(table.clone(), loader.cloned(), file))
         .buffered(FILES_IN_FLIGHT_MAX)
@@ -106,34 +113,44 @@ pub async fn check(
         }
         report.files += 1;
         report.vectors += u64::from(one.file.dv().is_some());
-        report.live_rows += one.file.live_rows().unwrap_or(0);
-        let (Some(loader), Some(entries)) = (loader, one.entries) else {
+        let counted = one.file.num_records().or(one.rows);
+        let live = counted.map(|rows| rows.saturating_sub(one.file.deleted_rows()));
+        report.live_rows += live.unwrap_or(0);
+        let (Some(loader), Some(keys)) = (loader, one.keys) else {
             continue;
         };
+        let (keys, entries) = blocking(move || {
+            let entries = keys.entries();
+            Ok((keys, entries))
+        })
+        .await?;
         sidecar(table, loader, &one.file, &entries, repair, &mut report).await?;
-        let path: Arc<str> = Arc::from(one.file.path());
-        // Files of other writers may hold any bucket's keys: they are compared among themselves.
-        let bucket = match one.file.buckets().as_deref() {
-            Some([bucket]) => *bucket,
-            _ => Bucket(u32::MAX),
-        };
-        let (index, dead) = buckets
-            .entry(bucket)
-            .or_insert_with(|| (Index::new(loader.spec().kind()), BTreeMap::new()));
-        let (home, own, name) = (Arc::clone(loader.home()), index.clone(), Arc::clone(&path));
-        *index = blocking(move || Ok(own.with_entries(&home, name, &entries)?)).await?;
-        dead.insert(path, one.deleted);
+        drop(entries);
+        misplaced(&one.file, &keys, &one.deleted, &mut report);
+        lives.add(loader, &one.file, keys, one.deleted).await?;
     }
-    for (bucket, (index, dead)) in buckets {
-        let Some(loader) = loader else { continue };
-        let home = Arc::clone(loader.home());
-        let (keys, twice) = blocking(move || unique(index, &dead, &home)).await?;
-        report.keys += keys;
-        for detail in twice {
-            report.add("each_key_is_live_once", format!("bucket {bucket}"), detail);
-        }
+    if let Some(loader) = loader {
+        lives.compare(loader, &mut report).await?;
+        history::vectors_only_grow(table, snapshot, &mut report).await?;
     }
     Ok(report)
+}
+
+/// The live rows of a file that names one bucket have keys of that bucket: nobody looks for them
+/// elsewhere.
+fn misplaced(file: &DataFile, keys: &RowKeys, deleted: &RowSet, report: &mut Report) {
+    let (Some(bucket), Some(owners)) = (only_bucket(file), keys.owners()) else {
+        return;
+    };
+    let elsewhere = (0..).zip(owners).filter(|(_, owner)| **owner != bucket.0);
+    let mut elsewhere = elsewhere.filter(|(row, _)| !deleted.contains(*row));
+    if let Some((row, owner)) = elsewhere.next() {
+        let more = elsewhere.count();
+        let detail = format!(
+            "row {row} has a key of bucket {owner}, the file is of bucket {bucket}; {more} rows more"
+        );
+        report.add("keys_stand_in_their_bucket", file.path(), detail);
+    }
 }
 
 /// Files hold nothing from behind the watermark that the log states.
@@ -159,17 +176,9 @@ async fn read(
     let mut deleted = RowSet::default();
     if let Some(vector) = file.dv() {
         match table.deleted_rows(vector).await {
-            Ok(rows) => match (RowSet::from_deleted_rows(&rows), file.num_records()) {
-                (Some(set), Some(records)) => {
-                    if rows.max().is_some_and(|last| last >= records) {
-                        let last = rows.max().unwrap_or_default();
-                        let detail = format!("row {last} is deleted, the file has {records}");
-                        problems.push(("vectors_name_rows_of_their_file", detail));
-                    }
-                    deleted = set;
-                }
-                (Some(set), None) => deleted = set,
-                (None, _) => {
+            Ok(rows) => match RowSet::from_deleted_rows(&rows) {
+                Some(set) => deleted = set,
+                None => {
                     let detail = "a row beyond 2^32 is deleted".to_owned();
                     problems.push(("vectors_name_rows_of_their_file", detail));
                 }
@@ -177,32 +186,52 @@ async fn read(
             Err(error) => problems.push(("vectors_can_be_read", error.to_string())),
         }
     }
-    let mut entries = None;
+    let (mut keys, mut rows) = (None, None);
     if let Some(loader) = &loader {
-        match loader.columns().entries(&table, &file, loader.spec()).await {
+        let (columns, spec) = (loader.columns(), loader.spec());
+        match columns
+            .read(&table, &file, spec, Some(loader.owners()))
+            .await
+        {
             Ok(found) => {
-                if let Some(records) = file.num_records()
-                    && records != found.rows.len() as u64
-                {
-                    let detail = format!("{} rows, the log says {records}", found.rows.len());
-                    problems.push(("files_have_the_rows_of_the_log", detail));
-                }
-                entries = Some(found);
+                rows = Some(found.keys().len() as u64);
+                keys = Some(found);
             }
-            Err(error) if error.kind() == tidelake_core::ErrorKind::Unavailable => {
-                return Err(error);
-            }
-            Err(error) => problems.push(("files_can_be_read", error.to_string())),
+            Err(error) => problems.push(unreadable(error)?),
         }
-    } else if let Err(error) = table.store().head(file.path()).await {
-        problems.push(("files_can_be_read", error.to_string()));
+    } else {
+        match rows_of_footer(&table, &file).await {
+            Ok(found) => rows = Some(found),
+            Err(error) => problems.push(unreadable(error)?),
+        }
+    }
+    if let (Some(records), Some(rows)) = (file.num_records(), rows)
+        && records != rows
+    {
+        let detail = format!("{rows} rows, the log says {records}");
+        problems.push(("files_have_the_rows_of_the_log", detail));
+    }
+    if let (Some(rows), Some(last)) = (rows.or(file.num_records()), deleted.last())
+        && u64::from(last) >= rows
+    {
+        let detail = format!("row {last} is deleted, the file has {rows}");
+        problems.push(("vectors_name_rows_of_their_file", detail));
     }
     let checked = Checked {
         file,
         deleted,
-        entries,
+        keys,
+        rows,
     };
     Ok((checked, problems))
+}
+
+/// A finding, where the file itself is wrong; an error, where it can't be reached.
+fn unreadable(error: TableError) -> Result<(&'static str, String), TableError> {
+    match error.kind() {
+        ErrorKind::Unavailable => Err(error),
+        _ => Ok(("files_can_be_read", error.to_string())),
+    }
 }
 
 /// The sidecar that the log names says what the file says.
@@ -266,72 +295,4 @@ fn differs(index: &Index, entries: &Entries) -> Result<Option<String>, TableErro
         ));
     }
     Ok(problem)
-}
-
-/// Counts the live keys of a bucket and names those that are live twice.
-fn unique(
-    index: Index,
-    dead: &BTreeMap<Arc<str>, RowSet>,
-    home: &crate::index::IndexHome,
-) -> Result<(u64, Vec<String>), TableError> {
-    let names: Vec<&Arc<str>> = dead.keys().collect();
-    let slot = |path: &str| {
-        let place = names.binary_search_by(|name| name.as_ref().cmp(path));
-        place.ok().map(|place| place as u32)
-    };
-    let sets: Vec<&RowSet> = dead.values().collect();
-    let mut index = index;
-    while let Some(job) = index.due() {
-        let run = index.merge(&job, home, &slot, &|slot, row| {
-            sets[slot as usize].contains(row)
-        })?;
-        index = index.replaced(&job, run);
-    }
-    let (mut keys, mut twice) = (0, Vec::new());
-    let mut last: Option<(Owned, u32, u32)> = None;
-    index.range(
-        Bound::Unbounded,
-        Bound::Unbounded,
-        &slot,
-        &mut |key, slot, row| {
-            if sets[slot as usize].contains(row) {
-                return true;
-            }
-            keys += 1;
-            if let Some((before, file, at)) = &last
-                && before.is(key)
-            {
-                let (a, b) = (names[*file as usize], names[slot as usize]);
-                twice.push(format!(
-                    "key {key:?} lives in {a} row {at} and in {b} row {row}"
-                ));
-            }
-            last = Some((Owned::of(key), slot, row));
-            twice.len() < NAMED_MAX
-        },
-    )?;
-    Ok((keys, twice))
-}
-
-/// A key that outlives the call that showed it.
-enum Owned {
-    Fixed(u128),
-    Bytes(Vec<u8>),
-}
-
-impl Owned {
-    fn of(key: KeyRef<'_>) -> Self {
-        match key {
-            KeyRef::Fixed(key) => Self::Fixed(key),
-            KeyRef::Bytes(key) => Self::Bytes(key.to_vec()),
-        }
-    }
-
-    fn is(&self, key: KeyRef<'_>) -> bool {
-        match (self, key) {
-            (Self::Fixed(own), KeyRef::Fixed(key)) => *own == key,
-            (Self::Bytes(own), KeyRef::Bytes(key)) => own.as_slice() == key,
-            _ => false,
-        }
-    }
 }

@@ -15,7 +15,7 @@ pub enum TableError {
     Schema(#[from] SchemaError),
     #[error("encode a data file: {0}")]
     Encode(String),
-    #[error("store a data file")]
+    #[error("store or read a data file")]
     Storage(#[from] StorageError),
     #[error("commit to the table's log")]
     Manifest(#[from] ManifestError),
@@ -25,6 +25,15 @@ pub enum TableError {
     Index(#[from] IndexError),
     #[error("{what} is damaged: {reason}")]
     Damaged { what: String, reason: String },
+    #[error(
+        "the new deletion vector of {path} would bring rows back: {reason}; load the bucket's state \
+         anew and flush again"
+    )]
+    RowsRevived { path: String, reason: String },
+    #[error(
+        "the rows were decoded by another schema than the table has now: {reason}; decode them again"
+    )]
+    OtherSchema { reason: String },
     #[error("gave up after {attempts} tries against other writers of the same files")]
     Contended { attempts: usize },
 }
@@ -33,10 +42,11 @@ impl TableError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Schema(error) => error.kind(),
-            Self::Encode(_) | Self::Worker(_) => ErrorKind::Bug,
+            Self::Encode(_) | Self::Worker(_) | Self::RowsRevived { .. } => ErrorKind::Bug,
             Self::Storage(error) => error.kind(),
             Self::Manifest(error) => error.kind(),
             Self::Index(error) => error.kind(),
+            Self::OtherSchema { .. } => ErrorKind::Conflict,
             Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::Contended { .. } => ErrorKind::Unavailable,
         }
@@ -44,8 +54,15 @@ impl TableError {
 }
 
 impl From<parquet::errors::ParquetError> for TableError {
+    /// A store that fails below a reader stays a store that fails: that may pass.
     fn from(error: parquet::errors::ParquetError) -> Self {
-        Self::Encode(error.to_string())
+        let parquet::errors::ParquetError::External(source) = error else {
+            return Self::Encode(error.to_string());
+        };
+        match source.downcast::<StorageError>() {
+            Ok(error) => Self::Storage(*error),
+            Err(other) => Self::Encode(other.to_string()),
+        }
     }
 }
 

@@ -8,8 +8,8 @@
 //! ```
 //! Owns the layout of a data file (hidden columns, encodings, row groups) and the order of a flush:
 //! encode, upload, commit. For upsert tables also the key [`index`], what newer records do to older
-//! rows ([`apply`]) and where the live row of a key is ([`state`]); their flush is [`flush_keyed`];
-//! rows are read by number with [`lookup`]. Knows nothing of Kafka, so that it can be simulated; which
+//! rows ([`apply`]) and where the live row of a key is ([`state`]). Both kinds are flushed by
+//! [`Flush`]; rows are read by number with [`lookup`]. Knows nothing of Kafka, so that it can be simulated; which
 //! buckets are due and what to do when a commit was refused is the flusher's.
 //!
 //! Invariants: the rows of a bucket stand in sequence order; a [`Sealed`] memtable covers exactly
@@ -22,24 +22,29 @@ mod encoding;
 mod error;
 mod flush;
 pub mod index;
+mod layout;
 mod load;
 pub mod lookup;
 mod memtable;
 pub mod origins;
+mod owners;
 mod read;
 mod rowset;
 pub mod state;
-mod upsert;
 mod write;
 
 pub use apply::{Changes, Superseded};
 pub use error::TableError;
-pub use flush::{FlushOutcome, FlushReport, FlushRequest, Flushed, flush};
+pub use flush::{
+    Flush, FlushEnded, FlushOutcome, FlushReport, FlushRows, Flushed, UpsertBucket, VECTOR_IDS,
+    bytes_while_flushing,
+};
+pub use layout::FileLayout;
 pub use load::{Loaded, StateLoader, TAG_INDEX};
 pub use lookup::{FileRows, LookupError, RowRead};
 pub use memtable::{Chunk, Deletes, Memtable, Positions, Sealed};
-pub use read::KeyColumns;
+pub use owners::{Owners, Unowned};
+pub use read::{KeyColumns, RowKeys};
 pub use rowset::RowSet;
 pub use state::{BucketState, LiveFile, Place};
-pub use upsert::{KeyedBucket, KeyedOutcome, KeyedRequest, VECTOR_IDS, flush_keyed};
-pub use write::{EncodedFile, FileSettings, HIDDEN_COLUMNS, encode, encode_newest, file_schema};
+pub use write::{EncodedFile, FileSettings, HIDDEN_COLUMNS, encode, encode_newest};

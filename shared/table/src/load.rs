@@ -1,35 +1,53 @@
-//! A bucket's state from what is stored: the files of a snapshot, their vectors, their keys.
+//! Buckets' states from what is stored: the files of a snapshot, their vectors, their keys.
 //!
 //! Keys come from the sidecar that a file's add names; where there is none, or it is lost or
 //! damaged, they are read from the file's key columns. What an earlier state knows is kept, so that
-//! following a table costs what changed. Files of other writers, which name no bucket, count for
-//! every bucket.
+//! following a table costs what changed.
+//!
+//! Files that don't name one bucket of their own (those of other engines) count for every bucket:
+//! each bucket's index holds its own keys of them and no others, but the deleted rows of such a file
+//! are always all that its vector says, whoever deleted them. Such a file is read once, however many
+//! buckets are loaded.
+//!
+//! Invariant: memory of what is read at once is bounded, by objects in flight and by the bytes that
+//! the index home hands out ([`crate::index::LOAD_BYTES_MAX`]).
 
-use std::collections::BTreeMap;
+mod facts;
+mod vectors;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use tidelake_core::Bucket;
-use tidelake_manifest::vector::{self, Place as VectorPlace};
 use tidelake_manifest::{DataFile, DeltaTable, Snapshot};
 use tidelake_schema::TableSchema;
 
 use crate::TableError;
-use crate::index::{Entries, Index, IndexHome, KeySpec};
-use crate::read::KeyColumns;
-use crate::rowset::RowSet;
+use crate::index::{Index, IndexHome, KeySpec, Run, entries_run, sidecar_run};
+use crate::owners::Owners;
+use crate::read::{KeyColumns, RowKeys};
 use crate::state::{BucketState, LiveFile};
+use facts::describe;
 
 /// Tag of an add: object name of the file's index sidecar, relative to the table.
 pub const TAG_INDEX: &str = "tidelake.index";
 /// Objects that are read at a time.
 const READS_IN_FLIGHT_MAX: usize = 8;
+/// A sidecar that takes more than this for each key costs more than reading the key columns: it is
+/// not written.
+const SIDECAR_BYTES_PER_KEY_MAX: usize = 16;
+/// Bytes of a sidecar beside its keys.
+const SIDECAR_BYTES_BESIDE: usize = 1024;
+/// Bytes of a file's part that a row takes at least: estimated, where the rows are not counted.
+const FILE_ROW_BYTES: u64 = 16;
 
 /// Loads states of one table's buckets.
 #[derive(Debug, Clone)]
 pub struct StateLoader {
     spec: KeySpec,
     columns: Arc<KeyColumns>,
+    owners: Owners,
     home: Arc<IndexHome>,
 }
 
@@ -45,14 +63,45 @@ pub struct Loaded {
     pub vectors: u64,
 }
 
+/// A bucket on its way to its state.
+struct Loading {
+    bucket: Bucket,
+    previous: Option<BucketState>,
+    /// Each with whether it may hold keys of other buckets too.
+    live: Vec<(Arc<DataFile>, bool)>,
+    /// The same files, described.
+    files: Vec<LiveFile>,
+    index: Index,
+    loaded: Loaded,
+}
+
+/// A file whose keys are read, for the loadings at these places.
+type Wanted = (Arc<DataFile>, Vec<(usize, Bucket)>);
+
+/// The keys of a file: a run for each loading that wants them.
+struct Covered {
+    runs: Vec<(usize, Run)>,
+    from_sidecar: bool,
+    damaged: bool,
+}
+
+/// The bucket whose keys alone a file holds; none for files of several, or of other writers.
+pub(crate) fn only_bucket(file: &DataFile) -> Option<Bucket> {
+    match file.buckets().as_deref() {
+        Some([bucket]) => Some(*bucket),
+        _ => None,
+    }
+}
+
 impl StateLoader {
-    /// `None` for a table without a primary key.
+    /// `None` for a table without a primary key. `owners` says which bucket a key belongs to.
     ///
     /// # Errors
     /// Where the schema can't be translated.
     pub fn new(
         schema: &TableSchema,
         delta_schema: &str,
+        owners: Owners,
         home: Arc<IndexHome>,
     ) -> Result<Option<Self>, TableError> {
         let Some(spec) = KeySpec::of(schema) else {
@@ -62,6 +111,7 @@ impl StateLoader {
         Ok(Some(Self {
             spec,
             columns,
+            owners,
             home,
         }))
     }
@@ -72,6 +122,10 @@ impl StateLoader {
 
     pub fn columns(&self) -> &Arc<KeyColumns> {
         &self.columns
+    }
+
+    pub fn owners(&self) -> &Owners {
+        &self.owners
     }
 
     pub fn home(&self) -> &Arc<IndexHome> {
@@ -86,136 +140,185 @@ impl StateLoader {
         bucket: Bucket,
         previous: Option<&BucketState>,
     ) -> Result<(BucketState, Loaded), TableError> {
-        let live: Vec<&Arc<DataFile>> = snapshot
-            .files()
-            .filter(|file| {
-                file.buckets()
-                    .is_none_or(|buckets| buckets.contains(&bucket))
-            })
-            .collect();
-        let mut loaded = Loaded::default();
-        let mut files = self.files(table, &live, previous, &mut loaded).await?;
-        // An entry that a merge dropped as dead is not there any more: where rows came back to life
-        // (another engine restored an older version), the index begins anew.
-        let previous = previous.filter(|previous| !resurrects(previous, &files));
-        let index = match previous {
-            Some(previous) => previous.index().clone(),
-            None => Index::new(self.spec.kind()),
-        };
-        let index = self.cover(table, &live, index, &mut loaded).await?;
-        for file in &mut files {
-            file.rows = file.rows.max(file.deleted.len());
-        }
-        let state = BucketState::of(index, files);
-        let home = Arc::clone(&self.home);
-        let state = blocking(move || state.settled(&home)).await?;
+        let wanted = [(bucket, previous.cloned())];
+        let mut states = self.load_all(table, snapshot, wanted).await?;
+        let (_, state, loaded) = states.pop().expect("one state for each bucket");
         Ok((state, loaded))
     }
 
-    async fn files(
+    /// The states of several buckets at `snapshot`, in their order. Reads only what their earlier
+    /// states don't know, and what several of them want once.
+    pub async fn load_all(
         &self,
         table: &DeltaTable,
-        live: &[&Arc<DataFile>],
-        previous: Option<&BucketState>,
-        loaded: &mut Loaded,
-    ) -> Result<Vec<LiveFile>, TableError> {
-        let mut files = Vec::with_capacity(live.len());
-        let mut missing = Vec::new();
-        for file in live {
-            let vector = file.dv().map(|vector| Arc::from(vector.unique_id()));
-            let known = previous.and_then(|previous| previous.file(file.path()));
-            let known = known.filter(|known| known.vector == vector);
-            let deleted = match (known, &vector) {
-                (Some(known), _) => Arc::clone(&known.deleted),
-                (None, None) => Arc::default(),
-                (None, Some(_)) => {
-                    missing.push(files.len());
-                    Arc::default()
-                }
-            };
-            let rows = file.num_records().unwrap_or(0);
-            files.push(LiveFile {
-                path: known.map_or_else(|| Arc::from(file.path()), |known| Arc::clone(&known.path)),
-                rows: u32::try_from(rows).unwrap_or(u32::MAX),
-                deleted,
-                vector,
-            });
+        snapshot: &Arc<Snapshot>,
+        wanted: impl IntoIterator<Item = (Bucket, Option<BucketState>)>,
+    ) -> Result<Vec<(Bucket, BucketState, Loaded)>, TableError> {
+        let kind = self.spec.kind();
+        let loadings = wanted.into_iter().map(|(bucket, previous)| Loading {
+            bucket,
+            previous,
+            live: Vec::new(),
+            files: Vec::new(),
+            index: Index::new(kind),
+            loaded: Loaded::default(),
+        });
+        let mut loadings: Vec<Loading> = loadings.collect();
+        deal(snapshot, &mut loadings);
+        describe(table, &mut loadings).await?;
+        for loading in &mut loadings {
+            // An entry that a merge dropped as dead is not there any more: where rows came back to
+            // life (another engine restored an older version), the index begins anew.
+            let previous = loading.previous.take();
+            let usable = previous.filter(|previous| !resurrects(previous, &loading.files));
+            if let Some(previous) = usable {
+                loading.index = previous.index().clone();
+            }
         }
-        loaded.vectors += missing.len() as u64;
-        let wanted: Vec<(usize, Arc<DataFile>)> = missing
-            .into_iter()
-            .map(|place| (place, Arc::clone(live[place])))
-            .collect();
-        for (place, deleted) in read_vectors(table, wanted).await? {
-            files[place].deleted = Arc::new(deleted);
-        }
-        Ok(files)
+        self.cover(table, &mut loadings).await?;
+        let settled = futures::stream::iter(loadings).map(|loading| {
+            let home = Arc::clone(&self.home);
+            blocking(move || {
+                let state = BucketState::of(loading.index, loading.files);
+                Ok((loading.bucket, state.settled(&home)?, loading.loaded))
+            })
+        });
+        settled.buffered(READS_IN_FLIGHT_MAX).try_collect().await
     }
 
-    /// Adds the keys of all live files that the index does not cover.
-    async fn cover(
-        &self,
-        table: &DeltaTable,
-        live: &[&Arc<DataFile>],
-        mut index: Index,
-        loaded: &mut Loaded,
-    ) -> Result<Index, TableError> {
-        let missing: Vec<Arc<DataFile>> = live
-            .iter()
-            .filter(|file| !index.covers(file.path()))
-            .map(|file| Arc::clone(file))
-            .collect();
-        let mut fetched = futures::stream::iter(missing)
-            .map(|file| {
-                let (table, columns) = (table.clone(), Arc::clone(&self.columns));
-                let spec = self.spec.clone();
-                async move {
-                    let sidecar = match file.tag(TAG_INDEX) {
-                        Some(name) => table.store().get_opt(name).await?,
-                        None => None,
-                    };
-                    let keys = match sidecar {
-                        Some(bytes) => FileKeys::Sidecar(bytes),
-                        None => FileKeys::Read(columns.entries(&table, &file, &spec).await?),
-                    };
-                    Ok::<_, TableError>((file, keys))
+    /// Adds the keys of all live files that the indexes don't cover.
+    async fn cover(&self, table: &DeltaTable, loadings: &mut [Loading]) -> Result<(), TableError> {
+        let mut own: Vec<Wanted> = Vec::new();
+        let mut shared: BTreeMap<Arc<str>, Wanted> = BTreeMap::new();
+        for (at, loading) in loadings.iter().enumerate() {
+            for ((file, is_shared), described) in loading.live.iter().zip(&loading.files) {
+                if loading.index.covers(&described.path) {
+                    continue;
                 }
-            })
+                let place = (at, loading.bucket);
+                if !*is_shared {
+                    own.push((Arc::clone(file), vec![place]));
+                    continue;
+                }
+                let path = Arc::clone(&described.path);
+                let wanted = shared.entry(path);
+                let wanted = wanted.or_insert_with(|| (Arc::clone(file), Vec::new()));
+                wanted.1.push(place);
+            }
+        }
+        let files = own.into_iter().chain(shared.into_values());
+        let mut covered = futures::stream::iter(files)
+            .map(|(file, wanted)| self.runs(table.clone(), file, wanted))
             .buffered(READS_IN_FLIGHT_MAX)
             .boxed();
-        while let Some((file, keys)) = fetched.try_next().await? {
-            let path: Arc<str> = Arc::from(file.path());
-            let entries = match keys {
-                FileKeys::Sidecar(bytes) => {
-                    let (home, own) = (Arc::clone(&self.home), index.clone());
-                    let name = Arc::clone(&path);
-                    let added = blocking(move || Ok(own.with_sidecar(&home, name, bytes)));
-                    match added.await? {
-                        Ok(next) => {
-                            index = next;
-                            loaded.sidecars += 1;
-                            continue;
-                        }
-                        Err(error) => {
-                            loaded.damaged += 1;
-                            tracing::warn!(file = %path, %error, "index sidecar is damaged, reading the keys from the file");
-                            self.columns.entries(table, &file, &self.spec).await?
-                        }
+        while let Some(file) = covered.try_next().await? {
+            for (at, run) in file.runs {
+                let loading = &mut loadings[at];
+                loading.index = loading.index.with_run(run);
+                loading.loaded.sidecars += u64::from(file.from_sidecar);
+                loading.loaded.rebuilt += u64::from(!file.from_sidecar);
+                loading.loaded.damaged += u64::from(file.damaged);
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys of a file, from its sidecar or else from its columns.
+    async fn runs(
+        &self,
+        table: DeltaTable,
+        file: Arc<DataFile>,
+        wanted: Vec<(usize, Bucket)>,
+    ) -> Result<Covered, TableError> {
+        let path: Arc<str> = Arc::from(file.path());
+        let only = only_bucket(&file);
+        let mut damaged = false;
+        // A sidecar holds all keys of its file: it can't stand for one bucket of several.
+        if let (Some(name), Some(_), [(at, _)]) = (file.tag(TAG_INDEX), only, wanted.as_slice()) {
+            let bytes = sidecar_bytes_max(rows_about(&file) as usize) as u64;
+            let _permit = self.home.load_permit(bytes).await;
+            if let Some(bytes) = table.store().get_opt(name).await? {
+                let (kind, home) = (self.spec.kind(), Arc::clone(&self.home));
+                let name = Arc::clone(&path);
+                let run = blocking(move || Ok(sidecar_run(kind, &home, name, bytes))).await?;
+                match run {
+                    Ok(run) => {
+                        return Ok(Covered {
+                            runs: vec![(*at, run)],
+                            from_sidecar: true,
+                            damaged,
+                        });
+                    }
+                    Err(error) => {
+                        damaged = true;
+                        tracing::warn!(file = %path, %error, "index sidecar is damaged, reading the keys from the file");
                     }
                 }
-                FileKeys::Read(entries) => entries,
-            };
-            loaded.rebuilt += 1;
-            let home = Arc::clone(&self.home);
-            index = blocking(move || Ok(index.with_entries(&home, path, &entries)?)).await?;
+            }
         }
-        Ok(index)
+        let opened = self.columns.open(&table, &file).await?;
+        let _permit = self.home.load_permit(opened.memory_bytes()).await;
+        let owners = only.is_none().then_some(&self.owners);
+        let keys = self.columns.read_opened(opened, &self.spec, owners).await?;
+        let home = Arc::clone(&self.home);
+        let runs = blocking(move || build(&home, &path, &keys, &wanted)).await?;
+        Ok(Covered {
+            runs,
+            from_sidecar: false,
+            damaged,
+        })
     }
 }
 
-enum FileKeys {
-    Sidecar(bytes::Bytes),
-    Read(Entries),
+fn build(
+    home: &IndexHome,
+    path: &Arc<str>,
+    keys: &RowKeys,
+    wanted: &[(usize, Bucket)],
+) -> Result<Vec<(usize, Run)>, TableError> {
+    let mut runs = Vec::with_capacity(wanted.len());
+    for (at, bucket) in wanted {
+        let entries = keys.entries_of(*bucket);
+        runs.push((*at, entries_run(home, Arc::clone(path), &entries)?));
+    }
+    Ok(runs)
+}
+
+/// Bytes that a sidecar of so many keys may have.
+pub(crate) fn sidecar_bytes_max(keys: usize) -> usize {
+    SIDECAR_BYTES_BESIDE.saturating_add(keys.saturating_mul(SIDECAR_BYTES_PER_KEY_MAX))
+}
+
+/// Rows of a file, about.
+fn rows_about(file: &DataFile) -> u64 {
+    file.num_records().unwrap_or(file.size() / FILE_ROW_BYTES)
+}
+
+/// Gives each loading the live files that may hold its keys.
+fn deal(snapshot: &Snapshot, loadings: &mut [Loading]) {
+    let mut places: HashMap<Bucket, Vec<usize>> = HashMap::new();
+    for (at, loading) in loadings.iter().enumerate() {
+        places.entry(loading.bucket).or_default().push(at);
+    }
+    for file in snapshot.files() {
+        match file.buckets() {
+            None => {
+                for loading in &mut *loadings {
+                    loading.live.push((Arc::clone(file), true));
+                }
+            }
+            Some(buckets) => {
+                let is_shared = buckets.len() != 1;
+                for at in buckets
+                    .iter()
+                    .filter_map(|bucket| places.get(bucket))
+                    .flatten()
+                {
+                    loadings[*at].live.push((Arc::clone(file), is_shared));
+                }
+            }
+        }
+    }
 }
 
 /// True where a file has rows that the earlier state held for dead.
@@ -226,84 +329,6 @@ fn resurrects(previous: &BucketState, files: &[LiveFile]) -> bool {
         }
         None => previous.index().covers(&file.path),
     })
-}
-
-/// A file by its place, and where its vector lies in an object.
-type Part = (usize, Arc<DataFile>, std::ops::Range<u64>);
-
-/// Vectors of many files; those that lie in one object are read together.
-async fn read_vectors(
-    table: &DeltaTable,
-    wanted: Vec<(usize, Arc<DataFile>)>,
-) -> Result<Vec<(usize, RowSet)>, TableError> {
-    let mut found = Vec::with_capacity(wanted.len());
-    let mut objects: BTreeMap<String, Vec<Part>> = BTreeMap::new();
-    for (place, file) in wanted {
-        let Some(descriptor) = file.dv() else {
-            continue;
-        };
-        match vector::locate(descriptor).map_err(|error| damaged(&file, &error))? {
-            VectorPlace::Inline(data) => {
-                let rows = vector::decode(&data);
-                let rows = rows.and_then(|rows| vector::checked(rows, descriptor));
-                found.push((place, row_set(&file, rows)?));
-            }
-            VectorPlace::File { name, range } => {
-                objects.entry(name).or_default().push((place, file, range));
-            }
-        }
-    }
-    let mut reads = futures::stream::iter(objects)
-        .map(|(name, parts)| {
-            let table = table.clone();
-            async move {
-                let from = parts
-                    .iter()
-                    .map(|(_, _, range)| range.start)
-                    .min()
-                    .unwrap_or(0);
-                let to = parts
-                    .iter()
-                    .map(|(_, _, range)| range.end)
-                    .max()
-                    .unwrap_or(0);
-                let bytes = table.store().get_range(&name, from..to).await?;
-                Ok::<_, TableError>((from, bytes, parts))
-            }
-        })
-        .buffered(READS_IN_FLIGHT_MAX)
-        .boxed();
-    while let Some((from, bytes, parts)) = reads.try_next().await? {
-        for (place, file, range) in parts {
-            let own = (range.start - from) as usize..(range.end - from) as usize;
-            let rows = bytes.get(own).unwrap_or_default();
-            let rows = vector::decode_in_file(rows);
-            let rows = match file.dv() {
-                Some(descriptor) => rows.and_then(|rows| vector::checked(rows, descriptor)),
-                None => rows,
-            };
-            found.push((place, row_set(&file, rows)?));
-        }
-    }
-    Ok(found)
-}
-
-fn row_set(
-    file: &DataFile,
-    rows: Result<vector::DeletedRows, vector::VectorError>,
-) -> Result<RowSet, TableError> {
-    let rows = rows.map_err(|error| damaged(file, &error))?;
-    RowSet::from_deleted_rows(&rows).ok_or_else(|| TableError::Damaged {
-        what: file.path().to_owned(),
-        reason: "its deletion vector names rows beyond 2^32".into(),
-    })
-}
-
-fn damaged(file: &DataFile, error: &vector::VectorError) -> TableError {
-    TableError::Damaged {
-        what: file.path().to_owned(),
-        reason: format!("its deletion vector can't be read: {error}"),
-    }
 }
 
 /// Runs work that takes long on a thread that may.

@@ -68,6 +68,12 @@ impl RowSet {
         pairs.all(|(theirs, own)| theirs & !own == 0)
     }
 
+    /// The largest row.
+    pub fn last(&self) -> Option<u32> {
+        let place = self.words.iter().rposition(|word| *word != 0)?;
+        Some(place as u32 * 64 + self.words[place].ilog2())
+    }
+
     /// In rising order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.words.iter().enumerate().flat_map(|(place, &word)| {
@@ -178,6 +184,7 @@ mod tests {
             let (set_a, set_b): (RowSet, RowSet) = (a.iter().copied().collect(), b.iter().copied().collect());
             prop_assert_eq!(set_a.len() as usize, a.len());
             prop_assert_eq!(set_a.iter().collect::<BTreeSet<_>>(), a.clone());
+            prop_assert_eq!(set_a.last(), a.last().copied());
             let mut both = set_a.clone();
             both.union(&set_b);
             prop_assert_eq!(both.iter().collect::<BTreeSet<_>>(), a.union(&b).copied().collect());

@@ -1,5 +1,9 @@
 //! One bucket of an upsert table at one moment: its live files, their deleted rows, its key index.
 //!
+//! A file of several buckets (one that another engine wrote) is a file of each of them: the index of a
+//! bucket holds only the bucket's own keys of it, its deleted rows are those of all buckets, exactly
+//! what the committed vector says. So what is written next on top of them loses none.
+//!
 //! Owns the question "where is the live row of this key". An entry of the index is only a candidate:
 //! it counts where its file is live and its row not deleted here. So one index serves many states,
 //! and stale entries do no harm. A value: it never changes, later states share what they have in
@@ -30,9 +34,18 @@ pub struct LiveFile {
     pub path: Arc<str>,
     /// Physical rows.
     pub rows: u32,
+    /// Of all buckets.
     pub deleted: Arc<RowSet>,
     /// Identity of the committed vector that `deleted` was read from or written as.
     pub(crate) vector: Option<Arc<str>>,
+}
+
+/// A file's vector as a commit holds it.
+#[derive(Debug, Clone)]
+pub(crate) struct Committed {
+    /// Identity of the vector.
+    pub id: Arc<str>,
+    pub deleted: Arc<RowSet>,
 }
 
 impl LiveFile {
@@ -89,6 +102,7 @@ impl BucketState {
         self.file(path).map(|file| &file.deleted)
     }
 
+    /// Rows that count in the bucket's files: those of other buckets too, where a file is of several.
     pub fn live_rows(&self) -> u64 {
         self.files
             .iter()
@@ -186,13 +200,18 @@ impl BucketState {
         Ok(())
     }
 
-    /// Notes which vectors a commit wrote, and drops the files that it removed.
-    pub(crate) fn committed(&mut self, vectors: &HashMap<Arc<str>, Option<Arc<str>>>) {
+    /// Takes over the vectors that a commit wrote, other buckets' rows included, and drops the files
+    /// that it removed.
+    pub(crate) fn committed(&mut self, touched: &HashMap<Arc<str>, Option<Committed>>) {
+        if touched.is_empty() {
+            return;
+        }
         let files = Arc::make_mut(&mut self.files);
-        files.retain_mut(|file| match vectors.get(&file.path) {
+        files.retain_mut(|file| match touched.get(&file.path) {
             None => true,
-            Some(Some(id)) => {
-                file.vector = Some(Arc::clone(id));
+            Some(Some(vector)) => {
+                file.vector = Some(Arc::clone(&vector.id));
+                file.deleted = Arc::clone(&vector.deleted);
                 true
             }
             Some(None) => false,

@@ -1,7 +1,7 @@
 //! Rows to a Parquet file.
 //!
 //! ```text
-//!  the table's columns (stored types, field ids) | __bucket int32 | __offset int64 | __row int32 | __timestamp timestamp(ms, UTC)
+//!  the table's columns (stored types, physical names, field ids) | __bucket int32 | __offset int64 | __row int32 | __timestamp timestamp(ms, UTC)
 //! ```
 //! The last four are the sequence of each row and when its message was written. They are physical
 //! only: the table's schema does not name them, so other readers don't see them. Rows stand in
@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMillisecondArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::DataType;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -20,10 +20,9 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersi
 use parquet::schema::types::ColumnPath;
 use tidelake_core::Bucket;
 use tidelake_manifest::{Stats, StatsCollector};
-use tidelake_schema::TableSchema;
-use tidelake_schema::arrow::{storage_schema, to_storage};
 
 use crate::encoding::{Choice, choose};
+use crate::layout::FileLayout;
 use crate::{Changes, Chunk, Positions, Sealed, TableError};
 
 /// Names of the hidden columns, in the order they are written.
@@ -44,9 +43,9 @@ impl FileSettings {
     /// Files that rows are looked up in by key: small pages and dictionaries, so that one row
     /// costs little.
     #[must_use]
-    pub fn keyed(self) -> Self {
+    pub fn for_lookups(self) -> Self {
         Self {
-            page_rows_max: KEYED_PAGE_ROWS_MAX.min(self.page_rows_max),
+            page_rows_max: LOOKUP_PAGE_ROWS_MAX.min(self.page_rows_max),
             ..self
         }
     }
@@ -73,71 +72,59 @@ pub struct EncodedFile {
 }
 
 const PAGE_ROWS_MAX: usize = 20_000;
-const KEYED_PAGE_ROWS_MAX: usize = 1024;
+const LOOKUP_PAGE_ROWS_MAX: usize = 1024;
 /// A reader of one row decodes the whole dictionary of its column.
-const KEYED_DICTIONARY_BYTES_MAX: usize = 32 * 1024;
+const LOOKUP_DICTIONARY_BYTES_MAX: usize = 32 * 1024;
 /// Leaf columns that a commit keeps bounds of: more would make the log heavy.
 const STATISTICS_COLUMNS_MAX: usize = 64;
 /// Statistics of long strings are cut to so many bytes (as bounds that stay true).
 const STATISTICS_BYTES_MAX: usize = 64;
 
-/// The Arrow schema of a data file.
-pub fn file_schema(schema: &TableSchema) -> SchemaRef {
-    let stored = storage_schema(schema);
-    let mut fields: Vec<_> = stored.fields().iter().cloned().collect();
-    let [bucket, offset, row, timestamp] = HIDDEN_COLUMNS;
-    let time = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
-    fields.extend([
-        Arc::new(Field::new(bucket, DataType::Int32, false)),
-        Arc::new(Field::new(offset, DataType::Int64, false)),
-        Arc::new(Field::new(row, DataType::Int32, false)),
-        Arc::new(Field::new(timestamp, time, false)),
-    ]);
-    Arc::new(Schema::new(fields))
-}
-
 /// Encodes the rows of one or more buckets as one file; `None` where there is no row.
 pub fn encode(
-    schema: &TableSchema,
+    layout: &FileLayout,
     buckets: &[Sealed],
     settings: FileSettings,
 ) -> Result<Option<EncodedFile>, TableError> {
     let chunks = buckets.iter().flat_map(|sealed| {
         let chunks = sealed.chunks.iter();
-        chunks.map(|chunk| (sealed.bucket, Cow::Borrowed(chunk)))
+        chunks.map(|chunk| Ok((sealed.bucket, Cow::Borrowed(chunk))))
     });
-    encode_chunks(schema, chunks, settings)
+    encode_chunks(layout, chunks, settings)
 }
 
 /// Encodes the rows of a bucket that are the newest of their key; `None` where there is none.
 pub fn encode_newest(
-    schema: &TableSchema,
+    layout: &FileLayout,
     sealed: &Sealed,
     changes: &Changes,
     settings: FileSettings,
 ) -> Result<Option<EncodedFile>, TableError> {
-    let mut kept = Vec::with_capacity(sealed.chunks.len());
-    for (place, chunk) in sealed.chunks.iter().enumerate() {
-        kept.push(match changes.kept_of(place) {
+    // One after the other: no more than one chunk is in memory a second time.
+    let chunks = sealed.chunks.iter().enumerate().map(|(place, chunk)| {
+        let kept = match changes.kept_of(place) {
             None => Cow::Borrowed(chunk),
             Some(rows) => Cow::Owned(chunk.filtered(rows)?),
-        });
-    }
-    let chunks = kept.into_iter().map(|chunk| (sealed.bucket, chunk));
-    encode_chunks(schema, chunks, settings)
+        };
+        Ok((sealed.bucket, kept))
+    });
+    encode_chunks(layout, chunks, settings)
 }
 
 fn encode_chunks<'a>(
-    schema: &TableSchema,
-    chunks: impl Iterator<Item = (Bucket, Cow<'a, Chunk>)>,
+    layout: &FileLayout,
+    chunks: impl Iterator<Item = Result<(Bucket, Cow<'a, Chunk>), TableError>>,
     settings: FileSettings,
 ) -> Result<Option<EncodedFile>, TableError> {
-    let file_schema = file_schema(schema);
     let mut writer: Option<ArrowWriter<Vec<u8>>> = None;
     let mut rows = 0;
     let mut stats = StatsCollector::new(STATISTICS_COLUMNS_MAX);
-    for (bucket, chunk) in chunks.filter(|(_, chunk)| chunk.rows() > 0) {
-        let batch = stored_batch(&file_schema, schema, bucket, &chunk)?;
+    for chunk in chunks {
+        let (bucket, chunk) = chunk?;
+        if chunk.rows() == 0 {
+            continue;
+        }
+        let batch = stored_batch(layout, bucket, &chunk)?;
         let writer = match &mut writer {
             Some(writer) => writer,
             None => {
@@ -145,7 +132,7 @@ fn encode_chunks<'a>(
                 let buffer = Vec::new();
                 writer.insert(ArrowWriter::try_new(
                     buffer,
-                    file_schema.clone(),
+                    Arc::clone(layout.file_schema()),
                     Some(properties),
                 )?)
             }
@@ -168,15 +155,17 @@ fn encode_chunks<'a>(
 }
 
 fn stored_batch(
-    file_schema: &SchemaRef,
-    schema: &TableSchema,
+    layout: &FileLayout,
     bucket: Bucket,
     chunk: &Chunk,
 ) -> Result<RecordBatch, TableError> {
-    let stored = to_storage(&chunk.batch, schema)?;
+    let stored = layout.stored(&chunk.batch)?;
     let mut columns = stored.columns().to_vec();
     columns.extend(hidden_columns(bucket, &chunk.positions));
-    Ok(RecordBatch::try_new(file_schema.clone(), columns)?)
+    Ok(RecordBatch::try_new(
+        Arc::clone(layout.file_schema()),
+        columns,
+    )?)
 }
 
 fn hidden_columns(bucket: Bucket, positions: &Positions) -> [ArrayRef; 4] {
@@ -210,8 +199,8 @@ fn properties(first: &RecordBatch, settings: FileSettings) -> WriterProperties {
         .set_statistics_truncate_length(Some(STATISTICS_BYTES_MAX))
         .set_column_index_truncate_length(Some(STATISTICS_BYTES_MAX))
         .set_statistics_enabled(EnabledStatistics::Chunk);
-    if settings.page_rows_max <= KEYED_PAGE_ROWS_MAX {
-        builder = builder.set_dictionary_page_size_limit(KEYED_DICTIONARY_BYTES_MAX);
+    if settings.page_rows_max <= LOOKUP_PAGE_ROWS_MAX {
+        builder = builder.set_dictionary_page_size_limit(LOOKUP_DICTIONARY_BYTES_MAX);
     }
     for (field, column) in first.schema().fields().iter().zip(first.columns()) {
         let path = ColumnPath::from(vec![field.name().clone()]);

@@ -8,6 +8,10 @@
 //! ```
 //! Runs are a cache of one process: whatever a process that died has left is removed by the next
 //! that opens the folder. Nothing else in the folder is touched.
+//!
+//! Invariant: what is read to build runs of a home holds [`LOAD_BYTES_MAX`] of memory at most at any
+//! moment, whatever the number of tables and buckets that are loaded at once; what is encoded to be
+//! flushed beside it [`FLUSH_BYTES_MAX`].
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -15,18 +19,34 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::error::IndexError;
 
 const LOCK: &str = "lock";
 const HOME_PREFIX: &str = "runs-";
 const RUN_SUFFIX: &str = ".run";
+/// Memory of all sidecars and key columns that are read at once on their way into runs.
+pub const LOAD_BYTES_MAX: u64 = 256 << 20;
+/// Memory of all buckets that are encoded and stored at once, beside their rows.
+pub const FLUSH_BYTES_MAX: u64 = 512 << 20;
+/// The unit in which memory is handed out: a semaphore counts 32 bits.
+const PERMIT_UNIT: u64 = 4 << 10;
 
 /// Where runs live. A clone is the same home.
 #[derive(Debug, Clone)]
 pub struct IndexHome {
     folder: Option<Arc<Folder>>,
     memory_bytes_max: usize,
+    loads: Arc<Semaphore>,
+    flushes: Arc<Semaphore>,
 }
+
+/// Memory that may be used until this is dropped.
+#[derive(Debug)]
+pub(crate) struct MemoryPermit(
+    #[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>,
+);
 
 impl IndexHome {
     /// Runs stay in memory whatever their size.
@@ -34,6 +54,8 @@ impl IndexHome {
         Self {
             folder: None,
             memory_bytes_max: usize::MAX,
+            loads: memory(LOAD_BYTES_MAX),
+            flushes: memory(FLUSH_BYTES_MAX),
         }
     }
 
@@ -45,7 +67,20 @@ impl IndexHome {
         Ok(Self {
             folder: Some(Arc::new(folder)),
             memory_bytes_max,
+            loads: memory(LOAD_BYTES_MAX),
+            flushes: memory(FLUSH_BYTES_MAX),
         })
+    }
+
+    /// Waits until `bytes` more may be read. A load that alone is larger than everything waits until
+    /// it is alone.
+    pub(crate) async fn load_permit(&self, bytes: u64) -> MemoryPermit {
+        permit(&self.loads, bytes, LOAD_BYTES_MAX).await
+    }
+
+    /// Waits until `bytes` more may be encoded, by the same rule.
+    pub(crate) async fn flush_permit(&self, bytes: u64) -> MemoryPermit {
+        permit(&self.flushes, bytes, FLUSH_BYTES_MAX).await
     }
 
     /// The folder that this home made for itself; None in memory.
@@ -77,6 +112,18 @@ impl IndexHome {
             _folder: Arc::clone(folder),
         })
     }
+}
+
+fn memory(bytes: u64) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new((bytes / PERMIT_UNIT) as usize))
+}
+
+/// Whoever holds a permit must not wait for another of the same memory.
+async fn permit(memory: &Arc<Semaphore>, bytes: u64, bytes_max: u64) -> MemoryPermit {
+    let units = bytes.min(bytes_max).div_ceil(PERMIT_UNIT);
+    let units = u32::try_from(units).unwrap_or(u32::MAX);
+    // The semaphore is never closed.
+    MemoryPermit(Arc::clone(memory).acquire_many_owned(units).await.ok())
 }
 
 pub(super) fn failure(action: &'static str, path: &Path, source: io::Error) -> IndexError {
@@ -185,4 +232,29 @@ fn is_numbered(path: &Path, prefix: &str, suffix: &str) -> bool {
         .and_then(|name| name.to_str())
         .and_then(|name| name.strip_prefix(prefix)?.strip_suffix(suffix))
         .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn memory_is_handed_out_up_to_its_bound_in_the_order_of_asking() {
+        let home = IndexHome::memory();
+        let half = home.load_permit(LOAD_BYTES_MAX / 2 + 1).await;
+        let small = home.load_permit(100).await;
+        // Larger than everything: waits for all, and nobody overtakes it.
+        let mut huge = Box::pin(home.load_permit(u64::MAX));
+        assert!(huge.as_mut().now_or_never().is_none());
+        let mut late = Box::pin(home.load_permit(1));
+        assert!(late.as_mut().now_or_never().is_none());
+        assert!(home.flush_permit(FLUSH_BYTES_MAX).now_or_never().is_some());
+        drop((half, small));
+        let huge = huge.now_or_never().expect("it is alone");
+        assert!(late.as_mut().now_or_never().is_none());
+        drop(huge);
+        assert!(late.now_or_never().is_some());
+    }
 }

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use error::IndexError;
-pub use home::IndexHome;
+pub use home::{FLUSH_BYTES_MAX, IndexHome, LOAD_BYTES_MAX};
 pub use keys::{Entries, KeyKind, KeyRef, Keys};
 pub use merge::MergeJob;
 pub use run::Run;
@@ -83,11 +83,7 @@ impl Index {
         if self.covers(&file) {
             return Ok(self.clone());
         }
-        let run = Run::of_sidecar(home, file, bytes)?;
-        if run.kind() != self.kind {
-            return Err(run.damaged("its keys are of another kind than the table's"));
-        }
-        Ok(self.with(run))
+        Ok(self.with(sidecar_run(self.kind, home, file, bytes)?))
     }
 
     /// The index with a file's entries. A file that is covered already changes nothing. Blocking
@@ -106,6 +102,21 @@ impl Index {
             return Ok(self.clone());
         }
         Ok(self.with(write::run_of(home, file, entries)?))
+    }
+
+    /// The index with a run of a file that was built beside it. A file that is covered already
+    /// changes nothing.
+    pub(crate) fn with_run(&self, run: Run) -> Self {
+        let covered = run
+            .files()
+            .spans()
+            .iter()
+            .any(|span| self.covers(&span.path));
+        if covered {
+            self.clone()
+        } else {
+            self.with(run)
+        }
     }
 
     fn with(&self, run: Run) -> Self {
@@ -268,6 +279,33 @@ impl Index {
             runs: self.runs.iter().filter(lives).cloned().collect(),
         }
     }
+}
+
+/// A file's sidecar as a run; its bytes are checked to the last one. Blocking where the home has a
+/// folder.
+pub(crate) fn sidecar_run(
+    kind: KeyKind,
+    home: &IndexHome,
+    file: Arc<str>,
+    bytes: Bytes,
+) -> Result<Run, IndexError> {
+    let run = Run::of_sidecar(home, file, bytes)?;
+    if run.kind() != kind {
+        return Err(run.damaged("its keys are of another kind than the table's"));
+    }
+    Ok(run)
+}
+
+/// A file's entries as a run. Blocking where the home has a folder.
+///
+/// # Panics
+/// Where the keys are out of order: a broken caller.
+pub(crate) fn entries_run(
+    home: &IndexHome,
+    file: Arc<str>,
+    entries: &Entries,
+) -> Result<Run, IndexError> {
+    write::run_of(home, file, entries)
 }
 
 /// The caller's slots for a run's files, each asked for once.

@@ -72,6 +72,13 @@ impl KeySpec {
         })
     }
 
+    /// True where both make the same keys of the same values, wherever their columns stand and
+    /// whatever they are called.
+    pub fn encodes_like(&self, other: &Self) -> bool {
+        let types = |spec: &Self| spec.parts.iter().map(|part| part.ty).collect::<Vec<_>>();
+        types(self) == types(other)
+    }
+
     pub fn kind(&self) -> KeyKind {
         self.kind
     }

@@ -4,6 +4,7 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 use tidelake_core::Watermark;
+use tidelake_schema::TableSchema;
 
 use super::*;
 use crate::Memtable;
@@ -16,6 +17,10 @@ fn schema() -> TableSchema {
             {"id":3,"name":"at","required":false,"type":"time"}]}"#,
     )
     .unwrap()
+}
+
+fn layout() -> FileLayout {
+    FileLayout::plain(&schema())
 }
 
 fn sealed(bucket: u32, from: i64, names: &[Option<String>]) -> Sealed {
@@ -60,7 +65,7 @@ proptest! {
     ) {
         let buckets = [sealed(0, 100, &first), sealed(7, 5, &second)];
         let settings = FileSettings { row_group_rows_max: group, ..FileSettings::default() };
-        let file = encode(&schema(), &buckets, settings).unwrap();
+        let file = encode(&layout(), &buckets, settings).unwrap();
         let names: Vec<_> = first.iter().chain(&second).cloned().collect();
         let Some(file) = file else { prop_assert!(names.is_empty()); return Ok(()) };
         prop_assert_eq!(file.rows as usize, names.len());
@@ -86,7 +91,7 @@ proptest! {
 #[test]
 fn time_is_stored_as_a_plain_long_and_columns_keep_their_field_ids() {
     let file = encode(
-        &schema(),
+        &layout(),
         &[sealed(0, 0, &[None, Some("x".into())])],
         FileSettings::default(),
     )

@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod doctor;
+mod loading;
+mod schema_changes;
 mod two_writers;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,18 +16,18 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 use tidelake_core::{Bucket, TableVersion, TopicId, Watermark, clock, ids};
-use tidelake_manifest::action::{Add, TAG_BUCKET};
+use tidelake_manifest::action::{Action, Add, CommitInfo, TAG_BUCKET, write_commit};
 use tidelake_manifest::{
     CommitOutcome, Conflict, CreateTable, DataFile, DeltaTable, Snapshot, Transaction, vector,
 };
 use tidelake_schema::TableSchema;
-use tidelake_schema::arrow::{to_arrow, to_logical};
+use tidelake_schema::arrow::{Identity, conform, to_arrow};
 use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::check::check;
 use tidelake_table::index::{IndexHome, KeySpec};
 use tidelake_table::{
-    BucketState, Chunk, Deletes, FileSettings, FlushOutcome, KeyedBucket, KeyedRequest, Memtable,
-    Positions, StateLoader, TAG_INDEX, VECTOR_IDS, encode, flush_keyed,
+    BucketState, Chunk, Deletes, FileLayout, FileSettings, Flush, FlushOutcome, FlushRows,
+    Memtable, Owners, Positions, StateLoader, TAG_INDEX, UpsertBucket, VECTOR_IDS, encode,
 };
 
 const TOPIC: TopicId = TopicId([7; 16]);
@@ -96,6 +99,18 @@ impl Shape {
         columns
     }
 
+    /// The bucket of each key: whether it is odd.
+    fn owners(self) -> Owners {
+        Owners::new(2, move |keys| {
+            let columns = keys.columns().len();
+            // In the table's order again.
+            let places: Vec<usize> = (0..columns).rev().collect();
+            let table = keys.project(&places).unwrap();
+            let buckets = (0..keys.num_rows()).map(|row| self.key_of(&table, row) % 2);
+            Ok(buckets.collect())
+        })
+    }
+
     fn key_of(self, batch: &RecordBatch, row: usize) -> u32 {
         match self {
             Self::Long => {
@@ -132,8 +147,13 @@ enum Step {
     Rewrite { file: usize },
     /// Another engine restores an older version: rows come back to life.
     Restore { version: usize },
-    /// Another engine inserts rows of keys that have none.
-    Insert { bucket: u32, records: Vec<Record> },
+    /// Another engine inserts rows of keys that have none, in a file of a bucket or of all of them.
+    Insert {
+        bucket: Option<u32>,
+        records: Vec<Record>,
+    },
+    /// Another engine writes all live rows anew, into one file of all buckets.
+    Optimize,
     /// A flusher forgets all it knows.
     Restart { writer: usize },
 }
@@ -146,17 +166,33 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let message = prop::collection::vec((0..KEYS, value), 1..6);
     let messages = prop::collection::vec(message, 1..6);
-    let buckets = prop::collection::vec((0..2u32, messages), 1..3);
+    let buckets = (0..2u32, messages).prop_map(|(bucket, messages)| {
+        let messages = messages.into_iter().map(|records| of(bucket, records));
+        (bucket, messages.collect::<Vec<_>>())
+    });
+    let buckets = prop::collection::vec(buckets, 1..3);
+    let present = any::<i64>().prop_map(|value| Some(Some(value)));
+    let records = prop::collection::vec((0..KEYS, present), 1..12);
     prop_oneof![
         8 => (0..2usize, buckets, prop::bool::weighted(0.7))
             .prop_map(|(writer, buckets, fresh)| Step::Flush { writer, buckets, fresh }),
         2 => (2..5u64, any::<usize>()).prop_map(|(every, file)| Step::Delete { every, file }),
         2 => any::<usize>().prop_map(|file| Step::Rewrite { file }),
         1 => any::<usize>().prop_map(|version| Step::Restore { version }),
-        1 => (0..2u32, prop::collection::vec((0..KEYS, any::<i64>().prop_map(|value| Some(Some(value)))), 1..6))
-            .prop_map(|(bucket, records)| Step::Insert { bucket, records }),
+        1 => (0..2u32, records.clone())
+            .prop_map(|(bucket, records)| Step::Insert { bucket: Some(bucket), records: of(bucket, records) }),
+        2 => records.prop_map(|records| Step::Insert { bucket: None, records }),
+        1 => Just(Step::Optimize),
         1 => (0..2usize).prop_map(|writer| Step::Restart { writer }),
     ]
+}
+
+/// Records of a bucket: of keys that belong to it.
+fn of(bucket: u32, records: Vec<Record>) -> Vec<Record> {
+    let records = records.into_iter();
+    records
+        .map(|(key, value)| (key / 2 * 2 + bucket, value))
+        .collect()
 }
 
 /// Buckets with their messages.
@@ -217,7 +253,8 @@ impl World {
         let writers = (0..2).map(|writer| {
             let home = IndexHome::open(&homes.path().join(writer.to_string()), 256).unwrap();
             let delta_schema = &base.metadata().schema_string;
-            let loader = StateLoader::new(&schema, delta_schema, Arc::new(home)).unwrap();
+            let loader = StateLoader::new(&schema, delta_schema, shape.owners(), Arc::new(home));
+            let loader = loader.unwrap();
             Writer {
                 table: table.clone(),
                 base: Arc::clone(&base),
@@ -251,6 +288,7 @@ impl World {
             Step::Rewrite { file } => self.rewrite(*file).await,
             Step::Restore { version } => self.restore(*version).await,
             Step::Insert { bucket, records } => self.insert(*bucket, records).await,
+            Step::Optimize => self.optimize().await,
             Step::Restart { writer } => self.writers[*writer].states.clear(),
         }
         let snapshot = self.latest().await;
@@ -259,7 +297,7 @@ impl World {
     }
 
     /// What a writer would commit, on top of what it knows.
-    async fn request(&self, writer: usize, records: &Records) -> KeyedRequest {
+    async fn request(&self, writer: usize, records: &Records) -> Flush {
         let own = &self.writers[writer];
         let mut memtables: BTreeMap<u32, Memtable> = BTreeMap::new();
         for (bucket, messages) in records {
@@ -282,19 +320,22 @@ impl World {
                 .load(&self.table, &own.base, sealed.bucket, previous);
             let (state, _) = load.await.unwrap();
             let file_id = uuid();
-            buckets.push(KeyedBucket {
+            buckets.push(UpsertBucket {
                 sealed,
                 state,
                 file_id,
             });
         }
-        KeyedRequest {
+        Flush {
             topic_id: TOPIC,
-            buckets,
+            rows: FlushRows::Upsert {
+                loader: own.loader.clone(),
+                buckets,
+                vector_ids: (0..VECTOR_IDS).map(|_| uuid()).collect(),
+            },
             txns: Vec::new(),
             files: FileSettings::default(),
             reason: "test",
-            vector_ids: (0..VECTOR_IDS).map(|_| uuid()).collect(),
             now_ms: 1,
         }
     }
@@ -305,14 +346,15 @@ impl World {
             self.writers[writer].base = latest.clone();
         }
         let request = self.request(writer, records).await;
-        let fenced = request.buckets.iter().any(|held| {
+        let FlushRows::Upsert { buckets, .. } = &request.rows else {
+            panic!("an upsert table")
+        };
+        let fenced = buckets.iter().any(|held| {
             let mark = latest.watermark(&TOPIC, held.sealed.bucket);
             mark.unwrap_or_default() != held.sealed.from
         });
         let own = &mut self.writers[writer];
-        let flushed = flush_keyed(&own.table, &own.base, &own.loader, request)
-            .await
-            .unwrap();
+        let flushed = request.run(&own.table, &own.base).await.unwrap();
         own.states.extend(flushed.states);
         match flushed.outcome {
             FlushOutcome::Committed(flushed) => {
@@ -324,6 +366,22 @@ impl World {
             FlushOutcome::Conflicted(Conflict::WatermarkMoved { .. }) => assert!(fenced),
             FlushOutcome::Conflicted(other) => panic!("unexpected conflict: {other}"),
         }
+    }
+
+    /// What another engine commits: by rules of its own, which are fewer than ours.
+    async fn commit_of_others(&self, base: &Snapshot, tx: Transaction) {
+        let info = CommitInfo {
+            timestamp: Some(base.timestamp_ms() + 1),
+            operation: Some(tx.operation),
+            engine_info: Some("another".into()),
+            ..CommitInfo::default()
+        };
+        let mut actions = vec![Action::CommitInfo(info)];
+        actions.extend(tx.removes.into_iter().map(Action::Remove));
+        actions.extend(tx.adds.into_iter().map(Action::Add));
+        let name = format!("_delta_log/{:020}.json", base.version().next().0);
+        let bytes = write_commit(&actions);
+        self.table.store().put(&name, bytes.into()).await.unwrap();
     }
 
     async fn delete(&mut self, every: u64, file: usize) {
@@ -348,15 +406,18 @@ impl World {
             adds: (!all)
                 .then(|| Add {
                     deletion_vector: Some(vector),
-                    stats: file.widened_stats(),
+                    // Files with a vector are counted, by the protocol.
+                    stats: Some(format!(
+                        r#"{{"numRecords":{},"tightBounds":false}}"#,
+                        rows.len()
+                    )),
                     ..file.add.clone()
                 })
                 .into_iter()
                 .collect(),
             ..Transaction::default()
         };
-        let outcome = self.table.commit(&snapshot, tx).await.unwrap();
-        assert!(matches!(outcome, CommitOutcome::Committed { .. }));
+        self.commit_of_others(&snapshot, tx).await;
     }
 
     /// Writes a file's live rows anew.
@@ -376,7 +437,10 @@ impl World {
             let records: Vec<Record> = live.iter().rev().map(|(_, k, v)| (*k, Some(*v))).collect();
             adds.push(Add {
                 data_change: false,
-                ..self.file_of(*bucket, &records).await
+                ..match file.tag(TAG_BUCKET) {
+                    Some(_) => self.file_of(*bucket, &records).await,
+                    None => self.foreign_file(&records).await,
+                }
             });
         }
         let tx = Transaction {
@@ -385,16 +449,78 @@ impl World {
             adds,
             ..Transaction::default()
         };
-        let outcome = self.table.commit(&snapshot, tx).await.unwrap();
-        assert!(matches!(outcome, CommitOutcome::Committed { .. }));
+        self.commit_of_others(&snapshot, tx).await;
     }
 
-    /// A data file as other writers leave it: without an index sidecar.
+    /// Writes all live rows anew, as one file.
+    async fn optimize(&mut self) {
+        let snapshot = self.latest().await;
+        let mut records: Vec<Record> = Vec::new();
+        for file in snapshot.files() {
+            let dead = self.dead(file).await;
+            for (row, (_, key, value)) in self.rows_of(file).await {
+                if !dead.contains(row) {
+                    records.push((key, Some(value)));
+                }
+            }
+        }
+        if records.is_empty() {
+            return;
+        }
+        let add = self.foreign_file(&records).await;
+        let tx = Transaction {
+            operation: "OPTIMIZE".into(),
+            removes: snapshot
+                .files()
+                .map(|file| file.add.to_remove(1, false))
+                .collect(),
+            adds: vec![Add {
+                data_change: false,
+                ..add
+            }],
+            ..Transaction::default()
+        };
+        self.commit_of_others(&snapshot, tx).await;
+    }
+
+    /// A data file as other engines leave it: keys of all buckets, no tags, no hidden columns, and
+    /// statistics or none.
+    async fn foreign_file(&self, records: &[Record]) -> Add {
+        let (keys, values): (Vec<u32>, Vec<Option<i64>>) = records
+            .iter()
+            .map(|(key, value)| (*key, value.unwrap()))
+            .unzip();
+        let mut columns = self.shape.key_columns(&keys);
+        columns.push(Arc::new(Int64Array::from(values)));
+        let fields = to_arrow(&self.schema);
+        let fields = fields.fields().iter();
+        // Most engines write no field ids.
+        let fields = fields.map(|field| field.as_ref().clone().with_metadata(HashMap::new()));
+        let schema = Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(Vec::new(), schema, None).unwrap();
+        writer.write(&batch).unwrap();
+        let bytes = writer.into_inner().unwrap();
+        let name = format!("part-{}.parquet", uuid().simple());
+        let size = bytes.len() as i64;
+        self.table.store().put(&name, bytes.into()).await.unwrap();
+        let counted = records.len() % 3 != 0;
+        Add {
+            path: name,
+            size,
+            data_change: true,
+            stats: counted.then(|| format!(r#"{{"numRecords":{}}}"#, records.len())),
+            ..Add::default()
+        }
+    }
+
+    /// A data file of one bucket as another compactor leaves it: without an index sidecar.
     async fn file_of(&self, bucket: u32, records: &[Record]) -> Add {
         let mut memtable = Memtable::new(Bucket(bucket), Watermark(0));
         fill(self.shape, &self.schema, &mut memtable, 0, records);
         let sealed = [memtable.seal()];
-        let encoded = encode(&self.schema, &sealed, FileSettings::default());
+        let layout = FileLayout::plain(&self.schema);
+        let encoded = encode(&layout, &sealed, FileSettings::default());
         let encoded = encoded.unwrap().unwrap();
         let name = format!("{}.parquet", uuid().simple());
         let size = encoded.bytes.len() as i64;
@@ -413,11 +539,12 @@ impl World {
     }
 
     /// Inserts those of the records whose keys have no row.
-    async fn insert(&mut self, bucket: u32, records: &[Record]) {
+    async fn insert(&mut self, bucket: Option<u32>, records: &[Record]) {
         let mut fresh = Rows::new();
         for (key, value) in records {
-            if let Some(value) = value.filter(|_| !self.model.contains_key(&(bucket, *key))) {
-                fresh.insert((bucket, *key), value);
+            let at = (key % 2, *key);
+            if let Some(value) = value.filter(|_| !self.model.contains_key(&at)) {
+                fresh.insert(at, value);
             }
         }
         if fresh.is_empty() {
@@ -426,11 +553,14 @@ impl World {
         let records: Vec<Record> = fresh.iter().map(|((_, k), v)| (*k, Some(*v))).collect();
         let tx = Transaction {
             operation: "WRITE".into(),
-            adds: vec![self.file_of(bucket, &records).await],
+            adds: vec![match bucket {
+                Some(bucket) => self.file_of(bucket, &records).await,
+                None => self.foreign_file(&records).await,
+            }],
             ..Transaction::default()
         };
-        let outcome = self.table.commit(&self.latest().await, tx).await.unwrap();
-        assert!(matches!(outcome, CommitOutcome::Committed { .. }));
+        let base = self.latest().await;
+        self.commit_of_others(&base, tx).await;
         self.model.extend(fresh);
     }
 
@@ -522,8 +652,7 @@ impl World {
         if tx.removes.is_empty() && tx.adds.is_empty() {
             return;
         }
-        let outcome = self.table.commit(&now, tx).await.unwrap();
-        assert!(matches!(outcome, CommitOutcome::Committed { .. }));
+        self.commit_of_others(&now, tx).await;
         self.model = self.versions[&version].clone();
     }
 
@@ -545,20 +674,19 @@ impl World {
         for batch in reader {
             let batch = batch.unwrap();
             let columns = self.schema.fields.len();
-            let buckets = batch.column_by_name("__bucket").unwrap().clone();
-            let stored = batch.project(&(0..columns).collect::<Vec<_>>()).unwrap();
-            let batch = to_logical(&stored, &self.schema).unwrap();
+            let own = batch.schema();
+            let names = self.schema.fields.iter().map(|field| field.name.as_str());
+            let places: Vec<usize> = names.map(|name| own.index_of(name).unwrap()).collect();
+            let stored = batch.project(&places).unwrap();
+            let batch = conform(&stored, &to_arrow(&self.schema), Identity::Name).unwrap();
             let values = batch
                 .column(columns - 1)
                 .as_primitive::<Int64Type>()
                 .clone();
             for row in 0..batch.num_rows() {
-                let bucket = buckets.as_primitive::<Int32Type>().value(row) as u32;
+                let key = self.shape.key_of(&batch, row);
                 let value = (!values.is_null(row)).then(|| values.value(row));
-                rows.insert(
-                    rows.len() as u64,
-                    (bucket, self.shape.key_of(&batch, row), value),
-                );
+                rows.insert(rows.len() as u64, (key % 2, key, value));
             }
         }
         rows

@@ -43,19 +43,22 @@ enum Other {
     Inserts,
     /// Another engine brings rows back that were deleted, some of them the flusher's keys.
     Restores,
+    /// A flusher of another bucket supersedes rows of a file of both buckets, as the flusher does.
+    SharedFile,
 }
 
-const OTHERS: [Other; 6] = [
+const OTHERS: [Other; 7] = [
     Other::AnotherBucket,
     Other::SameBucket,
     Other::Deletes,
     Other::Rewrites,
     Other::Inserts,
     Other::Restores,
+    Other::SharedFile,
 ];
 
 fn records(bucket: u32, keys: std::ops::Range<u32>, value: i64) -> (u32, Vec<Vec<Record>>) {
-    let rows = keys.map(|key| (key, Some(Some(value + i64::from(key)))));
+    let rows = keys.map(|key| (2 * key + bucket, Some(Some(value + i64::from(key)))));
     (bucket, vec![rows.collect()])
 }
 
@@ -65,6 +68,8 @@ const ROWS: u32 = 3000;
 const LOST: u32 = 5000;
 /// The first of the keys that the flusher brings for the first time.
 const NEW: u32 = 6000;
+/// The first of the keys in a file of both buckets.
+const SHARED: u32 = 7000;
 
 async fn meet(held: Held, other: Other) {
     let mut world = World::new(Shape::Long).await;
@@ -80,6 +85,10 @@ async fn meet(held: Held, other: Other) {
     let mut lost = records(0, LOST..LOST + 20, 1);
     lost.1[0].iter_mut().for_each(|(_, value)| *value = None);
     world.flush(0, &[lost], true).await;
+    world.note_version().await;
+    // A file of another engine, with keys of both buckets.
+    let shared = [0, 1].map(|bucket| records(bucket, SHARED..SHARED + 1000, 1).1.remove(0));
+    world.insert(None, &shared.concat()).await;
     world.note_version().await;
     let faults = FaultStore::new(world.table.store().object_store());
     let gate = Gate::new();
@@ -112,17 +121,15 @@ async fn meet(held: Held, other: Other) {
     // Every third row of the first file gets a newer one, one key is removed.
     let mut ours = records(0, 0..ROWS, 1_000_000);
     ours.1[0].retain(|(key, _)| key % 3 == 0);
-    ours.1.push(vec![(1, None)]);
+    ours.1.push(vec![(2, None)]);
     ours.1.extend(records(0, LOST..LOST + 10, 2).1);
     ours.1.extend(records(0, NEW..NEW + 10, 2).1);
+    ours.1.extend(records(0, SHARED..SHARED + 500, 2).1);
     let ours = [ours];
     world.writers[0].base = world.latest().await;
     let request = world.request(0, &ours).await;
-    let (base, loader) = (
-        world.writers[0].base.clone(),
-        world.writers[0].loader.clone(),
-    );
-    let flush = tokio::spawn(async move { flush_keyed(&table, &base, &loader, request).await });
+    let base = world.writers[0].base.clone();
+    let flush = tokio::spawn(async move { request.run(&table, &base).await });
     gate.reached().await;
     if committed_first {
         apply(&mut world.model, &ours);
@@ -140,11 +147,15 @@ async fn meet(held: Held, other: Other) {
         }
         Other::Inserts => {
             world
-                .insert(0, &records(0, NEW + 5..NEW + 20, 7).1[0])
+                .insert(Some(0), &records(0, NEW + 5..NEW + 20, 7).1[0])
                 .await
         }
         // To the second version.
         Other::Restores => world.restore(1).await,
+        Other::SharedFile => {
+            let theirs = records(1, SHARED + 100..SHARED + 900, 7);
+            world.flush(1, &[theirs], true).await
+        }
     }
     world.note_version().await;
     gate.open();
@@ -165,9 +176,16 @@ async fn meet(held: Held, other: Other) {
     world.writers[0].states.extend(flushed.states);
     world.note_version().await;
     world.check_versions().await;
-    // What the states learned in the race is what a later flush rests on.
-    world.flush(0, &[records(0, 0..100, 5)], true).await;
-    world.note_version().await;
+    // What the states learned in the race is what later flushes rest on.
+    for round in 0..2 {
+        // Rows of the shared file that nobody superseded before.
+        let first = SHARED + 900 + 40 * round;
+        let both = [0, 1].map(|bucket| records(bucket, first..first + 40, 8));
+        world.flush(0, &both, true).await;
+        world.note_version().await;
+        world.flush(0, &[records(0, 0..100, 5)], true).await;
+        world.note_version().await;
+    }
     world.check_versions().await;
 }
 
@@ -197,4 +215,43 @@ async fn every_meeting_of_two_writers_ends_as_one_after_the_other() {
                 .expect("the flusher never came to where it is held");
         }
     }
+}
+
+/// Both flushers bring newer rows of the same foreign files, always at the same time.
+#[tokio::test]
+async fn flushers_of_two_buckets_meet_on_one_file_again_and_again() {
+    let mut world = World::new(Shape::TextAndInt).await;
+    let shared = [0, 1].map(|bucket| records(bucket, 0..400, 1).1.remove(0));
+    world.insert(None, &shared.concat()).await;
+    world.note_version().await;
+    for round in 0..10 {
+        let base = world.latest().await;
+        let brought = [0, 1].map(|bucket| {
+            // Some rows of the foreign file, and some that a round before brought.
+            records(bucket, round * 30..round * 30 + 50, 100 + i64::from(round))
+        });
+        let mut requests = Vec::new();
+        for writer in [0, 1] {
+            world.writers[writer].base = Arc::clone(&base);
+            let own = std::slice::from_ref(&brought[writer]);
+            requests.push(world.request(writer, own).await);
+        }
+        let flushes = requests.into_iter().map(|request| {
+            let (table, base) = (world.table.clone(), Arc::clone(&base));
+            tokio::spawn(async move { request.run(&table, &base).await })
+        });
+        let flushes: Vec<_> = flushes.collect();
+        for (writer, flush) in flushes.into_iter().enumerate() {
+            let flushed = flush.await.unwrap().unwrap();
+            let committed = matches!(flushed.outcome, FlushOutcome::Committed(_));
+            assert!(committed, "{:?}", flushed.outcome);
+            world.writers[writer].states.extend(flushed.states);
+        }
+        apply(&mut world.model, &brought);
+        world.note_version().await;
+    }
+    world.check_versions().await;
+    let checked = world.checked().await;
+    assert!(checked.is_sound(), "{checked:?}");
+    assert_eq!(checked.keys as usize, world.model.len());
 }

@@ -1,0 +1,89 @@
+//! Another engine changes the table's schema while a flusher holds rows that were decoded before.
+
+use serde_json::Value;
+use tidelake_manifest::Metadata;
+
+use super::*;
+
+impl World {
+    /// Another engine changes the columns.
+    async fn alter(&self, change: impl FnOnce(&mut Vec<Value>)) {
+        let base = self.latest().await;
+        let mut schema: Value = serde_json::from_str(&base.metadata().schema_string).unwrap();
+        change(schema["fields"].as_array_mut().unwrap());
+        let metadata = Metadata {
+            schema_string: schema.to_string(),
+            ..base.metadata().clone()
+        };
+        let actions = [
+            Action::CommitInfo(CommitInfo::default()),
+            Action::Metadata(metadata),
+        ];
+        let name = format!("_delta_log/{:020}.json", base.version().next().0);
+        let bytes = write_commit(&actions);
+        self.table.store().put(&name, bytes.into()).await.unwrap();
+    }
+
+    /// Flushes rows that were decoded by the schema that the world began with, on the newest version.
+    async fn flush_late(&mut self, records: &Records) -> FlushOutcome {
+        self.writers[0].base = self.latest().await;
+        let request = self.request(0, records).await;
+        let own = &self.writers[0];
+        let flushed = request.run(&own.table, &own.base).await.unwrap();
+        self.writers[0].states.extend(flushed.states);
+        flushed.outcome
+    }
+}
+
+fn some(keys: std::ops::Range<u32>, value: i64) -> (u32, Vec<Vec<Record>>) {
+    let keys = keys.filter(|key| key % 2 == 0);
+    let rows = keys.map(|key| (key, Some(Some(value + i64::from(key)))));
+    (0, vec![rows.collect()])
+}
+
+#[tokio::test]
+async fn columns_that_change_places_under_decoded_rows_keep_their_values() {
+    for shape in [Shape::Long, Shape::TextAndInt] {
+        let mut world = World::new(shape).await;
+        let first = [some(0..20, 1)];
+        world.flush(0, &first, true).await;
+        // The value, of the type of the key or not, comes first.
+        world.alter(|fields| fields.rotate_right(1)).await;
+        let late = [some(10..30, 1000)];
+        let outcome = world.flush_late(&late).await;
+        assert!(matches!(outcome, FlushOutcome::Committed(_)), "{outcome:?}");
+        apply(&mut world.model, &late);
+        let removed = [(0, vec![vec![(2, None), (12, None)]])];
+        let outcome = world.flush_late(&removed).await;
+        assert!(matches!(outcome, FlushOutcome::Committed(_)), "{outcome:?}");
+        apply(&mut world.model, &removed);
+        let version = world.latest().await.version().0;
+        world.versions.insert(version, world.model.clone());
+        world.check_versions().await;
+        world.check_states().await;
+    }
+}
+
+#[tokio::test]
+async fn rows_without_a_column_that_came_are_decoded_again() {
+    let mut world = World::new(Shape::Long).await;
+    world.flush(0, &[some(0..20, 1)], true).await;
+    world
+        .alter(|fields| {
+            let mut extra = fields[1].clone();
+            extra["name"] = "extra".into();
+            extra["metadata"]["delta.columnMapping.id"] = 4.into();
+            extra["metadata"]["delta.columnMapping.physicalName"] = "col-4".into();
+            fields.push(extra);
+        })
+        .await;
+    let before = world.latest().await.version();
+    let outcome = world.flush_late(&[some(10..30, 1000)]).await;
+    let conflict = FlushOutcome::Conflicted(Conflict::SchemaChanged);
+    assert_eq!(format!("{outcome:?}"), format!("{conflict:?}"));
+    assert_eq!(
+        world.latest().await.version(),
+        before,
+        "nothing was committed"
+    );
+}
