@@ -64,75 +64,15 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
     settings
         .check()
         .map_err(|why| ServiceError::new(ErrorKind::Invalid, why))?;
-    let failed = |what: &str, kind: ErrorKind, error: Box<dyn std::error::Error + Send + Sync>| {
-        ServiceError::caused_by(kind, what.to_owned(), error)
-    };
-    let store = Store::open(&settings.store, &StoreOptions::default())
-        .map_err(|error| failed("open the object store", error.kind(), error.into()))?;
-    tidelake_storage::probe(&store, runtime.ids.as_ref())
-        .await
-        .map_err(|error| failed("use the object store", error.kind(), error.into()))?;
-    let catalog = Catalog::open(&store, runtime.clock.clone(), runtime.ids.clone())
-        .await
-        .map_err(|error| failed("open the catalog", error.kind(), error.into()))?;
     let listener = TcpListener::bind(&settings.listen).await.map_err(|error| {
-        failed(
-            &format!("listen on {}", settings.listen),
-            ErrorKind::Unavailable,
-            error.into(),
-        )
+        let what = format!("listen on {}", settings.listen);
+        ServiceError::caused_by(ErrorKind::Unavailable, what, error)
     })?;
     let address = listener.local_addr()?;
-    let producer_settings = ProducerSettings {
-        compression: "lz4",
-        ..ProducerSettings::default()
-    };
-    let log = KafkaLog::new(settings.kafka.clone())
-        .map_err(|error| failed("open a client of the log", error.kind(), error.into()))?;
-    let writer = log
-        .writer(producer_settings)
-        .map_err(|error| failed("open a producer", error.kind(), error.into()))?;
-    let admin = log.admin();
-    let prefix = settings.kafka.topic_prefix.clone();
-    let announce = settings
-        .announce
-        .then(|| Arc::from(topics::commits_topic(&prefix)));
-    if let Some(topic) = &announce {
-        ensure_topic(&*admin, topic).await?;
-    }
-    let counted = store.clone();
-    runtime.metrics.sampled_counters(
-        "tidelake_store_requests_total",
-        "Requests to the object store.",
-        "flusher",
-        "operation",
-        move || counted.requests().by_name(),
-    );
-    let index_folder = settings.index_folder();
-    let index_home =
-        IndexHome::open(&index_folder, INDEX_RUN_BYTES_IN_MEMORY).map_err(|error| {
-            failed(
-                &format!("use {} for key indexes", index_folder.display()),
-                error.kind(),
-                error.into(),
-            )
-        })?;
-    let metrics = FlusherMetrics::new(&runtime.metrics);
-    let bench = Workbench {
-        opener: Opener {
-            store,
-            catalog,
-            admin,
-            topic_prefix: prefix,
-            runtime: runtime.clone(),
-            turns: Arc::new(Semaphore::new(OPENS_MAX)),
-        },
-        writer,
-        metrics,
-        files: settings.files(),
-        index_home: Arc::new(index_home),
-        announce,
-    };
+    let log = KafkaLog::new(settings.kafka.clone()).map_err(|error| {
+        ServiceError::caused_by(error.kind(), "open a client of the log", error)
+    })?;
+    let bench = workbench(&settings, &runtime, &log).await?;
     let worker = Worker::start(settings, runtime.clone(), bench, &log)?;
     let router = standard_routes("flusher", &runtime);
     let task = tokio::spawn(async move {
@@ -145,6 +85,66 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         outcome
     });
     Ok(Running { address, task })
+}
+
+/// Opens what every flush needs.
+async fn workbench(
+    settings: &Settings,
+    runtime: &Runtime,
+    log: &dyn LogClient,
+) -> Result<Workbench, ServiceError> {
+    let store = Store::open(&settings.store, &StoreOptions::default())
+        .map_err(|error| ServiceError::caused_by(error.kind(), "open the object store", error))?;
+    tidelake_storage::probe(&store, runtime.ids.as_ref())
+        .await
+        .map_err(|error| ServiceError::caused_by(error.kind(), "use the object store", error))?;
+    let catalog = Catalog::open(&store, runtime.clock.clone(), runtime.ids.clone())
+        .await
+        .map_err(|error| ServiceError::caused_by(error.kind(), "open the catalog", error))?;
+    let producer_settings = ProducerSettings {
+        compression: "lz4",
+        ..ProducerSettings::default()
+    };
+    let writer = log
+        .writer(producer_settings)
+        .map_err(|error| ServiceError::caused_by(error.kind(), "open a producer", error))?;
+    let admin = log.admin();
+    let prefix = settings.kafka.topic_prefix.clone();
+    let announce = settings
+        .announce
+        .then(|| Arc::from(topics::commits_topic(&prefix)));
+    if let Some(topic) = &announce {
+        ensure_topic(&*admin, topic).await?;
+    }
+    let index_folder = settings.index_folder();
+    let index_home =
+        IndexHome::open(&index_folder, INDEX_RUN_BYTES_IN_MEMORY).map_err(|error| {
+            let what = format!("use {} for key indexes", index_folder.display());
+            ServiceError::caused_by(error.kind(), what, error)
+        })?;
+    let counted = store.clone();
+    runtime.metrics.sampled_counters(
+        "tidelake_store_requests_total",
+        "Requests to the object store.",
+        "flusher",
+        "operation",
+        move || counted.requests().by_name(),
+    );
+    Ok(Workbench {
+        opener: Opener {
+            store,
+            catalog,
+            admin,
+            topic_prefix: prefix,
+            runtime: runtime.clone(),
+            turns: Arc::new(Semaphore::new(OPENS_MAX)),
+        },
+        writer,
+        metrics: FlusherMetrics::new(&runtime.metrics),
+        files: settings.files(),
+        index_home: Arc::new(index_home),
+        announce,
+    })
 }
 
 /// Runs a flusher until its shutdown.

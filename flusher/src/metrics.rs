@@ -18,24 +18,30 @@ pub struct FlusherMetrics {
     pub misrouted: IntCounterVec,
     pub repeated: IntCounterVec,
     pub superseded: IntCounterVec,
-    pub index_bytes: IntGaugeVec,
     pub flushes: IntCounterVec,
     pub commits: IntCounterVec,
     pub conflicts: IntCounterVec,
     pub flush_failures: IntCounterVec,
     pub flush_seconds: Histogram,
-    pub freshness_seconds: GaugeVec,
-    pub lag_records: IntGaugeVec,
-    pub lag_seconds: GaugeVec,
-    pub table_version: IntGaugeVec,
-    pub table_files: IntGaugeVec,
-    pub table_stopped: IntGaugeVec,
+    pub tables: TableMetrics,
     pub buffer_bytes: IntGauge,
     pub memory_bytes: IntGauge,
     pub buckets: IntGauge,
     pub buckets_stopped: IntGauge,
     pub paused: IntGauge,
     pub rebalances: IntCounter,
+}
+
+/// Where each table stands, as far as this flusher reads its buckets.
+#[derive(Debug, Clone)]
+pub struct TableMetrics {
+    pub index_bytes: IntGaugeVec,
+    freshness_seconds: GaugeVec,
+    lag_records: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    table_version: IntGaugeVec,
+    table_files: IntGaugeVec,
+    table_stopped: IntGaugeVec,
 }
 
 const BY_TABLE: [&str; 2] = ["tenant", "table"];
@@ -78,11 +84,6 @@ impl FlusherMetrics {
                 "Older rows taken away by newer records of their keys.",
                 &BY_TABLE,
             ),
-            index_bytes: metrics.int_gauge_vec(
-                "tidelake_flusher_index_bytes",
-                "Key index held for the buckets of a table, on local disk and in memory.",
-                &BY_TABLE,
-            ),
             flushes: metrics.int_counter_vec(
                 "tidelake_flushes_total",
                 "Flushes started, by what made them due.",
@@ -110,42 +111,11 @@ impl FlusherMetrics {
                     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
                 ],
             ),
-            freshness_seconds: metrics.gauge_vec(
-                "tidelake_table_freshness_seconds",
-                "Age of the oldest acknowledged record that no commit covers, read or not; 0 when \
-                 all are covered. Grows while the table stands still, whatever stopped it.",
-                &BY_TABLE,
-            ),
-            lag_records: metrics.int_gauge_vec(
-                "tidelake_table_lag_records",
-                "Messages in the log that no commit covers, over all buckets.",
-                &BY_TABLE,
-            ),
-            lag_seconds: metrics.gauge_vec(
-                "tidelake_table_lag_seconds",
-                "How long the oldest record that the flusher has not read waits in the log; 0 when \
-                 it has read all. Above 0: reading is held up, not committing.",
-                &BY_TABLE,
-            ),
-            table_version: metrics.int_gauge_vec(
-                "tidelake_table_version",
-                "The newest version that this flusher knows.",
-                &BY_TABLE,
-            ),
-            table_files: metrics.int_gauge_vec(
-                "tidelake_table_files",
-                "Live data files in that version.",
-                &BY_TABLE,
-            ),
-            table_stopped: metrics.int_gauge_vec(
-                "tidelake_table_stopped",
-                "1 for each reason why a table, or a bucket of it, stands still; health says more.",
-                &["tenant", "table", "reason"],
-            ),
             memory_bytes: metrics.int_gauge(
                 "tidelake_flusher_memory_bytes",
                 "Memory held for rows, their decoders, messages to send and flushes under way.",
             ),
+            tables: TableMetrics::new(metrics),
             buffer_bytes: metrics.int_gauge(
                 "tidelake_flusher_buffer_bytes",
                 "Memory held for rows that no commit covers.",
@@ -183,9 +153,53 @@ impl FlusherMetrics {
             }
         }
     }
+}
+
+impl TableMetrics {
+    fn new(metrics: &Metrics) -> Self {
+        Self {
+            index_bytes: metrics.int_gauge_vec(
+                "tidelake_flusher_index_bytes",
+                "Key index held for the buckets of a table, on local disk and in memory.",
+                &BY_TABLE,
+            ),
+            freshness_seconds: metrics.gauge_vec(
+                "tidelake_table_freshness_seconds",
+                "Age of the oldest acknowledged record that no commit covers, read or not; 0 when \
+                 all are covered. Grows while the table stands still, whatever stopped it.",
+                &BY_TABLE,
+            ),
+            lag_records: metrics.int_gauge_vec(
+                "tidelake_table_lag_records",
+                "Messages in the log that no commit covers, over all buckets.",
+                &BY_TABLE,
+            ),
+            lag_seconds: metrics.gauge_vec(
+                "tidelake_table_lag_seconds",
+                "How long the oldest record that the flusher has not read waits in the log; 0 when \
+                 it has read all. Above 0: reading is held up, not committing.",
+                &BY_TABLE,
+            ),
+            table_version: metrics.int_gauge_vec(
+                "tidelake_table_version",
+                "The newest version that this flusher knows.",
+                &BY_TABLE,
+            ),
+            table_files: metrics.int_gauge_vec(
+                "tidelake_table_files",
+                "Live data files in that version.",
+                &BY_TABLE,
+            ),
+            table_stopped: metrics.int_gauge_vec(
+                "tidelake_table_stopped",
+                "1 for each reason why a table, or a bucket of it, stands still; health says more.",
+                &["tenant", "table", "reason"],
+            ),
+        }
+    }
 
     /// Shows how far a table is, and its newest version where it is known.
-    pub fn table(&self, table: &TableId, behind: &Behind, snapshot: Option<&Snapshot>) {
+    pub fn shows(&self, table: &TableId, behind: &Behind, snapshot: Option<&Snapshot>) {
         let labels = [table.tenant.as_str(), table.table.as_str()];
         let seconds = |ms: i64| ms as f64 / 1000.0;
         let freshness = self.freshness_seconds.with_label_values(&labels);

@@ -182,6 +182,8 @@ pub struct Seats {
     tables: BTreeMap<Arc<str>, Table>,
     /// When revoked buckets are released whatever they hold.
     leave_by: Option<Moment>,
+    /// A seat or a flush went: some table may have none left.
+    tidy: bool,
     /// Numbers tries and generations.
     counter: u64,
     out: Vec<Command>,
@@ -196,6 +198,7 @@ impl Seats {
             seats: BTreeMap::new(),
             tables: BTreeMap::new(),
             leave_by: None,
+            tidy: false,
             counter: 0,
             out: Vec::new(),
         }

@@ -245,3 +245,6 @@ impl Owner {
 fn ended_by(error: LogError) -> ServiceError {
     ServiceError::caused_by(error.kind(), "the log consumer ended", error)
 }
+
+#[cfg(test)]
+mod tests;

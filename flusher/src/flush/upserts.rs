@@ -88,7 +88,11 @@ impl Upserts {
             states.clear();
         }
         let bytes: u64 = states.values().map(|state| state.index().bytes()).sum();
-        let gauge = bench.metrics.index_bytes.with_label_values(&job.labels());
+        let gauge = bench
+            .metrics
+            .tables
+            .index_bytes
+            .with_label_values(&job.labels());
         gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         flushed
     }

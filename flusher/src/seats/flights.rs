@@ -62,6 +62,7 @@ impl Seats {
             return;
         };
         (table.flying, table.giving_way) = (0, false);
+        self.tidy = true;
         let flight = table.flight.take().unwrap_or_default();
         if let FlushEnd::Committed { .. } = end {
             table.trouble = None;

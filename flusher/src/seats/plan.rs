@@ -102,6 +102,7 @@ impl Seats {
             });
             if !pending || now >= leave_by {
                 self.leave_by = None;
+                self.tidy = true;
                 let leaving = |seat: &Seat| matches!(seat.state, State::Leaving { .. });
                 let gone = self.seats.extract_if(.., |_, seat| leaving(seat));
                 let gone: Vec<_> = gone.map(|(at, _)| at).collect();
@@ -109,12 +110,14 @@ impl Seats {
                 self.out.push(Command::Release(gone));
             }
         }
-        let seats = &self.seats;
-        let unused = self.tables.extract_if(.., |topic, table| {
-            table.flight.is_none() && of_topic(seats, topic).next().is_none()
-        });
-        self.out
-            .extend(unused.map(|(topic, _)| Command::ForgetTable(topic)));
+        if std::mem::take(&mut self.tidy) {
+            let seats = &self.seats;
+            let unused = self.tables.extract_if(.., |topic, table| {
+                table.flight.is_none() && of_topic(seats, topic).next().is_none()
+            });
+            let unused = unused.map(|(topic, _)| Command::ForgetTable(topic));
+            self.out.extend(unused);
+        }
     }
 
     /// Everything that stands still, and why: buckets by name, tables whose commits fail.

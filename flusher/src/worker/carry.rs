@@ -36,11 +36,7 @@ impl Owner {
             Command::Flush(topic, reason) => return self.flush(&topic, reason),
             Command::Commit(progress) => self.progressed(progress, consumer),
             Command::Forget(at) => self.forget(&at, consumer),
-            Command::ForgetTable(topic) => {
-                if let Some(slot) = self.tables.remove(&topic) {
-                    self.bench.metrics.forget(&slot.table.entry.id);
-                }
-            }
+            Command::ForgetTable(topic) => self.forget_table(&topic),
             Command::Shrink(buckets) => self.shrink(buckets),
             Command::GiveWay(topic) => {
                 let slot = self.tables.get(&topic);
@@ -100,6 +96,9 @@ impl Owner {
             Ok(opened) => self.take_over(&topic, opened),
             Err(error) => {
                 let trouble = Trouble::of(error.kind(), &error);
+                if trouble.cause == Cause::NoTable {
+                    self.forget_table(&topic);
+                }
                 let all = buckets.iter().map(|bucket| (*bucket, trouble.clone()));
                 (Vec::new(), all.collect())
             }
@@ -200,6 +199,13 @@ impl Owner {
         }
         consumer.restart(starts);
         failed
+    }
+
+    /// A table that was dropped, or is another flusher's, must not look stuck for ever.
+    fn forget_table(&mut self, topic: &Arc<str>) {
+        if let Some(slot) = self.tables.remove(topic) {
+            self.bench.metrics.tables.forget(&slot.table.entry.id);
+        }
     }
 
     /// Drops what a bucket holds, but not what is known of its log: it counts as behind from now

@@ -73,7 +73,9 @@ impl Owner {
                 }
                 self.restarts.remove(at);
             }
-            if self.seats.is_open(at)
+            // A shutdown takes nothing in any more.
+            if !self.runtime.shutdown.is_requested()
+                && self.seats.is_open(at)
                 && let Some(state) = self.buckets.get_mut(at)
             {
                 state.muted = false;

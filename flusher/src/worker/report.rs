@@ -48,12 +48,12 @@ impl Owner {
         let shown: BTreeSet<_> = stopped.keys().cloned().collect();
         for (topic, reason) in self.shown.difference(&shown) {
             if let Some(id) = self.table_of(topic) {
-                metrics.no_longer_stopped(&id, reason);
+                metrics.tables.no_longer_stopped(&id, reason);
             }
         }
         for (topic, reason) in shown.difference(&self.shown) {
             if let Some(id) = self.table_of(topic) {
-                metrics.stopped(&id, reason);
+                metrics.tables.stopped(&id, reason);
             }
         }
         self.shown = shown;
@@ -102,7 +102,7 @@ impl Owner {
         for (topic, behind) in &behind {
             if let Some(id) = self.table_of(topic) {
                 let snapshot = self.tables.get(topic).map(|slot| &*slot.snapshot);
-                self.bench.metrics.table(&id, behind, snapshot);
+                self.bench.metrics.tables.shows(&id, behind, snapshot);
             }
         }
     }
