@@ -57,7 +57,9 @@
 //! # Where to look
 //! `api/` has one file for each family of requests; `api/supported.rs` lists what is served, in which
 //! versions; `api/shape.rs` guards the decoder against claimed lengths. `group/state.rs` and
-//! `group/session.rs` are the group state machine, without I/O; `group/coordinator.rs` is its shell.
+//! `group/session.rs` are the group state machine, without I/O; `group/registry.rs` gives each
+//! group its lock and its time, `group/coordinator.rs` is the shell. `memory.rs` says what requests may
+//! take.
 //!
 //! # Where it differs from Kafka
 //! Retention by time goes by when the broker appended, not by record timestamps: loading old events

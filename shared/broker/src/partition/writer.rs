@@ -235,6 +235,13 @@ impl Partition {
 
     /// Closes the active segment and starts the next one.
     fn roll(&self, log: &Log, writer: &mut Writer, now_ms: i64) -> io::Result<()> {
+        if writer.overhang {
+            // What a failed append left would be damage in a closed segment.
+            let durable_bytes = writer.active.contents().bytes;
+            let file = writer.active.file()?;
+            self.context.disk.truncate(&file, durable_bytes)?;
+            writer.overhang = false;
+        }
         if !self.context.fsync {
             self.context.disk.sync(&*writer.active.file()?)?;
         }

@@ -189,6 +189,31 @@ async fn a_missing_segment_and_a_lost_end_keep_their_offsets() {
 }
 
 #[tokio::test]
+async fn what_a_failed_append_left_is_not_closed_in() {
+    let bench = Bench::new(400, 0);
+    let partition = bench.open();
+    let batch = Batch {
+        payload_bytes: 200,
+        ..Batch::default()
+    };
+    append(&partition, batch).await.unwrap();
+    bench.disk.full.store(true, SeqCst);
+    bench.disk.truncate_fails.store(true, SeqCst);
+    let small = append(&partition, Batch::default()).await;
+    assert_eq!(small, Err(AppendError::Storage));
+    bench.disk.full.store(false, SeqCst);
+    assert_eq!(append(&partition, batch).await, Err(AppendError::Storage));
+    bench.disk.truncate_fails.store(false, SeqCst);
+    // The next one needs a segment of its own.
+    assert_eq!(append(&partition, batch).await, Ok(1));
+    partition.close().await;
+    drop(partition);
+    let partition = bench.open();
+    assert_eq!(partition.offline(), None);
+    assert_eq!(records(&partition), [(0, 1), (1, 1)]);
+}
+
+#[tokio::test]
 async fn many_partitions_share_few_handles() {
     let files = OpenFiles::new(3);
     let bench = Bench::new(300, 0);
