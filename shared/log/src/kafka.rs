@@ -1,11 +1,12 @@
 //! Apache Kafka, and whatever speaks its protocol, through librdkafka.
 //!
-//! Owns connections, polling threads and librdkafka's memory; nothing of its API shows outside. Does
-//! not own what a message means, nor the traits that callers see: those are one floor up.
+//! Owns connections, polling threads and librdkafka's memory; nothing of its API shows outside.
+//! Does not own what a message means, nor the traits that callers see: those are one floor up.
 //!
 //! Invariants:
-//! - every error of the client that is not known to pass stops its bucket by name ([`mishap`]);
-//! - the polling thread never stops polling: what it asks the brokers itself, it asks without waiting.
+//! - every error of the client that is not known to pass stops its bucket by name (`mishap`);
+//! - the polling thread never stops polling: what it asks the brokers itself, it asks without
+//!   waiting.
 
 mod admin;
 mod client;

@@ -1,15 +1,16 @@
 //! The log of Tidelake: topics, writers, consumer groups, readers, administration.
 //!
 //! Owns how Tidelake talks to a log: names of topics ([`topics`]), headers ([`headers`]), and the
-//! seams that callers speak to: [`GroupLog`] (a member of a consumer group), [`BucketReader`] (ranges
-//! and following, outside of any group), [`TopicWriter`], [`LogAdmin`]; [`LogClient`] opens them. Two
-//! logs keep them: [`KafkaLog`], the only place that knows librdkafka, of whose API nothing shows in
-//! these types, and [`memory::MemoryLog`]. It does not know what a message means: that is the codec's.
+//! seams that callers speak to: [`GroupLog`] (a member of a consumer group), [`BucketReader`]
+//! (ranges and following, outside of any group), [`TopicWriter`], [`LogAdmin`]; [`LogClient`] opens
+//! them. Two logs keep them: [`KafkaLog`], the only place that knows librdkafka, of whose API
+//! nothing shows in these types, and [`memory::MemoryLog`]. It does not know what a message means:
+//! that is the codec's.
 //!
 //! Invariants:
 //! - Offsets are never stored in the group on the way in: a consumer starts where its owner says
-//!   ([`GroupLog::begin`]), which read it from the table's log. Committed group offsets are for
-//!   lag tools only.
+//!   ([`GroupLog::begin`]), which read it from the table's log. Committed group offsets are for lag
+//!   tools only.
 //! - A bucket that can't be read, or whose offsets contradict the log, stops by name
 //!   ([`LogError::Damaged`]); nothing that lies behind is handed on.
 //! - The polling thread never stops polling; back-pressure is pause and resume.
@@ -27,6 +28,7 @@
 
 mod admin;
 mod client;
+pub mod conformance;
 mod error;
 mod group;
 mod kafka;

@@ -1,13 +1,14 @@
 //! A log in memory: topics with ids, writers, readers, consumer groups, and faults on demand.
 //!
-//! Nothing is kept on disk, and nothing has a thread: whoever waits is woken by what others do, so a
-//! run on one thread of tokio is the same every time. Time is a seam and is used for stamps only.
+//! Nothing is kept on disk, and nothing has a thread: whoever waits is woken by what others do, so
+//! a run on one thread of tokio is the same every time. Time is a seam and is used for stamps only.
 //!
 //! Owns what a log promises, without its ways: offsets of a bucket rise by one and are never given
 //! out again, each topic made anew has another id, a group's bucket has one owner at most, who is
-//! asked before it is taken away ([`group`]). Does not own the network: a log that is "down" answers
-//! nothing and takes nothing.
+//! asked before it is taken away (`group`). Does not own the network: a log that is "down"
+//! answers nothing and takes nothing.
 
+mod balance;
 mod client;
 mod group;
 mod state;
@@ -186,8 +187,9 @@ impl MemoryLog {
             .change(|state| state.add_buckets(topic, buckets));
     }
 
-    /// The group gives a member up that it has not heard of: its buckets go to others at once, and it
-    /// does not know. It goes on reading, as a zombie does, until it asks the group for something.
+    /// The group gives a member up that it has not heard of: its buckets go to others at once, and
+    /// it does not know. It goes on reading, as a zombie does, until it asks the group for
+    /// something.
     pub fn expire_member(&self, group: &str, member: u64) {
         self.shared.change(|state| state.expire(group, member));
     }

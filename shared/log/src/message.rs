@@ -264,7 +264,8 @@ impl<'a> Received<'a> {
         }
     }
 
-    /// True where the message has any header: most have none, and asking for one by name costs more.
+    /// True where the message has any header: most have none, and asking for one by name costs
+    /// more.
     pub fn has_headers(&self) -> bool {
         match self.0 {
             Source::Native(view) => view.has_headers(),

@@ -34,8 +34,8 @@ pub trait Feed: Debug + Send {
 /// Reads ranges of one topic. A read that goes on where the last one ended is cheap.
 #[async_trait]
 pub trait RangeReader: Debug + Send + Sync {
-    /// All messages with offsets in `from..to` of each bucket, and perhaps some beyond `to`; offsets
-    /// may have gaps. Returns once every range is complete.
+    /// All messages with offsets in `from..to` of each bucket, and perhaps some beyond `to`;
+    /// offsets may have gaps. Returns once every range is complete.
     ///
     /// # Errors
     /// As [`Feed::next`], and [`LogError::Unavailable`] when the deadline passes first.

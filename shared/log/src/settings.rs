@@ -14,8 +14,9 @@ pub struct KafkaSettings {
     pub topic_prefix: String,
     /// Shown in the broker's logs and quotas.
     pub client_id: String,
-    /// Passed to librdkafka as they are (`security.protocol`, `sasl.*`, `ssl.*`, …). What Tidelake's
-    /// promises rest on (acknowledgements, idempotence, offset storage) can't be overridden.
+    /// Passed to librdkafka as they are (`security.protocol`, `sasl.*`, `ssl.*`, …). What
+    /// Tidelake's promises rest on (acknowledgements, idempotence, offset storage) can't be
+    /// overridden.
     pub properties: BTreeMap<String, String>,
 }
 

@@ -1,5 +1,5 @@
-//! Names of topics: `<prefix>.<tenant>.<table>` for a table, `….dlq` for its dead letters (which are
-//! the table `<table>__dead_letters`), `<prefix>.commits` for commit events.
+//! Names of topics: `<prefix>.<tenant>.<table>` for a table, `….dlq` for its dead letters (which
+//! are the table `<table>__dead_letters`), `<prefix>.commits` for commit events.
 
 use std::fmt;
 use std::sync::Arc;
@@ -63,8 +63,8 @@ pub fn parse_table_topic(prefix: &str, topic: &str) -> Option<TableId> {
     Some(if letters { id.dead_letters() } else { id })
 }
 
-/// The subscription that matches every table's topic, dead letters among them, and nothing else (librdkafka takes a leading
-/// `^` for a regular expression).
+/// The subscription that matches every table's topic, dead letters among them, and nothing else
+/// (librdkafka takes a leading `^` for a regular expression).
 pub fn table_topics_pattern(prefix: &str) -> String {
     let prefix: String = prefix
         .chars()

@@ -273,8 +273,11 @@ async fn an_offset_that_is_gone_comes_with_what_is_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_that_is_never_answered_is_told_and_taken_back() {
-    let world = world().await;
+    let mut world = world().await;
     world.proxy.hold(true);
+    // After which the client tries another connection.
+    let timeout = ("socket.timeout.ms".into(), "3000".into());
+    world.kafka.properties.extend([timeout]);
     let patience = Duration::from_secs(1);
     let mut consumer =
         GroupConsumer::start_with_patience(&world.kafka, &settings(), patience).unwrap();

@@ -62,8 +62,8 @@ impl Admin {
         })
     }
 
-    /// Creates a topic whose settings suit a log of Tidelake: producers' own compression, messages up
-    /// to [`tidelake_core::limits::MESSAGE_BYTES_MAX`].
+    /// Creates a topic whose settings suit a log of Tidelake: producers' own compression, messages
+    /// up to [`tidelake_core::limits::MESSAGE_BYTES_MAX`].
     pub async fn create_topic(&self, spec: &TopicSpec) -> Result<TopicCreated, LogError> {
         let mut config = spec.config.clone();
         config
@@ -129,9 +129,9 @@ impl Admin {
         }
     }
 
-    /// Id and bucket count; `None` where there is no such topic. Any broker may be asked what a topic
-    /// is, but one that has just started, or lags behind, knows less than there is: that there is
-    /// none, only the controller can say.
+    /// Id and bucket count; `None` where there is no such topic. Any broker may be asked what a
+    /// topic is, but one that has just started, or lags behind, knows less than there is: that
+    /// there is none, only the controller can say.
     pub async fn describe(&self, name: &str) -> Result<Option<TopicInfo>, LogError> {
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
         for attempt in 1..=LEADER_ATTEMPTS_MAX {
@@ -162,8 +162,8 @@ impl Admin {
         .await
     }
 
-    /// Asks the controller by way of a creation that is only tried: it alone can say that a topic is
-    /// not there. `None` where it does not let us ask.
+    /// Asks the controller by way of a creation that is only tried: it alone can say that a topic
+    /// is not there. `None` where it does not let us ask.
     async fn controller_has(&self, name: &str) -> Result<Option<bool>, LogError> {
         let topic = NewTopic::new(name, 1, TopicReplication::Fixed(-1));
         let options = options().validate_only(true);

@@ -1,11 +1,11 @@
 //! The ends of a topic's buckets over connections of our own: a short cut.
 //!
-//! Every fresh read asks for them. librdkafka's way there and back passes a blocking thread, its main
-//! thread and a broker's thread, twice; here it is one frame on a socket of the async runtime.
+//! Every fresh read asks for them. librdkafka's way there and back passes a blocking thread, its
+//! main thread and a broker's thread, twice; here it is one frame on a socket of the async runtime.
 //!
-//! Owns no promise: whatever does not go as planned (TLS or SASL, a leader that moved, a broker that
-//! is away) gives `None`, and the caller asks librdkafka, which knows how to wait and retry. An answer
-//! is always to a request that was sent after the call began.
+//! Owns no promise: whatever does not go as planned (TLS or SASL, a leader that moved, a broker
+//! that is away) gives `None`, and the caller asks librdkafka, which knows how to wait and retry.
+//! An answer is always to a request that was sent after the call began.
 
 mod wire;
 

@@ -17,8 +17,8 @@ const POLL_MS: i32 = 500;
 /// Batches that wait for the owner; the thread waits when they are full.
 const BATCHES_MAX: usize = 2;
 
-/// A consumer on a thread of its own. Costs one waiting fetch while nothing comes; dropped, it costs
-/// nothing.
+/// A consumer on a thread of its own. Costs one waiting fetch while nothing comes; dropped, it
+/// costs nothing.
 #[derive(Debug)]
 pub struct Follower {
     news: mpsc::Receiver<Result<News, LogError>>,
@@ -29,7 +29,8 @@ impl Follower {
     /// Stands for the end of a bucket, wherever that is.
     pub const END: Offset = END;
 
-    /// Follows these buckets, each from an offset on; [`Follower::END`] means: what comes from now on.
+    /// Follows these buckets, each from an offset on; [`Follower::END`] means: what comes from now
+    /// on.
     pub fn start(
         kafka: &KafkaSettings,
         topic: &str,
@@ -64,7 +65,8 @@ impl Follower {
     ///
     /// # Errors
     /// [`LogError::OffsetOutOfRange`] where the log does not reach back to where a bucket was to
-    /// begin, [`LogError::Damaged`] where it can't be read on; after any error the follower has ended.
+    /// begin, [`LogError::Damaged`] where it can't be read on; after any error the follower has
+    /// ended.
     pub async fn next(&mut self) -> Result<News, LogError> {
         self.news.recv().await.unwrap_or(Err(LogError::Closed))
     }

@@ -1,6 +1,6 @@
 //! What the polling thread asks the brokers itself, without waiting for an answer: the ends of
-//! buckets that are quiet, what is left of a bucket whose offset is gone, what the topics are that it
-//! consumes.
+//! buckets that are quiet, what is left of a bucket whose offset is gone, what the topics are that
+//! it consumes.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -127,6 +127,12 @@ impl Inquiries {
                 Ok(listed) => {
                     let known = |(at, end): (TopicBucket, Result<Offset, _>)| Some((at, end.ok()?));
                     let ends: Vec<_> = listed.into_iter().filter_map(known).collect();
+                    for (at, _) in &ends {
+                        // The end may have offsets without a message, of which nothing is told.
+                        if let Some(position) = self.client.position(at) {
+                            progress.reached(at, position);
+                        }
+                    }
                     progress.answered(&ends, now)
                 }
                 Err(error) => progress.unanswered(error).into_iter().collect(),

@@ -220,7 +220,8 @@ impl<'a> View<'a> {
         found
     }
 
-    /// True where the message has any header: most have none, and asking for one by name costs more.
+    /// True where the message has any header: most have none, and asking for one by name costs
+    /// more.
     pub(crate) fn has_headers(self) -> bool {
         let mut headers = ptr::null_mut();
         // SAFETY: valid message.

@@ -93,7 +93,8 @@ impl Client {
         check(code, "subscribe")
     }
 
-    /// Up to `max` messages, or fewer once `timeout_ms` has passed. Rebalances are noted on the way.
+    /// Up to `max` messages, or fewer once `timeout_ms` has passed. Rebalances are noted on the
+    /// way.
     pub(crate) fn consume(
         &self,
         into: &mut Vec<*mut rd::rd_kafka_message_t>,
@@ -191,6 +192,18 @@ impl Client {
             )
         };
         (code == RespErr::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(Offset(high))
+    }
+
+    /// Where the client goes on, offsets without a message included; local.
+    pub(crate) fn position(&self, at: &TopicBucket) -> Option<Offset> {
+        let list = PartitionList::without_offsets(std::slice::from_ref(at)).ok()?;
+        // SAFETY: valid pointers; the list has the one entry that was added.
+        let offset = unsafe {
+            let code = rd::rd_kafka_position(self.handle, list.0);
+            check(code, "position").ok()?;
+            (*(*list.0).elems).offset
+        };
+        (offset >= 0).then_some(Offset(offset))
     }
 
     /// The error that ended this client, if one did.

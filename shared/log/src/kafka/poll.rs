@@ -1,8 +1,8 @@
 //! The polling thread of a group consumer.
 //!
-//! It never waits for the owner: while an assignment or a revocation waits for its answer it goes on
-//! polling, so other buckets keep flowing and the group sees a live member. When the owner's channel
-//! stays full, everything is paused, and resumed once there is room.
+//! It never waits for the owner: while an assignment or a revocation waits for its answer it goes
+//! on polling, so other buckets keep flowing and the group sees a live member. When the owner's
+//! channel stays full, everything is paused, and resumed once there is room.
 //!
 //! Invariants:
 //! - a bucket that can't be read, or whose offsets contradict the log, is parked with the first
@@ -197,7 +197,8 @@ impl Poller {
             .any(|event| matches!(event, Event::Messages(_) | Event::Assigned(_)))
     }
 
-    /// A mishap that does not pass by itself: nothing of its bucket that came after it is handed on.
+    /// A mishap that does not pass by itself: nothing of its bucket that came after it is handed
+    /// on.
     fn mishap(
         &mut self,
         verdict: Verdict,

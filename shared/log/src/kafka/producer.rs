@@ -19,9 +19,9 @@ use crate::{Delivery, KafkaSettings, LogError, Message, ProducerSettings};
 
 /// A shared handle of a librdkafka producer.
 ///
-/// An idempotent producer that has lost its sequence can't write any more, and librdkafka calls that
-/// fatal. What it had not acknowledged has failed then, and whoever wrote it decides what to do; for
-/// what comes after, another one takes its place.
+/// An idempotent producer that has lost its sequence can't write any more, and librdkafka calls
+/// that fatal. What it had not acknowledged has failed then, and whoever wrote it decides what to
+/// do; for what comes after, another one takes its place.
 #[derive(Clone)]
 pub struct Producer {
     inner: Arc<Inner>,

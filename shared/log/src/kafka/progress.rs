@@ -1,9 +1,9 @@
 //! How far each bucket that is consumed has come: whether its offsets go on as they must, and
 //! whether it stands still.
 //!
-//! Pure: what happened and when comes in, what follows from it goes out. The polling thread asks the
-//! log for the ends of those buckets that have brought nothing for a while; one that lies behind its
-//! end then is in trouble, by name, until something comes again.
+//! Pure: what happened and when comes in, what follows from it goes out. The polling thread asks
+//! the log for the ends of those buckets that have brought nothing for a while; one that lies
+//! behind its end then is in trouble, by name, until something comes again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -119,8 +119,8 @@ impl Progress {
         Ok(std::mem::take(&mut seat.stalled))
     }
 
-    /// Everything below `end` was read, whether there were messages or not. True where the bucket had
-    /// been in trouble.
+    /// Everything below `end` was read, whether there were messages or not. True where the bucket
+    /// had been in trouble.
     pub(crate) fn at_end(&mut self, at: &TopicBucket, end: Offset, now: Instant) -> bool {
         let Some(seat) = self.seat(&at.topic, at.bucket) else {
             return false;
@@ -128,6 +128,13 @@ impl Progress {
         seat.next = seat.next.max(end.0);
         seat.moved = now;
         std::mem::take(&mut seat.stalled)
+    }
+
+    /// Everything below an offset was read, whenever that was.
+    pub(crate) fn reached(&mut self, at: &TopicBucket, position: Offset) {
+        if let Some(seat) = self.seat(&at.topic, at.bucket) {
+            seat.next = seat.next.max(position.0);
+        }
     }
 
     /// Buckets that brought nothing for too long: their ends are to be asked for.

@@ -211,8 +211,8 @@ unsafe fn topic_info(
     }
 }
 
-/// Asks the leaders of buckets for an offset of each: as readers see them, so an end lies before the
-/// first record of a transaction that is open.
+/// Asks the leaders of buckets for an offset of each: as readers see them, so an end lies before
+/// the first record of a transaction that is open.
 pub(super) fn list_offsets(
     client: &Arc<Client>,
     of: &[TopicBucket],

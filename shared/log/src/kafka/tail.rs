@@ -49,8 +49,8 @@ impl TailReader {
         })
     }
 
-    /// All messages with offsets in `from..to` of each bucket, and perhaps some beyond `to`; offsets
-    /// may have gaps. Returns once every range is complete.
+    /// All messages with offsets in `from..to` of each bucket, and perhaps some beyond `to`;
+    /// offsets may have gaps. Returns once every range is complete.
     ///
     /// # Errors
     /// [`LogError::OffsetOutOfRange`] where the log does not reach back to `from`,

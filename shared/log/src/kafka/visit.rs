@@ -4,8 +4,8 @@
 //! Where it had died while it handed a bucket over, the bucket is nobody's from then on: the group
 //! that it left wants to see it given up, and the member that came back does not know that it ever
 //! had it (Apache Kafka; the embedded broker looks by itself). A member that joins makes the
-//! coordinator look at all of them. This one wants none of their topics, and leaves at once: nothing
-//! moves but what nobody has.
+//! coordinator look at all of them. This one wants none of their topics, and leaves at once:
+//! nothing moves but what nobody has.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,8 +28,8 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
-    /// Pays the visit on a thread of its own. Whether it succeeds is only worth a note: without it a
-    /// bucket may wait for the next change in the group.
+    /// Pays the visit on a thread of its own. Whether it succeeds is only worth a note: without it
+    /// a bucket may wait for the next change in the group.
     pub(crate) fn begin(self) {
         let thread = std::thread::Builder::new().name("log-visit".into());
         let begun = thread.spawn(move || match self.pay() {

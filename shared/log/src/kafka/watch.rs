@@ -1,7 +1,7 @@
 //! What the topics are that are being consumed, and when they turn into something else.
 //!
-//! Pure. One broker is asked, which may know less than there is: that a topic is gone counts once it
-//! was missing several times in a row.
+//! Pure. One broker is asked, which may know less than there is: that a topic is gone counts once
+//! it was missing several times in a row.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use tidelake_core::limits::MESSAGE_BYTES_MAX;
 use tidelake_core::{Bucket, Offset, TopicId};
 use tokio::sync::oneshot;
 
-use super::group::Group;
+use super::balance::Group;
 use crate::{
     Delivery, LogError, Message, OwnedMessage, TopicBucket, TopicCreated, TopicInfo, TopicSpec,
 };

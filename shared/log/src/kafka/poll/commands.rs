@@ -27,9 +27,9 @@ impl Poller {
         }
     }
 
-    /// Parked buckets are left out of librdkafka's assignment. Never assign them at a logical offset
-    /// instead: the answer to its look-up can arrive after a restart, and move the bucket past
-    /// messages that nobody has seen.
+    /// Parked buckets are left out of librdkafka's assignment. Never assign them at a logical
+    /// offset instead: the answer to its look-up can arrive after a restart, and move the bucket
+    /// past messages that nobody has seen.
     fn begin(&mut self, starts: &[Start], parked: Vec<TopicBucket>) -> Result<(), LogError> {
         // What was asked back before the owner has answered for it is not begun with: it would come
         // back from being given up.
