@@ -87,7 +87,8 @@ impl Default for IngestSettings {
         Self {
             body_bytes_max: 16 << 30,
             small_bodies_max: 256,
-            streams_max: 16,
+            // A tenant's share of them is 16.
+            streams_max: 22,
             waiting_max: 1024,
             waiting_timeout_ms: 10_000,
             tenant_share_percent: 75,

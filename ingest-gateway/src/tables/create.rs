@@ -216,21 +216,16 @@ impl Tables {
             if self.catalog.get(&new.id).is_some() {
                 return Err(table_exists(&new.id).into());
             }
-            let topic = topics::table_topic(&self.topic_prefix, &new.id);
-            let topic_id = self.make_topic(&new, &topic).await?;
-            self.make_delta(&new.id, new.mode, &new.schema, &new.properties)
-                .await?;
-            let dead_letters = self.make_dead_letters(&new.id, new.retention_ms).await?;
-            let entry = TableEntry {
-                id: new.id.clone(),
-                mode: new.mode,
-                schema: new.schema.clone(),
-                buckets: new.buckets,
-                topic,
-                topic_id,
-                properties: new.properties.clone(),
-                created_ms: self.clock.now_ms(),
-                dead_letters_topic_id: Some(dead_letters),
+            let entry = match self.make(&new).await {
+                Ok(entry) => entry,
+                Err(answer) => {
+                    // What stood in the way may be what others made, or left, of the name meanwhile.
+                    self.catalog.refresh().await?;
+                    if self.catalog.mark(&new.id) == mark {
+                        return Err(answer);
+                    }
+                    continue;
+                }
             };
             match self.catalog.add_table_since(entry, mark).await? {
                 AddTable::Added(entry) => {
@@ -250,6 +245,26 @@ impl Tables {
                 .retry_after_s(1)
                 .into(),
         )
+    }
+
+    /// Topics and logs of a table that the catalog does not have yet.
+    async fn make(&self, new: &NewTable) -> Result<TableEntry, Answer> {
+        let topic = topics::table_topic(&self.topic_prefix, &new.id);
+        let topic_id = self.make_topic(new, &topic).await?;
+        self.make_delta(&new.id, new.mode, &new.schema, &new.properties)
+            .await?;
+        let dead_letters = self.make_dead_letters(&new.id, new.retention_ms).await?;
+        Ok(TableEntry {
+            id: new.id.clone(),
+            mode: new.mode,
+            schema: new.schema.clone(),
+            buckets: new.buckets,
+            topic,
+            topic_id,
+            properties: new.properties.clone(),
+            created_ms: self.clock.now_ms(),
+            dead_letters_topic_id: Some(dead_letters),
+        })
     }
 
     async fn make_topic(&self, new: &NewTable, topic: &str) -> Result<TopicId, Answer> {

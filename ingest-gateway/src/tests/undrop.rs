@@ -194,3 +194,61 @@ async fn a_drop_that_died_is_finished_by_the_sweep() {
     undrop(&later).await.answered();
     later.post(JSON, r#"{"id":3}"#).await.answered();
 }
+
+/// Two gateways create, write, drop and restore one name at the same time. Whatever they were told,
+/// in the end there is either a table that works or a name that is free, and no version came twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_that_race_for_a_name_leave_a_table_that_works() {
+    for seed in 0..12_u64 {
+        let harness = keeping().await;
+        let first = delta(&harness).snapshot().await.unwrap().version();
+        let tasks: Vec<_> = [harness.another().await, harness.another().await]
+            .into_iter()
+            .zip([seed, seed + 100])
+            .map(|(gateway, seed)| {
+                tokio::spawn(async move {
+                    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+                    for _ in 0..10 {
+                        state ^= state << 13;
+                        state ^= state >> 7;
+                        state ^= state << 17;
+                        let reply = match state % 6 {
+                            0 => gateway.create(orders()).await,
+                            1 => delete(&gateway, "/v1/tables/orders").await,
+                            2 => undrop(&gateway).await,
+                            3 => delete(&gateway, "/v1/tables/orders?purge=true").await,
+                            _ => gateway.post(JSON, r#"{"id":1}"#).await,
+                        };
+                        let status = reply.status.as_u16();
+                        assert!(
+                            matches!(status, 200 | 201 | 404 | 409 | 503),
+                            "{}",
+                            reply.body
+                        );
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            let ended = tokio::time::timeout(Duration::from_secs(60), task).await;
+            ended.expect("nobody waits for ever").unwrap();
+        }
+        // A claim of one that lost may stand for its lease.
+        let later = at(&harness, 1_000_000 + 60_000).await;
+        later.gateway.tables.sweep().await.unwrap();
+        if !later.get("/v1/tables/orders").await.status.is_success() {
+            let made = later.create(orders()).await;
+            assert_eq!(made.status, 201, "seed {seed}: {}", made.body);
+        }
+        later.post(JSON, r#"{"id":7}"#).await.answered();
+        let table = delta(&later);
+        let snapshot = table.snapshot().await.unwrap();
+        assert!(snapshot.version() >= first && !snapshot.is_dropped());
+        let flush = tidelake_manifest::Transaction::flush(Vec::new(), Vec::new());
+        let outcome = table.commit(&snapshot, flush).await.unwrap();
+        assert!(
+            matches!(outcome, tidelake_manifest::CommitOutcome::Committed { .. }),
+            "seed {seed}: {outcome:?}"
+        );
+    }
+}
