@@ -11,7 +11,7 @@ use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use clap::Args;
 use tidelake_codec::json::encode::{JsonStyle, write_rows};
-use tidelake_core::{Bucket, ErrorKind, Offset, TableName};
+use tidelake_core::{Bucket, ErrorKind, Offset};
 use tidelake_intake::{BucketIntake, Seen, TableKind, Taken};
 use tidelake_log::{Admin, KafkaSettings, LogError, MessageBatch, TailReader};
 use tidelake_schema::TableSchema;
