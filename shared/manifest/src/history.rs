@@ -9,9 +9,9 @@ use tidelake_core::{Bucket, TableVersion, Watermark};
 use tidelake_storage::StorageError;
 
 use crate::action::{Remove, Txn, VectorDescriptor};
+use crate::commit_file::Commit;
 use crate::error::{ManifestError, Result};
 use crate::log_files::LogFiles;
-use crate::replay::Commit;
 use crate::stats::Stats;
 use crate::table::DeltaTable;
 

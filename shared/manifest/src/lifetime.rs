@@ -12,15 +12,15 @@
 //! ```
 //! - **Fence** ([`DeltaTable::drop_fence`]): the table's last commit. It takes part in the race for the
 //!   next version as flushes do, so each flush either came before it or finds it and loses
-//!   ([`Conflict::Dropped`]). Whoever removes the folder removes the fence last, or leaves it: a
+//!   ([`crate::Conflict::Dropped`]). Whoever removes the folder removes the fence last, or leaves it: a
 //!   writer that is still based on N then meets it.
 //! - **Beginning** ([`CreateTable::first_version`]): a table that follows a dropped one starts at the
 //!   dropped one's last version + 2 or above. Its first commit stands on nothing: replay forgets what
-//!   came before ([`crate::replay::Commit::begins_at`]), and other engines start at its checkpoint,
+//!   came before ([`Commit::begins_at`]), and other engines start at its checkpoint,
 //!   to which `_last_checkpoint` points. A late flush into the emptied folder (base ≤ N, so version
 //!   ≤ D) lands below the beginning, with a gap above it, where no reader looks.
 //! - **Identity**: a writer that goes on from there arrives at the beginning and loses: the table's
-//!   id is another ([`Conflict::TableReplaced`]). [`DeltaTable::withdraw_void_commit`] takes back what
+//!   id is another ([`crate::Conflict::TableReplaced`]). [`DeltaTable::withdraw_void_commit`] takes back what
 //!   it had put below.
 //!
 //! A fence that nothing was created after can be lifted ([`DeltaTable::lift_fence`]): the table goes
@@ -40,17 +40,16 @@ use tidelake_schema::TableSchema;
 use tidelake_storage::PutOnce;
 
 use crate::action::{Action, Metadata, write_commit};
-use crate::conflict::Conflict;
+use crate::commit_file::{Commit, fingerprint};
 use crate::error::{ManifestError, Result};
 use crate::features::{NewTable, check_property};
 use crate::log_files::{LOG_FOLDER, LogFiles, version_of};
-use crate::replay::{Commit, FIRST_VERSION, Replay, SCHEMA_ID, fingerprint};
+use crate::properties::{DROPPED, FIRST_VERSION, SCHEMA_ID, is_dropped};
+use crate::replay::Replay;
 use crate::snapshot::Snapshot;
 use crate::table::DeltaTable;
 use crate::transaction::{CommitOutcome, Transaction};
 
-/// A property of ours: the table was dropped by the commit that set it.
-pub(crate) const DROPPED: &str = "tidelake.dropped";
 /// The operation that takes a fence back.
 const LIFT_FENCE: &str = "UNDROP TABLE";
 /// Changes of the table's properties that a drop may lose against.
@@ -86,12 +85,6 @@ impl CreateOutcome {
             Self::Created(snapshot) | Self::Exists(snapshot) => snapshot,
         }
     }
-}
-
-/// True where the table's metadata say that it was dropped.
-pub(crate) fn is_dropped(metadata: &Metadata) -> bool {
-    let dropped = metadata.configuration.get(DROPPED);
-    dropped.is_some_and(|dropped| dropped == "true")
 }
 
 impl Transaction {
@@ -292,15 +285,4 @@ impl DeltaTable {
         self.reader.store.delete(&name).await?;
         Ok(true)
     }
-}
-
-/// Does a commit that won the version we wanted end the table that we write to?
-pub(crate) fn ended_by(winner: &Metadata, base: &Metadata) -> Result<(), Conflict> {
-    if winner.id != base.id {
-        return Err(Conflict::TableReplaced);
-    }
-    if is_dropped(winner) {
-        return Err(Conflict::Dropped);
-    }
-    Ok(())
 }

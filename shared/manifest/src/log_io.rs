@@ -17,9 +17,10 @@ use tidelake_core::clock::UnixMillis;
 use tidelake_storage::{NumberedLog, StorageError, Store};
 
 use crate::checkpoint;
+use crate::commit_file::{Commit, Fingerprint};
 use crate::error::{ManifestError, Result};
 use crate::log_files::{LOG_FOLDER, LogFiles};
-use crate::replay::{Commit, Fingerprint, Replay};
+use crate::replay::Replay;
 use crate::snapshot::Snapshot;
 
 const LAST_CHECKPOINT: &str = "_delta_log/_last_checkpoint";

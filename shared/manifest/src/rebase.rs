@@ -3,10 +3,11 @@
 use tidelake_core::TableVersion;
 use tidelake_core::clock::UnixMillis;
 
-use crate::conflict::{Conflict, against_snapshot, against_winner};
+use crate::commit_file::Commit;
+use crate::conflict::Conflict;
 use crate::error::Result;
-use crate::lifetime::ended_by;
-use crate::replay::{Commit, Replay};
+use crate::replay::Replay;
+use crate::rules::{against_snapshot, against_winner, ended_by};
 use crate::snapshot::Snapshot;
 use crate::transaction::Transaction;
 

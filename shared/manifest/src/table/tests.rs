@@ -15,14 +15,15 @@ use super::*;
 use crate::action::{
     Action, Add, Format, Metadata, NullableMap, Protocol, Remove, TAG_BUCKET, Txn, write_commit,
 };
+use crate::checkpointer::checkpoint_of;
+use crate::commit_file::Commit;
 use crate::conflict::Conflict;
 use crate::features::NewTable;
 use crate::lifetime::{CreateOutcome, CreateTable};
 use crate::log_files::checkpoint_name;
 use crate::rebase::{Rebased, rebase};
-use crate::replay::Commit;
 use crate::stats::Stats;
-use crate::tombstones::checkpoint_of;
+
 use crate::transaction::{CommitOutcome, MarkMove, Transaction};
 
 mod engines;
