@@ -1,16 +1,19 @@
 //! `tidelake tail`: new rows of a table as JSON lines, straight from the log.
 //!
-//! Shows what is accepted, committed or not. Records that a reader of the table would not see, because
+//! Shows what is accepted, committed or not; a delete as its key with `"__op":"delete"`. Records that a reader of the table would not see, because
 //! they don't fit the schema, are told on standard error.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
 use clap::Args;
 use tidelake_codec::json::encode::{JsonStyle, write_rows};
-use tidelake_codec::message::{Letter, MessageDecoder, WireMessage};
 use tidelake_core::{Bucket, ErrorKind, Offset, TableName};
-use tidelake_log::{Admin, KafkaSettings, LogError, MessageBatch, TailReader, headers};
+use tidelake_intake::{BucketIntake, Seen, TableKind, Taken};
+use tidelake_log::{Admin, KafkaSettings, LogError, MessageBatch, TailReader};
 use tidelake_schema::TableSchema;
 
 use crate::Global;
@@ -65,7 +68,12 @@ pub(crate) async fn run(args: TailArgs, global: &Global) -> Result<(), Failure> 
         admin.end_offsets(&topic, &buckets).await
     }
     .map_err(log)?;
-    let mut printer = Printer::new(&name, &schema, args.rows)?;
+    let kind = match table["mode"].as_str() {
+        _ if name.dead_letters_of().is_some() => TableKind::DeadLetters,
+        Some("upsert") => TableKind::Upsert,
+        _ => TableKind::Append,
+    };
+    let mut printer = Printer::new(kind, &schema, count, args.rows)?;
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -134,31 +142,31 @@ fn log(error: LogError) -> Failure {
     }
 }
 
-/// Decodes messages and prints their rows.
+/// Prints the rows of messages.
 struct Printer {
-    decoder: MessageDecoder,
-    /// Messages are dead letters.
-    letters: bool,
+    /// By bucket.
+    intakes: Vec<BucketIntake>,
     left: u64,
 }
 
 impl Printer {
     fn new(
-        table: &TableName,
+        kind: TableKind,
         schema: &TableSchema,
+        buckets: u32,
         rows_max: Option<u64>,
     ) -> Result<Self, Failure> {
-        let letters = table.dead_letters_of().is_some();
-        let decoder = if letters {
-            MessageDecoder::dead_letters()
-        } else {
-            MessageDecoder::new(schema)
-        };
+        let intakes = (0..buckets)
+            .map(|bucket| BucketIntake::without_origins(kind, schema, Bucket(bucket), buckets));
+        let intakes = intakes.collect::<Result<_, _>>();
         Ok(Self {
-            decoder: decoder.map_err(|error| {
-                Failure::of("the table's schema can't be used", error.kind(), &error)
+            intakes: intakes.map_err(|error| {
+                Failure::of(
+                    "the table's schema can't be used",
+                    ErrorKind::Invalid,
+                    &error,
+                )
             })?,
-            letters,
             left: rows_max.unwrap_or(u64::MAX),
         })
     }
@@ -174,44 +182,69 @@ impl Printer {
         from: Offset,
         to: Offset,
     ) -> Result<(), Failure> {
+        let Some(intake) = self.intakes.get_mut(bucket.0 as usize) else {
+            return Ok(());
+        };
         for message in batches.iter().flat_map(MessageBatch::iter) {
             let offset = message.offset();
             if message.bucket() != bucket || offset < from || offset >= to {
                 continue;
             }
-            let letter = self
-                .letters
-                .then(|| Letter::read(|name| message.header(name)));
-            let wire = WireMessage {
-                offset: offset.0,
+            let taken = intake.take(&Seen {
+                offset,
                 timestamp_ms: message.timestamp_ms(),
                 key: message.key(),
                 value: message.value(),
-                encoding: message.header(headers::ENCODING),
-                op: message.header(headers::OP),
-                letter: letter.as_ref(),
-            };
-            if let Err(rejection) = self.decoder.push(&wire) {
-                note(&format!("bucket {bucket} offset {offset}: {rejection}"));
+                headers: &message,
+            });
+            match taken {
+                Taken::Refused(why) => note(&format!("bucket {bucket} offset {offset}: {why}")),
+                Taken::Misrouted(owner) => note(&format!(
+                    "bucket {bucket} offset {offset}: its key belongs to bucket {owner}, where it \
+                     comes again"
+                )),
+                Taken::Rows(_) | Taken::Marker | Taken::Repeated => {}
             }
         }
-        let decoded = self.decoder.finish();
-        let decoded = decoded.map_err(|error| Failure::failed(error.to_string()))?;
+        let drained = intake.drain();
+        let drained = drained.map_err(|error| Failure::failed(error.to_string()))?;
         let mut text = Vec::new();
-        for rows in decoded.rows {
-            let shown = rows
-                .batch
-                .num_rows()
-                .min(usize::try_from(self.left).unwrap_or(usize::MAX));
-            self.left -= shown as u64;
-            let batch = rows.batch.slice(0, shown);
-            write_rows(&batch, &batch.schema(), &mut text, JsonStyle::Objects)
-                .map_err(|error| Failure::failed(error.to_string()))?;
+        for chunk in drained.chunks {
+            let batch = self.shown(&chunk.batch);
+            rows_of(&batch, &mut text)?;
+        }
+        for deletes in drained.deletes {
+            let batch = self.shown(&deletes.keys);
+            rows_of(&marked(&batch)?, &mut text)?;
         }
         let mut out = std::io::stdout().lock();
         out.write_all(&text)?;
         Ok(out.flush()?)
     }
+
+    /// As many rows as are still wanted.
+    fn shown(&mut self, batch: &RecordBatch) -> RecordBatch {
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let shown = batch.num_rows().min(wanted);
+        self.left -= shown as u64;
+        batch.slice(0, shown)
+    }
+}
+
+fn rows_of(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), Failure> {
+    write_rows(batch, &batch.schema(), out, JsonStyle::Objects)
+        .map_err(|error| Failure::failed(error.to_string()))
+}
+
+/// Deleted keys, and a column that says so.
+fn marked(keys: &RecordBatch) -> Result<RecordBatch, Failure> {
+    let mut fields: Vec<_> = keys.schema().fields().iter().cloned().collect();
+    fields.insert(0, Arc::new(Field::new("__op", DataType::Utf8, false)));
+    let mut columns = keys.columns().to_vec();
+    let words = StringArray::from(vec!["delete"; keys.num_rows()]);
+    columns.insert(0, Arc::new(words));
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+        .map_err(|error| Failure::failed(error.to_string()))
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidelake_catalog::{TableEntry, TableMode};
-use tidelake_codec::message::{Letter, MessageDecoder, Placement, Pushed, WireMessage};
 use tidelake_codec::{CodecError, Reason, Rejection};
 use tidelake_core::{Bucket, Offset, Watermark};
+use tidelake_intake::decode::{DeadLetter, MessageDecoder, Placement, Pushed, WireMessage};
 use tidelake_log::headers::{ENCODING, OP, ORIGIN};
 use tidelake_log::{Message, Received, Run, TopicBucket};
 use tidelake_manifest::Snapshot;
@@ -110,9 +110,9 @@ impl BucketState {
                 bucket: at.bucket,
                 buckets: entry.buckets,
             };
-            MessageDecoder::keyed(schema, Some(placement))?
+            MessageDecoder::upsert(schema, Some(placement))?
         } else {
-            MessageDecoder::new(schema)?
+            MessageDecoder::append(schema)?
         };
         let from = snapshot
             .watermark(&entry.topic_id, at.bucket)
@@ -154,7 +154,7 @@ impl BucketState {
             let timestamp_ms = message.timestamp_ms();
             let headed = message.has_headers();
             let letter =
-                (headed && self.letters).then(|| Letter::read(|name| message.header(name)));
+                (headed && self.letters).then(|| DeadLetter::read(|name| message.header(name)));
             let wire = WireMessage {
                 key: (self.keyed || self.letters)
                     .then(|| message.key())
@@ -164,7 +164,7 @@ impl BucketState {
                 value: message.value(),
                 encoding: headed.then(|| message.header(ENCODING)).flatten(),
                 op: headed.then(|| message.header(OP)).flatten(),
-                letter: letter.as_ref(),
+                dead_letter: letter.as_ref(),
             };
             taken.messages += 1;
             taken.skipped += u64::try_from(offset.0 - self.next.0).unwrap_or(0);

@@ -3,7 +3,7 @@
 //! They are sent, and acknowledged, before the commit whose watermark passes them. A crash between
 //! the two sends them again: a dead letter is named by its source position (key and headers), which
 //! is the primary key of the dead-letter table, so a repetition replaces itself there. The flusher
-//! reads that topic like a table's ([`tidelake_codec::message::MessageDecoder::dead_letters`]).
+//! reads that topic like a table's ([`tidelake_intake::decode::MessageDecoder::dead_letters`]).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -149,7 +149,7 @@ mod tests {
     use arrow::array::AsArray;
     use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
     use tidelake_codec::Reason;
-    use tidelake_codec::message::{Letter, MessageDecoder, Pushed, WireMessage};
+    use tidelake_intake::decode::{DeadLetter, MessageDecoder, Pushed, WireMessage};
 
     use super::*;
 
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(message.key.as_deref(), Some(&b"2/41"[..]));
         assert_eq!(message.value.as_deref(), Some(&b"raw"[..]));
         assert_eq!(header(&message, header::FIELD).map(<[u8]>::len), Some(1024));
-        let letter = Letter::read(|name| header(&message, name));
+        let letter = DeadLetter::read(|name| header(&message, name));
         let mut decoder = MessageDecoder::dead_letters().unwrap();
         let pushed = decoder.push(&WireMessage {
             offset: 0,
@@ -193,7 +193,7 @@ mod tests {
             value: message.value.as_deref(),
             encoding: header(&message, headers::ENCODING),
             op: header(&message, headers::OP),
-            letter: Some(&letter),
+            dead_letter: Some(&letter),
         });
         assert_eq!(pushed, Ok(Pushed::Rows(1)));
         let batch = decoder.finish().unwrap().rows.remove(0).batch;

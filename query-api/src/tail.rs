@@ -39,8 +39,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tidelake_catalog::TableEntry;
-use tidelake_codec::message::Letter;
 use tidelake_core::{Bucket, Offset, TableId, TableVersion};
+use tidelake_intake::Seen;
 use tidelake_log::LogError;
 use tidelake_table::index::IndexHome;
 use tokio_util::sync::CancellationToken;
@@ -57,15 +57,7 @@ pub(crate) use view::{Followed, Following, View};
 #[derive(Debug, Clone, Copy)]
 pub struct RawMessage<'a> {
     pub bucket: Bucket,
-    pub offset: i64,
-    pub timestamp_ms: i64,
-    pub key: Option<&'a [u8]>,
-    pub value: Option<&'a [u8]>,
-    pub encoding: Option<&'a [u8]>,
-    pub op: Option<&'a [u8]>,
-    pub origin: Option<&'a [u8]>,
-    /// What a dead letter's headers say.
-    pub letter: Option<&'a Letter<'a>>,
+    pub seen: Seen<'a>,
 }
 
 /// Messages that were read together; those of one bucket in the order of their offsets.

@@ -13,10 +13,12 @@ use parking_lot::Mutex;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use tidelake_catalog::{AddTable, Catalog, TableEntry, TableMode};
-use tidelake_codec::message::{MessageDecoder, Placement, WireMessage};
+use tidelake_core::headers::{self, Headers};
 use tidelake_core::{
     Bucket, Offset, TableId, TableName, TableVersion, TenantId, TopicId, Watermark, clock, ids,
 };
+use tidelake_intake::Seen;
+use tidelake_intake::decode::{MessageDecoder, Placement, WireMessage};
 use tidelake_log::LogError;
 use tidelake_manifest::vector::DeletedRows;
 use tidelake_manifest::{
@@ -78,6 +80,28 @@ pub(crate) struct Wire {
     pub op: Option<Vec<u8>>,
 }
 
+impl Headers for Wire {
+    fn is_empty(&self) -> bool {
+        self.encoding.is_none() && self.op.is_none()
+    }
+
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        match name {
+            headers::ENCODING => self.encoding.as_deref(),
+            headers::OP => self.op.as_deref(),
+            _ => None,
+        }
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
+        for name in [headers::ENCODING, headers::OP] {
+            if let Some(value) = self.get(name) {
+                visit(name, Some(value));
+            }
+        }
+    }
+}
+
 impl Wire {
     pub(crate) fn json(text: &str) -> Self {
         Self {
@@ -94,7 +118,7 @@ impl Wire {
             value: self.value.as_deref(),
             encoding: self.encoding.as_deref(),
             op: self.op.as_deref(),
-            letter: None,
+            dead_letter: None,
         }
     }
 
@@ -257,16 +281,16 @@ struct Part(Vec<((Bucket, i64), Wire)>);
 impl Messages for Part {
     fn visit(&self, visit: &mut dyn FnMut(RawMessage<'_>)) {
         for ((bucket, offset), message) in &self.0 {
-            visit(RawMessage {
-                bucket: *bucket,
-                offset: *offset,
+            let seen = Seen {
+                offset: Offset(*offset),
                 timestamp_ms: 0,
                 key: message.key.as_deref(),
                 value: message.value.as_deref(),
-                encoding: message.encoding.as_deref(),
-                op: message.op.as_deref(),
-                origin: None,
-                letter: None,
+                headers: message,
+            };
+            visit(RawMessage {
+                bucket: *bucket,
+                seen,
             });
         }
     }
@@ -569,7 +593,7 @@ impl TestTable {
             bucket: Bucket(bucket),
             buckets: self.entry.buckets,
         };
-        let mut decoder = MessageDecoder::keyed(&self.schema, Some(placement)).unwrap();
+        let mut decoder = MessageDecoder::upsert(&self.schema, Some(placement)).unwrap();
         let messages = self.log.messages(&self.entry.topic, bucket, from, to);
         for (offset, message) in (from..).zip(&messages) {
             let _ = decoder.push(&message.at(offset));
@@ -597,7 +621,7 @@ impl TestTable {
     }
 
     fn decode(&self, bucket: u32, from: i64, to: i64) -> Option<RecordBatch> {
-        let mut decoder = MessageDecoder::new(&self.schema).unwrap();
+        let mut decoder = MessageDecoder::append(&self.schema).unwrap();
         let messages = self.log.messages(&self.entry.topic, bucket, from, to);
         for (offset, message) in (from..).zip(&messages) {
             let _ = decoder.push(&message.at(offset));

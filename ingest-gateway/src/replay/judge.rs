@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tidelake_catalog::{TableEntry, TableMode};
-use tidelake_codec::message::{MessageDecoder, Placement, Pushed, WireMessage};
 use tidelake_codec::{Reason, Rejection};
 use tidelake_core::{Bucket, ErrorKind};
+use tidelake_intake::decode::{MessageDecoder, Placement, Pushed, WireMessage};
 use tidelake_schema::TableSchema;
 use tidelake_service::Problem;
 
@@ -123,8 +123,8 @@ impl Judge {
                     buckets: self.table.buckets,
                 };
                 let made = match self.table.mode {
-                    TableMode::Append => MessageDecoder::new(&self.schema),
-                    TableMode::Upsert => MessageDecoder::keyed(&self.schema, Some(placement)),
+                    TableMode::Append => MessageDecoder::append(&self.schema),
+                    TableMode::Upsert => MessageDecoder::upsert(&self.schema, Some(placement)),
                 };
                 new.insert(made.map_err(|error| bug(error.to_string()))?)
             }
@@ -136,7 +136,7 @@ impl Judge {
             value: letter.value.as_deref(),
             encoding: letter.encoding.as_deref(),
             op: letter.op.as_deref(),
-            letter: None,
+            dead_letter: None,
         });
         // Only the verdict is wanted.
         decoder.finish().map_err(|error| bug(error.to_string()))?;

@@ -6,11 +6,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tidelake_catalog::{DropTable, TableEntry};
 use tidelake_codec::json::{JsonDecoder, JsonLimits};
-use tidelake_codec::message::{Letter, MessageDecoder, Pushed, WireMessage};
 use tidelake_codec::packed;
 use tidelake_core::headers::{self, REPLAY};
 use tidelake_core::partition::bucket_of;
 use tidelake_core::{Bucket, TableId, TableName, TenantId};
+use tidelake_intake::decode::{DeadLetter, MessageDecoder, Pushed, WireMessage};
 use tidelake_log::Message;
 use tidelake_schema::TableSchema;
 
@@ -63,7 +63,7 @@ fn rows(harness: &Harness) -> arrow::array::RecordBatch {
             let mut found = message.headers.iter().filter(|(known, _)| known == name);
             found.next().map(|(_, value)| value.as_ref())
         };
-        let letter = Letter::read(header);
+        let letter = DeadLetter::read(header);
         let pushed = decoder.push(&WireMessage {
             offset,
             timestamp_ms: 999,
@@ -71,7 +71,7 @@ fn rows(harness: &Harness) -> arrow::array::RecordBatch {
             value: message.value.as_deref(),
             encoding: header(headers::ENCODING),
             op: header(headers::OP),
-            letter: Some(&letter),
+            dead_letter: Some(&letter),
         });
         assert_eq!(pushed, Ok(Pushed::Rows(1)));
     }

@@ -8,10 +8,10 @@ use arrow::array::{
 use arrow::datatypes::Int64Type;
 use arrow::ipc::writer::StreamWriter;
 use tidelake_codec::key::KeyText;
-use tidelake_codec::message::{MessageDecoder, Placement, WireMessage};
 use tidelake_codec::packed;
 use tidelake_core::partition::bucket_of;
 use tidelake_core::{Bucket, Offset, Token, Watermark};
+use tidelake_intake::decode::{MessageDecoder, Placement, WireMessage};
 use tidelake_log::headers;
 use tidelake_schema::TableSchema;
 
@@ -80,7 +80,7 @@ fn changes(harness: &Harness) -> Vec<Vec<Vec<Change>>> {
             bucket: Bucket(bucket as u32),
             buckets: BUCKETS,
         };
-        let mut decoder = MessageDecoder::keyed(&schema, Some(placement)).unwrap();
+        let mut decoder = MessageDecoder::upsert(&schema, Some(placement)).unwrap();
         let messages = messages.into_iter().map(|message| {
             let (name, value) = &message.headers[0];
             assert_eq!(
@@ -96,7 +96,7 @@ fn changes(harness: &Harness) -> Vec<Vec<Vec<Change>>> {
                 value: Some(&value),
                 encoding: Some(headers::ENCODING_ARROW),
                 op: None,
-                letter: None,
+                dead_letter: None,
             });
             pushed.unwrap();
             let packed = packed::decode_keyed(&value, &schema, &key).unwrap();

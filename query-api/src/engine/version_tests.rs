@@ -11,8 +11,8 @@ use axum::body::Body;
 use axum::http::Request as HttpRequest;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tidelake_codec::message::{MessageDecoder, WireMessage};
 use tidelake_core::{Bucket, Watermark, ids};
+use tidelake_intake::decode::{MessageDecoder, WireMessage};
 use tidelake_manifest::action::TAG_BUCKET;
 use tidelake_manifest::vector::{DeletedRows, VectorFile};
 use tidelake_manifest::{Add, Remove, Transaction, vector};
@@ -178,7 +178,7 @@ impl Keyed {
     }
 
     fn sealed(&self, bucket: u32, rows: &[(Key, Row)]) -> Sealed {
-        let mut decoder = MessageDecoder::keyed(&self.table.schema, None).unwrap();
+        let mut decoder = MessageDecoder::upsert(&self.table.schema, None).unwrap();
         for ((region, id), row) in rows {
             let record = json!({"id": id, "Region": region, "note": row.note,
                 "at": format!("10:00:{:02}", row.offset % 60)});
@@ -190,7 +190,7 @@ impl Keyed {
                     value: Some(record.to_string().as_bytes()),
                     encoding: None,
                     op: None,
-                    letter: None,
+                    dead_letter: None,
                 })
                 .unwrap();
         }

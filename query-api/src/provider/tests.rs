@@ -8,8 +8,8 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tidelake_codec::message::{MessageDecoder, WireMessage};
 use tidelake_core::TableVersion;
+use tidelake_intake::decode::{MessageDecoder, WireMessage};
 use tidelake_schema::{TableSchema, delta};
 
 use super::shape::Shape;
@@ -75,7 +75,7 @@ fn row(id: i64) -> Value {
 }
 
 fn decode(schema: &TableSchema, rows: &[Value]) -> RecordBatch {
-    let mut decoder = MessageDecoder::new(schema).unwrap();
+    let mut decoder = MessageDecoder::append(schema).unwrap();
     for (offset, row) in rows.iter().enumerate() {
         let text = row.to_string();
         let value = Some(text.as_bytes());
@@ -86,7 +86,7 @@ fn decode(schema: &TableSchema, rows: &[Value]) -> RecordBatch {
             value,
             encoding: None,
             op: None,
-            letter: None,
+            dead_letter: None,
         };
         decoder
             .push(&message)

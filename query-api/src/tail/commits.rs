@@ -42,6 +42,6 @@ async fn follow(shared: &Shared) -> Result<(), LogError> {
 }
 
 fn read(message: &RawMessage<'_>) -> Option<(TableId, TableVersion)> {
-    let event: Event = serde_json::from_slice(message.value?).ok()?;
+    let event: Event = serde_json::from_slice(message.seen.value?).ok()?;
     Some((TableId::new(event.tenant, event.table), event.version))
 }

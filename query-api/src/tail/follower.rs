@@ -240,13 +240,12 @@ impl<'a> Table<'a> {
             .map(Bucket)
             .map(|bucket| (bucket, base.tail(bucket)))
             .collect();
-        let schema = Arc::clone(&base.pinned.shape.table);
         let snapshot = Arc::clone(&base.pinned.snapshot);
         let rejected = shared.metrics.tail_rejected.clone();
         Self {
             shared,
             followed,
-            decoders: Some(Decoders::new(entry, schema, snapshot, rejected)),
+            decoders: Some(Decoders::new(entry, snapshot, rejected)),
             rebased_at: base.looked,
             base,
             tails,

@@ -1,9 +1,9 @@
 //! The tail from a real log.
 
 use async_trait::async_trait;
-use tidelake_codec::message::Letter;
 use tidelake_core::{Bucket, Offset};
-use tidelake_log::{Admin, Follower, KafkaSettings, LogError, MessageBatch, headers, topics};
+use tidelake_intake::Seen;
+use tidelake_log::{Admin, Follower, KafkaSettings, LogError, MessageBatch, topics};
 
 use super::{Fed, Feed, Messages, RawMessage, TailSource};
 
@@ -64,21 +64,16 @@ struct Batch(MessageBatch);
 impl Messages for Batch {
     fn visit(&self, visit: &mut dyn FnMut(RawMessage<'_>)) {
         for run in self.0.runs() {
-            let letters = topics::is_dead_letter_topic(run.topic);
             for message in run.iter() {
-                let plain = !message.has_headers();
-                let header = |name| if plain { None } else { message.header(name) };
-                let letter = letters.then(|| Letter::read(header));
                 visit(RawMessage {
                     bucket: run.bucket,
-                    offset: message.offset().0,
-                    timestamp_ms: message.timestamp_ms(),
-                    key: message.key(),
-                    value: message.value(),
-                    encoding: header(headers::ENCODING),
-                    op: header(headers::OP),
-                    origin: header(headers::ORIGIN),
-                    letter: letter.as_ref(),
+                    seen: Seen {
+                        offset: message.offset(),
+                        timestamp_ms: message.timestamp_ms(),
+                        key: message.key(),
+                        value: message.value(),
+                        headers: &message,
+                    },
                 });
             }
         }

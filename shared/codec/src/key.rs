@@ -168,7 +168,7 @@ impl KeyText {
     }
 
     /// True where no value of the key's types has a text that is too large.
-    pub(crate) fn is_bounded(&self) -> bool {
+    pub fn is_bounded(&self) -> bool {
         self.bounded
     }
 

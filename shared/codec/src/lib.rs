@@ -12,7 +12,6 @@
 //! | [`arrow_ipc`] | Arrow streams with columns of any fitting type | to |
 //! | [`packed`] | one message of many rows | to and from |
 //! | [`key`] | the text of a primary key | to and from |
-//! | [`message`] | a log message in any of them | to |
 //!
 //! Columns are always those of [`tidelake_schema::arrow::to_arrow`].
 
@@ -22,10 +21,9 @@ mod decimal;
 mod error;
 pub mod json;
 pub mod key;
-pub mod message;
 pub mod packed;
 mod reject;
-mod temporal;
+pub mod temporal;
 
 pub use allowance::{Allowance, MESSAGE_DECODED_BYTES_MAX};
 pub use error::CodecError;

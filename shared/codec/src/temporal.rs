@@ -10,15 +10,15 @@ pub(crate) const MICROS_A_DAY: i64 = SECONDS_A_DAY * 1_000_000;
 const YEAR_DIGITS_MAX: usize = 7;
 
 /// Why text is not a date or time: the words for the message.
-pub(crate) type Misfit = &'static str;
+pub type Misfit = &'static str;
 
 pub(crate) const OUT_OF_RANGE: Misfit = "out of range";
 
 /// What a timestamp's text must look like and how finely it counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StampKind {
-    pub(crate) nanos: bool,
-    pub(crate) zoned: bool,
+pub struct StampKind {
+    pub nanos: bool,
+    pub zoned: bool,
 }
 
 /// Days since 1970-01-01 of `2026-11-21`.
@@ -51,7 +51,7 @@ pub(crate) fn parse_time(text: &[u8]) -> Result<i64, Misfit> {
 }
 
 /// Micro- or nanoseconds since 1970-01-01T00:00:00Z of `2026-11-21T12:34:56.789012[Z|±HH:MM]`.
-pub(crate) fn parse_timestamp(text: &[u8], kind: StampKind) -> Result<i64, Misfit> {
+pub fn parse_timestamp(text: &[u8], kind: StampKind) -> Result<i64, Misfit> {
     let (days, rest) = take_date(text)?;
     let (seconds, fraction) = take_clock(days.into(), rest, kind)?;
     if kind.nanos {

@@ -8,12 +8,41 @@ pub const ENCODING_ARROW: &[u8] = b"arrow";
 pub const OP: &str = "tl-op";
 /// [`OP`]: no row at all, but the wish that the bucket be committed up to and including it.
 pub const OP_FLUSH: &[u8] = b"flush";
-/// Where a record came from that was written to another bucket than its key's: `bucket/offset`.
+/// Where a record came from that was written to another bucket than its key's, signed by the
+/// flusher that sent it on.
 pub const ORIGIN: &str = "tl-origin";
 /// The dead letter that this record was replayed from: `bucket/offset` of its source.
 pub const REPLAY: &str = "tl-replay";
 /// Schema version that the value was written with.
 pub const SCHEMA: &str = "tl-schema";
+
+/// A message's headers, read only where somebody asks.
+pub trait Headers {
+    /// True where a look at any header is in vain.
+    fn is_empty(&self) -> bool;
+
+    /// The last header of this name; `None` where it has no value either.
+    fn get(&self, name: &str) -> Option<&[u8]>;
+
+    /// All headers, in their order.
+    fn visit(&self, visit: &mut dyn FnMut(&str, Option<&[u8]>));
+}
+
+/// A message without headers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoHeaders;
+
+impl Headers for NoHeaders {
+    fn is_empty(&self) -> bool {
+        true
+    }
+
+    fn get(&self, _: &str) -> Option<&[u8]> {
+        None
+    }
+
+    fn visit(&self, _: &mut dyn FnMut(&str, Option<&[u8]>)) {}
+}
 
 /// Headers of a dead letter: why, and where the original came from.
 pub mod dead_letter {

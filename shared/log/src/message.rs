@@ -233,6 +233,22 @@ impl<'a> Received<'a> {
     }
 }
 
+impl tidelake_core::headers::Headers for Received<'_> {
+    fn is_empty(&self) -> bool {
+        !self.has_headers()
+    }
+
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        self.header(name)
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
+        for (name, value) in self.headers() {
+            visit(&name, value);
+        }
+    }
+}
+
 impl fmt::Debug for Received<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

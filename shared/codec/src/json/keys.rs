@@ -62,7 +62,7 @@ impl JsonDecoder {
 
     /// Appends the key text of the last row, whose key's fields are at `places`.
     #[inline]
-    pub(crate) fn append_last_key(&self, places: &[usize], out: &mut Vec<u8>) {
+    pub fn append_last_key(&self, places: &[usize], out: &mut Vec<u8>) {
         let Some(row) = self.rows.checked_sub(1) else {
             return;
         };
@@ -71,7 +71,8 @@ impl JsonDecoder {
     }
 }
 
-pub(crate) fn key_too_large() -> Reason {
+/// The reason to refuse a record whose key's text is above the limit.
+pub fn key_too_large() -> Reason {
     Reason::TooLarge {
         what: "the primary key as text",
         max: KEY_TEXT_BYTES_MAX,

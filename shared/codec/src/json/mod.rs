@@ -37,7 +37,7 @@ pub(crate) mod read;
 mod skip;
 pub mod stream;
 
-pub(crate) use keys::key_too_large;
+pub use keys::key_too_large;
 
 #[cfg(test)]
 pub(crate) mod tests;

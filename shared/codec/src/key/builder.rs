@@ -41,7 +41,7 @@ impl KeyBuilder {
     }
 
     /// The same for a key that is known already; `schema` is that of `key`.
-    pub(crate) fn of(key: &KeyText, schema: &TableSchema) -> Result<Self, SchemaError> {
+    pub fn of(key: &KeyText, schema: &TableSchema) -> Result<Self, SchemaError> {
         let limits = JsonLimits::default();
         let json = JsonDecoder::of_keys(schema, key.columns(), key.schema(), limits)?;
         Ok(Self { json })
@@ -89,7 +89,7 @@ impl KeyBuilder {
     }
 
     /// The text of the last key, appended.
-    pub(crate) fn append_last(&self, key: &KeyText, out: &mut Vec<u8>) {
+    pub fn append_last(&self, key: &KeyText, out: &mut Vec<u8>) {
         self.json.append_last_key(key.columns(), out);
     }
 

@@ -6,7 +6,7 @@ use tidelake_core::partition::bucket_of;
 
 use super::*;
 
-mod letters;
+mod dead_letters;
 
 fn schema() -> TableSchema {
     TableSchema::from_iceberg_json(
@@ -24,7 +24,7 @@ fn message(offset: i64, value: &[u8]) -> WireMessage<'_> {
         value: Some(value),
         encoding: None,
         op: None,
-        letter: None,
+        dead_letter: None,
     }
 }
 
@@ -40,7 +40,7 @@ fn packed_rows(ids: std::ops::Range<i64>) -> bytes::Bytes {
 
 #[test]
 fn rows_keep_the_order_of_their_messages_and_bad_ones_leave_nothing() {
-    let mut decoder = MessageDecoder::new(&schema()).unwrap();
+    let mut decoder = MessageDecoder::append(&schema()).unwrap();
     let packed = packed_rows(10..13);
     assert_eq!(
         decoder.push(&message(0, b"{\"id\":1}")).unwrap(),
@@ -127,7 +127,7 @@ fn in_bucket(bucket: u32) -> MessageDecoder {
         bucket: Bucket(bucket),
         buckets: BUCKETS,
     };
-    MessageDecoder::keyed(&keyed_schema(), Some(placement)).unwrap()
+    MessageDecoder::upsert(&keyed_schema(), Some(placement)).unwrap()
 }
 
 /// Rows as (id, delete) of one message.
@@ -180,7 +180,7 @@ fn positions(decoded: &Decoded) -> (Positions, Positions) {
 
 #[test]
 fn rows_and_deletes_come_in_the_order_of_their_positions() {
-    let mut decoder = MessageDecoder::keyed(&keyed_schema(), None).unwrap();
+    let mut decoder = MessageDecoder::upsert(&keyed_schema(), None).unwrap();
     let mixed = packed_operations(&[(1, false), (2, true), (3, true), (2, false)]);
     let deletes = packed_operations(&[(8, true), (9, true)]);
     assert_eq!(
@@ -218,7 +218,7 @@ fn rows_and_deletes_come_in_the_order_of_their_positions() {
             (5, 1, 9)
         ]
     );
-    let keys = crate::key::key_schema(&keyed_schema());
+    let keys = tidelake_codec::key::key_schema(&keyed_schema());
     assert!(
         decoded
             .deletes
@@ -299,7 +299,7 @@ fn a_batch_with_a_row_of_another_bucket_is_refused_whole_at_that_row() {
         assert_eq!(refused.reason, reason);
     }
     assert_eq!(decoder.rows(), 4);
-    let plain = MessageDecoder::keyed(&keyed_schema(), None);
+    let plain = MessageDecoder::upsert(&keyed_schema(), None);
     let mut plain = plain.unwrap();
     let anywhere = packed_operations(&[(own[0], false), (stray, true)]);
     assert_eq!(plain.push(&arrow(0, &anywhere)), Ok(Pushed::Rows(2)));
@@ -327,7 +327,7 @@ fn bad_keys_and_operations_are_refused_with_their_reason() {
     let decoded = decoder.finish().unwrap();
     assert!(decoded.rows.is_empty() && decoded.deletes.is_empty());
 
-    let mut append = MessageDecoder::new(&keyed_schema()).unwrap();
+    let mut append = MessageDecoder::append(&keyed_schema()).unwrap();
     let operations = packed_operations(&[(1, true)]);
     let refused = append.push(&arrow(0, &operations)).unwrap_err();
     assert_eq!(

@@ -16,8 +16,8 @@ use tidelake_schema::arrow::{UTC, to_arrow};
 use tidelake_schema::dead_letters::{self, NO_BUCKET};
 
 use super::{DecodedRows, POSITION_BYTES, Pushed, WireMessage};
-use crate::CodecError;
-use crate::temporal::{StampKind, parse_timestamp};
+use tidelake_codec::CodecError;
+use tidelake_codec::temporal::{StampKind, parse_timestamp};
 
 /// Code of a message that does not say which record it is about.
 const NO_SOURCE: &str = "NO_SOURCE";
@@ -31,7 +31,7 @@ const TIMES_MS: (i64, i64) = (-62_135_596_800_000, 253_402_300_799_999);
 
 /// What the headers of a dead letter say, unread.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Letter<'a> {
+pub struct DeadLetter<'a> {
     code: Option<&'a [u8]>,
     reason: Option<&'a [u8]>,
     field: Option<&'a [u8]>,
@@ -46,7 +46,7 @@ pub struct Letter<'a> {
     replayed_to: Option<&'a [u8]>,
 }
 
-impl<'a> Letter<'a> {
+impl<'a> DeadLetter<'a> {
     /// Asks for each header by its name.
     pub fn read(header: impl Fn(&'static str) -> Option<&'a [u8]>) -> Self {
         Self {
@@ -90,7 +90,7 @@ pub fn timestamp_ms(text: &str) -> Option<i64> {
 
 /// Rows of dead letters, column by column.
 #[derive(Debug)]
-pub(super) struct Letters {
+pub(super) struct DeadLetters {
     schema: SchemaRef,
     source_bucket: Int32Builder,
     source_offset: Int64Builder,
@@ -112,7 +112,7 @@ pub(super) struct Letters {
     bytes: usize,
 }
 
-impl Letters {
+impl DeadLetters {
     pub(super) fn new() -> Self {
         let times = || TimestampMicrosecondBuilder::new().with_timezone(UTC);
         Self {
@@ -148,8 +148,8 @@ impl Letters {
     }
 
     pub(super) fn push(&mut self, message: &WireMessage<'_>) -> Pushed {
-        let none = Letter::default();
-        let letter = message.letter.unwrap_or(&none);
+        let none = DeadLetter::default();
+        let letter = message.dead_letter.unwrap_or(&none);
         let source = letter.source();
         if source.is_none() && message.op == Some(headers::OP_FLUSH) {
             return Pushed::Marker;

@@ -10,9 +10,9 @@ use tidelake_codec::json::encode::{JsonStyle, write_rows};
 use tidelake_codec::json::stream::ArraySplitter;
 use tidelake_codec::json::{JsonDecoder, JsonLimits};
 use tidelake_codec::key::KeyText;
-use tidelake_codec::message::{MessageDecoder, Placement, WireMessage};
 use tidelake_codec::packed;
 use tidelake_core::Bucket;
+use tidelake_intake::decode::{MessageDecoder, Placement, WireMessage};
 use tidelake_schema::TableSchema;
 
 const RECORDS: usize = 1_000_000;
@@ -202,8 +202,8 @@ fn keys(
             bucket: Bucket(0),
             buckets: 1,
         };
-        let append = MessageDecoder::new(&schema)?;
-        let keyed = MessageDecoder::keyed(&schema, Some(placement))?;
+        let append = MessageDecoder::append(&schema)?;
+        let keyed = MessageDecoder::upsert(&schema, Some(placement))?;
         for (how, mut decoder) in [("append", append), ("keyed", keyed)] {
             let message = |offset: usize, value, encoding| WireMessage {
                 offset: offset as i64,
@@ -212,7 +212,7 @@ fn keys(
                 value: Some(value),
                 encoding,
                 op: None,
-                letter: None,
+                dead_letter: None,
             };
             report(
                 &format!("MessageDecoder, {how}, singles, {what}"),

@@ -7,14 +7,13 @@ use tidelake_core::partition::bucket_of;
 use tidelake_schema::{SchemaError, TableSchema};
 
 use super::{DecodedDeletes, POSITION_BYTES, Placement, Pushed, WireMessage};
-use crate::json::{JsonDecoder, key_too_large};
-use crate::key::{KeyBuilder, KeyError, KeyText};
-use crate::reject::{Reason, Rejection};
-use crate::{CodecError, packed};
+use tidelake_codec::json::{JsonDecoder, key_too_large};
+use tidelake_codec::key::{KeyBuilder, KeyError, KeyText};
+use tidelake_codec::{CodecError, Reason, Rejection, packed};
 
 /// What a primary key adds.
 #[derive(Debug)]
-pub(super) struct Keyed {
+pub(super) struct UpsertMessages {
     pub(super) key: KeyText,
     placement: Option<Placement>,
     tombstones: KeyBuilder,
@@ -26,7 +25,7 @@ pub(super) struct Keyed {
     owners: Vec<u32>,
 }
 
-impl Keyed {
+impl UpsertMessages {
     pub(super) fn new(
         key: KeyText,
         schema: &TableSchema,
@@ -51,6 +50,17 @@ impl Keyed {
     /// Memory they hold, about.
     pub(super) fn bytes(&self) -> usize {
         self.tombstones.bytes() + self.offsets.len() * POSITION_BYTES
+    }
+
+    /// Gives back the room that is kept for more tombstones, where none waits.
+    pub(super) fn shrink(&mut self, schema: &TableSchema) {
+        if let Ok(tombstones) = KeyBuilder::of(&self.key, schema) {
+            self.tombstones = tombstones;
+        }
+        self.offsets = Vec::new();
+        self.timestamps_ms = Vec::new();
+        self.text = Vec::new();
+        self.owners = Vec::new();
     }
 
     /// Hands the tombstones over.

@@ -24,27 +24,26 @@
 //! Flusher and query tail read the same messages through the same decoder, so both agree on what is
 //! a row and what is a dead letter.
 
-mod keyed;
-mod letters;
+mod dead_letters;
+mod upsert;
 
 use arrow::array::RecordBatch;
 use tidelake_core::Bucket;
 use tidelake_core::headers::OP_FLUSH;
 use tidelake_schema::{SchemaError, TableSchema};
 
-use crate::json::{JsonDecoder, JsonLimits};
-use crate::key::KeyText;
-use crate::reject::{Reason, Rejection};
-use crate::{CodecError, packed};
-use keyed::Keyed;
-use letters::Letters;
+use dead_letters::DeadLetters;
+use tidelake_codec::json::{JsonDecoder, JsonLimits};
+use tidelake_codec::key::KeyText;
+use tidelake_codec::{CodecError, Reason, Rejection, packed};
+use upsert::UpsertMessages;
 
-pub use letters::{Letter, timestamp_ms};
+pub use dead_letters::{DeadLetter, timestamp_ms};
 
 /// The first byte of Confluent's framing: a schema id and Avro follow.
 const CONFLUENT_MAGIC: u8 = 0;
 /// Decoded dead letters beyond this become a batch of their own.
-const LETTERS_BYTES_MAX: usize = 256 << 20;
+const DEAD_LETTER_BYTES_MAX: usize = 256 << 20;
 
 /// One message as the log holds it.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +58,7 @@ pub struct WireMessage<'a> {
     /// Header `tl-op`.
     pub op: Option<&'a [u8]>,
     /// The headers of a dead letter; for [`MessageDecoder::dead_letters`].
-    pub letter: Option<&'a Letter<'a>>,
+    pub dead_letter: Option<&'a DeadLetter<'a>>,
 }
 
 /// What a message was.
@@ -92,7 +91,7 @@ pub struct Decoded {
 /// Keys that consecutive messages delete; the vectors are parallel to the keys.
 #[derive(Debug, Clone)]
 pub struct DecodedDeletes {
-    /// The key's columns in key order, as [`crate::key::key_schema`] has them.
+    /// The key's columns in key order, as [`tidelake_codec::key::key_schema`] has them.
     pub keys: RecordBatch,
     pub offsets: Vec<i64>,
     /// Row within its message.
@@ -122,16 +121,16 @@ pub struct MessageDecoder {
     done_rows: usize,
     done_bytes: usize,
     /// Of tables with a primary key.
-    keyed: Option<Keyed>,
+    upsert: Option<UpsertMessages>,
     /// Of dead-letter tables.
-    letters: Option<Box<Letters>>,
+    dead_letters: Option<Box<DeadLetters>>,
     /// No record's fault, so it belongs to [`Self::finish`].
     failed: Option<CodecError>,
 }
 
 impl MessageDecoder {
     /// For append tables.
-    pub fn new(schema: &TableSchema) -> Result<Self, SchemaError> {
+    pub fn append(schema: &TableSchema) -> Result<Self, SchemaError> {
         Ok(Self {
             schema: schema.clone(),
             json: JsonDecoder::new(schema, JsonLimits::default())?,
@@ -140,35 +139,35 @@ impl MessageDecoder {
             done: Decoded::default(),
             done_rows: 0,
             done_bytes: 0,
-            keyed: None,
-            letters: None,
+            upsert: None,
+            dead_letters: None,
             failed: None,
         })
     }
 
     /// For dead-letter tables: never rejects a message.
     pub fn dead_letters() -> Result<Self, SchemaError> {
-        let mut decoder = Self::new(tidelake_schema::dead_letters::schema())?;
-        decoder.letters = Some(Box::new(Letters::new()));
+        let mut decoder = Self::append(tidelake_schema::dead_letters::schema())?;
+        decoder.dead_letters = Some(Box::new(DeadLetters::new()));
         Ok(decoder)
     }
 
-    /// For upsert tables; without a primary key the same as [`Self::new`]. Where no `placement` is
+    /// For upsert tables; without a primary key the same as [`Self::append`]. Where no `placement` is
     /// given, every row counts as in its place.
-    pub fn keyed(schema: &TableSchema, placement: Option<Placement>) -> Result<Self, SchemaError> {
-        let mut decoder = Self::new(schema)?;
+    pub fn upsert(schema: &TableSchema, placement: Option<Placement>) -> Result<Self, SchemaError> {
+        let mut decoder = Self::append(schema)?;
         if let Some(key) = KeyText::new(schema)? {
-            decoder.keyed = Some(Keyed::new(key, schema, placement)?);
+            decoder.upsert = Some(UpsertMessages::new(key, schema, placement)?);
         }
         Ok(decoder)
     }
 
     /// Takes one message in. A rejected message adds nothing.
     pub fn push(&mut self, message: &WireMessage<'_>) -> Result<Pushed, Rejection> {
-        if let Some(letters) = &mut self.letters {
-            let pushed = letters.push(message);
-            if letters.bytes() > LETTERS_BYTES_MAX {
-                self.closed(|decoder| decoder.close_letters());
+        if let Some(dead) = &mut self.dead_letters {
+            let pushed = dead.push(message);
+            if dead.bytes() > DEAD_LETTER_BYTES_MAX {
+                self.closed(|decoder| decoder.close_dead_letters());
             }
             return Ok(pushed);
         }
@@ -183,9 +182,9 @@ impl MessageDecoder {
             }
         }
         let Some(value) = message.value else {
-            return match &mut self.keyed {
+            return match &mut self.upsert {
                 None => Err(Rejection::of_row(0, Reason::Tombstone)),
-                Some(keyed) => keyed.push_tombstone(message),
+                Some(upsert) => upsert.push_tombstone(message),
             };
         };
         match message.encoding {
@@ -194,8 +193,8 @@ impl MessageDecoder {
             }
             None => {
                 self.json.push_record(value)?;
-                if let Some(keyed) = &mut self.keyed {
-                    let owner = keyed.owner_of_last(&self.json);
+                if let Some(upsert) = &mut self.upsert {
+                    let owner = upsert.owner_of_last(&self.json);
                     if !matches!(owner, Ok(None)) {
                         self.json.truncate(self.json.rows() - 1);
                     }
@@ -208,15 +207,15 @@ impl MessageDecoder {
                 Ok(Pushed::Rows(1))
             }
             Some(encoding) if encoding == packed::ENCODING.as_bytes() => {
-                let (batch, rows, deletes) = match &mut self.keyed {
+                let (batch, rows, deletes) = match &mut self.upsert {
                     None => {
                         let batch = packed::decode(value, &self.schema)?;
                         let rows = (0..batch.num_rows() as u32).collect();
                         (batch, rows, None)
                     }
-                    Some(keyed) => {
-                        let packed = packed::decode_keyed(value, &self.schema, &keyed.key)?;
-                        keyed.check_batch(&packed)?;
+                    Some(upsert) => {
+                        let packed = packed::decode_keyed(value, &self.schema, &upsert.key)?;
+                        upsert.check_batch(&packed)?;
                         (packed.rows, packed.row_numbers, packed.deletes)
                     }
                 };
@@ -262,6 +261,22 @@ impl MessageDecoder {
         taken
     }
 
+    /// Gives back the room that is kept for more records, where none waits.
+    pub fn shrink(&mut self) {
+        if self.rows() > 0 {
+            return;
+        }
+        // It was built from this schema before: it can be again.
+        if let Ok(json) = JsonDecoder::new(&self.schema, JsonLimits::default()) {
+            self.json = json;
+        }
+        self.json_offsets = Vec::new();
+        self.json_timestamps_ms = Vec::new();
+        if let Some(upsert) = &mut self.upsert {
+            upsert.shrink(&self.schema);
+        }
+    }
+
     /// Keeps an error that is no record's fault for [`Self::finish`].
     fn closed(&mut self, close: impl FnOnce(&mut Self) -> Result<(), CodecError>) {
         if let Err(error) = close(self) {
@@ -284,24 +299,24 @@ impl MessageDecoder {
 
     /// Records taken in since the last [`Self::finish`], deletes among them.
     pub fn rows(&self) -> usize {
-        let tombstones = self.keyed.as_ref().map_or(0, Keyed::tombstones);
-        let letters = self.letters.as_ref().map_or(0, |letters| letters.rows());
-        self.json.rows() + tombstones + letters + self.done_rows
+        let tombstones = self.upsert.as_ref().map_or(0, UpsertMessages::tombstones);
+        let dead = self.dead_letters.as_ref().map_or(0, |dead| dead.rows());
+        self.json.rows() + tombstones + dead + self.done_rows
     }
 
     /// Memory they hold, about.
     pub fn bytes(&self) -> usize {
-        let tombstones = self.keyed.as_ref().map_or(0, Keyed::bytes);
-        let letters = self.letters.as_ref().map_or(0, |letters| letters.bytes());
+        let tombstones = self.upsert.as_ref().map_or(0, UpsertMessages::bytes);
+        let dead = self.dead_letters.as_ref().map_or(0, |dead| dead.bytes());
         let json = self.json.bytes() + self.json_offsets.len() * POSITION_BYTES;
-        json + tombstones + letters + self.done_bytes
+        json + tombstones + dead + self.done_bytes
     }
 
     /// Hands over what was taken in, in order.
     pub fn finish(&mut self) -> Result<Decoded, CodecError> {
         self.close_json()?;
         self.close_tombstones()?;
-        self.close_letters()?;
+        self.close_dead_letters()?;
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -327,8 +342,8 @@ impl MessageDecoder {
         Ok(())
     }
 
-    fn close_letters(&mut self) -> Result<(), CodecError> {
-        let rows = self.letters.as_mut().map(|letters| letters.finish());
+    fn close_dead_letters(&mut self) -> Result<(), CodecError> {
+        let rows = self.dead_letters.as_mut().map(|dead| dead.finish());
         if let Some(rows) = rows.transpose()?.flatten() {
             self.push_rows(rows);
         }
@@ -337,9 +352,9 @@ impl MessageDecoder {
 
     fn close_tombstones(&mut self) -> Result<(), CodecError> {
         let deletes = self
-            .keyed
+            .upsert
             .as_mut()
-            .map(Keyed::take_tombstones)
+            .map(UpsertMessages::take_tombstones)
             .transpose()?;
         if let Some(deletes) = deletes.flatten() {
             self.push_deletes(deletes);

@@ -26,10 +26,10 @@ fn complete() -> Headers {
 
 /// The columns of one message, by name.
 fn row_of(message: WireMessage<'_>, headers: &Headers) -> BTreeMap<String, ArrayRef> {
-    let letter = Letter::read(|name| headers.get(name).map(Vec::as_slice));
+    let letter = DeadLetter::read(|name| headers.get(name).map(Vec::as_slice));
     let mut decoder = MessageDecoder::dead_letters().unwrap();
     let wire = WireMessage {
-        letter: Some(&letter),
+        dead_letter: Some(&letter),
         ..message
     };
     let empty = decoder.bytes();
@@ -155,7 +155,7 @@ fn a_message_without_a_source_is_a_row_under_its_own_offset() {
 #[test]
 fn a_tombstone_s_letter_is_a_row_and_only_a_marker_is_none() {
     let headers = complete();
-    let letter = Letter::read(|name| headers.get(name).map(Vec::as_slice));
+    let letter = DeadLetter::read(|name| headers.get(name).map(Vec::as_slice));
     let mut decoder = MessageDecoder::dead_letters().unwrap();
     let empty = WireMessage {
         value: None,
@@ -166,7 +166,7 @@ fn a_tombstone_s_letter_is_a_row_and_only_a_marker_is_none() {
         ..empty
     };
     let of_marker = WireMessage {
-        letter: Some(&letter),
+        dead_letter: Some(&letter),
         ..marker
     };
     assert_eq!(decoder.push(&empty), Ok(Pushed::Rows(1)));
