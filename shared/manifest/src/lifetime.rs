@@ -44,12 +44,14 @@ use crate::commit_file::{Commit, fingerprint};
 use crate::error::{ManifestError, Result};
 use crate::features::{NewTable, check_property};
 use crate::log_files::{LOG_FOLDER, LogFiles, version_of};
-use crate::properties::{DROPPED, FIRST_VERSION, LIFT_FENCE, SCHEMA_ID};
+use crate::properties::{DROPPED, FIRST_VERSION, SCHEMA_ID, is_dropped};
 use crate::replay::Replay;
 use crate::snapshot::Snapshot;
 use crate::table::DeltaTable;
 use crate::transaction::{CommitOutcome, Transaction};
 
+/// The operation that takes a fence back.
+const LIFT_FENCE: &str = "UNDROP TABLE";
 /// Changes of the table's properties that a drop may lose against.
 const FENCE_ATTEMPTS_MAX: u32 = 20;
 const DELETES_IN_FLIGHT_MAX: usize = 16;
@@ -82,6 +84,14 @@ impl CreateOutcome {
         match self {
             Self::Created(snapshot) | Self::Exists(snapshot) => snapshot,
         }
+    }
+}
+
+impl Transaction {
+    /// True of the one transaction that may follow a fence.
+    pub(crate) fn lifts_fence(&self) -> bool {
+        let lifted = self.metadata.as_ref().is_some_and(|m| !is_dropped(m));
+        lifted && self.operation == LIFT_FENCE
     }
 }
 

@@ -10,8 +10,6 @@ pub(crate) const SCHEMA_ID: &str = "tidelake.schemaId";
 pub(crate) const FIRST_VERSION: &str = "tidelake.firstVersion";
 /// The table was dropped by the commit that set it.
 pub(crate) const DROPPED: &str = "tidelake.dropped";
-/// The operation that takes the fence of a dropped table back.
-pub(crate) const LIFT_FENCE: &str = "UNDROP TABLE";
 
 /// All of them: nobody else sets one.
 pub(crate) const OWN: [&str; 3] = [SCHEMA_ID, FIRST_VERSION, DROPPED];

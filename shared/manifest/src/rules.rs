@@ -17,19 +17,13 @@ use tidelake_core::Watermark;
 use crate::action::{Add, Metadata, decode_path, vector_id};
 use crate::commit_file::Commit;
 use crate::conflict::Conflict;
-use crate::properties::{LIFT_FENCE, is_dropped};
+use crate::properties::is_dropped;
 use crate::snapshot::{Snapshot, buckets};
 use crate::transaction::Transaction;
 
-/// True of the one transaction that may follow a fence.
-fn lifts_fence(tx: &Transaction) -> bool {
-    let lifted = tx.metadata.as_ref().is_some_and(|m| !is_dropped(m));
-    lifted && tx.operation == LIFT_FENCE
-}
-
 /// Checks a transaction against the snapshot that it would follow.
 pub fn against_snapshot(tx: &Transaction, base: &Snapshot) -> Result<(), Conflict> {
-    if base.is_dropped() && !lifts_fence(tx) {
+    if base.is_dropped() && !tx.lifts_fence() {
         return Err(Conflict::Dropped);
     }
     for mark in &tx.marks {

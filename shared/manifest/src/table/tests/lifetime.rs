@@ -334,3 +334,35 @@ async fn a_commit_that_counts_is_not_withdrawn() {
     }
     same_table(&fixture.table.snapshot().await.unwrap(), &next);
 }
+
+#[tokio::test]
+async fn a_lifted_fence_lets_the_table_go_on_and_nothing_else_follows_one() {
+    let (fixture, base) = Fixture::created(true).await;
+    let table = &fixture.table;
+    let first = flush("a", 1, vec![mark(0, 0, 4)]);
+    let flushed = committed(table.commit(&base, first).await);
+    assert_eq!(
+        table.lift_fence().await.unwrap(),
+        flushed.version(),
+        "not dropped"
+    );
+    let fence = table.drop_fence().await.unwrap();
+    let dropped = table.snapshot().await.unwrap();
+    let late = flush("b", 1, vec![mark(0, 4, 5)]);
+    let outcome = table.commit(&dropped, late.clone()).await.unwrap();
+    assert!(matches!(
+        outcome,
+        CommitOutcome::Conflicted(Conflict::Dropped)
+    ));
+    assert_eq!(table.lift_fence().await.unwrap(), fence.next());
+    // Who met the fence stays out; who opens the table anew goes on where it stood.
+    let outcome = table.commit(&flushed, late.clone()).await.unwrap();
+    assert!(matches!(
+        outcome,
+        CommitOutcome::Conflicted(Conflict::Dropped)
+    ));
+    let now = table.snapshot().await.unwrap();
+    assert_eq!(now.total_rows(), flushed.total_rows());
+    committed(table.commit(&now, late).await);
+    assert!(table.drop_fence().await.unwrap() > fence);
+}
