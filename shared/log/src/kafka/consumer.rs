@@ -179,8 +179,7 @@ fn properties(kafka: &KafkaSettings, settings: &ConsumerSettings) -> BTreeMap<St
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
         ("auto.offset.reset", "error"),
-        // Tells where offsets have no message, so that a quiet bucket is not taken for a stuck one.
-        ("enable.partition.eof", "true"),
+        ("enable.partition.eof", "false"),
         ("isolation.level", "read_committed"),
         ("check.crcs", "true"),
         ("partition.assignment.strategy", "cooperative-sticky"),
