@@ -7,7 +7,7 @@
 //!
 //! Lines, of what is left for rows: at half of it the largest tables are flushed; at three quarters
 //! tables above their share pause; at all of it every table does. A table whose commits fail may
-//! hold its share only, from the first failure on, and gives unsent rows back where others need the
+//! hold its share only, until one succeeds, and gives unsent rows back where others need the
 //! memory: they are in the log. So one table's trouble never holds more than half.
 //!
 //! Invariants: what is paused can be freed by a flush, or by giving back; all troubled tables

@@ -1,22 +1,23 @@
 //! The flusher: the log of every table becomes Parquet under a Delta log, exactly once.
 //!
 //! ```text
-//!            consumer group                     one loop                         one task a flush
-//!  [Kafka] ─ polling thread ─ Messages ─► BucketState (decode, memtable) ─ seal ─► Job: dead
-//! letters
-//!                 ▲                     events │ ▲ commands                           put Parquet
-//!                 │                            ▼ │                                    commit
-//!                 └─ begin, restart, … ◄─── Seats (pure) ◄────────── Ended ────────────┘
+//!            consumer group                  one loop                      one task a flush
+//!  [log] ─ polling thread ─ Messages ─► BucketState (intake, memtable) ─ seal ─► Job: send on
+//!               ▲                  events │ ▲ commands                           put Parquet
+//!               │                         ▼ │                                    commit
+//!               └─ begin, restart, … ◄── Seats (pure) ◄──────── Ended ───────────┘
 //! ```
 //! Owns which buckets it reads, from where, when they are flushed ([`due`]), and what stops them.
 //! Does not own the layout of files or commits (`tidelake_table`, `tidelake_manifest`), nor what a
-//! message means (`tidelake_codec`).
+//! message counts as (`tidelake_intake`).
 //!
 //! Invariants:
 //! - the only truth about progress is the watermark in the table's log: a bucket starts there, and
 //!   a commit is refused unless the watermark is still where the rows began;
-//! - rows are dropped from memory only once the commit that holds them is known;
-//! - dead letters are acknowledged before the commit whose watermark passes them.
+//! - rows are dropped from memory once the commit that holds them is known, or to be read from the
+//!   log again;
+//! - misrouted records and dead letters are acknowledged before the commit whose watermark passes
+//!   them.
 
 mod bucket;
 mod budget;

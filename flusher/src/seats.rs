@@ -1,8 +1,8 @@
 //! Every bucket that the group gave us, and what becomes of it: events in, commands out.
 //!
 //! ```text
-//!   assigned ─► Opening ──opened──► Open ──revoked──► Leaving ──flushed, or time is over──►
-//!   released ▲  ▲ └─refused─► Stopped ─┘▲              (revoked from anywhere)
+//!   assigned ─► Opening ──opened──► Open ──revoked──► Leaving ──flushed, or time over──► released
+//!                 ▲  ▲ └─refused─► Stopped ─┘▲           (revoked from anywhere)
 //!                 │  └──retry_at────┘        │
 //!                 └───── the table changed, a surprise of the log, another flusher was faster
 //! ```

@@ -113,9 +113,11 @@ impl Upserts {
         let mut txns = Vec::new();
         for held in &job.buckets {
             let bucket = held.sealed.bucket;
-            let Some(state) = states.get(&bucket) else {
-                continue;
-            };
+            // A bucket that is left out would count as committed.
+            let state = states.get(&bucket).ok_or_else(|| TableError::Damaged {
+                what: format!("bucket {bucket} of {}", job.table.entry.id),
+                reason: "its key index was not loaded".into(),
+            })?;
             txns.extend(held.txns.iter().cloned());
             buckets.push(UpsertBucket {
                 sealed: held.sealed.clone(),

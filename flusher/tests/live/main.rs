@@ -3,6 +3,7 @@
 
 mod memory;
 mod misrouted;
+mod owners;
 mod room;
 mod topics;
 

@@ -29,6 +29,19 @@ pub struct Room {
     flusher: Option<Running>,
 }
 
+/// A second flusher.
+pub struct Another {
+    pub runtime: Runtime,
+    running: Running,
+}
+
+impl Another {
+    pub async fn stop(self) {
+        self.runtime.shutdown.trigger();
+        self.running.wait().await.unwrap();
+    }
+}
+
 pub struct Table {
     pub entry: TableEntry,
     pub delta: DeltaTable,
@@ -51,9 +64,8 @@ impl Room {
         }
     }
 
-    /// Starts the flusher.
-    pub async fn start(&mut self, change: impl FnOnce(&mut Settings)) {
-        let mut settings = Settings {
+    fn settings(&self) -> Settings {
+        Settings {
             store: store_url(&self.broker),
             kafka: self.broker.settings(),
             listen: "127.0.0.1:0".into(),
@@ -62,10 +74,29 @@ impl Room {
             index_dir: self.broker.dir().join("index").display().to_string(),
             announce: false,
             ..Settings::default()
-        };
+        }
+    }
+
+    /// Starts the flusher.
+    pub async fn start(&mut self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self.settings();
         change(&mut settings);
         let runtime = self.runtime.clone();
         self.flusher = Some(tidelake_flusher::start(settings, runtime).await.unwrap());
+    }
+
+    /// One more flusher of the same group.
+    pub async fn another(&self) -> Another {
+        let runtime = Runtime::new();
+        let settings = Settings {
+            index_dir: self.broker.dir().join("other").display().to_string(),
+            ..self.settings()
+        };
+        let running = tidelake_flusher::start(settings, runtime.clone()).await;
+        Another {
+            runtime,
+            running: running.unwrap(),
+        }
     }
 
     pub async fn stop(mut self) {

@@ -157,10 +157,10 @@ fn a_record_that_the_log_finds_too_large_becomes_a_dead_letter_and_blocks_nothin
     let log = Log::new(Vec::new());
     assert!(deliver(&mut deliveries, &log).is_ok());
     assert_eq!(log.kept(), [(Bucket(0), "0/8".to_owned())]);
-    let [letter] = &letters_of(7, 8 << 10)[..] else {
+    let [dead_letter] = &dead_letters_of(7, 8 << 10)[..] else {
         panic!("one dead letter");
     };
-    let code = letter
+    let code = dead_letter
         .headers
         .0
         .iter()
@@ -169,7 +169,7 @@ fn a_record_that_the_log_finds_too_large_becomes_a_dead_letter_and_blocks_nothin
 }
 
 /// The dead letters that a record of this size leaves with a log of the usual limit.
-fn letters_of(offset: i64, bytes: usize) -> Vec<Outgoing> {
+fn dead_letters_of(offset: i64, bytes: usize) -> Vec<Outgoing> {
     let lane = Lane::new(Bucket(0), vec![record(offset, 1, bytes)]);
     vec![lane.dead_letter(0, "tl.a.t")]
 }
