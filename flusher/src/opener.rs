@@ -174,7 +174,7 @@ impl Opener {
     /// True where the catalog still knows this incarnation of the table.
     pub async fn is_current(&self, table: &OpenTable) -> Result<bool, CatalogError> {
         let found = self.catalog.find_fresh(&table.entry.id).await?;
-        Ok(found.is_some_and(|entry| entry.topic_id == table.entry.topic_id))
+        Ok(found.is_some_and(|entry| entry.is_same_table(&table.entry)))
     }
 
     /// Whether rows that were read so far are of the table's own topic: one that was deleted and

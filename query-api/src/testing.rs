@@ -404,6 +404,7 @@ impl World {
             properties: BTreeMap::new(),
             created_ms: 0,
             dead_letters_topic_id: None,
+            restores: 0,
         };
         let store = self.store.scoped(&entry.location());
         let delta = DeltaTable::new(store, self.clock.clone(), ids::random());

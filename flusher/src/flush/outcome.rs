@@ -16,8 +16,8 @@ use crate::policy::chain;
 /// Commits between two checkpoints, until the compactor writes them.
 const CHECKPOINT_COMMITS: u64 = 100;
 /// An attempt that took longer may have met a drop that was over when it committed: its table was
-/// proven before.
-const VOID_AFTER: Duration = Duration::from_secs(1);
+/// proven before. What a shorter one leaves behind lies below the beginning of whatever comes next.
+const VOID_AFTER: Duration = Duration::from_millis(50);
 
 impl Job {
     pub(super) async fn committed(

@@ -18,6 +18,7 @@ fn entry(mode: TableMode) -> TableEntry {
         properties: BTreeMap::new(),
         created_ms: 0,
         dead_letters_topic_id: None,
+        restores: 0,
     }
 }
 

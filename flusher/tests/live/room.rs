@@ -125,6 +125,7 @@ impl Room {
             properties: BTreeMap::new(),
             created_ms: 0,
             dead_letters_topic_id: Some(dead_id),
+            restores: 0,
         };
         let dead = entry.dead_letters().unwrap();
         self.create(&dead, dead_letters::schema().clone()).await;

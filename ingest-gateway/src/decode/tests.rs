@@ -37,6 +37,7 @@ fn table() -> Arc<TableEntry> {
         properties: BTreeMap::new(),
         created_ms: 0,
         dead_letters_topic_id: None,
+        restores: 0,
     })
 }
 

@@ -30,6 +30,7 @@ fn table(buckets: u32) -> Arc<TableEntry> {
         properties: BTreeMap::new(),
         created_ms: 0,
         dead_letters_topic_id: None,
+        restores: 0,
     })
 }
 

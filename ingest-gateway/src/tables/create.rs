@@ -264,6 +264,7 @@ impl Tables {
             properties: new.properties.clone(),
             created_ms: self.clock.now_ms(),
             dead_letters_topic_id: Some(dead_letters),
+            restores: 0,
         })
     }
 

@@ -5,9 +5,12 @@
 //!  undrop: catalog: claim ─► logs copied back ─► fence lifted ─► catalog: restore_table
 //!  purge:  when the grace is over, or the name is used again
 //! ```
-//! While it is set aside a table is a folder of files and, in its log, the fence alone: no engine
-//! finds a table there, and a late flush meets the fence. Topics stay as they are. Each step can be
-//! repeated by the next one who holds the claim.
+//! While it is set aside a table is a folder of files without a log: no engine finds a table there.
+//! A flush that is late meets the fence, or, once that is gone too, puts its commit into the emptied
+//! log: below the beginning of whatever comes next, since a name's versions never repeat. The
+//! flusher asks the catalog again after such a commit and takes it back, and opens a table anew that
+//! was restored meanwhile. Topics stay as they are. Each step can be repeated by the next one who
+//! holds the claim.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,34 +55,39 @@ fn folders(entry: &TableEntry) -> [(String, String); 2] {
 impl Tables {
     /// Ends both logs of a dropped table.
     pub(super) async fn fence(&self, entry: &TableEntry) -> Result<LastVersions, Answer> {
-        let [(table, _), (dead_letters, _)] = folders(entry);
+        let [(table, table_aside), (dead_letters, dead_letters_aside)] = folders(entry);
         Ok(LastVersions {
-            table: self.fence_one(&table).await?,
-            dead_letters: self.fence_one(&dead_letters).await?,
+            table: self.fence_one(&table, &table_aside).await?,
+            dead_letters: self.fence_one(&dead_letters, &dead_letters_aside).await?,
         })
     }
 
-    async fn fence_one(&self, location: &str) -> Result<Option<TableVersion>, Answer> {
+    async fn fence_one(&self, location: &str, aside: &str) -> Result<Option<TableVersion>, Answer> {
         match self.delta(location).drop_fence().await {
             Ok(version) => Ok(Some(version)),
-            Err(ManifestError::NoTable { .. }) => Ok(None),
+            // It was moved aside as a whole, by one who did not live to tell the catalog.
+            Err(ManifestError::NoTable { .. }) => self.last_version(aside).await,
             Err(error) if error.kind() == ErrorKind::Unavailable => Err(error.into()),
             // A log that can't be read, or was moved aside in part, must not make the table stay for
             // ever. No flush can follow it, and its versions are known by their names.
             Err(error) => {
                 tracing::warn!(location, %error, "a log that can't be read is dropped as it is");
-                let store = self.store.scoped(location);
-                let found = store.list(LOG).await?;
-                let versions = found.iter().filter_map(|file| {
-                    let name = file.location.filename()?.strip_suffix(".json")?;
-                    name.parse().ok().map(TableVersion)
-                });
-                Ok(versions.max())
+                self.last_version(location).await
             }
         }
     }
 
-    /// Moves the logs of a dropped table to where they are kept, but for the fence. Whoever repeats
+    /// The last commit that a folder's log has, by the names of its files.
+    async fn last_version(&self, folder: &str) -> Result<Option<TableVersion>, Answer> {
+        let found = self.store.scoped(folder).list(LOG).await?;
+        let versions = found.iter().filter_map(|file| {
+            let name = file.location.filename()?.strip_suffix(".json")?;
+            name.parse().ok().map(TableVersion)
+        });
+        Ok(versions.max())
+    }
+
+    /// Moves the logs of a dropped table to where they are kept; the fence goes last. Whoever repeats
     /// it finds copies of what is gone already.
     pub(super) async fn set_aside(
         &self,
@@ -88,37 +96,50 @@ impl Tables {
     ) -> Result<(), Answer> {
         let lasts = [last.table, last.dead_letters];
         for ((from, to), last) in folders(entry).into_iter().zip(lasts) {
-            self.copy_log(&from, &to).await?;
+            self.copy_log(&from, &to, false).await?;
             let store = self.store.scoped(&from);
             let fence = last.map(fence_name);
             let names = store.list(LOG).await?;
             let names = names
                 .iter()
                 .filter_map(|file| store.relative(&file.location));
-            let names = names.filter(|name| Some(name) != fence.as_ref()).collect();
-            delete_all(&store, names).await?;
+            let (fence, others) = names.partition(|name| Some(name) == fence.as_ref());
+            delete_all(&store, others).await?;
+            delete_all(&store, fence).await?;
         }
         Ok(())
     }
 
-    async fn copy_log(&self, from: &str, to: &str) -> Result<(), StorageError> {
+    /// Copies a log, its last commit first: where the copy becomes a table again, that is the fence
+    /// that a late flush must meet. `over`: whether what is there gives way. It does where a table is
+    /// restored; where it is set aside for the second time, a late flush may have put something in
+    /// the place of what was moved.
+    async fn copy_log(&self, from: &str, to: &str, over: bool) -> Result<(), StorageError> {
         let (from, to) = (self.store.scoped(from), self.store.scoped(to));
         let found = from.list(LOG).await?;
         let names = found
             .iter()
             .filter_map(|file| from.relative(&file.location));
-        let names: Vec<_> = names.collect();
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable_by_key(|name| {
+            (!name.ends_with(".json"), std::cmp::Reverse(name.clone()))
+        });
         let copy = |name: String| {
             let (from, to) = (from.clone(), to.clone());
             async move {
                 // Gone meanwhile: another who holds the claim by now has removed it.
                 match from.get_opt(&name).await? {
-                    Some(bytes) => to.put(&name, bytes).await,
+                    Some(bytes) if over => to.put(&name, bytes).await,
+                    Some(bytes) => to.put_once(&name, bytes, |_| false).await.map(drop),
                     None => Ok(()),
                 }
             }
         };
-        futures::stream::iter(names.into_iter().map(copy))
+        let mut names = names.into_iter();
+        if let Some(last) = names.next() {
+            copy(last).await?;
+        }
+        futures::stream::iter(names.map(copy))
             .buffer_unordered(COPIES_IN_FLIGHT_MAX)
             .try_collect()
             .await
@@ -146,7 +167,7 @@ impl Tables {
         let held = self.catalog.claim_kept(&held).await?;
         let held = held.ok_or_else(|| busy(id, "somebody else restores or removes it"))?;
         for (location, aside) in folders(&entry) {
-            self.copy_log(&aside, &location).await?;
+            self.copy_log(&aside, &location, true).await?;
             match self.delta(&location).lift_fence().await {
                 Ok(_) | Err(ManifestError::NoTable { .. }) => {}
                 Err(error) => return Err(problem::unreadable(id, &error)),

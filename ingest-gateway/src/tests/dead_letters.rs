@@ -176,6 +176,7 @@ async fn tables_of_older_programs_get_their_dead_letters() {
         assert!(catalog.purged(&held).await.unwrap());
         let old = TableEntry {
             dead_letters_topic_id: None,
+            restores: 0,
             ..entry
         };
         catalog.add_table(old).await.unwrap();

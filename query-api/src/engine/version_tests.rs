@@ -244,7 +244,9 @@ impl Keyed {
                     true => vector::inline(&dead),
                     false => pen.push(&dead),
                 });
-                let stats = tidelake_manifest::DataFile::of(new.add.clone()).unwrap().widened_stats();
+                let stats = tidelake_manifest::DataFile::of(new.add.clone())
+                    .unwrap()
+                    .widened_stats();
                 new.add.stats = Some(stats.unwrap());
             }
             tx.adds.push(new.add.clone());

@@ -171,7 +171,7 @@ impl State {
                     .dropped(table)
                     .filter(|dropped| dropped.kept_until_ms.is_some())
                     .ok_or("restores a table that is not kept")?;
-                let entry = Arc::clone(&dropped.entry);
+                let entry = Arc::new(dropped.entry.restored());
                 self.show_dead_letters(&entry);
                 (table.clone(), Name::Live(entry))
             }

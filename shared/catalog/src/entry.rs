@@ -45,6 +45,18 @@ pub struct TableEntry {
     /// letters are a table too. See [`TableEntry::dead_letters`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters_topic_id: Option<TopicId>,
+    /// How often it was dropped and restored. What a flusher knows of the table from before a drop
+    /// does not hold after it: its last commit may have gone into the emptied folder.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub restores: u32,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_never(restores: &u32) -> bool {
+    *restores == 0
 }
 
 impl TableEntry {
@@ -61,7 +73,22 @@ impl TableEntry {
             properties: BTreeMap::new(),
             created_ms: self.created_ms,
             dead_letters_topic_id: None,
+            restores: self.restores,
         })
+    }
+
+    /// The table as it is after it was dropped and restored.
+    #[must_use]
+    pub(crate) fn restored(&self) -> Self {
+        Self {
+            restores: self.restores + 1,
+            ..self.clone()
+        }
+    }
+
+    /// True where a table that was opened by `other` is still the one of this entry.
+    pub fn is_same_table(&self, other: &Self) -> bool {
+        self.topic_id == other.topic_id && self.restores == other.restores
     }
 
     /// True of dead-letter tables, which nobody but Tidelake writes to.

@@ -331,7 +331,7 @@ impl Catalog {
         self.append(|state, _| match state.dropped(id) {
             Some(now) if now == held && held.kept_until_ms.is_some() => Decision::Append(
                 Event::RestoreTable { table: id.clone() },
-                Some(Arc::clone(&held.entry)),
+                Some(Arc::new(held.entry.restored())),
             ),
             _ => Decision::Answer(None),
         })
