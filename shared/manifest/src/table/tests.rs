@@ -440,7 +440,8 @@ async fn what_other_engines_do_is_understood() {
             .commit(&base, flush("a b.parquet", 9, vec![]))
             .await,
     );
-    // A DELETE by vector, on a path that the other engine encodes; then its own file; then OPTIMIZE.
+    // A DELETE by vector, on a path that the other engine encodes; then its own file; then
+    // OPTIMIZE.
     let lines = [
         r#"{"commitInfo":{"operation":"DELETE","operationParameters":{"predicate":"[\"x\"]"}}}"#,
         r#"{"add":{"path":"a%20b.parquet","partitionValues":{},"size":109,"modificationTime":1,"dataChange":true,"stats":"{\"numRecords\":9,\"tightBounds\":false}","tags":{"tidelake.bucket":"0,3"},"deletionVector":{"storageType":"u","pathOrInlineDv":"vBn[lx{q8@P<9BNH/isA","offset":1,"sizeInBytes":36,"cardinality":2}}}"#,
