@@ -897,6 +897,9 @@ async fn every_call_may_run_on_any_thread() {
     sendable(table.write_checkpoint(&base));
     sendable(table.history(1));
     sendable(table.version_at(0));
+    sendable(table.visit_commits(0..=1, |_, _, _| Ok(())));
+    sendable(table.drop_fence());
+    sendable(table.withdraw_void_commit(TableVersion(0), "x"));
     sendable(table.deleted_rows(&vector::inline(&DeletedRows::new())));
 }
 
