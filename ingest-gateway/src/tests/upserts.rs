@@ -160,7 +160,7 @@ async fn an_upsert_table_is_made_with_its_key_and_deletion_vectors() {
         "{log}"
     );
     assert!(
-        log.contains("\"readerFeatures\":[\"columnMapping\",\"deletionVectors\"]"),
+        log.contains("\"readerFeatures\":[\"deletionVectors\"]"),
         "{log}"
     );
     assert!(!log.contains("delta.appendOnly\":\"true"), "{log}");

@@ -7,8 +7,8 @@
 //!        conflicts, invariants ─► put ─► created ─► still proven? ─► Committed
 //!            ▲                     └── exists ─► over the winners ─► again, or a conflict
 //! ```
-//! A commit of a writer whose base is proven costs one request. See [`crate::trust`] for what a proof
-//! is, and why a writer without one must not believe in what it created.
+//! A commit of a writer whose base is proven costs one request. See [`crate::trust`] for what a
+//! proof is, and why a writer without one must not believe in what it created.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,14 @@ use tidelake_core::TableVersion;
 use tidelake_storage::{Backoff, PutOnce, RetryPolicy};
 
 use crate::action::write_commit;
-use crate::conflict::against_snapshot;
+use crate::commit_file::{Commit, fingerprint};
 use crate::error::{ManifestError, Result};
-use crate::features::check_writable;
+use crate::features::{check_allowed, check_writable};
 use crate::invariants;
-use crate::lifetime::is_dropped;
+use crate::properties::is_dropped;
 use crate::rebase::{Rebase, Rebased};
-use crate::replay::{Commit, Replay, fingerprint};
+use crate::replay::Replay;
+use crate::rules::against_snapshot;
 use crate::snapshot::Snapshot;
 use crate::table::DeltaTable;
 use crate::transaction::{CommitOutcome, Transaction};
@@ -108,6 +109,7 @@ impl DeltaTable {
         // A table that only others can write can be dropped all the same.
         if !tx.metadata.as_ref().is_some_and(is_dropped) {
             check_writable(&at, &base.protocol, &base.metadata)?;
+            check_allowed(&at, base, tx)?;
         }
         invariants::check(base, tx).map_err(|source| ManifestError::Invariant {
             at: at.clone(),

@@ -4,7 +4,6 @@ use tidelake_core::{ErrorKind, TableVersion};
 use tidelake_schema::SchemaError;
 use tidelake_storage::StorageError;
 
-use crate::invariants::Violation;
 use crate::vector::VectorError;
 
 /// Outcome of a call on a table's log.
@@ -54,6 +53,8 @@ pub enum ManifestError {
     Partitioned { at: String, columns: Vec<String> },
     #[error("{at} is damaged: {reason}")]
     Corrupt { at: String, reason: String },
+    #[error("this can't be written to {at}: {reason}")]
+    Forbidden { at: String, reason: &'static str },
     #[error("property {key:?} can't be set to {value:?}: {reason}")]
     Property {
         key: String,
@@ -82,6 +83,15 @@ pub enum ManifestError {
     Storage(#[from] StorageError),
 }
 
+/// A broken predicate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{predicate}: {detail}")]
+pub struct Violation {
+    /// The name of the function that says what should hold.
+    pub predicate: &'static str,
+    pub detail: String,
+}
+
 impl ManifestError {
     /// What the caller should do.
     pub fn kind(&self) -> ErrorKind {
@@ -93,6 +103,7 @@ impl ManifestError {
             Self::ReaderFeatures { .. }
             | Self::WriterFeatures { .. }
             | Self::Partitioned { .. }
+            | Self::Forbidden { .. }
             | Self::Property { .. } => ErrorKind::Invalid,
             Self::Corrupt { .. } | Self::Vector { .. } => ErrorKind::Corrupt,
             Self::BelowCleanedLog { .. } => ErrorKind::Fenced,

@@ -9,8 +9,9 @@ use tidelake_schema::delta::{
 
 use crate::action::{Metadata, Protocol};
 use crate::error::{ManifestError, Result};
-use crate::lifetime::DROPPED;
-use crate::replay::{FIRST_VERSION, SCHEMA_ID};
+use crate::properties;
+use crate::snapshot::Snapshot;
+use crate::transaction::Transaction;
 
 const READER_VERSION: i32 = 3;
 const WRITER_VERSION: i32 = 7;
@@ -30,11 +31,11 @@ const WRITABLE: [&str; 3] = [COLUMN_MAPPING, DELETION_VECTORS, TIMESTAMP_NTZ];
 const BY_NUMBER_2: &[&str] = &["appendOnly", "invariants"];
 /// What the writer versions up to 6 stand for besides, all of it optional: a table that may use it
 /// and does not asks nothing of us ([`used`]).
-const WRITABLE_UNUSED: [&str; 4] = [
-    "checkConstraints",
-    "changeDataFeed",
-    "generatedColumns",
-    "identityColumns",
+const BY_LATER_NUMBERS: [(i32, &str); 4] = [
+    (3, "checkConstraints"),
+    (4, "changeDataFeed"),
+    (4, "generatedColumns"),
+    (6, "identityColumns"),
 ];
 
 /// Properties that change what writers must do, and with it who can write; and the one that would
@@ -128,7 +129,12 @@ pub fn with_column_mapping(
     set(MAPPING_MODE, "name".into());
     set(MAX_COLUMN_ID, last.to_string());
     if protocol.min_writer_version < WRITER_VERSION {
-        return (named_features(&[COLUMN_MAPPING], BY_NUMBER_2), mapped);
+        // What the number stood for stays part of the protocol.
+        let mut writers = BY_NUMBER_2.to_vec();
+        let later = BY_LATER_NUMBERS.iter();
+        let later = later.filter(|(number, _)| *number <= protocol.min_writer_version);
+        writers.extend(later.map(|(_, name)| *name));
+        return (named_features(&[COLUMN_MAPPING], &writers), mapped);
     }
     let mut protocol = protocol.clone();
     protocol.min_reader_version = READER_VERSION;
@@ -149,7 +155,7 @@ pub(crate) fn is_mapped(metadata: &Metadata) -> bool {
 
 /// Refuses a property that a table can't be created with.
 pub(crate) fn check_property(key: &str, value: &str) -> Result<()> {
-    let reason = if [SCHEMA_ID, FIRST_VERSION, DROPPED].contains(&key) {
+    let reason = if properties::OWN.contains(&key) {
         "it is Tidelake's to set"
     } else if key == TXN_RETENTION {
         "other engines would forget how far the table covers its topic"
@@ -210,7 +216,7 @@ pub(crate) fn check_writable(at: &str, protocol: &Protocol, metadata: &Metadata)
         let name = name.as_str();
         !WRITABLE.contains(&name)
             && !BY_NUMBER_2.contains(&name)
-            && !WRITABLE_UNUSED.contains(&name)
+            && !BY_LATER_NUMBERS.iter().any(|(_, unused)| *unused == name)
     });
     features.extend(named.cloned());
     features.extend(used(metadata));
@@ -225,6 +231,29 @@ pub(crate) fn check_writable(at: &str, protocol: &Protocol, metadata: &Metadata)
             features,
         })
     }
+}
+
+/// Refuses a change that the table's properties forbid. Tables of ours don't: another engine set
+/// them.
+pub(crate) fn check_allowed(at: &str, base: &Snapshot, tx: &Transaction) -> Result<()> {
+    let deletes = tx.removes.iter().any(|remove| remove.data_change);
+    let marks = tx.adds.iter().any(|add| add.deletion_vector.is_some());
+    let reason = if deletes && is_append_only(base.metadata()) {
+        "it takes rows away, and another engine set delta.appendOnly=true on the table; set it to \
+         false there"
+    } else if marks
+        && has_vectors(base.protocol())
+        && !takes_vectors(base.protocol(), base.metadata())
+    {
+        "it has deletion vectors, and another engine set delta.enableDeletionVectors to another value \
+         than true; set it to true again there"
+    } else {
+        return Ok(());
+    };
+    Err(ManifestError::Forbidden {
+        at: at.to_owned(),
+        reason,
+    })
 }
 
 /// What the table makes use of that a writer would have to do something for.
@@ -259,12 +288,16 @@ pub(crate) fn is_append_only(metadata: &Metadata) -> bool {
 
 /// True where new deletion vectors may be written.
 pub(crate) fn takes_vectors(protocol: &Protocol, metadata: &Metadata) -> bool {
-    let feature =
-        |names: &Option<Vec<String>>| names.iter().flatten().any(|name| name == DELETION_VECTORS);
-    feature(&protocol.reader_features)
-        && feature(&protocol.writer_features)
+    has_vectors(protocol)
         && metadata
             .configuration
             .get("delta.enableDeletionVectors")
-            .is_some_and(|v| v == "true")
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+/// True where readers and writers of the table understand deletion vectors.
+fn has_vectors(protocol: &Protocol) -> bool {
+    let feature =
+        |names: &Option<Vec<String>>| names.iter().flatten().any(|name| name == DELETION_VECTORS);
+    feature(&protocol.reader_features) && feature(&protocol.writer_features)
 }

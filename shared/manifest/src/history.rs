@@ -9,9 +9,9 @@ use tidelake_core::{Bucket, TableVersion, Watermark};
 use tidelake_storage::StorageError;
 
 use crate::action::{Remove, Txn, VectorDescriptor};
+use crate::commit_file::Commit;
 use crate::error::{ManifestError, Result};
 use crate::log_files::LogFiles;
-use crate::replay::Commit;
 use crate::stats::Stats;
 use crate::table::DeltaTable;
 
@@ -189,8 +189,8 @@ fn summary(version: TableVersion, commit: Commit, file_ms: UnixMillis) -> Commit
     }
 }
 
-/// Rows that came and rows that went. A file that is removed and added in one commit has got another
-/// deletion vector: its rows did not come.
+/// Rows that came and rows that went. A file that is removed and added in one commit has got
+/// another deletion vector: its rows did not come.
 fn rows(commit: &Commit) -> (u64, Option<u64>) {
     let cardinality = |vector: &Option<VectorDescriptor>| {
         let rows = vector.as_ref().map_or(0, |vector| vector.cardinality);

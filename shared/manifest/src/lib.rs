@@ -1,7 +1,7 @@
 //! The Delta protocol: a table's log, read and written exactly as other engines do.
 //!
 //! Owns the actions ([`action`]), their replay into a [`Snapshot`], the [`Transaction`] with its
-//! rules of conflict ([`conflict`]) and rebase, the [`invariants`] of every commit, classic
+//! rules of [`Conflict`] and rebase, the [`invariants`] of every commit, classic
 //! checkpoints, the formats of deletion vectors ([`vector`]) and statistics ([`Stats`]), and the
 //! [`NamedSnapshot`]s that vacuum must respect. Protocol logic does no I/O; [`DeltaTable`] is the
 //! thin shell that does.
@@ -11,7 +11,8 @@
 //! - a version, once written, never changes;
 //! - a watermark moves only from the value that the log holds, and only forward;
 //! - no file counts twice, and a remove names exactly what is live;
-//! - a name's versions never repeat, whatever is dropped and created under it ([`DeltaTable::create`]).
+//! - a name's versions never repeat, whatever is dropped and created under it
+//!   ([`DeltaTable::create`]).
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -52,8 +53,10 @@
 
 pub mod action;
 mod checkpoint;
+mod checkpointer;
 mod commit;
-pub mod conflict;
+mod commit_file;
+mod conflict;
 mod error;
 mod features;
 mod history;
@@ -63,25 +66,26 @@ mod lifetime;
 mod log_files;
 mod log_io;
 mod pins;
+mod properties;
 mod rebase;
 mod replay;
+mod rules;
 mod snapshot;
 pub mod stats;
 mod table;
-mod tombstones;
 mod transaction;
 mod trust;
 pub mod vector;
 
 pub use action::{Add, Metadata, Protocol, Remove, Txn, VectorDescriptor};
+pub use commit_file::Commit;
 pub use conflict::Conflict;
-pub use error::{ManifestError, Result};
+pub use error::{ManifestError, Result, Violation};
 pub use features::with_column_mapping;
 pub use history::CommitSummary;
 pub use lifetime::{CreateOutcome, CreateTable};
 pub use pins::{CreateNamed, NAMED_SNAPSHOTS_MAX, NamedSnapshot};
 pub use rebase::{Rebased, rebase};
-pub use replay::Commit;
 pub use snapshot::{DataFile, Snapshot, Totals, app_id};
 pub use stats::{Stats, StatsCollector};
 pub use table::DeltaTable;

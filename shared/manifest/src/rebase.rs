@@ -3,10 +3,11 @@
 use tidelake_core::TableVersion;
 use tidelake_core::clock::UnixMillis;
 
-use crate::conflict::{Conflict, against_snapshot, against_winner};
+use crate::commit_file::Commit;
+use crate::conflict::Conflict;
 use crate::error::Result;
-use crate::lifetime::ended_by;
-use crate::replay::{Commit, Replay};
+use crate::replay::Replay;
+use crate::rules::{against_snapshot, against_winner, ended_by};
 use crate::snapshot::Snapshot;
 use crate::transaction::Transaction;
 
@@ -23,7 +24,8 @@ pub enum Rebased {
 }
 
 /// Moves `tx` (whose commits carry `id`) from `base` over the `winners`, the commits that follow
-/// `base` without a gap. `asked_ms` is when they were asked for: then the last of them was the latest.
+/// `base` without a gap. `asked_ms` is when they were asked for: then the last of them was the
+/// latest.
 pub fn rebase(
     at: &str,
     tx: &Transaction,

@@ -1,12 +1,12 @@
 //! From actions to snapshots: Delta's action reconciliation, without I/O.
 //!
-//! A commit's removes apply before its adds: together they are one step, whatever their order in the
-//! file. A file's identity is its path with its deletion vector; at most one vector of a path is live.
-//! Files that are gone leave nothing behind here: what a checkpoint must still tell of them is in the
-//! log ([`crate::tombstones`]).
+//! A commit's removes apply before its adds: together they are one step, whatever their order in
+//! the file. A file's identity is its path with its deletion vector; at most one vector of a path
+//! is live. Files that are gone leave nothing behind here: what a checkpoint must still tell of
+//! them is in the log ([`crate::checkpointer`]).
 //!
-//! A snapshot is grounded on version 0, on a checkpoint, or on the beginning of a table that followed
-//! a dropped one ([`crate::lifetime`]); a beginning ends whatever stood before it.
+//! A snapshot is grounded on version 0, on a checkpoint, or on the beginning of a table that
+//! followed a dropped one ([`crate::lifetime`]); a beginning ends whatever stood before it.
 
 use std::sync::Arc;
 
@@ -15,78 +15,14 @@ use tidelake_core::clock::UnixMillis;
 use tidelake_schema::delta::{PhysicalNames, from_schema_string, physical_names};
 use tidelake_schema::{SchemaError, TableSchema};
 
-use crate::action::{
-    Action, Add, CommitInfo, Metadata, Protocol, Remove, Txn, VectorDescriptor, decode_path,
-    parse_commit,
-};
+use crate::action::{Add, Metadata, Protocol, Remove, Txn, decode_path, vector_id};
+use crate::commit_file::{Commit, Fingerprint};
 use crate::error::{ManifestError, Result};
 use crate::features::{check_readable, is_mapped};
 use crate::layered::Layered;
+use crate::properties::SCHEMA_ID;
 use crate::snapshot::{DataFile, Snapshot, Totals};
 use crate::trust::Proof;
-
-/// A property of ours: the number of the table's current schema.
-pub(crate) const SCHEMA_ID: &str = "tidelake.schemaId";
-/// A property of ours: the version at which the table's log begins, where that is not 0.
-pub(crate) const FIRST_VERSION: &str = "tidelake.firstVersion";
-
-/// What identifies the bytes of a commit: their checksum and length.
-pub(crate) type Fingerprint = u64;
-
-/// See [`Fingerprint`].
-pub(crate) fn fingerprint(bytes: &[u8]) -> Fingerprint {
-    u64::from(crc32fast::hash(bytes)) << 32 | (bytes.len() as u64 & 0xffff_ffff)
-}
-
-/// A commit as it was read, sorted by what it does.
-#[derive(Debug, Default)]
-pub struct Commit {
-    pub info: CommitInfo,
-    pub protocol: Option<Protocol>,
-    pub metadata: Option<Metadata>,
-    pub txns: Vec<Txn>,
-    pub removes: Vec<Remove>,
-    pub adds: Vec<Add>,
-    /// Of the bytes that it was read from.
-    pub(crate) fingerprint: Option<Fingerprint>,
-}
-
-impl Commit {
-    /// Reads the bytes of commit `version` of the table at `at`.
-    pub fn parse(at: &str, version: u64, bytes: &[u8]) -> Result<Self> {
-        let actions = parse_commit(bytes).map_err(|error| ManifestError::Corrupt {
-            at: format!("{at} version {version}"),
-            reason: error.to_string(),
-        })?;
-        Ok(Self {
-            fingerprint: Some(fingerprint(bytes)),
-            ..Self::of(actions)
-        })
-    }
-
-    /// True where a table begins with it, as `version`, that followed a dropped one.
-    pub(crate) fn begins_at(&self, version: TableVersion) -> bool {
-        let metadata = self.metadata.as_ref().filter(|_| self.protocol.is_some());
-        let first = metadata.and_then(|metadata| metadata.configuration.get(FIRST_VERSION));
-        first.is_some_and(|first| first.parse() == Ok(version.0))
-    }
-
-    /// Sorts actions.
-    pub fn of(actions: Vec<Action>) -> Self {
-        let mut commit = Self::default();
-        for action in actions {
-            match action {
-                Action::CommitInfo(info) => commit.info = info,
-                Action::Protocol(protocol) => commit.protocol = Some(protocol),
-                Action::Metadata(metadata) => commit.metadata = Some(metadata),
-                Action::Txn(txn) => commit.txns.push(txn),
-                Action::Remove(remove) => commit.removes.push(remove),
-                Action::Add(add) => commit.adds.push(add),
-            }
-        }
-        commit
-    }
-}
 
 /// A snapshot in the making.
 #[derive(Debug, Clone)]
@@ -318,10 +254,6 @@ impl Replay {
             totals: self.totals,
         })
     }
-}
-
-pub(crate) fn vector_id(vector: Option<&VectorDescriptor>) -> Option<String> {
-    vector.map(VectorDescriptor::unique_id)
 }
 
 fn unusable(at: &str, source: SchemaError) -> ManifestError {

@@ -13,9 +13,9 @@ use tidelake_schema::delta::PhysicalNames;
 use crate::action::{
     Add, Metadata, Protocol, TAG_BUCKET, TAG_OFFSETS, Txn, VectorDescriptor, decode_path,
 };
+use crate::commit_file::Fingerprint;
 use crate::layered::Layered;
-use crate::lifetime::is_dropped;
-use crate::replay::{FIRST_VERSION, Fingerprint};
+use crate::properties::{first_version, is_dropped};
 use crate::stats::{Stats, widened};
 use crate::trust::Proof;
 
@@ -66,7 +66,8 @@ impl DataFile {
         u64::try_from(self.add.size).unwrap_or(0)
     }
 
-    /// Rows in the file, deleted ones included. Unknown in files of writers that keep no statistics.
+    /// Rows in the file, deleted ones included. Unknown in files of writers that keep no
+    /// statistics.
     pub fn num_records(&self) -> Option<u64> {
         self.rows_physical
     }
@@ -247,10 +248,9 @@ impl Snapshot {
     }
 
     /// The version at which the table's log begins: 0, or above what an earlier table of the same
-    /// folder left (see [`crate::lifetime`]).
+    /// folder left (see [`crate::DeltaTable::create`]).
     pub fn first_version(&self) -> TableVersion {
-        let first = self.properties().get(FIRST_VERSION);
-        TableVersion(first.and_then(|first| first.parse().ok()).unwrap_or(0))
+        first_version(&self.metadata)
     }
 
     /// True where the table's last commit was made: it was dropped.

@@ -1,14 +1,14 @@
 //! [`DeltaTable`]: a table by its folder, the thin shell of I/O around replay.
 //!
 //! Here: reading. Committing is in [`crate::commit`], creating and dropping in [`crate::lifetime`],
-//! checkpoints in [`crate::checkpoint`], history in [`crate::history`].
+//! checkpoints in [`crate::checkpointer`], history in [`crate::history`].
 
 use std::sync::Arc;
 
 use tidelake_core::TableVersion;
 use tidelake_core::clock::SharedClock;
 use tidelake_core::ids::SharedIds;
-use tidelake_storage::Store;
+use tidelake_storage::{StorageError, Store};
 
 use crate::action::VectorDescriptor;
 use crate::error::{ManifestError, Result};
@@ -16,6 +16,10 @@ use crate::log_io::LogReader;
 use crate::replay::Replay;
 use crate::snapshot::Snapshot;
 use crate::vector::{self, DeletedRows, Place};
+
+/// Commits on top of a snapshot that nobody has looked at for long; with more of them a checkpoint
+/// is the shorter way.
+const REPLAYED_MAX: u64 = 64;
 
 /// A table by its folder. Keeps no state: cheap to clone.
 #[derive(Debug, Clone)]
@@ -54,12 +58,21 @@ impl DeltaTable {
 
     /// The latest version, by way of a snapshot that is at hand: reads the new commits only. One
     /// request where there is none; two where nobody has looked for so long that the snapshot must
-    /// be proven again ([`crate::trust`]), and the whole state only where it is no part of the log
-    /// any more.
+    /// be proven again. The whole state is read only where the snapshot is no
+    /// part of the log any more, or so old that a checkpoint is the shorter way.
     pub async fn refresh(&self, base: &Arc<Snapshot>) -> Result<Arc<Snapshot>> {
         let asked_ms = self.clock.now_ms();
-        if !base.proof.holds(&base.metadata, asked_ms) && !self.is_in_log(base).await? {
-            return self.snapshot().await;
+        if !base.proof.holds(&base.metadata, asked_ms) {
+            if !self.is_in_log(base).await? {
+                return self.snapshot().await;
+            }
+            if !self.has_commit(base.version.0 + 1).await? {
+                base.proof.renew(asked_ms);
+                return Ok(Arc::clone(base));
+            }
+            if self.has_commit(base.version.0 + REPLAYED_MAX).await? {
+                return self.snapshot().await;
+            }
         }
         let at = self.reader.at();
         let mut replay = None;
@@ -74,6 +87,15 @@ impl DeltaTable {
                 base.proof.renew(asked_ms);
                 Ok(Arc::clone(base))
             }
+        }
+    }
+
+    async fn has_commit(&self, version: u64) -> Result<bool> {
+        let name = self.reader.log.name(version);
+        match self.reader.store.head(&name).await {
+            Ok(_) => Ok(true),
+            Err(StorageError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -130,19 +130,6 @@ impl NumberedLog {
         }
     }
 
-    /// Commits `numbers`, fetched concurrently, in order. A missing one is an error.
-    pub async fn read_all(&self, numbers: &[u64]) -> Result<Vec<(u64, Bytes)>> {
-        // Numbers by value: a closure over borrowed ones makes a future that can't be sent.
-        futures::stream::iter(
-            numbers.iter().copied().map(|number| async move {
-                Ok((number, self.store.get(&self.name(number)).await?))
-            }),
-        )
-        .buffered(READS_IN_FLIGHT_MAX)
-        .try_collect()
-        .await
-    }
-
     /// The numbers present from `number` on, in order. One listing.
     pub async fn numbers_from(&self, number: u64) -> Result<Vec<u64>> {
         let found = match number.checked_sub(1) {

@@ -13,7 +13,7 @@ use parquet::errors::{ParquetError, Result};
 
 use super::BATCH_ROWS;
 use crate::action::{Add, Format, Metadata, NullableMap, Protocol, Remove, Txn, VectorDescriptor};
-use crate::replay::Commit;
+use crate::commit_file::Commit;
 
 /// The actions that make a snapshot.
 pub(crate) const STATE: &[&str] = &["txn", "add", "metaData", "protocol"];

@@ -225,6 +225,52 @@ async fn writers_features_count_where_they_are_used() {
 }
 
 #[tokio::test]
+async fn what_a_property_of_another_engine_forbids_is_refused_with_the_way_out() {
+    for (key, value) in [
+        ("delta.appendOnly", "true"),
+        ("delta.enableDeletionVectors", "false"),
+    ] {
+        let (fixture, base) = Fixture::created(false).await;
+        let base = committed(fixture.table.commit(&base, flush("a", 9, vec![])).await);
+        alter(&fixture, &base, |metadata| {
+            metadata.configuration.insert(key.into(), value.into());
+        })
+        .await;
+        let base = fixture.table.refresh(&base).await.unwrap();
+        let file = base.file("a").unwrap();
+        let mut tx = replace_by(&file.add, vector::inline(&[1].into_iter().collect()));
+        tx.adds[0].stats = file.widened_stats();
+        let error = fixture.table.commit(&base, tx).await.unwrap_err();
+        assert!(error.to_string().contains(key), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        // Rows that supersede nothing are taken all the same.
+        committed(fixture.table.commit(&base, flush("b", 1, vec![])).await);
+    }
+}
+
+#[test]
+fn column_mapping_keeps_what_a_number_stood_for() {
+    let by_number = Protocol {
+        min_reader_version: 1,
+        min_writer_version: 4,
+        ..Protocol::default()
+    };
+    let schema = spec(true).schema;
+    let (protocol, metadata) = with_column_mapping(&by_number, &Metadata::default(), &schema);
+    let expected = [
+        "columnMapping",
+        "appendOnly",
+        "invariants",
+        "checkConstraints",
+        "changeDataFeed",
+        "generatedColumns",
+    ];
+    assert_eq!(protocol.writer_features.unwrap(), expected);
+    assert_eq!(protocol.reader_features.unwrap(), ["columnMapping"]);
+    assert!(crate::features::is_mapped(&metadata));
+}
+
+#[tokio::test]
 async fn a_free_form_commit_info_and_files_without_statistics_are_read() {
     let (fixture, base) = Fixture::created(false).await;
     let info = r#"{"commitInfo":{"timestamp":"2026-11-29T00:00:00Z","operation":"MAINTENANCE","operationMetrics":["a"],"operationParameters":"none"}}"#;
@@ -272,7 +318,7 @@ fn replace_by(old: &Add, vector: VectorDescriptor) -> Transaction {
 }
 
 #[tokio::test]
-async fn a_vector_that_gives_rows_back_is_not_committed() {
+async fn no_flush_gives_deleted_rows_back() {
     let (fixture, base) = Fixture::created(false).await;
     let base = committed(fixture.table.commit(&base, flush("a", 9, vec![])).await);
     let widened = base.file("a").unwrap().widened_stats();
@@ -282,16 +328,28 @@ async fn a_vector_that_gives_rows_back_is_not_committed() {
     tx.removes = vec![base.file("a").unwrap().add.to_remove(NOON_MS, true)];
     let marked = committed(fixture.table.commit(&base, tx).await);
     let old = &marked.file("a").unwrap().add;
-    let fewer = replace_by(old, vector::inline(&[1].into_iter().collect()));
-    let mut none = fewer.clone();
-    none.adds[0].deletion_vector = None;
-    for tx in [fewer, none] {
-        let error = fixture.table.commit(&marked, tx).await.unwrap_err();
-        let ManifestError::Invariant { source, .. } = &error else {
-            panic!("{error}")
+    let restore = replace_by(old, vector::inline(&[1].into_iter().collect()));
+    let mut whole = restore.clone();
+    whole.adds[0].deletion_vector = None;
+    for gives_back in [&restore, &whole] {
+        let flush = Transaction {
+            marks: vec![mark(0, 0, 1)],
+            ..gives_back.clone()
         };
-        assert_eq!(source.predicate, "vectors_only_grow");
+        let probe = Transaction {
+            probed: vec![Bucket(0)],
+            ..gives_back.clone()
+        };
+        for tx in [flush, probe] {
+            let error = fixture.table.commit(&marked, tx).await.unwrap_err();
+            let ManifestError::Invariant { source, .. } = &error else {
+                panic!("{error}")
+            };
+            assert_eq!(source.predicate, "vectors_only_grow");
+        }
     }
+    // Who restores an older version means it.
+    committed(fixture.table.commit(&marked, restore).await);
 }
 
 #[tokio::test]

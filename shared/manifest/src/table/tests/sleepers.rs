@@ -88,8 +88,19 @@ async fn an_idle_table_is_proven_again_instead_of_read_again() {
     fixture.clock.advance(Duration::from_secs(7200));
     let before = store.requests();
     let refreshed = table.refresh(&loaded).await.unwrap();
-    assert_eq!(store.requests().since(&before).total(), 3);
+    assert!(store.requests().since(&before).total() <= 5);
     same_table(&refreshed, &next);
+    // After many commits the checkpoint is the shorter way.
+    let mut newest = next;
+    for i in 0..80 {
+        let more = flush(&format!("more {i}"), 1, vec![]);
+        newest = committed(table.commit(&newest, more).await);
+    }
+    table.write_checkpoint(&newest).await.unwrap();
+    fixture.clock.advance(Duration::from_secs(7200));
+    let before = store.requests();
+    same_table(&table.refresh(&loaded).await.unwrap(), &newest);
+    assert!(store.requests().since(&before).total() < 10);
 }
 
 #[tokio::test]

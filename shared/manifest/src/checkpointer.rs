@@ -1,8 +1,9 @@
-//! What a checkpoint must tell of files that are gone, and how it learns it.
+//! Writing a checkpoint: the state of a snapshot, and what the log says of files that are gone.
+//! The format is in [`crate::checkpoint`].
 //!
-//! Older snapshots, and vacuums of other engines, need the removes that are not expired. Snapshots do
-//! not carry them: a busy table makes millions, and nobody who reads rows looks at one. The writer of
-//! a checkpoint gathers them where they stand, newest first:
+//! Older snapshots, and vacuums of other engines, need the removes that are not expired. Snapshots
+//! do not carry them: a busy table makes millions, and nobody who reads rows looks at one. The
+//! writer of a checkpoint gathers them where they stand, newest first:
 //!
 //! ```text
 //!  commit v ─► v - 1 ─► … ─► commit after the last checkpoint ─► removes of that checkpoint
@@ -13,20 +14,62 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use tidelake_core::TableVersion;
 use tidelake_core::clock::UnixMillis;
+use tidelake_storage::{PutOnce, StorageError};
 
-use crate::action::{Remove, decode_path};
+use crate::action::{Remove, decode_path, vector_id};
 use crate::checkpoint::{self, Pen, Written};
+use crate::commit_file::Commit;
 use crate::error::{ManifestError, Result};
-use crate::log_files::{LOG_FOLDER, LogFiles};
-use crate::log_io::{Failed, LogReader};
-use crate::replay::{Commit, vector_id};
+use crate::features::check_writable;
+use crate::log_files::{LOG_FOLDER, LogFiles, checkpoint_name};
+use crate::log_io::{Failed, LastCheckpoint, LogReader};
 use crate::snapshot::Snapshot;
+use crate::table::DeltaTable;
+use crate::trust::tombstones_kept_ms;
 
 /// Commits that are in memory at a time.
 const COMMITS_HELD_MAX: u64 = 16;
+
+impl DeltaTable {
+    /// Writes the classic checkpoint of a snapshot, unless there is one, and points
+    /// `_last_checkpoint` at it. Returns the snapshot that knows of it.
+    pub async fn write_checkpoint(&self, snapshot: &Snapshot) -> Result<Arc<Snapshot>> {
+        let version = snapshot.version;
+        let known = Arc::new(Snapshot {
+            checkpoint: Some(version),
+            ..snapshot.clone()
+        });
+        check_writable(&self.reader.at(), &snapshot.protocol, &snapshot.metadata)?;
+        let rel = checkpoint_name(version);
+        match self.reader.store.head(&rel).await {
+            Ok(_) => return Ok(known),
+            Err(StorageError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let expired_before_ms = self.clock.now_ms() - tombstones_kept_ms(&snapshot.metadata);
+        let written = checkpoint_of(&self.reader, snapshot, expired_before_ms).await?;
+        let hint = LastCheckpoint {
+            version: version.0,
+            size: written.actions,
+            size_in_bytes: Some(written.bytes.len() as u64),
+            num_of_add_files: Some(written.adds),
+        };
+        let ours = written.bytes.clone();
+        let put = self
+            .reader
+            .store
+            .put_once(&rel, written.bytes, |found| *found == ours)
+            .await?;
+        if put == PutOnce::Created {
+            self.reader.set_hint(&hint).await?;
+        }
+        Ok(known)
+    }
+}
 
 /// The state of a snapshot as a checkpoint, with the tombstones of its log. Those from before
 /// `expired_before_ms` are left out: their files may have been deleted by then.
@@ -39,22 +82,44 @@ pub(crate) async fn checkpoint_of(
     let files = files_since_checkpoint(reader, snapshot).await?;
     let begin = snapshot.first_version();
     let before = files.checkpoint_between(begin, snapshot.version);
-    let oldest = match before {
-        Some((version, _)) => version + 1,
-        None => begin.0,
-    };
+    let oldest = before.map_or(begin.0, |(version, _)| version + 1);
     let (state, named) = (snapshot.clone(), at.clone());
-    let mut pen =
-        on_thread(move || Pen::begin(&state).map_err(|source| checkpoint_error(&named, source)))
-            .await?;
-    let mut gone = Gone::new(snapshot.clone(), expired_before_ms);
+    let pen =
+        on_thread(move || Pen::begin(&state).map_err(|source| checkpoint_error(&named, source)));
+    let mut drafted = Draft {
+        pen: pen.await?,
+        gone: Gone::new(snapshot.clone(), expired_before_ms),
+    };
     let mut next = snapshot.version.0 + 1;
     while next > oldest {
         let first = oldest.max(next.saturating_sub(COMMITS_HELD_MAX));
+        drafted = drafted.commits(reader, first, next).await?;
+        next = first;
+    }
+    for part in before.map_or(&[][..], |(_, parts)| parts) {
+        drafted = drafted.part(reader, format!("{LOG_FOLDER}/{part}")).await?;
+    }
+    on_thread(move || {
+        let written = drafted.pen.finish();
+        written.map_err(|source| checkpoint_error(&at, source))
+    })
+    .await
+}
+
+/// A checkpoint to which tombstones are added.
+struct Draft {
+    pen: Pen,
+    gone: Gone,
+}
+
+impl Draft {
+    /// Adds what the commits from `first` to before `end` removed.
+    async fn commits(mut self, reader: &LogReader, first: u64, end: u64) -> Result<Self> {
+        let at = reader.at();
         let mut commits = Vec::new();
         let missing = reader
             .log
-            .visit_range(first, next - 1, |version, bytes| {
+            .visit_range(first, end - 1, |version, bytes| {
                 commits.push((version, bytes));
                 Ok::<_, ManifestError>(())
             })
@@ -63,39 +128,37 @@ pub(crate) async fn checkpoint_of(
             return Err(ManifestError::VersionGone {
                 at,
                 version: TableVersion(missing),
-                earliest: TableVersion(next),
+                earliest: TableVersion(end),
             });
         }
-        let named = at.clone();
-        (pen, gone) = on_thread(move || {
+        on_thread(move || {
             for (version, bytes) in commits.into_iter().rev() {
-                let mut removes = Commit::parse(&named, version, &bytes)?.removes;
-                removes.retain(|remove| gone.meets(remove));
-                pen.removes(&removes)
-                    .map_err(|source| checkpoint_error(&named, source))?;
+                let mut removes = Commit::parse(&at, version, &bytes)?.removes;
+                removes.retain(|remove| self.gone.meets(remove));
+                let added = self.pen.removes(&removes);
+                added.map_err(|source| checkpoint_error(&at, source))?;
             }
-            Ok((pen, gone))
+            Ok(self)
         })
-        .await?;
-        next = first;
+        .await
     }
-    for part in before.map_or(&[][..], |(_, parts)| parts) {
-        let rel = format!("{LOG_FOLDER}/{part}");
+
+    /// Adds what a part of the checkpoint before those commits knows to be gone.
+    async fn part(mut self, reader: &LogReader, rel: String) -> Result<Self> {
         let bytes = reader.store.get(&rel).await?;
-        let (named, reader) = (at.clone(), reader.clone());
-        (pen, gone) = on_thread(move || {
+        let reader = reader.clone();
+        on_thread(move || {
             let read = checkpoint::read(bytes, checkpoint::REMOVES, |part: Commit| {
                 let mut removes = part.removes;
-                removes.retain(|remove| gone.knows(remove));
-                pen.removes(&removes)
-                    .map_err(|source| Failed::Inside(checkpoint_error(&named, source)))
+                removes.retain(|remove| self.gone.knows(remove));
+                let added = self.pen.removes(&removes);
+                added.map_err(|source| Failed::Inside(checkpoint_error(&reader.at(), source)))
             });
             read.map_err(|failed| reader.unreadable_checkpoint(&rel, failed))?;
-            Ok((pen, gone))
+            Ok(self)
         })
-        .await?;
+        .await
     }
-    on_thread(move || pen.finish().map_err(|source| checkpoint_error(&at, source))).await
 }
 
 fn checkpoint_error(at: &str, source: parquet::errors::ParquetError) -> ManifestError {
@@ -105,7 +168,8 @@ fn checkpoint_error(at: &str, source: parquet::errors::ParquetError) -> Manifest
     }
 }
 
-/// The files of the log from the newest checkpoint that is known; from its start where that is gone.
+/// The files of the log from the newest checkpoint that is known; from its start where that is
+/// gone.
 async fn files_since_checkpoint(reader: &LogReader, snapshot: &Snapshot) -> Result<LogFiles> {
     if let Some(known) = snapshot.checkpoint {
         let files = reader.files_from(known.0).await?;
