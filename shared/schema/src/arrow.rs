@@ -18,9 +18,9 @@
 //! Storage differs where Delta has no such type. Both forms have the same buffers, so converting
 //! costs no copy. Every position carries its id in the metadata key `PARQUET:field_id`.
 //!
-//! Invariant: a column of a batch becomes the column that it was decoded as, or the batch is refused.
-//! Columns and fields of structs are told by their ids (by their names in a table whose ids are not
-//! kept), never by their places: those change under rows that are in memory.
+//! Invariant: a column of a batch becomes the column that it was decoded as, or the batch is
+//! refused. Columns and fields of structs are told by their ids (by their names in a table whose
+//! ids are not kept), never by their places: those change under rows that are in memory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -119,8 +119,8 @@ pub fn to_logical(batch: &RecordBatch, schema: &TableSchema) -> Result<RecordBat
     conform(batch, &to_arrow(schema), Identity::Id)
 }
 
-/// The columns of a batch in the order, the names and the form of `target`. Refuses a batch that has
-/// a column more or less, or one of another type.
+/// The columns of a batch in the order, the names and the form of `target`. Refuses a batch that
+/// has a column more or less, or one of another type.
 pub fn conform(
     batch: &RecordBatch,
     target: &SchemaRef,
@@ -237,8 +237,8 @@ fn primitive_in(primitive: Primitive, form: Form) -> DataType {
     }
 }
 
-/// The same buffers under another type; nested columns are rebuilt around converted children. `from`
-/// is the array's type as its batch's schema says it, with the ids of the fields.
+/// The same buffers under another type; nested columns are rebuilt around converted children.
+/// `from` is the array's type as its batch's schema says it, with the ids of the fields.
 fn convert(
     array: &ArrayRef,
     from: &DataType,

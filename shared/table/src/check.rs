@@ -1,9 +1,10 @@
-//! Proves a table: files against the log's promises, vectors against rows, the key index against the
-//! data, each key live once and in its own bucket.
+//! Proves a table: files against the log's promises, vectors against rows, the key index against
+//! the data, each key live once and in its own bucket.
 //!
-//! Keys are compared by the bucket that they belong to, whichever file they stand in: those of other
-//! engines' files meet those of ours. Reads every key column; memory is bounded by the index home. Owns no repair but one: a sidecar
-//! that is lost or wrong is written anew from its file, under the name that the log knows.
+//! Keys are compared by the bucket that they belong to, whichever file they stand in: those of
+//! other engines' files meet those of ours. Reads every key column; memory is bounded by the index
+//! home. Owns no repair but one: a sidecar that is lost or wrong is written anew from its file,
+//! under the name that the log knows.
 
 mod history;
 mod keys;

@@ -138,8 +138,8 @@ fn hidden() -> [FieldRef; 4] {
     ]
 }
 
-/// The fields under the names that the table's files have, nested ones too. The insides of lists and
-/// maps are named by the format of Parquet alone.
+/// The fields under the names that the table's files have, nested ones too. The insides of lists
+/// and maps are named by the format of Parquet alone.
 fn named(fields: &Fields, names: &PhysicalNames) -> Fields {
     if names.is_empty() {
         return fields.clone();

@@ -1,8 +1,9 @@
 //! Which bucket a key belongs to, as a value that the caller passes in.
 //!
-//! The rule itself (a key's text, and the hash of it) is the codec's, which this crate must not use.
-//! It is needed here for files that name no single bucket of their own, those of other engines: each
-//! bucket may count only its own keys of them, or a row would be found once for every bucket.
+//! The rule itself (a key's text, and the hash of it) is the codec's, which this crate must not
+//! use. It is needed here for files that name no single bucket of their own, those of other
+//! engines: each bucket may count only its own keys of them, or a row would be found once for every
+//! bucket.
 //!
 //! Invariant: every row belongs to exactly one bucket, also one whose key no message could carry.
 

@@ -138,7 +138,8 @@ impl KeyColumns {
         places.collect()
     }
 
-    /// The key's columns in key order; `batch` has the root columns at `places` in the file's order.
+    /// The key's columns in key order; `batch` has the root columns at `places` in the file's
+    /// order.
     fn logical(&self, batch: &RecordBatch, places: &[usize]) -> Result<RecordBatch, TableError> {
         let mut columns = Vec::with_capacity(places.len());
         for (place, field) in places.iter().zip(self.stored.fields()) {
@@ -157,8 +158,8 @@ pub(crate) struct OpenedKeys {
 }
 
 impl OpenedKeys {
-    /// Memory that reading takes until the keys are a run: the keys as they are read, sorted, and as
-    /// entries, with their row numbers and buckets. Estimated.
+    /// Memory that reading takes until the keys are a run: the keys as they are read, sorted, and
+    /// as entries, with their row numbers and buckets. Estimated.
     pub(crate) fn memory_bytes(&self) -> u64 {
         let metadata = self.builder.metadata();
         let roots = self.builder.parquet_schema();
@@ -176,7 +177,8 @@ impl OpenedKeys {
     }
 }
 
-/// The keys of a file in the order of its rows. Files of other writers may hold a key several times.
+/// The keys of a file in the order of its rows. Files of other writers may hold a key several
+/// times.
 #[derive(Debug)]
 pub struct RowKeys {
     keys: Keys,

@@ -1,5 +1,5 @@
-//! Which rows of a data file no longer count, as a plain bitset: one bit for each row up to the last
-//! deleted one. A million rows take 128 KiB at most, a test is one load.
+//! Which rows of a data file no longer count, as a plain bitset: one bit for each row up to the
+//! last deleted one. A million rows take 128 KiB at most, a test is one load.
 
 use roaring::{RoaringBitmap, RoaringTreemap};
 use tidelake_manifest::vector::DeletedRows;
@@ -106,9 +106,9 @@ impl RowSet {
         RoaringTreemap::from_bitmaps([(0, bitmap)])
     }
 
-    /// A container of 4,096 values is an array by the format, but `from_lsb0_bytes` (roaring 0.11.5,
-    /// `Store::from_lsb0_bytes`) leaves it a bitset and writes it as one, which no reader can read.
-    /// A removal makes it an array, and the array has room for the value again.
+    /// A container of 4,096 values is an array by the format, but `from_lsb0_bytes` (roaring
+    /// 0.11.5, `Store::from_lsb0_bytes`) leaves it a bitset and writes it as one, which no reader
+    /// can read. A removal makes it an array, and the array has room for the value again.
     fn settle_full_arrays(&self, bitmap: &mut RoaringBitmap) {
         for (place, words) in self.words.chunks(CONTAINER_WORDS).enumerate() {
             let count: u32 = words.iter().map(|word| word.count_ones()).sum();

@@ -1,13 +1,13 @@
 //! One bucket of an upsert table at one moment: its live files, their deleted rows, its key index.
 //!
-//! A file of several buckets (one that another engine wrote) is a file of each of them: the index of a
-//! bucket holds only the bucket's own keys of it, its deleted rows are those of all buckets, exactly
-//! what the committed vector says. So what is written next on top of them loses none.
+//! A file of several buckets (one that another engine wrote) is a file of each of them: the index
+//! of a bucket holds only the bucket's own keys of it, its deleted rows are those of all buckets,
+//! exactly what the committed vector says. So what is written next on top of them loses none.
 //!
-//! Owns the question "where is the live row of this key". An entry of the index is only a candidate:
-//! it counts where its file is live and its row not deleted here. So one index serves many states,
-//! and stale entries do no harm. A value: it never changes, later states share what they have in
-//! common with it. What newer records do to it is [`crate::apply`]'s.
+//! Owns the question "where is the live row of this key". An entry of the index is only a
+//! candidate: it counts where its file is live and its row not deleted here. So one index serves
+//! many states, and stale entries do no harm. A value: it never changes, later states share what
+//! they have in common with it. What newer records do to it is [`crate::apply`]'s.
 
 use std::collections::HashMap;
 use std::ops::Bound;
@@ -102,7 +102,8 @@ impl BucketState {
         self.file(path).map(|file| &file.deleted)
     }
 
-    /// Rows that count in the bucket's files: those of other buckets too, where a file is of several.
+    /// Rows that count in the bucket's files: those of other buckets too, where a file is of
+    /// several.
     pub fn live_rows(&self) -> u64 {
         self.files
             .iter()
@@ -200,8 +201,8 @@ impl BucketState {
         Ok(())
     }
 
-    /// Takes over the vectors that a commit wrote, other buckets' rows included, and drops the files
-    /// that it removed.
+    /// Takes over the vectors that a commit wrote, other buckets' rows included, and drops the
+    /// files that it removed.
     pub(crate) fn committed(&mut self, touched: &HashMap<Arc<str>, Option<Committed>>) {
         if touched.is_empty() {
             return;

@@ -186,7 +186,8 @@ fn hidden_columns(bucket: Bucket, positions: &Positions) -> [ArrayRef; 4] {
     ]
 }
 
-/// Encodings are chosen from the first rows; page statistics go where a range can be skipped by them.
+/// Encodings are chosen from the first rows; page statistics go where a range can be skipped by
+/// them.
 fn properties(first: &RecordBatch, settings: FileSettings) -> WriterProperties {
     let level = ZstdLevel::try_new(settings.zstd_level).unwrap_or_default();
     let mut builder = WriterProperties::builder()

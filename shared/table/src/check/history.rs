@@ -1,7 +1,8 @@
 //! What the log still tells of the past: deletion vectors only grow.
 //!
 //! A flush never brings a row back. Where one did, the rows that came back may be superseded again
-//! since, so the newest version alone does not show it; every reader of the versions between saw them.
+//! since, so the newest version alone does not show it; every reader of the versions between saw
+//! them.
 
 use std::collections::BTreeMap;
 
@@ -28,8 +29,8 @@ struct Pair {
     after: Option<VectorDescriptor>,
 }
 
-/// Every vector that a commit of ours wrote contains the one that it replaced. What other engines do
-/// (a restore brings rows back on purpose) is theirs.
+/// Every vector that a commit of ours wrote contains the one that it replaced. What other engines
+/// do (a restore brings rows back on purpose) is theirs.
 pub(super) async fn vectors_only_grow(
     table: &DeltaTable,
     snapshot: &Snapshot,
@@ -82,7 +83,8 @@ fn pairs_of(version: u64, commit: Commit) -> Vec<Pair> {
     pairs.collect()
 }
 
-/// How many rows the commit brought back; none where it did not, or where that can't be told any more.
+/// How many rows the commit brought back; none where it did not, or where that can't be told any
+/// more.
 async fn lost(table: &DeltaTable, pair: &Pair) -> Result<Option<u64>, TableError> {
     let Some(before) = read(table, &pair.before).await? else {
         return Ok(None);
@@ -98,7 +100,8 @@ async fn lost(table: &DeltaTable, pair: &Pair) -> Result<Option<u64>, TableError
     Ok((back > 0).then_some(back))
 }
 
-/// A vector; none where it was cleaned away or is unreadable, which other checks tell of the live ones.
+/// A vector; none where it was cleaned away or is unreadable, which other checks tell of the live
+/// ones.
 async fn read(
     table: &DeltaTable,
     vector: &VectorDescriptor,

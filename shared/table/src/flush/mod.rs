@@ -9,8 +9,8 @@
 //! others changed the files whose rows they supersede.
 //!
 //! Invariants: nothing is visible before the one commit, and that commit moves every bucket's
-//! watermark from where its rows begin to where they end; rows that another schema decoded are never
-//! written.
+//! watermark from where its rows begin to where they end; rows that another schema decoded are
+//! never written.
 
 mod append;
 mod upsert;
@@ -94,8 +94,8 @@ pub enum FlushRows {
     Upsert {
         loader: StateLoader,
         buckets: Vec<UpsertBucket>,
-        /// Names the object of the deletion vectors, [`VECTOR_IDS`] at most: each try of a commit that
-        /// loses takes the next.
+        /// Names the object of the deletion vectors, [`VECTOR_IDS`] at most: each try of a commit
+        /// that loses takes the next.
         vector_ids: Vec<Uuid>,
     },
 }
@@ -114,8 +114,8 @@ pub struct UpsertBucket {
 #[derive(Debug)]
 pub struct FlushEnded {
     pub outcome: FlushOutcome,
-    /// Of the buckets of an upsert table: at the committed version, or, after a conflict, at the newest
-    /// that was looked at.
+    /// Of the buckets of an upsert table: at the committed version, or, after a conflict, at the
+    /// newest that was looked at.
     pub states: BTreeMap<Bucket, BucketState>,
 }
 
@@ -224,8 +224,8 @@ fn refused(error: TableError) -> Result<Conflict, TableError> {
 }
 
 /// Memory that a flush of these rows holds beside them, from its beginning until it is stored: the
-/// encoded file while its buffer grows, and for upsert tables the keys, their order and the sidecar.
-/// An upper estimate, for budgets.
+/// encoded file while its buffer grows, and for upsert tables the keys, their order and the
+/// sidecar. An upper estimate, for budgets.
 pub fn bytes_while_flushing(sealed: &Sealed) -> usize {
     let deletes: usize = sealed
         .deletes

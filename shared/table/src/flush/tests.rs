@@ -62,8 +62,8 @@ fn the_estimate_covers_what_a_flush_holds() {
             .unwrap()
             .unwrap();
         let sidecar = encode_sidecar(&changes.entries());
-        // A buffer that grows holds up to twice its contents; keys are there as they were read, sorted,
-        // and as entries.
+        // A buffer that grows holds up to twice its contents; keys are there as they were read,
+        // sorted, and as entries.
         let keys = changes.keys().bytes() + sealed.rows * size_of::<u128>();
         let held = 2 * file.bytes.len() + 2 * keys + 2 * sidecar.len();
         let estimate = bytes_while_flushing(&sealed);

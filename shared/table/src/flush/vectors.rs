@@ -1,5 +1,5 @@
-//! The part of a commit that takes older rows away: a new vector for each file that lost rows, and the
-//! end of files that have none left.
+//! The part of a commit that takes older rows away: a new vector for each file that lost rows, and
+//! the end of files that have none left.
 //!
 //! Invariant: a new vector contains the old one, whatever buckets the file's rows belong to. What a
 //! bucket's state says of a file is held against the version that the commit follows, and a vector

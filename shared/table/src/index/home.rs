@@ -9,9 +9,9 @@
 //! Runs are a cache of one process: whatever a process that died has left is removed by the next
 //! that opens the folder. Nothing else in the folder is touched.
 //!
-//! Invariant: what is read to build runs of a home holds [`LOAD_BYTES_MAX`] of memory at most at any
-//! moment, whatever the number of tables and buckets that are loaded at once; what is encoded to be
-//! flushed beside it [`FLUSH_BYTES_MAX`].
+//! Invariant: what is read to build runs of a home holds [`LOAD_BYTES_MAX`] of memory at most at
+//! any moment, whatever the number of tables and buckets that are loaded at once; what is encoded
+//! to be flushed beside it [`FLUSH_BYTES_MAX`].
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -72,8 +72,8 @@ impl IndexHome {
         })
     }
 
-    /// Waits until `bytes` more may be read. A load that alone is larger than everything waits until
-    /// it is alone.
+    /// Waits until `bytes` more may be read. A load that alone is larger than everything waits
+    /// until it is alone.
     pub(crate) async fn load_permit(&self, bytes: u64) -> MemoryPermit {
         permit(&self.loads, bytes, LOAD_BYTES_MAX).await
     }

@@ -13,8 +13,8 @@
 //! built again.
 //!
 //! Invariants: keys are kept whole, so a hit is exact whatever the keys have in common; a run is
-//! never changed; an [`Index`] is a value, so readers of older versions keep theirs; a file stands in
-//! at most one run of an index; damaged bytes give [`IndexError::Corrupt`], never a wrong hit.
+//! never changed; an [`Index`] is a value, so readers of older versions keep theirs; a file stands
+//! in at most one run of an index; damaged bytes give [`IndexError::Corrupt`], never a wrong hit.
 
 mod bits;
 mod block;
@@ -236,7 +236,8 @@ impl Index {
     }
 
     /// The job's runs as one, without entries whose file has no slot or whose row is `dead`: both
-    /// must hold at every version that the new run is to serve. Streams, so memory is bounded whatever the size of the runs. Blocking.
+    /// must hold at every version that the new run is to serve. Streams, so memory is bounded
+    /// whatever the size of the runs. Blocking.
     pub fn merge(
         &self,
         job: &MergeJob,

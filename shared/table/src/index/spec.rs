@@ -1,7 +1,7 @@
 //! Primary key columns as keys.
 //!
-//! Each column becomes bytes whose order is the order of its values; a key is its columns' bytes one
-//! after the other. Nothing is hashed and nothing shortened, so equal keys are equal values.
+//! Each column becomes bytes whose order is the order of its values; a key is its columns' bytes
+//! one after the other. Nothing is hashed and nothing shortened, so equal keys are equal values.
 //!
 //! | type | bytes |
 //! | --- | --- |

@@ -59,8 +59,8 @@ struct Open {
     facts: Facts,
 }
 
-/// Describes all live files. What the earlier state of one bucket knows all buckets may use, and what
-/// none knows is read once.
+/// Describes all live files. What the earlier state of one bucket knows all buckets may use, and
+/// what none knows is read once.
 pub(super) async fn describe(
     table: &DeltaTable,
     loadings: &mut [Loading],

@@ -24,7 +24,8 @@ impl World {
         self.table.store().put(&name, bytes.into()).await.unwrap();
     }
 
-    /// Flushes rows that were decoded by the schema that the world began with, on the newest version.
+    /// Flushes rows that were decoded by the schema that the world began with, on the newest
+    /// version.
     async fn flush_late(&mut self, records: &Records) -> FlushOutcome {
         self.writers[0].base = self.latest().await;
         let request = self.request(0, records).await;
