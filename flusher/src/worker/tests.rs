@@ -35,9 +35,12 @@ impl GroupLog for Busy {
         'a: 'b,
         Self: 'b,
     {
-        let event = self.first.get_mut().unwrap().pop();
-        let event = event.unwrap_or_else(|| LogEvent::Messages(MessageBatch::owned(Vec::new())));
-        Box::pin(std::future::ready(Some(event)))
+        // Taken when it is asked for, not before: whoever waits may drop the wait.
+        Box::pin(async {
+            let event = self.first.get_mut().unwrap().pop();
+            let more = || LogEvent::Messages(MessageBatch::owned(Vec::new()));
+            Some(event.unwrap_or_else(more))
+        })
     }
 
     fn begin(&self, _: Vec<Start>, _: Vec<TopicBucket>) {

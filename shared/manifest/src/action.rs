@@ -2,9 +2,9 @@
 //!
 //! Field names and meanings are those of the Delta protocol. Unknown actions and unknown fields are
 //! ignored, and an optional field that is null counts as absent. Of `commitInfo`, in which writers
-//! may put any JSON, what has another form than ours counts as absent too: it says nothing about the
-//! table's rows. What does (paths, vectors, schema, versions) is never guessed.
-//! Nothing here decides anything: that is the part of replay and of the rules.
+//! may put any JSON, what has another form than ours counts as absent too: it says nothing about
+//! the table's rows. What does (paths, vectors, schema, versions) is never guessed. Nothing here
+//! decides anything: that is the part of replay and of the rules.
 
 use std::collections::BTreeMap;
 

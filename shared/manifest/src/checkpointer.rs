@@ -1,9 +1,9 @@
 //! Writing a checkpoint: the state of a snapshot, and what the log says of files that are gone.
 //! The format is in [`crate::checkpoint`].
 //!
-//! Older snapshots, and vacuums of other engines, need the removes that are not expired. Snapshots do
-//! not carry them: a busy table makes millions, and nobody who reads rows looks at one. The writer of
-//! a checkpoint gathers them where they stand, newest first:
+//! Older snapshots, and vacuums of other engines, need the removes that are not expired. Snapshots
+//! do not carry them: a busy table makes millions, and nobody who reads rows looks at one. The
+//! writer of a checkpoint gathers them where they stand, newest first:
 //!
 //! ```text
 //!  commit v ─► v - 1 ─► … ─► commit after the last checkpoint ─► removes of that checkpoint
@@ -168,7 +168,8 @@ fn checkpoint_error(at: &str, source: parquet::errors::ParquetError) -> Manifest
     }
 }
 
-/// The files of the log from the newest checkpoint that is known; from its start where that is gone.
+/// The files of the log from the newest checkpoint that is known; from its start where that is
+/// gone.
 async fn files_since_checkpoint(reader: &LogReader, snapshot: &Snapshot) -> Result<LogFiles> {
     if let Some(known) = snapshot.checkpoint {
         let files = reader.files_from(known.0).await?;

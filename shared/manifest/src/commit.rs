@@ -7,8 +7,8 @@
 //!        conflicts, invariants ─► put ─► created ─► still proven? ─► Committed
 //!            ▲                     └── exists ─► over the winners ─► again, or a conflict
 //! ```
-//! A commit of a writer whose base is proven costs one request. See [`crate::trust`] for what a proof
-//! is, and why a writer without one must not believe in what it created.
+//! A commit of a writer whose base is proven costs one request. See [`crate::trust`] for what a
+//! proof is, and why a writer without one must not believe in what it created.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -233,7 +233,8 @@ pub(crate) fn check_writable(at: &str, protocol: &Protocol, metadata: &Metadata)
     }
 }
 
-/// Refuses a change that the table's properties forbid. Tables of ours don't: another engine set them.
+/// Refuses a change that the table's properties forbid. Tables of ours don't: another engine set
+/// them.
 pub(crate) fn check_allowed(at: &str, base: &Snapshot, tx: &Transaction) -> Result<()> {
     let deletes = tx.removes.iter().any(|remove| remove.data_change);
     let marks = tx.adds.iter().any(|add| add.deletion_vector.is_some());

@@ -189,8 +189,8 @@ fn summary(version: TableVersion, commit: Commit, file_ms: UnixMillis) -> Commit
     }
 }
 
-/// Rows that came and rows that went. A file that is removed and added in one commit has got another
-/// deletion vector: its rows did not come.
+/// Rows that came and rows that went. A file that is removed and added in one commit has got
+/// another deletion vector: its rows did not come.
 fn rows(commit: &Commit) -> (u64, Option<u64>) {
     let cardinality = |vector: &Option<VectorDescriptor>| {
         let rows = vector.as_ref().map_or(0, |vector| vector.cardinality);

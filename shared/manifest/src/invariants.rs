@@ -1,5 +1,5 @@
-//! What every commit of ours must satisfy, as named predicates. They run before each commit, in every
-//! build: a commit that breaks one is a bug of ours, and not made.
+//! What every commit of ours must satisfy, as named predicates. They run before each commit, in
+//! every build: a commit that breaks one is a bug of ours, and not made.
 
 use std::collections::BTreeSet;
 

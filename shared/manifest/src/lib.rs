@@ -11,7 +11,8 @@
 //! - a version, once written, never changes;
 //! - a watermark moves only from the value that the log holds, and only forward;
 //! - no file counts twice, and a remove names exactly what is live;
-//! - a name's versions never repeat, whatever is dropped and created under it ([`DeltaTable::create`]).
+//! - a name's versions never repeat, whatever is dropped and created under it
+//!   ([`DeltaTable::create`]).
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -79,7 +80,7 @@ pub mod vector;
 pub use action::{Add, Metadata, Protocol, Remove, Txn, VectorDescriptor};
 pub use commit_file::Commit;
 pub use conflict::Conflict;
-pub use error::{ManifestError, Result};
+pub use error::{ManifestError, Result, Violation};
 pub use features::with_column_mapping;
 pub use history::CommitSummary;
 pub use lifetime::{CreateOutcome, CreateTable};

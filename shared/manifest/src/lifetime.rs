@@ -1,8 +1,8 @@
 //! From one life of a name to the next: how a table ends, and how another one begins in its folder.
 //!
 //! A dropped table's writers may still be at work: a commit is one "create if absent", which sees
-//! neither a catalog nor an emptied folder. So versions of a name never repeat, the end of a table is
-//! a commit like any other, and every commit proves whose table it is of.
+//! neither a catalog nor an emptied folder. So versions of a name never repeat, the end of a table
+//! is a commit like any other, and every commit proves whose table it is of.
 //!
 //! ```text
 //!  version   … N    D = N+1     D+1      F ≥ D+2   F+1 …
@@ -10,25 +10,25 @@
 //!  first table ┘    fence        never   beginning of the second table, with a checkpoint
 //!                   (DROP TABLE)
 //! ```
-//! - **Fence** ([`DeltaTable::drop_fence`]): the table's last commit. It takes part in the race for the
-//!   next version as flushes do, so each flush either came before it or finds it and loses
-//!   ([`crate::Conflict::Dropped`]). Whoever removes the folder removes the fence last, or leaves it: a
-//!   writer that is still based on N then meets it.
-//! - **Beginning** ([`CreateTable::first_version`]): a table that follows a dropped one starts at the
-//!   dropped one's last version + 2 or above. Its first commit stands on nothing: replay forgets what
-//!   came before ([`Commit::begins_at`]), and other engines start at its checkpoint,
+//! - **Fence** ([`DeltaTable::drop_fence`]): the table's last commit. It takes part in the race for
+//!   the next version as flushes do, so each flush either came before it or finds it and loses
+//!   ([`crate::Conflict::Dropped`]). Whoever removes the folder removes the fence last, or leaves
+//!   it: a writer that is still based on N then meets it.
+//! - **Beginning** ([`CreateTable::first_version`]): a table that follows a dropped one starts at
+//!   the dropped one's last version + 2 or above. Its first commit stands on nothing: replay
+//!   forgets what came before ([`Commit::begins_at`]), and other engines start at its checkpoint,
 //!   to which `_last_checkpoint` points. A late flush into the emptied folder (base ≤ N, so version
 //!   ≤ D) lands below the beginning, with a gap above it, where no reader looks.
 //! - **Identity**: a writer that goes on from there arrives at the beginning and loses: the table's
-//!   id is another ([`crate::Conflict::TableReplaced`]). [`DeltaTable::withdraw_void_commit`] takes back what
-//!   it had put below.
+//!   id is another ([`crate::Conflict::TableReplaced`]). [`DeltaTable::withdraw_void_commit`] takes
+//!   back what it had put below.
 //!
 //! A fence that nothing was created after can be lifted ([`DeltaTable::lift_fence`]): the table goes
 //! on, and whoever met the fence opens it anew.
 //!
-//! The order of a creation is commit, checkpoint, hint, removal of leftovers. The commit is the lock;
-//! a creation that died after it is completed by the next one, and our own readers need the commit
-//! alone.
+//! The order of a creation is commit, checkpoint, hint, removal of leftovers. The commit is the
+//! lock; a creation that died after it is completed by the next one, and our own readers need the
+//! commit alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,7 +61,8 @@ const DELETES_IN_FLIGHT_MAX: usize = 16;
 pub struct CreateTable {
     pub name: String,
     pub schema: TableSchema,
-    /// Without the feature for deletion vectors. (It does not forbid deletes: see `delta.appendOnly`.)
+    /// Without the feature for deletion vectors. (It does not forbid deletes: see
+    /// `delta.appendOnly`.)
     pub append_only: bool,
     /// Kept in the table's configuration. Of Delta's own, only those that ask for no feature.
     pub properties: BTreeMap<String, String>,
@@ -208,8 +209,8 @@ impl DeltaTable {
         Ok(())
     }
 
-    /// Ends the table: after this commit no other one is made on top of it. Returns its version; that
-    /// of the commit that dropped it before, where there is one.
+    /// Ends the table: after this commit no other one is made on top of it. Returns its version;
+    /// that of the commit that dropped it before, where there is one.
     pub async fn drop_fence(&self) -> Result<TableVersion> {
         let mut base = self.snapshot().await?;
         for _ in 0..FENCE_ATTEMPTS_MAX {
@@ -263,9 +264,10 @@ impl DeltaTable {
         })
     }
 
-    /// Deletes the commit `version` if it is the one of `commit_id` and lies below the beginning of a
-    /// later table: a writer that outlived its table takes back what it put there. True where it
-    /// was deleted; a commit that is part of the table stays whatever is asked.
+    /// Deletes the commit `version` if it is the one of `commit_id` and part of no table: it lies
+    /// below the beginning of a later one, or in a log that has no beginning any more. So a writer
+    /// that outlived its table takes back what it put there. True where it was deleted; a commit
+    /// that is part of the table stays whatever is asked.
     pub async fn withdraw_void_commit(
         &self,
         version: TableVersion,
@@ -278,8 +280,10 @@ impl DeltaTable {
         if commit.info.txn_id.as_deref() != Some(commit_id) {
             return Ok(false);
         }
-        if version >= self.snapshot().await?.first_version() {
-            return Ok(false);
+        match self.snapshot().await {
+            Ok(table) if version >= table.first_version() => return Ok(false),
+            Err(error) if error.kind().is_transient() => return Err(error),
+            Ok(_) | Err(_) => {}
         }
         let name = self.reader.log.name(version.0);
         self.reader.store.delete(&name).await?;

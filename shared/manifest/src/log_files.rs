@@ -83,8 +83,8 @@ impl LogFiles {
             .map(|(first, _)| first)
     }
 
-    /// Numbers from `from` on, which the listing was asked for, that are below listed commits and not
-    /// listed; in short gaps only.
+    /// Numbers from `from` on, which the listing was asked for, that are below listed commits and
+    /// not listed; in short gaps only.
     pub(crate) fn gaps(&self, from: u64) -> Vec<u64> {
         let starts = self.commits.keys().map(|number| number + 1);
         let pairs = std::iter::once(from).chain(starts).zip(self.commits.keys());

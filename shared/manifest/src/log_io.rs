@@ -4,11 +4,11 @@
 //! _last_checkpoint (a hint) ─► one listing from there ─► newest whole checkpoint ─► commits after it
 //! ```
 //!
-//! A hint that is absent, damaged or stale costs a listing of the whole log, nothing else. So does a
-//! checkpoint that can't be read, as long as an older one or all commits are still there. A listing
-//! is no snapshot: a commit that it skips is asked for by name before it counts as missing, and one
-//! that goes between listing and reading (another engine cleans the log) costs another listing.
-//! Few commits are in memory at a time, however many there are.
+//! A hint that is absent, damaged or stale costs a listing of the whole log, nothing else. So does
+//! a checkpoint that can't be read, as long as an older one or all commits are still there. A
+//! listing is no snapshot: a commit that it skips is asked for by name before it counts as missing,
+//! and one that goes between listing and reading (another engine cleans the log) costs another
+//! listing. Few commits are in memory at a time, however many there are.
 
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};

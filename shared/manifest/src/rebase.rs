@@ -24,7 +24,8 @@ pub enum Rebased {
 }
 
 /// Moves `tx` (whose commits carry `id`) from `base` over the `winners`, the commits that follow
-/// `base` without a gap. `asked_ms` is when they were asked for: then the last of them was the latest.
+/// `base` without a gap. `asked_ms` is when they were asked for: then the last of them was the
+/// latest.
 pub fn rebase(
     at: &str,
     tx: &Transaction,

@@ -1,12 +1,12 @@
 //! From actions to snapshots: Delta's action reconciliation, without I/O.
 //!
-//! A commit's removes apply before its adds: together they are one step, whatever their order in the
-//! file. A file's identity is its path with its deletion vector; at most one vector of a path is live.
-//! Files that are gone leave nothing behind here: what a checkpoint must still tell of them is in the
-//! log ([`crate::checkpointer`]).
+//! A commit's removes apply before its adds: together they are one step, whatever their order in
+//! the file. A file's identity is its path with its deletion vector; at most one vector of a path
+//! is live. Files that are gone leave nothing behind here: what a checkpoint must still tell of
+//! them is in the log ([`crate::checkpointer`]).
 //!
-//! A snapshot is grounded on version 0, on a checkpoint, or on the beginning of a table that followed
-//! a dropped one ([`crate::lifetime`]); a beginning ends whatever stood before it.
+//! A snapshot is grounded on version 0, on a checkpoint, or on the beginning of a table that
+//! followed a dropped one ([`crate::lifetime`]); a beginning ends whatever stood before it.
 
 use std::sync::Arc;
 

@@ -66,7 +66,8 @@ impl DataFile {
         u64::try_from(self.add.size).unwrap_or(0)
     }
 
-    /// Rows in the file, deleted ones included. Unknown in files of writers that keep no statistics.
+    /// Rows in the file, deleted ones included. Unknown in files of writers that keep no
+    /// statistics.
     pub fn num_records(&self) -> Option<u64> {
         self.rows_physical
     }
@@ -247,7 +248,7 @@ impl Snapshot {
     }
 
     /// The version at which the table's log begins: 0, or above what an earlier table of the same
-    /// folder left (see [`crate::lifetime`]).
+    /// folder left (see [`crate::DeltaTable::create`]).
     pub fn first_version(&self) -> TableVersion {
         first_version(&self.metadata)
     }

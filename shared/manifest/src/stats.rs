@@ -5,8 +5,8 @@
 //! types that Delta keeps no bounds of). Columns are named as in the Parquet file.
 //!
 //! A bound that was written once is never printed again: where a file's statistics change because
-//! rows of it were deleted, its bounds are carried over as text ([`widened`]). Other engines compare
-//! with the digits that stand there, and write numbers that we could only round.
+//! rows of it were deleted, its bounds are carried over as text ([`widened`]). Other engines
+//! compare with the digits that stand there, and write numbers that we could only round.
 
 mod text;
 
@@ -370,8 +370,8 @@ pub fn text_below(text: &str) -> &str {
     }
 }
 
-/// A short text that is not below `text`, in the order of code points (which is that of UTF-8 bytes);
-/// none where there is no such text.
+/// A short text that is not below `text`, in the order of code points (which is that of UTF-8
+/// bytes); none where there is no such text.
 pub fn text_above(text: &str) -> Option<String> {
     let Some((cut, _)) = text.char_indices().nth(TEXT_CHARS_MAX) else {
         return Some(text.to_owned());

@@ -17,8 +17,8 @@ use crate::replay::Replay;
 use crate::snapshot::Snapshot;
 use crate::vector::{self, DeletedRows, Place};
 
-/// Commits on top of a snapshot that nobody has looked at for long; with more of them a checkpoint is
-/// the shorter way.
+/// Commits on top of a snapshot that nobody has looked at for long; with more of them a checkpoint
+/// is the shorter way.
 const REPLAYED_MAX: u64 = 64;
 
 /// A table by its folder. Keeps no state: cheap to clone.
@@ -58,8 +58,8 @@ impl DeltaTable {
 
     /// The latest version, by way of a snapshot that is at hand: reads the new commits only. One
     /// request where there is none; two where nobody has looked for so long that the snapshot must
-    /// be proven again ([`crate::trust`]). The whole state is read only where the snapshot is no part
-    /// of the log any more, or so old that a checkpoint is the shorter way.
+    /// be proven again. The whole state is read only where the snapshot is no
+    /// part of the log any more, or so old that a checkpoint is the shorter way.
     pub async fn refresh(&self, base: &Arc<Snapshot>) -> Result<Arc<Snapshot>> {
         let asked_ms = self.clock.now_ms();
         if !base.proof.holds(&base.metadata, asked_ms) {

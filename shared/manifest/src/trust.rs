@@ -2,11 +2,11 @@
 //!
 //! "Create if absent" only fences while the log is whole: below a cleaned log every number is free
 //! again. No engine cleans commits that are younger than the table's log retention (30 days where
-//! the table does not say otherwise). So if version v was the latest at a time t, then for as long as
-//! that after t whoever creates v + 1 creates it above the cleaned end. Trust is far shorter than
-//! the retention. A writer or reader that slept longer (suspended, idle, or its clock jumped) proves
-//! its base again: the commit of v must still be there, byte for byte, since below a cleaned log
-//! another writer that slept as long may have put one of its own in that place.
+//! the table does not say otherwise). So if version v was the latest at a time t, then for as long
+//! as that after t whoever creates v + 1 creates it above the cleaned end. Trust is far shorter
+//! than the retention. A writer or reader that slept longer (suspended, idle, or its clock jumped)
+//! proves its base again: the commit of v must still be there, byte for byte, since below a cleaned
+//! log another writer that slept as long may have put one of its own in that place.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

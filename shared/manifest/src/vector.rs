@@ -6,9 +6,9 @@
 //! inline: Z85 text of data, padded with zero bytes to a multiple of four
 //! ```
 //!
-//! New files lie in `_tidelake`: an engine that vacuums everything that its listing finds passes over
-//! folders that begin with an underscore, and so over vectors that are in use. Older ones, at the
-//! table's root, are read where they are.
+//! New files lie in `_tidelake`: an engine that vacuums everything that its listing finds passes
+//! over folders that begin with an underscore, and so over vectors that are in use. Older ones, at
+//! the table's root, are read where they are.
 //!
 //! A descriptor's `offset` points at the size field (the first vector's is 1), `sizeInBytes` counts
 //! data alone. Source: Delta protocol, "Deletion Vectors".
@@ -158,8 +158,8 @@ impl VectorFile {
     /// Adds a vector, or keeps it inline where it is small.
     ///
     /// # Errors
-    /// Where what was written does not read as what it was written from: a version with such a vector
-    /// could be read by nobody, and nothing could take it back.
+    /// Where what was written does not read as what it was written from: a version with such a
+    /// vector could be read by nobody, and nothing could take it back.
     pub fn place(&mut self, rows: &DeletedRows) -> Result<VectorDescriptor, VectorError> {
         let data = encode(rows);
         if data.len() > FILE_BYTES_MAX {
@@ -376,8 +376,8 @@ mod tests {
         prop::collection::vec(row, 0..300).prop_map(|rows| rows.into_iter().collect())
     }
 
-    /// Roaring 0.11.5 writes a container of 4,096 values that was made from bits so that it can't be
-    /// read.
+    /// Roaring 0.11.5 writes a container of 4,096 values that was made from bits so that it can't
+    /// be read.
     #[test]
     fn what_would_be_unreadable_is_refused() {
         let bitmap = roaring::RoaringBitmap::from_lsb0_bytes(0, &[0x55; 1024]);

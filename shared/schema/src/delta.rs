@@ -30,8 +30,8 @@
 //! gives 0, and the table's properties keep it.
 //!
 //! Without column mapping a column is its name, for every engine. Other engines add columns there
-//! without an id: such a column gets one that follows from its path, so that it is the same in every
-//! process and in every order of the columns.
+//! without an id: such a column gets one that follows from its path, so that it is the same in
+//! every process and in every order of the columns.
 
 mod read;
 mod write;

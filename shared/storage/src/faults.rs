@@ -1,8 +1,8 @@
 //! A store that fails on demand, for tests and simulations.
 //!
 //! Faults belong to the instance: scripted by [`Rule`]s (this operation, on this name, that often),
-//! or drawn from a seed ([`FaultStore::random`]). A [`Gate`] holds a request at a chosen point, which
-//! forces an interleaving of two writers. [`Creates`] turns the store into the kind that the
+//! or drawn from a seed ([`FaultStore::random`]). A [`Gate`] holds a request at a chosen point,
+//! which forces an interleaving of two writers. [`Creates`] turns the store into the kind that the
 //! start-up probe must refuse.
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Statistics as text: what must survive reading and every change digit for digit.
 //!
-//! Owns reading what others wrote without giving up on all of it for one odd member ([`parse`]), and
-//! the text of a file's statistics after rows of it were deleted ([`widened`]).
+//! Owns reading what others wrote without giving up on all of it for one odd member ([`parse`]),
+//! and the text of a file's statistics after rows of it were deleted ([`widened`]).
 
 use std::fmt;
 

@@ -440,7 +440,8 @@ async fn what_other_engines_do_is_understood() {
             .commit(&base, flush("a b.parquet", 9, vec![]))
             .await,
     );
-    // A DELETE by vector, on a path that the other engine encodes; then its own file; then OPTIMIZE.
+    // A DELETE by vector, on a path that the other engine encodes; then its own file; then
+    // OPTIMIZE.
     let lines = [
         r#"{"commitInfo":{"operation":"DELETE","operationParameters":{"predicate":"[\"x\"]"}}}"#,
         r#"{"add":{"path":"a%20b.parquet","partitionValues":{},"size":109,"modificationTime":1,"dataChange":true,"stats":"{\"numRecords\":9,\"tightBounds\":false}","tags":{"tidelake.bucket":"0,3"},"deletionVector":{"storageType":"u","pathOrInlineDv":"vBn[lx{q8@P<9BNH/isA","offset":1,"sizeInBytes":36,"cardinality":2}}}"#,
@@ -896,6 +897,9 @@ async fn every_call_may_run_on_any_thread() {
     sendable(table.write_checkpoint(&base));
     sendable(table.history(1));
     sendable(table.version_at(0));
+    sendable(table.visit_commits(0..=1, |_, _, _| Ok(())));
+    sendable(table.drop_fence());
+    sendable(table.withdraw_void_commit(TableVersion(0), "x"));
     sendable(table.deleted_rows(&vector::inline(&DeletedRows::new())));
 }
 

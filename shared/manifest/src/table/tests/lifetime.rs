@@ -336,6 +336,23 @@ async fn a_commit_that_counts_is_not_withdrawn() {
 }
 
 #[tokio::test]
+async fn a_commit_into_an_emptied_log_is_withdrawn() {
+    let (fixture, base) = Fixture::created(true).await;
+    let store = fixture.table.store();
+    for file in store.list("_delta_log").await.unwrap() {
+        let name = store.relative(&file.location).unwrap();
+        store.delete(&name).await.unwrap();
+    }
+    let mut tx = flush("a", 1, vec![]);
+    tx.id = Some("mine".into());
+    committed(fixture.table.commit(&base, tx).await);
+    let withdraw = |id| fixture.table.withdraw_void_commit(TableVersion(1), id);
+    assert!(!withdraw("theirs").await.unwrap());
+    assert!(withdraw("mine").await.unwrap());
+    assert!(store.list("_delta_log").await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_lifted_fence_lets_the_table_go_on_and_nothing_else_follows_one() {
     let (fixture, base) = Fixture::created(true).await;
     let table = &fixture.table;
