@@ -1,5 +1,5 @@
-"""Reads Delta tables as the command line says, a JSON list of [reader, path, version, SQL]; prints a JSON
-list of rows for each.
+"""Reads Delta tables as the command line says, a JSON list of [reader, path, version, SQL]; prints a
+JSON list of rows for each.
 
 Types are brought to one text form, so that rows of different readers can be compared: decimals and
 times as text, binary as base64, NaN as text.
@@ -70,10 +70,57 @@ def delta_rs_rows(path, version, sql):
     return pyarrow.table(reader.read_all()).to_pylist()
 
 
+def polars_rows(path, version, sql):
+    import polars
+
+    table = polars.scan_delta(path, version=version)
+    return polars.SQLContext(t=table).execute(sql).collect().to_arrow().to_pylist()
+
+
+def clickhouse_rows(path, version, sql):
+    # It reads files below the folder that it is started in, and no others.
+    os.chdir("/")
+    import chdb
+
+    # -1 is its word for the latest version. It answers a bare count(*) from the statistics, which
+    # know nothing of deletion vectors: that must be off.
+    at = -1 if version is None else version
+    table = f"WITH t AS (SELECT * FROM deltaLakeLocal('{path}'))"
+    settings = (
+        f"SETTINGS delta_lake_snapshot_version = {at}, optimize_trivial_count_query = 0, "
+        "output_format_arrow_string_as_string = 0"
+    )
+    rows = chdb.query(f"{table} {sql} {settings}", "ArrowTable").to_pylist()
+    return [{name: text_or_bytes(value) for name, value in row.items()} for row in rows]
+
+
+def text_or_bytes(value):
+    """ClickHouse has one type for text and bytes."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
+    if isinstance(value, list):
+        return [text_or_bytes(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(text_or_bytes(item) for item in value)
+    if isinstance(value, dict):
+        return {text_or_bytes(key): text_or_bytes(item) for key, item in value.items()}
+    return value
+
+
+READERS = {
+    "duckdb": duckdb_rows,
+    "delta-rs": delta_rs_rows,
+    "polars": polars_rows,
+    "clickhouse": clickhouse_rows,
+}
+
+
 def main():
-    readers = {"duckdb": duckdb_rows, "delta-rs": delta_rs_rows}
     for reader, path, version, sql in json.loads(sys.argv[1]):
-        rows = [{name: plain(value) for name, value in row.items()} for row in readers[reader](path, version, sql)]
+        rows = [{name: plain(value) for name, value in row.items()} for row in READERS[reader](path, version, sql)]
         print(json.dumps(rows, ensure_ascii=False))
 
 
