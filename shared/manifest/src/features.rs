@@ -22,11 +22,24 @@ const MAX_COLUMN_ID: &str = "delta.columnMapping.maxColumnId";
 const COLUMN_MAPPING: &str = "columnMapping";
 pub(crate) const DELETION_VECTORS: &str = "deletionVectors";
 const TIMESTAMP_NTZ: &str = "timestampNtz";
+/// Stands for a type that a schema may have. delta-rs names it in the protocol of tables without
+/// such a column, as soon as it sets a property: the schema says whether there is one.
+const VARIANT_TYPE: &str = "variantType";
 
 /// What we read: these features change how files or the log are to be understood.
-const READABLE: [&str; 3] = [COLUMN_MAPPING, DELETION_VECTORS, TIMESTAMP_NTZ];
+const READABLE: [&str; 4] = [
+    COLUMN_MAPPING,
+    DELETION_VECTORS,
+    TIMESTAMP_NTZ,
+    VARIANT_TYPE,
+];
 /// What we write correctly.
-const WRITABLE: [&str; 3] = [COLUMN_MAPPING, DELETION_VECTORS, TIMESTAMP_NTZ];
+const WRITABLE: [&str; 4] = [
+    COLUMN_MAPPING,
+    DELETION_VECTORS,
+    TIMESTAMP_NTZ,
+    VARIANT_TYPE,
+];
 /// What writer version 2 stands for. Honoured by refusing what they forbid.
 const BY_NUMBER_2: &[&str] = &["appendOnly", "invariants"];
 /// What the writer versions up to 6 stand for besides, all of it optional: a table that may use it

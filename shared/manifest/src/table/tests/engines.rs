@@ -225,6 +225,20 @@ async fn writers_features_count_where_they_are_used() {
 }
 
 #[tokio::test]
+async fn a_type_that_the_protocol_names_and_no_column_has_is_no_obstacle() {
+    let (fixture, base) = Fixture::created(false).await;
+    let mut protocol = base.protocol().clone();
+    for features in [&mut protocol.reader_features, &mut protocol.writer_features] {
+        let features = features.as_mut().unwrap();
+        features.push("variantType".to_owned());
+    }
+    let line = serde_json::to_string(&Action::Protocol(protocol)).unwrap();
+    fixture.foreign(1, &[&line]).await;
+    let base = fixture.table.refresh(&base).await.unwrap();
+    committed(fixture.table.commit(&base, flush("a", 1, vec![])).await);
+}
+
+#[tokio::test]
 async fn what_a_property_of_another_engine_forbids_is_refused_with_the_way_out() {
     for (key, value) in [
         ("delta.appendOnly", "true"),
