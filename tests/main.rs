@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod dead_letters;
+mod engines;
 mod exactly_once;
 mod faults;
 mod interop;
