@@ -93,7 +93,8 @@ def set_property(path, _version):
 
 
 def commits(path):
-    return sorted(name for name in os.listdir(f"{path}/_delta_log") if re.fullmatch(r"\d{20}\.json", name))
+    names = os.listdir(f"{path}/_delta_log")
+    return sorted(name for name in names if re.fullmatch(r"\d{20}\.json", name))
 
 
 def newest(path, action):
@@ -135,12 +136,14 @@ def alter(path, operation, change, mapped=False):
             field["metadata"]["delta.columnMapping.physicalName"] = field["name"]
         configuration["delta.columnMapping.mode"] = "name"
         configuration["delta.columnMapping.maxColumnId"] = str(len(schema["fields"]))
-        features = lambda known: sorted({*known, "columnMapping"})
         protocol = {
             "minReaderVersion": 3,
             "minWriterVersion": 7,
-            "readerFeatures": features(protocol.get("readerFeatures", [])),
-            "writerFeatures": features(protocol.get("writerFeatures", ["appendOnly", "invariants"])),
+            "readerFeatures": [*protocol.get("readerFeatures", []), "columnMapping"],
+            "writerFeatures": [
+                *protocol.get("writerFeatures", ["appendOnly", "invariants"]),
+                "columnMapping",
+            ],
         }
         actions.append({"protocol": protocol})
     change(schema["fields"])

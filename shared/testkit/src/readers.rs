@@ -1,4 +1,4 @@
-//! Delta readers that we did not write: DuckDB, delta-rs, Polars and ClickHouse, in a Python process.
+//! Delta readers that we did not write: DuckDB, delta-rs, Polars, ClickHouse; in a Python process.
 //!
 //! All of them read any version and apply deletion vectors. What one of them can't read is told by
 //! a method of [`Reader`], so that a test leaves it out where its table needs that.
