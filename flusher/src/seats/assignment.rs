@@ -145,7 +145,11 @@ impl Seats {
         for bucket in buckets {
             let topic = topic.clone();
             if let Some(seat) = self.seats.get_mut(&TopicBucket { topic, bucket })
-                && let State::Open { held, flying: 0, why } = &mut seat.state
+                && let State::Open {
+                    held,
+                    flying: 0,
+                    why,
+                } = &mut seat.state
                 && held.since.is_none()
             {
                 (*why, seat.failures) = (None, 0);

@@ -9,9 +9,7 @@ use std::time::Duration;
 use tidelake_core::clock::ManualClock;
 use tidelake_core::{Bucket, Offset};
 use tidelake_log::memory::MemoryLog;
-use tidelake_log::{
-    ConsumerSettings, Event, GroupLog, KafkaLog, LogClient, Start, conformance,
-};
+use tidelake_log::{ConsumerSettings, Event, GroupLog, KafkaLog, LogClient, Start, conformance};
 use tidelake_testkit::{EmbeddedBroker, Kafka};
 
 #[tokio::test]
