@@ -153,6 +153,18 @@ impl BucketState {
         Ok(taken)
     }
 
+    /// Goes on behind offsets without a message for us, up to `to`. True where that moves the
+    /// position; the next commit covers them.
+    pub fn pass(&mut self, to: Offset, now: Moment) -> bool {
+        if self.muted || to.0 <= self.next.0 {
+            return false;
+        }
+        self.next = Watermark(to.0);
+        self.has_gaps = true;
+        self.first_taken.get_or_insert(now);
+        true
+    }
+
     fn take_one(&mut self, seen: &Seen<'_>, taken: &mut Taken) {
         let skipped = u64::try_from(seen.offset.0 - self.next.0).unwrap_or(0);
         self.has_gaps |= skipped > 0;
