@@ -129,6 +129,37 @@ fn fields_of(metadata: &Metadata) -> serde_json::Value {
     serde_json::from_str(&metadata.schema_string).unwrap()
 }
 
+/// delta-rs names it on every table with features of which it sets a property, whatever the property.
+#[tokio::test]
+async fn a_feature_of_a_type_that_no_column_has_asks_for_nothing() {
+    for feature in ["variantType", "variantType-preview"] {
+        let (fixture, base) = Fixture::created(false).await;
+        let mut protocol = base.protocol().clone();
+        for names in [&mut protocol.reader_features, &mut protocol.writer_features] {
+            names.as_mut().unwrap().push(feature.into());
+        }
+        let line = serde_json::to_string(&Action::Protocol(protocol)).unwrap();
+        fixture.foreign(1, &[&line]).await;
+        let now = fixture.table.refresh(&base).await.unwrap();
+        let next = committed(fixture.table.commit(&now, flush("a", 1, vec![])).await);
+        same_table(&fixture.table.snapshot().await.unwrap(), &next);
+        alter(&fixture, &next, |metadata| {
+            let mut value = fields_of(metadata);
+            let new = serde_json::json!(
+                {"name": "any", "type": "variant", "nullable": true, "metadata": {}});
+            value["fields"].as_array_mut().unwrap().push(new);
+            metadata.schema_string = value.to_string();
+        })
+        .await;
+        let error = fixture.table.refresh(&next).await.unwrap_err();
+        assert!(
+            matches!(&error, ManifestError::Schema { source, .. }
+                if source.to_string().contains("\"any\"")),
+            "{error}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_column_that_another_engine_adds_is_followed() {
     let (fixture, base) = Fixture::created(false).await;
