@@ -1,4 +1,7 @@
-//! `tidelake lag`
+//! `tidelake lag`: how far tables are behind the log.
+//!
+//! Positions come from the gateway, which knows the table's log and the topic's ends; ages and
+//! reasons come from the flushers. Either is shown where the other is away.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -7,6 +10,7 @@ use crate::Global;
 use crate::client::{Client, table_name};
 use crate::failure::Failure;
 use crate::output::{Format, Grid, note};
+use crate::standing::{Standing, Standings};
 
 #[derive(Args, Debug)]
 pub(crate) struct LagArgs {
@@ -16,14 +20,22 @@ pub(crate) struct LagArgs {
 
 pub(crate) async fn run(args: LagArgs, global: &Global) -> Result<(), Failure> {
     let client = Client::new(global)?;
+    let standings = Standings::ask(&client, global).await;
+    let tenant = client.tenant();
     match &args.table {
         Some(table) => {
             let name = table_name(table)?;
-            by_bucket(&client.get(&format!("/v1/tables/{name}")).await?).print(global.output)
+            let answer = client.get(&format!("/v1/tables/{name}")).await?;
+            by_bucket(&answer).print(global.output)?;
+            let standing = standings.of(tenant.as_str(), name.as_str());
+            if let Some(stopped) = standing.filter(|found| !found.stopped.is_empty()) {
+                note(&told(name.as_str(), stopped));
+            }
+            Ok(())
         }
         None => {
             let answer = client.get("/v1/tables").await?;
-            let grid = by_table(&answer);
+            let grid = by_table(&answer, tenant.as_str(), &standings);
             if grid.rows.is_empty() && global.output == Format::Table {
                 note("no tables yet");
                 return Ok(());
@@ -33,12 +45,34 @@ pub(crate) async fn run(args: LagArgs, global: &Global) -> Result<(), Failure> {
     }
 }
 
-fn by_table(answer: &Value) -> Grid {
-    let mut grid = Grid::new(&["table", "version", "rows", "lag_records"]);
+/// Why a table stands still, in one line; `status` says what to do about it.
+pub(crate) fn told(table: &str, stopped: &Standing) -> String {
+    let age = stopped.freshness_s.unwrap_or_default();
+    let reasons = stopped.stopped.iter().map(String::as_str);
+    format!(
+        "table {table} stands still ({}); its oldest uncommitted record is {age:.0} s old",
+        reasons.collect::<Vec<_>>().join(", ")
+    )
+}
+
+fn by_table(answer: &Value, tenant: &str, standings: &Standings) -> Grid {
+    let columns = ["name", "version", "rows", "lag_records"];
+    let mut grid = Grid::new(&[
+        "table",
+        "version",
+        "rows",
+        "lag_records",
+        "freshness_seconds",
+        "stopped",
+    ]);
     for table in answer["tables"].as_array().into_iter().flatten() {
-        let columns = ["name", "version", "rows", "lag_records"];
-        grid.rows
-            .push(columns.iter().map(|name| table[*name].clone()).collect());
+        let standing = table["name"]
+            .as_str()
+            .and_then(|name| standings.of(tenant, name));
+        let mut row: Vec<_> = columns.iter().map(|name| table[*name].clone()).collect();
+        row.push(standing.map_or(Value::Null, Standing::freshness));
+        row.push(standing.map_or(Value::Null, Standing::reasons));
+        grid.rows.push(row);
     }
     grid
 }
