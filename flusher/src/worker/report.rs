@@ -113,7 +113,7 @@ impl Owner {
                 committed: Some(Offset(state.committed.0)),
                 next: Some(state.next_offset()),
                 end,
-                oldest_read_ms: state.oldest_uncommitted_ms().map(UnixMillis::from),
+                oldest_read_ms: state.oldest_uncommitted_ms(),
                 stands: false,
             };
         }
