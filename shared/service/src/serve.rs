@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Invariants: no more connections are open than the settings allow; one that brings no whole
-//! request in time, or does not take its answer, is closed; requests under way at the stop are answered, [`DRAIN_MAX`] at most.
+//! request in time, or does not take its answer, is closed; requests under way at the stop are
+//! answered, [`DRAIN_MAX`] at most.
 
 mod connections;
 mod pace;
