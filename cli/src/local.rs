@@ -235,9 +235,7 @@ impl Local {
                 failure = self.failed() => return Err(failure),
             }
             let report = runtime.health.report();
-            let away = report.components.iter();
-            let mut away = away.filter(|(name, part)| !part.ready && !PARTIAL.contains(name));
-            if away.next().is_none() {
+            if !holds_up(&report) {
                 if !report.ready {
                     tracing::warn!(reasons = reasons(&report), "not all tables go on");
                 }
@@ -315,6 +313,12 @@ fn prepare(dir: &Path) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::failed(format!("folder {shown} can't be used: {error}")))
 }
 
+/// True where a part is not there yet that everything needs.
+fn holds_up(report: &HealthReport) -> bool {
+    let mut away = report.components.iter().filter(|(_, part)| !part.ready);
+    away.any(|(name, part)| !PARTIAL.contains(name) || part.reason.as_deref() == Some("starting"))
+}
+
 fn reasons(report: &HealthReport) -> String {
     let waiting = report.components.iter().filter(|(_, part)| !part.ready);
     let parts = waiting.map(|(name, part)| {
@@ -324,4 +328,32 @@ fn reasons(report: &HealthReport) -> String {
         )
     });
     parts.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_stopped_table_or_damaged_partition_does_not_keep_all_others_from_being_served() {
+        let runtime = Runtime::new();
+        let (log, flusher) = (
+            runtime.health.component("log"),
+            runtime.health.component("flusher"),
+        );
+        assert!(holds_up(&runtime.health.report()));
+        log.ready();
+        assert!(
+            holds_up(&runtime.health.report()),
+            "the flusher has not begun"
+        );
+        flusher.not_ready("tidelake.default.t stopped, topic_replaced: …");
+        runtime
+            .health
+            .component(broker::COMPONENT)
+            .not_ready("partition 0 is offline");
+        assert!(!holds_up(&runtime.health.report()));
+        log.not_ready("no broker answers");
+        assert!(holds_up(&runtime.health.report()));
+    }
 }

@@ -162,7 +162,8 @@ fn begin_anew(entry: &TableEntry) -> String {
     let of = entry.id.table.dead_letters_of();
     let table = of.as_ref().unwrap_or(&entry.id.table);
     format!(
-        "keep what you need of it (`tidelake query \"SELECT * FROM {table}\" -o json`), then run \
+        "keep what you need of it (`tidelake query \"SELECT * FROM {table}\" \
+         --consistency committed -o json`), then run \
          `tidelake table drop {table}` and `tidelake table create {table} …`, and load it again"
     )
 }

@@ -94,7 +94,7 @@ async fn an_append_table_shows_records_of_partitions_that_were_added() {
 }
 
 #[tokio::test]
-async fn added_partitions_are_read_by_the_first_query_and_their_positions_are_told() {
+async fn added_partitions_are_read_by_the_first_query() {
     let (world, table) = world(APPEND).await;
     table.log.add_partition(&table.entry.topic);
     push(&table, 0, 0..3);
