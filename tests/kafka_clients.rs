@@ -50,7 +50,8 @@ async fn aiokafka_lives_on_the_embedded_broker() {
     };
     let broker = EmbeddedBroker::start().await.unwrap();
     let bootstrap = broker.bootstrap();
-    let run = python.python(AIOKAFKA, &[&bootstrap]);
+    let arguments = [bootstrap.as_str()];
+    let run = python.python(AIOKAFKA, &arguments);
     let said = tokio::time::timeout(3 * WAIT_MAX, run).await.unwrap();
     assert_eq!(said.unwrap().trim(), "ok");
 }

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use tidelake_core::TableId;
-use tidelake_core::clock::UnixMillis;
 use tidelake_log::topics::parse_table_topic;
 
 use super::*;

@@ -1,5 +1,7 @@
 //! The clients of a Kafka log, beside the embedded broker.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 mod damage;
 mod proxy;
 

@@ -187,7 +187,8 @@ async fn a_column_that_another_engine_adds_is_followed() {
 
 #[tokio::test]
 async fn what_can_t_be_followed_is_refused_by_name() {
-    let cases: [(&str, &str, fn(&mut serde_json::Value)); 3] = [
+    type Change = fn(&mut serde_json::Value);
+    let cases: [(&str, &str, Change); 3] = [
         ("nullable key", "NOT NULL", |value| {
             value["fields"][0]["metadata"]["tidelake.identifier"] = 0.into();
             value["fields"][0]["nullable"] = true.into();
