@@ -108,7 +108,7 @@ impl From<&QueryError> for Problem {
             }
             QueryError::TopicChanged { code, .. } => Self::new(
                 409,
-                *code,
+                code,
                 "the table's topic is not the one it was filled from",
             )
             .detail(detail)

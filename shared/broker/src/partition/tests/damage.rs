@@ -1,5 +1,6 @@
 //! Damage is found, named, kept from clients, and repaired without an offset given out twice.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::segment::{inspect, repair};
