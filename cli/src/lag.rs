@@ -70,6 +70,12 @@ fn by_table(answer: &Value, tenant: &str, standings: &Standings) -> Grid {
             .as_str()
             .and_then(|name| standings.of(tenant, name));
         let mut row: Vec<_> = columns.iter().map(|name| table[*name].clone()).collect();
+        // The flusher counts partitions, too, that a table has no bucket for.
+        let (counted, read) = (
+            table["lag_records"].as_u64(),
+            standing.and_then(|s| s.lag_records),
+        );
+        row[3] = counted.max(read).map_or(Value::Null, |lag| json!(lag));
         row.push(standing.map_or(Value::Null, Standing::freshness));
         row.push(standing.map_or(Value::Null, Standing::reasons));
         grid.rows.push(row);
@@ -101,6 +107,29 @@ fn by_bucket(table: &Value) -> Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_that_stands_still_is_shown_with_its_reason_while_others_are_not() {
+        let page = "tidelake_table_stopped{reason=\"partitions_added\",table=\"u\",tenant=\"a\"} 1\n\
+            tidelake_table_lag_records{table=\"u\",tenant=\"a\"} 20\n\
+            tidelake_table_freshness_seconds{table=\"u\",tenant=\"a\"} 7.12\n";
+        let standings = Standings::of_page(page);
+        let answer = json!({"tables": [
+            {"name": "t", "version": 3, "rows": 9, "lag_records": 2},
+            {"name": "u", "version": 1, "rows": 1, "lag_records": 0},
+        ]});
+        let rows = by_table(&answer, "a", &standings).rows;
+        assert_eq!(rows[0][3..], [json!(2), Value::Null, Value::Null]);
+        assert_eq!(
+            rows[1][3..],
+            [json!(20), json!(7.1), json!("partitions_added")]
+        );
+        let stopped = standings.of("a", "u").unwrap();
+        assert_eq!(
+            told("u", stopped),
+            "table u stands still (partitions_added); its oldest uncommitted record is 7 s old"
+        );
+    }
 
     #[test]
     fn buckets_stand_in_the_order_of_their_numbers() {

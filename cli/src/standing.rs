@@ -16,6 +16,8 @@ use crate::output::note;
 pub(crate) struct Standing {
     /// Age of the oldest record that no commit covers; 0 where all are covered.
     pub freshness_s: Option<f64>,
+    /// Messages that no commit covers, also in partitions that are none of the table's buckets.
+    pub lag_records: Option<u64>,
     /// The causes' stable words.
     pub stopped: BTreeSet<String>,
 }
@@ -55,6 +57,13 @@ impl Standings {
         stopped.map(|((tenant, table), found)| (tenant.as_str(), table.as_str(), found))
     }
 
+    #[cfg(test)]
+    pub(crate) fn of_page(page: &str) -> Self {
+        let mut found = Self::default();
+        found.take(page);
+        found
+    }
+
     /// Takes in a page in the Prometheus text format.
     fn take(&mut self, page: &str) {
         for line in page.lines() {
@@ -69,6 +78,10 @@ impl Standings {
                 "tidelake_table_freshness_seconds" => {
                     let known = &mut self.0.entry(key).or_default().freshness_s;
                     *known = Some(known.map_or(value, |known| known.max(value)));
+                }
+                "tidelake_table_lag_records" => {
+                    let known = &mut self.0.entry(key).or_default().lag_records;
+                    *known = Some(known.unwrap_or(0) + value.max(0.0) as u64);
                 }
                 "tidelake_table_stopped" if value > 0.0 => {
                     let reason = labels.get("reason").copied().unwrap_or("unknown");
@@ -116,13 +129,13 @@ mod tests {
         # TYPE tidelake_table_stopped gauge\n\
         tidelake_table_stopped{reason=\"topic_replaced\",table=\"orders\",tenant=\"default\"} 1\n\
         tidelake_table_freshness_seconds{table=\"orders\",tenant=\"default\"} 12.34\n\
+        tidelake_table_lag_records{table=\"orders\",tenant=\"default\"} 20\n\
         tidelake_table_freshness_seconds{table=\"calm\",tenant=\"default\"} 0\n\
         process_threads 5\n";
 
     #[test]
     fn a_stopped_table_is_told_by_name_reason_and_age() {
-        let mut found = Standings::default();
-        found.take(PAGE);
+        let found = Standings::of_page(PAGE);
         let stopped: Vec<_> = found.stopped().collect();
         assert_eq!(stopped.len(), 1);
         let (tenant, table, standing) = stopped[0];
@@ -139,14 +152,15 @@ mod tests {
 
     #[test]
     fn of_several_flushers_the_oldest_record_and_every_reason_count() {
-        let mut found = Standings::default();
-        found.take(PAGE);
+        let mut found = Standings::of_page(PAGE);
         found.take(
             "tidelake_table_stopped{reason=\"denied\",table=\"orders\",tenant=\"default\"} 1\n\
+             tidelake_table_lag_records{table=\"orders\",tenant=\"default\"} 2\n\
              tidelake_table_freshness_seconds{table=\"orders\",tenant=\"default\"} 3\n",
         );
         let orders = found.of("default", "orders").unwrap();
         assert_eq!(orders.freshness(), json!(12.3));
         assert_eq!(orders.reasons(), json!("denied, topic_replaced"));
+        assert_eq!(orders.lag_records, Some(22));
     }
 }
