@@ -352,6 +352,7 @@ async fn follow(
             Event::Messages(batch) => note(&batch, seen),
             Event::Failed(at, error) => bail!("{at}: {error}"),
             Event::Restarted(_)
+            | Event::Passed(..)
             | Event::Trouble { .. }
             | Event::TopicChanged { .. }
             | Event::Ended(_) => {}

@@ -72,7 +72,12 @@ async fn consume(kafka: &KafkaSettings, topic: &str, count: u64) -> Result<()> {
                 consumer.begin(buckets.into_iter().map(start).collect(), Vec::new());
             }
             Some(Event::Revoked(buckets)) => consumer.release(buckets),
-            Some(Event::Restarted(_) | Event::Trouble { .. } | Event::TopicChanged { .. }) => {}
+            Some(
+                Event::Restarted(_)
+                | Event::Passed(..)
+                | Event::Trouble { .. }
+                | Event::TopicChanged { .. },
+            ) => {}
             Some(Event::Failed(at, error)) => bail!("{at}: {error}"),
             Some(Event::Ended(error)) => return Err(error.into()),
             None => bail!("the consumer ended"),

@@ -11,6 +11,8 @@ use crate::failure::{Exit, Failure, chain};
 
 const TENANT_HEADER: &str = "x-tidelake-tenant";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a page that costs next to nothing.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Talks HTTP for one tenant.
 #[derive(Debug, Clone)]
@@ -66,6 +68,23 @@ impl Client {
             Some(tenant) => request.header(TENANT_HEADER, tenant.as_str()),
             None => request,
         }
+    }
+
+    /// The tenant that is acted for.
+    pub(crate) fn tenant(&self) -> TenantId {
+        self.tenant.clone().unwrap_or_default()
+    }
+
+    /// A page of another service than the two.
+    pub(crate) async fn text_at(&self, url: &str, path: &str) -> Result<String, Failure> {
+        let text = send(self.get_at(url, path)?).await?.text().await;
+        text.map_err(|error| unreachable(&error))
+    }
+
+    /// A request for such a page.
+    pub(crate) fn get_at(&self, url: &str, path: &str) -> Result<RequestBuilder, Failure> {
+        let request = self.request(Method::GET, &base(url)?, path);
+        Ok(request.timeout(PAGE_TIMEOUT))
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {

@@ -17,7 +17,7 @@ use crate::output::{Format, Grid, note, print_object};
 
 /// Letters that are fetched at a time: each may be several megabytes.
 const PAGE: usize = 50;
-/// Bytes of letters that are sent at a time; a single one may be more.
+/// Bytes of dead letters that are sent at a time; a single one may be more.
 const BODY_BYTES_MAX: usize = 12 << 20;
 /// Bytes of a key or value that are shown as hexadecimal digits.
 const HEX_BYTES_MAX: usize = 2048;
@@ -121,7 +121,9 @@ fn source_of(letter: &Map<String, Value>) -> Result<Source, Failure> {
     let bucket = number(columns::SOURCE_BUCKET).and_then(|bucket| i32::try_from(bucket).ok());
     match (bucket, number(columns::SOURCE_OFFSET)) {
         (Some(bucket), Some(offset)) => Ok(Source { bucket, offset }),
-        _ => Err(Failure::failed("an answer holds a letter without a source")),
+        _ => Err(Failure::failed(
+            "an answer holds a dead letter without a source",
+        )),
     }
 }
 
@@ -223,7 +225,7 @@ fn readable(bytes: &[u8]) -> String {
     }
 }
 
-/// What became of the letters so far.
+/// What became of the dead letters so far.
 #[derive(Debug)]
 struct Report {
     grid: Grid,
@@ -260,7 +262,7 @@ impl Report {
         self.grid.print(format)?;
         if self.unmarked > 0 {
             note(&format!(
-                "{} replayed records are in the table, but their letters do not say so",
+                "{} replayed records are in the table, but their dead letters do not say so",
                 self.unmarked
             ));
         }
@@ -303,8 +305,8 @@ async fn replay(client: &Client, args: ReplayArgs, format: Format) -> Result<(),
     report.end(format)
 }
 
-/// Bucket by bucket, up to the letters that are there now: a record that is refused again becomes a
-/// new letter, which must not be replayed in turn.
+/// Bucket by bucket, up to the dead letters that are there now: a record that is refused again becomes a
+/// new dead letter, which must not be replayed in turn.
 async fn replay_all(
     client: &Client,
     table: &TableName,
@@ -414,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn large_letters_are_sent_one_by_one_and_small_ones_together() {
+    fn large_dead_letters_are_sent_one_by_one_and_small_ones_together() {
         let large = || letter("x".repeat(BODY_BYTES_MAX).into());
         let small = || letter("x".into());
         let sizes = |letters| -> Vec<usize> { bodies(letters).iter().map(Vec::len).collect() };

@@ -1,4 +1,7 @@
-//! `tidelake lag`
+//! `tidelake lag`: how far tables are behind the log.
+//!
+//! Positions come from the gateway, which knows the table's log and the topic's ends; ages and
+//! reasons come from the flushers. Either is shown where the other is away.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -7,6 +10,7 @@ use crate::Global;
 use crate::client::{Client, table_name};
 use crate::failure::Failure;
 use crate::output::{Format, Grid, note};
+use crate::standing::{Standing, Standings};
 
 #[derive(Args, Debug)]
 pub(crate) struct LagArgs {
@@ -16,14 +20,22 @@ pub(crate) struct LagArgs {
 
 pub(crate) async fn run(args: LagArgs, global: &Global) -> Result<(), Failure> {
     let client = Client::new(global)?;
+    let standings = Standings::ask(&client, global).await;
+    let tenant = client.tenant();
     match &args.table {
         Some(table) => {
             let name = table_name(table)?;
-            by_bucket(&client.get(&format!("/v1/tables/{name}")).await?).print(global.output)
+            let answer = client.get(&format!("/v1/tables/{name}")).await?;
+            by_bucket(&answer).print(global.output)?;
+            let standing = standings.of(tenant.as_str(), name.as_str());
+            if let Some(stopped) = standing.filter(|found| !found.stopped.is_empty()) {
+                note(&told(name.as_str(), stopped));
+            }
+            Ok(())
         }
         None => {
             let answer = client.get("/v1/tables").await?;
-            let grid = by_table(&answer);
+            let grid = by_table(&answer, tenant.as_str(), &standings);
             if grid.rows.is_empty() && global.output == Format::Table {
                 note("no tables yet");
                 return Ok(());
@@ -33,12 +45,40 @@ pub(crate) async fn run(args: LagArgs, global: &Global) -> Result<(), Failure> {
     }
 }
 
-fn by_table(answer: &Value) -> Grid {
-    let mut grid = Grid::new(&["table", "version", "rows", "lag_records"]);
+/// Why a table stands still, in one line; `status` says what to do about it.
+pub(crate) fn told(table: &str, stopped: &Standing) -> String {
+    let age = stopped.freshness_s.unwrap_or_default();
+    let reasons = stopped.stopped.iter().map(String::as_str);
+    format!(
+        "table {table} stands still ({}); its oldest uncommitted record is {age:.0} s old",
+        reasons.collect::<Vec<_>>().join(", ")
+    )
+}
+
+fn by_table(answer: &Value, tenant: &str, standings: &Standings) -> Grid {
+    let columns = ["name", "version", "rows", "lag_records"];
+    let mut grid = Grid::new(&[
+        "table",
+        "version",
+        "rows",
+        "lag_records",
+        "freshness_seconds",
+        "stopped",
+    ]);
     for table in answer["tables"].as_array().into_iter().flatten() {
-        let columns = ["name", "version", "rows", "lag_records"];
-        grid.rows
-            .push(columns.iter().map(|name| table[*name].clone()).collect());
+        let standing = table["name"]
+            .as_str()
+            .and_then(|name| standings.of(tenant, name));
+        let mut row: Vec<_> = columns.iter().map(|name| table[*name].clone()).collect();
+        // The flusher counts partitions, too, that a table has no bucket for.
+        let (counted, read) = (
+            table["lag_records"].as_u64(),
+            standing.and_then(|s| s.lag_records),
+        );
+        row[3] = counted.max(read).map_or(Value::Null, |lag| json!(lag));
+        row.push(standing.map_or(Value::Null, Standing::freshness));
+        row.push(standing.map_or(Value::Null, Standing::reasons));
+        grid.rows.push(row);
     }
     grid
 }
@@ -67,6 +107,29 @@ fn by_bucket(table: &Value) -> Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_that_stands_still_is_shown_with_its_reason_while_others_are_not() {
+        let page = "tidelake_table_stopped{reason=\"partitions_added\",table=\"u\",tenant=\"a\"} 1\n\
+            tidelake_table_lag_records{table=\"u\",tenant=\"a\"} 20\n\
+            tidelake_table_freshness_seconds{table=\"u\",tenant=\"a\"} 7.12\n";
+        let standings = Standings::of_page(page);
+        let answer = json!({"tables": [
+            {"name": "t", "version": 3, "rows": 9, "lag_records": 2},
+            {"name": "u", "version": 1, "rows": 1, "lag_records": 0},
+        ]});
+        let rows = by_table(&answer, "a", &standings).rows;
+        assert_eq!(rows[0][3..], [json!(2), Value::Null, Value::Null]);
+        assert_eq!(
+            rows[1][3..],
+            [json!(20), json!(7.1), json!("partitions_added")]
+        );
+        let stopped = standings.of("a", "u").unwrap();
+        assert_eq!(
+            told("u", stopped),
+            "table u stands still (partitions_added); its oldest uncommitted record is 7 s old"
+        );
+    }
 
     #[test]
     fn buckets_stand_in_the_order_of_their_numbers() {

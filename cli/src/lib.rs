@@ -24,9 +24,11 @@ mod failure;
 mod ingest;
 mod lag;
 mod local;
+mod log;
 mod output;
 mod query;
 mod serve;
+mod standing;
 mod status;
 mod table;
 mod tail;
@@ -77,6 +79,16 @@ struct Global {
         default_value = "http://127.0.0.1:8081"
     )]
     query_url: String,
+    /// A flusher, asked for the age of tables (repeat for each) [default: the gateway's address,
+    /// where `tidelake local` runs all in one]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "TIDELAKE_FLUSHER_URL",
+        value_delimiter = ','
+    )]
+    flusher_url: Vec<String>,
     /// The tenant to act for
     #[arg(long, global = true, value_name = "NAME", env = "TIDELAKE_TENANT")]
     tenant: Option<String>,
@@ -86,6 +98,16 @@ struct Global {
     /// Log more, on standard error
     #[arg(short, long, global = true)]
     verbose: bool,
+}
+
+impl Global {
+    /// Who is asked how far tables are.
+    fn flushers(&self) -> Vec<&str> {
+        if self.flusher_url.is_empty() {
+            return vec![&self.url];
+        }
+        self.flusher_url.iter().map(String::as_str).collect()
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -111,9 +133,12 @@ enum Command {
     /// Look at records that tables could not take, and replay them
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
-    /// Show how far tables are behind the log
+    /// Check and repair the files of the embedded log
+    #[command(subcommand)]
+    Log(log::LogCommand),
+    /// Show how far tables are behind the log, and which stand still
     Lag(lag::LagArgs),
-    /// Show whether the services are ready
+    /// Show whether the services are ready, and which tables stand still
     Status,
     /// Check or show settings
     #[command(subcommand)]
@@ -133,6 +158,7 @@ pub fn main() -> ExitCode {
         Command::Serve(command) => return serve::run(command, global.verbose),
         Command::Config(command) => config::run(command),
         Command::Completions(args) => completions::run(&args),
+        Command::Log(command) => log::run(command, global.output),
         Command::Local(args) => service(&global, args.log_format, local::run(args)),
         Command::Demo(args) => client(&global, demo::run(args)),
         Command::Table(command) => client(&global, table::run(command, &global)),

@@ -6,6 +6,7 @@
 //! ```
 //! One process owns a folder at a time. Nothing that was acknowledged needs the orderly stop.
 
+mod broker;
 mod lock;
 mod settings;
 
@@ -15,8 +16,6 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
-use tidelake_broker::{Broker, BrokerSettings};
-use tidelake_core::ErrorKind;
 use tidelake_service::telemetry::LogFormat;
 use tidelake_service::{HealthReport, Running, Runtime, ServiceError, Shutdown, program};
 
@@ -24,10 +23,14 @@ pub(crate) use lock::FolderLock;
 pub(crate) use settings::LocalSettings;
 
 use crate::failure::Failure;
+use broker::WatchedBroker;
 
 /// How long the services may take to be ready.
 const READY_MAX: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Components that speak of single tables and partitions: one that stands still must not keep all
+/// others from being served.
+const PARTIAL: [&str; 2] = [broker::COMPONENT, "flusher"];
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct LocalArgs {
@@ -123,7 +126,7 @@ impl Places {
 pub(crate) struct Local {
     pub places: Places,
     services: Vec<Service>,
-    broker: Option<Broker>,
+    broker: Option<WatchedBroker>,
     _lock: FolderLock,
 }
 
@@ -143,7 +146,7 @@ impl Local {
         let lock = FolderLock::take(&dir)?;
         let store = settings.store_url(&dir)?;
         let broker = match settings.kafka.bootstrap.as_str() {
-            "" => Some(start_broker(&settings, &dir, runtime).await?),
+            "" => Some(WatchedBroker::start(&settings, &dir, runtime).await?),
             _ => None,
         };
         let kafka = match &broker {
@@ -232,7 +235,10 @@ impl Local {
                 failure = self.failed() => return Err(failure),
             }
             let report = runtime.health.report();
-            if report.ready {
+            if !holds_up(&report) {
+                if !report.ready {
+                    tracing::warn!(reasons = reasons(&report), "not all tables go on");
+                }
                 return Ok(());
             }
             if begun.elapsed() > READY_MAX {
@@ -291,9 +297,8 @@ impl Local {
             }
         }
         if let Some(broker) = self.broker.take()
-            && let Err(error) = broker.shutdown().await
+            && let Err(failure) = broker.stop().await
         {
-            let failure = Failure::of("the broker did not stop well", ErrorKind::Bug, &error);
             first = first.and(Err(failure));
         }
         first
@@ -308,25 +313,10 @@ fn prepare(dir: &Path) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::failed(format!("folder {shown} can't be used: {error}")))
 }
 
-async fn start_broker(
-    settings: &LocalSettings,
-    dir: &Path,
-    runtime: &Runtime,
-) -> Result<Broker, Failure> {
-    let listen = SocketAddr::new(settings.listen, settings.kafka_port);
-    let mut broker = BrokerSettings::new(dir.join("log"), listen);
-    broker.fsync = settings.broker.fsync;
-    broker.flush_linger = Duration::from_millis(settings.broker.flush_linger_ms);
-    broker.clock = runtime.clock.clone();
-    broker.ids = runtime.ids.clone();
-    Broker::start(broker).await.map_err(|error| {
-        let failure = Failure::of("the broker did not start", error.kind(), &error);
-        if failure.message.contains("in use") {
-            failure.hint("--kafka-port chooses another port, 0 a free one")
-        } else {
-            failure
-        }
-    })
+/// True where a part is not there yet that everything needs.
+fn holds_up(report: &HealthReport) -> bool {
+    let mut away = report.components.iter().filter(|(_, part)| !part.ready);
+    away.any(|(name, part)| !PARTIAL.contains(name) || part.reason.as_deref() == Some("starting"))
 }
 
 fn reasons(report: &HealthReport) -> String {
@@ -338,4 +328,32 @@ fn reasons(report: &HealthReport) -> String {
         )
     });
     parts.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_stopped_table_or_damaged_partition_does_not_keep_all_others_from_being_served() {
+        let runtime = Runtime::new();
+        let (log, flusher) = (
+            runtime.health.component("log"),
+            runtime.health.component("flusher"),
+        );
+        assert!(holds_up(&runtime.health.report()));
+        log.ready();
+        assert!(
+            holds_up(&runtime.health.report()),
+            "the flusher has not begun"
+        );
+        flusher.not_ready("tidelake.default.t stopped, topic_replaced: …");
+        runtime
+            .health
+            .component(broker::COMPONENT)
+            .not_ready("partition 0 is offline");
+        assert!(!holds_up(&runtime.health.report()));
+        log.not_ready("no broker answers");
+        assert!(holds_up(&runtime.health.report()));
+    }
 }

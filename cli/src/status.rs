@@ -1,4 +1,4 @@
-//! `tidelake status`
+//! `tidelake status`: whether the services are ready, and which tables stand still.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use crate::Global;
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::lag::told;
 use crate::output::Grid;
+use crate::standing::Standings;
 
 pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
     let client = Client::new(global)?;
@@ -15,9 +17,33 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
     let mut grid = Grid::new(&["service", "url", "status", "version", "detail"]);
     grid.rows.push(row("gateway", &global.url, &gateway));
     grid.rows.push(row("query", &global.query_url, &query));
-    grid.print(global.output)?;
     let ready = |health: &Option<Value>| health.as_ref().is_some_and(|h| h["status"] == "ready");
-    if ready(&gateway) && ready(&query) {
+    let mut all_ready = ready(&gateway) && ready(&query);
+    for url in &global.flusher_url {
+        let flusher = look_at(&client, url).await;
+        grid.rows.push(row("flusher", url, &flusher));
+        all_ready &= ready(&flusher);
+    }
+    if gateway.is_some() || !global.flusher_url.is_empty() {
+        let standings = Standings::ask(&client, global).await;
+        let wanted = global.tenant.as_deref();
+        for (tenant, table, stopped) in standings.stopped() {
+            if wanted.is_some_and(|wanted| wanted != tenant) {
+                continue;
+            }
+            let name = format!("{tenant}.{table}");
+            grid.rows.push(vec![
+                json!(format!("table {name}")),
+                Value::Null,
+                json!("stopped"),
+                Value::Null,
+                json!(told(&name, stopped)),
+            ]);
+            all_ready = false;
+        }
+    }
+    grid.print(global.output)?;
+    if all_ready {
         return Ok(());
     }
     let failure = Failure::failed("not everything is ready");
@@ -30,6 +56,10 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
 /// What the service says of itself; it answers 503 with a body while it is not ready.
 async fn look(request: reqwest::RequestBuilder) -> Option<Value> {
     request.send().await.ok()?.json().await.ok()
+}
+
+async fn look_at(client: &Client, url: &str) -> Option<Value> {
+    look(client.get_at(url, "/health").ok()?).await
 }
 
 fn row(name: &str, url: &str, health: &Option<Value>) -> Vec<Value> {

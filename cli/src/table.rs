@@ -35,8 +35,10 @@ pub(crate) enum TableCommand {
     Files(OneTable),
     /// Commit everything that was accepted, and wait for it
     Flush(FlushArgs),
-    /// Drop a table with all its rows
+    /// Drop a table; it can be brought back for a while
     Drop(DropArgs),
+    /// Bring back a table that was dropped
+    Undrop(OneTable),
 }
 
 #[derive(Args, Debug)]
@@ -88,6 +90,10 @@ pub(crate) struct DropArgs {
     /// Don't ask
     #[arg(short, long)]
     yes: bool,
+    /// Remove all its rows at once: nothing brings it back. Also frees the name of a table that
+    /// was dropped before
+    #[arg(long)]
+    purge: bool,
 }
 
 pub(crate) async fn run(command: TableCommand, global: &Global) -> Result<(), Failure> {
@@ -104,6 +110,7 @@ pub(crate) async fn run(command: TableCommand, global: &Global) -> Result<(), Fa
         TableCommand::Files(args) => function(&client, "table_files", &args.table, format).await,
         TableCommand::Flush(args) => flush(&client, &args, format).await,
         TableCommand::Drop(args) => drop_table(&client, &args, format).await,
+        TableCommand::Undrop(args) => undrop(&client, &args.table, format).await,
     }
 }
 
@@ -289,24 +296,59 @@ async fn flush(client: &Client, args: &FlushArgs, format: Format) -> Result<(), 
 async fn drop_table(client: &Client, args: &DropArgs, format: Format) -> Result<(), Failure> {
     let name = table_name(&args.table)?;
     if !args.yes {
-        confirm(name.as_str())?;
+        confirm(name.as_str(), args.purge)?;
     }
-    let path = format!("/v1/tables/{name}");
+    let path = match args.purge {
+        true => format!("/v1/tables/{name}?purge=true"),
+        false => format!("/v1/tables/{name}"),
+    };
     let answer = json_of(send(client.gateway(Method::DELETE, &path)).await?).await?;
+    if format != Format::Table {
+        return print_object(&answer, format);
+    }
+    say(&format!("dropped table {name}"))?;
+    if let Some(until) = answer["kept_until_ms"].as_i64() {
+        note(&format!(
+            "until {} `tidelake table undrop {name}` brings it back",
+            utc(until)
+        ));
+    }
+    Ok(())
+}
+
+/// `POST /v1/tables/{t}/undrop`
+async fn undrop(client: &Client, table: &str, format: Format) -> Result<(), Failure> {
+    let name = table_name(table)?;
+    let path = format!("/v1/tables/{name}/undrop");
+    let answer = json_of(send(client.gateway(Method::POST, &path)).await?).await?;
     match format {
-        Format::Table => say(&format!("dropped table {name}")),
+        Format::Table => say(&format!(
+            "table {name} is back, with {} rows at version {}",
+            cell(&answer["rows"]),
+            cell(&answer["version"])
+        )),
         _ => print_object(&answer, format),
     }
 }
 
+/// A time as people read it, in whole seconds.
+fn utc(ms: i64) -> String {
+    let at = arrow::temporal_conversions::timestamp_s_to_datetime(ms.div_euclid(1000));
+    at.map_or_else(|| format!("{ms} ms"), |at| format!("{at} UTC"))
+}
+
 /// Asks on a terminal; elsewhere `--yes` must have been said.
-fn confirm(table: &str) -> Result<(), Failure> {
+fn confirm(table: &str, purge: bool) -> Result<(), Failure> {
+    let grace = if purge { " at once and for ever" } else { "" };
     if !std::io::stdin().is_terminal() {
-        let message = format!("table {table} and all its rows would be dropped");
+        let message = format!("table {table} and all its rows would be dropped{grace}");
         return Err(Failure::usage(message).hint("say --yes to do it without a question"));
     }
     let mut out = std::io::stderr().lock();
-    write!(out, "drop table {table} and all its rows? type its name: ")?;
+    write!(
+        out,
+        "drop table {table} and all its rows{grace}? type its name: "
+    )?;
     out.flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
@@ -329,11 +371,16 @@ mod tests {
     use crate::failure::Exit;
 
     #[test]
+    fn the_end_of_a_grace_is_told_in_whole_seconds() {
+        assert_eq!(utc(1_800_000_000_123), "2027-01-15 08:00:00 UTC");
+    }
+
+    #[test]
     fn columns_make_a_schema_that_is_valid() {
         let columns = ["id:long!", "name:string", "price:decimal(10,2)"].map(str::to_owned);
-        let keyed = schema_of(&columns, &["name".into(), "id".into()]).unwrap();
-        let keyed = tidelake_schema::TableSchema::from_iceberg_value(&keyed).unwrap();
-        let key: Vec<_> = keyed
+        let upsert = schema_of(&columns, &["name".into(), "id".into()]).unwrap();
+        let upsert = tidelake_schema::TableSchema::from_iceberg_value(&upsert).unwrap();
+        let key: Vec<_> = upsert
             .identifier_fields()
             .iter()
             .map(|f| f.name.as_str())

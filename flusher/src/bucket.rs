@@ -3,6 +3,8 @@
 //! What a message counts as is the intake's; here it becomes a row of the memtable, or a message to
 //! be sent before the commit that passes it: to the bucket of its key, or to the dead letters.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_codec::{CodecError, Reason, Rejection};
 use tidelake_core::clock::UnixMillis;
@@ -30,6 +32,8 @@ const REPUBLISHED_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
 pub struct Misrouted {
     /// Where it stands.
     pub offset: Offset,
+    /// Hash of its row's key text: the message's own key may be another, or none.
+    pub key: u64,
     /// For the bucket of its key, without its origin: that depends on when it is sent.
     pub message: Outgoing,
 }
@@ -149,6 +153,18 @@ impl BucketState {
         Ok(taken)
     }
 
+    /// Goes on behind offsets without a message for us, up to `to`. True where that moves the
+    /// position; the next commit covers them.
+    pub fn pass(&mut self, to: Offset, now: Moment) -> bool {
+        if self.muted || to.0 <= self.next.0 {
+            return false;
+        }
+        self.next = Watermark(to.0);
+        self.has_gaps = true;
+        self.first_taken.get_or_insert(now);
+        true
+    }
+
     fn take_one(&mut self, seen: &Seen<'_>, taken: &mut Taken) {
         let skipped = u64::try_from(seen.offset.0 - self.next.0).unwrap_or(0);
         self.has_gaps |= skipped > 0;
@@ -178,6 +194,7 @@ impl BucketState {
         self.aside_bytes += message.bytes();
         self.misrouted.push(Misrouted {
             offset: seen.offset,
+            key: hash_of(self.intake.misrouted_key()),
             message,
         });
     }
@@ -274,4 +291,9 @@ pub fn too_large() -> Rejection {
     let what = "a record of another bucket's key, which is sent there with its headers,";
     let max = REPUBLISHED_BYTES_MAX;
     Rejection::of_row(0, Reason::TooLarge { what, max })
+}
+fn hash_of(key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }

@@ -93,11 +93,14 @@ pub fn check_topic(entry: &TableEntry, found: Option<&TopicInfo>) -> Result<(), 
 fn replaced(entry: &TableEntry, found: TopicId) -> Trouble {
     let text = format!(
         "table {}: topic {} was deleted and made again (its id is {found}, the table \
-         was filled from {}); records of the new topic would be passed over: {}",
+         was filled from {}); records of the new topic would be passed over: {}; between the two, \
+         delete topic {} with a Kafka tool: it is not the table's, so the drop leaves it, and a \
+         table is made over no records of others",
         entry.id,
         entry.topic,
         entry.topic_id,
-        begin_anew(entry)
+        begin_anew(entry),
+        entry.topic
     );
     Trouble::new(Cause::TopicReplaced, text)
 }
@@ -159,7 +162,8 @@ fn begin_anew(entry: &TableEntry) -> String {
     let of = entry.id.table.dead_letters_of();
     let table = of.as_ref().unwrap_or(&entry.id.table);
     format!(
-        "keep what you need of it (`tidelake query \"SELECT * FROM {table}\" -o json`), then run \
+        "keep what you need of it (`tidelake query \"SELECT * FROM {table}\" \
+         --consistency committed -o json`), then run \
          `tidelake table drop {table}` and `tidelake table create {table} …`, and load it again"
     )
 }

@@ -45,6 +45,17 @@ pub struct Opened {
     pub ends: Vec<(Bucket, Offset)>,
 }
 
+impl Opened {
+    /// Buckets whose every record is committed.
+    pub fn caught_up(&self) -> Vec<Bucket> {
+        let ends = self.ends.iter().filter(|(bucket, end)| {
+            let mark = self.snapshot.watermark(&self.table.entry.topic_id, *bucket);
+            self.ready.contains(bucket) && end.0 <= mark.unwrap_or_default().0
+        });
+        ends.map(|(bucket, _)| *bucket).collect()
+    }
+}
+
 /// Why a topic's table can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

@@ -49,6 +49,8 @@ pub enum Event {
         ready: Vec<Bucket>,
         refused: Vec<(Bucket, Trouble)>,
     },
+    /// These were just opened, and their logs hold nothing behind their watermarks.
+    CaughtUp(Arc<str>, Vec<Bucket>),
     /// Messages were taken in; what the buckets hold now.
     Taken(Vec<(TopicBucket, Held)>),
     /// A bucket can't go on.
@@ -215,6 +217,7 @@ impl Seats {
                 ready,
                 refused,
             } => self.opened(&topic, attempt, ready, refused, now),
+            Event::CaughtUp(topic, buckets) => self.caught_up(&topic, buckets),
             Event::Taken(taken) => self.taken(taken),
             Event::Failed(at, trouble) => self.fail(&at, trouble, now),
             Event::Surprised(at) => {

@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 use pace::Paced;
 pub(crate) use pace::{Pace, whole};
 
-/// Chunks that wait between socket and decoder; the HTTP server makes them up to some 400 KiB.
-const CHUNKS_MAX: usize = 4;
+/// Chunks that wait between socket and decoder; the HTTP server makes them up to 64 KiB.
+const CHUNKS_MAX: usize = 16;
 /// After a refusal the client is listened to for so many bytes more, so that it gets to read the
 /// answer instead of a reset connection.
 const DRAIN_BYTES_MAX: usize = 256 << 20;

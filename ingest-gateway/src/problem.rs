@@ -265,6 +265,7 @@ fn of_rejection(row: u64, rejection: &Rejection) -> Problem {
     let (status, title) = match &rejection.reason {
         Reason::TooLarge { .. } => (413, "a record is too large"),
         Reason::DecodedTooLarge { .. } => (413, "records become too large"),
+        Reason::BatchTooLarge { .. } => (413, "a batch is too large"),
         reason if reason.is_malformed() => (400, "the body is malformed"),
         _ => (422, "a record does not fit the schema"),
     };

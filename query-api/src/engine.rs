@@ -103,8 +103,10 @@ impl Seen {
     /// A version without what lies behind it.
     pub(crate) fn committed(pinned: &Pinned) -> Self {
         let buckets = (0..pinned.entry.buckets).map(Bucket);
-        let positions = buckets.map(|bucket| (bucket, pinned.watermark(bucket)));
-        Self::of(pinned, positions.collect())
+        let mut positions: BTreeMap<_, _> = buckets.map(|bucket| (bucket, Watermark(0))).collect();
+        // An append table reads partitions, too, that its topic got later.
+        positions.extend(pinned.snapshot.watermarks(&pinned.entry.topic_id));
+        Self::of(pinned, positions)
     }
 }
 

@@ -81,6 +81,9 @@ pub enum QueryError {
         start: i64,
         watermark: i64,
     },
+    /// The log behind the table is not the one that it was filled from.
+    #[error("{found}")]
+    TopicChanged { code: &'static str, found: String },
     #[error(
         "the unflushed rows of table {table} take more than {bytes_max} bytes ({left} messages left)"
     )]
@@ -175,6 +178,7 @@ impl QueryError {
             Self::Cancelled
             | Self::DuplicateId(_)
             | Self::SnapshotExists { .. }
+            | Self::TopicChanged { .. }
             | Self::SnapshotsFull(_) => ErrorKind::Conflict,
             Self::LogGap { .. } | Self::Corrupt(_) => ErrorKind::Corrupt,
             Self::Manifest(error) => error.kind(),
@@ -193,6 +197,7 @@ impl QueryError {
             Self::Timeout(_) => "timeout",
             Self::Cancelled => "cancelled",
             Self::Overloaded { .. } => "refused",
+            Self::TopicChanged { .. } => "failed",
             _ => match self.kind() {
                 ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Conflict => "invalid",
                 _ => "failed",

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::error::QueryError;
 use crate::lookup::TableKeys;
 use crate::provider::facts::FileFacts;
-use crate::provider::shape::Shape;
+use crate::provider::shape::{Shape, is_same};
 use crate::sql::AsOf;
 
 /// Past versions kept of each table.
@@ -305,11 +305,11 @@ impl Held {
         snapshot: Arc<Snapshot>,
         before: Option<&Pinned>,
     ) -> Result<Pinned, QueryError> {
-        let schema_string = &snapshot.metadata().schema_string;
-        let same_shape = before.filter(|b| b.snapshot.metadata().schema_string == *schema_string);
+        let metadata = snapshot.metadata();
+        let same_shape = before.filter(|b| is_same(b.snapshot.metadata(), metadata));
         let shape = match same_shape {
             Some(before) => Arc::clone(&before.shape),
-            None => Arc::new(Shape::new(Arc::clone(snapshot.schema()), schema_string)?),
+            None => Arc::new(Shape::new(Arc::clone(snapshot.schema()), metadata)?),
         };
         let known: HashMap<&str, &Arc<FileFacts>> = same_shape
             .iter()

@@ -1,7 +1,7 @@
 //! Errors as answers: status, stable code, and what to do about it.
 
 use tidelake_core::ErrorKind;
-use tidelake_service::Problem;
+use tidelake_service::{Problem, chain};
 
 use crate::error::QueryError;
 
@@ -106,6 +106,13 @@ impl From<&QueryError> for Problem {
                          retention and look after the flusher",
                     )
             }
+            QueryError::TopicChanged { code, .. } => Self::new(
+                409,
+                code,
+                "the table's topic is not the one it was filled from",
+            )
+            .detail(detail)
+            .hint("\"consistency\":\"committed\" reads what was committed"),
             QueryError::TailTooLarge { .. } => {
                 Self::new(503, "TAIL_TOO_LARGE", "too many rows are not flushed yet")
                     .detail(detail)
@@ -195,16 +202,4 @@ impl From<&QueryError> for Problem {
 
 fn invalid(code: &'static str, title: &str, detail: String) -> Problem {
     Problem::new(400, code, title).detail(detail)
-}
-
-/// The message with all its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

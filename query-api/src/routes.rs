@@ -10,7 +10,7 @@ use axum::routing::{delete, get, post};
 use serde_json::json;
 use tidelake_core::TenantId;
 use tidelake_core::limits::CONTROL_BODY_BYTES_MAX;
-use tidelake_service::{Problem, Runtime, standard_routes};
+use tidelake_service::{Problem, Runtime, method_not_allowed, no_such_route, standard_routes};
 
 use crate::answer::{self, QUERY_ID};
 use crate::doctor;
@@ -45,8 +45,8 @@ pub fn router(engine: Engine, runtime: &Runtime) -> Router {
         .layer(DefaultBodyLimit::max(CONTROL_BODY_BYTES_MAX))
         .with_state(engine)
         .merge(standard_routes("query", runtime))
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_method)
+        .fallback(|| async { no_such_route() })
+        .method_not_allowed_fallback(|| async { method_not_allowed() })
 }
 
 async fn post_sql(
@@ -185,17 +185,4 @@ pub(crate) fn unread(rejection: &BytesRejection) -> Response<Body> {
         Problem::from(&QueryError::Body(rejection.body_text()))
     };
     problem.into_response()
-}
-
-async fn no_route() -> Response<Body> {
-    Problem::new(404, "NO_SUCH_ROUTE", "there is no such route").into_response()
-}
-
-async fn no_method() -> Response<Body> {
-    Problem::new(
-        405,
-        "METHOD_NOT_ALLOWED",
-        "the route does not take this method",
-    )
-    .into_response()
 }

@@ -17,7 +17,8 @@
 //! - a view is contiguous from its snapshot's watermarks to the positions that it names; it never
 //!   changes, a later one takes its place;
 //! - pieces are cut at message borders only, so a message is seen whole or not at all;
-//! - rows of one topic incarnation and one schema are never mixed with another's;
+//! - rows of one topic incarnation and one schema are never mixed with another's, and a log that is
+//!   not the table's any more refuses the answer (`topic`);
 //! - a table that nobody queries has no follower: no consumer, no polling, no request.
 
 mod commits;
@@ -25,10 +26,13 @@ mod decode;
 mod ends;
 mod follower;
 mod kafka;
-mod keyed;
 mod pieces;
 #[cfg(test)]
 pub(crate) mod tests;
+mod topic;
+#[cfg(test)]
+mod topic_tests;
+mod upsert;
 mod view;
 
 use std::collections::HashMap;
@@ -41,7 +45,7 @@ use parking_lot::Mutex;
 use tidelake_catalog::TableEntry;
 use tidelake_core::{Bucket, Offset, TableId, TableVersion};
 use tidelake_intake::Seen;
-use tidelake_log::LogError;
+use tidelake_log::{LogError, TopicInfo};
 use tidelake_table::index::IndexHome;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +55,7 @@ use crate::settings::QuerySettings;
 
 pub use kafka::KafkaTail;
 pub(crate) use pieces::{BucketTail, Piece};
+pub(crate) use topic::look;
 pub(crate) use view::{Followed, Following, View};
 
 /// One message, borrowed from what was read.
@@ -94,8 +99,11 @@ pub trait Feed: Send {
 /// Where the tail comes from: the log, or memory in tests.
 #[async_trait]
 pub trait TailSource: Debug + Send + Sync {
-    /// The high watermark of every bucket of the topic.
+    /// The high watermark of the topic's first `buckets` partitions.
     async fn ends(&self, topic: &str, buckets: u32) -> Result<Vec<(Bucket, Offset)>, LogError>;
+
+    /// Id and partitions; `None` only where there is surely no such topic.
+    async fn describe(&self, topic: &str) -> Result<Option<TopicInfo>, LogError>;
 
     /// The first offset that the log still has.
     async fn start(&self, topic: &str, bucket: Bucket) -> Result<Offset, LogError>;

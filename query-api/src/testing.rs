@@ -19,7 +19,7 @@ use tidelake_core::{
 };
 use tidelake_intake::Seen;
 use tidelake_intake::decode::{MessageDecoder, Placement, WireMessage};
-use tidelake_log::LogError;
+use tidelake_log::{LogError, TopicInfo};
 use tidelake_manifest::vector::DeletedRows;
 use tidelake_manifest::{
     Add, CommitOutcome, CreateTable, DeltaTable, MarkMove, Snapshot, StatsCollector, Transaction,
@@ -55,6 +55,7 @@ pub(crate) struct MemoryLog {
 #[derive(Debug, Default)]
 struct Held {
     topics: Mutex<HashMap<String, Vec<Partition>>>,
+    ids: Mutex<HashMap<String, TopicId>>,
     grown: Notify,
     delivered: AtomicUsize,
     /// Feeds that are held.
@@ -132,9 +133,29 @@ impl Wire {
 }
 
 impl MemoryLog {
-    pub(crate) fn add_topic(&self, topic: &str, buckets: u32) {
+    /// Makes a topic, in place of one of the same name.
+    pub(crate) fn add_topic(&self, topic: &str, id: TopicId, buckets: u32) {
         let partitions = (0..buckets).map(|_| Partition::default()).collect();
+        self.held.ids.lock().insert(topic.into(), id);
         self.held.topics.lock().insert(topic.into(), partitions);
+    }
+
+    pub(crate) fn remove_topic(&self, topic: &str) {
+        self.held.ids.lock().remove(topic);
+        self.held.topics.lock().remove(topic);
+    }
+
+    pub(crate) fn add_partition(&self, topic: &str) {
+        let mut topics = self.held.topics.lock();
+        topics.get_mut(topic).unwrap().push(Partition::default());
+    }
+
+    /// Takes away what lies at or behind `end`.
+    pub(crate) fn cut_back(&self, topic: &str, bucket: u32, end: usize) {
+        let mut topics = self.held.topics.lock();
+        topics.get_mut(topic).unwrap()[bucket as usize]
+            .messages
+            .truncate(end);
     }
 
     pub(crate) fn push(&self, topic: &str, bucket: u32, message: Wire) -> i64 {
@@ -193,7 +214,8 @@ impl Held {
     fn end(&self, topic: &str, bucket: u32) -> i64 {
         let topics = self.topics.lock();
         let partitions = topics.get(topic);
-        partitions.map_or(0, |all| all[bucket as usize].messages.len() as i64)
+        let partition = partitions.and_then(|all| all.get(bucket as usize));
+        partition.map_or(0, |found| found.messages.len() as i64)
     }
 
     fn messages(&self, topic: &str, bucket: u32, from: i64, to: i64) -> Vec<Wire> {
@@ -315,6 +337,14 @@ impl TailSource for MemoryLog {
         Ok(ends.collect())
     }
 
+    async fn describe(&self, topic: &str) -> Result<Option<TopicInfo>, LogError> {
+        let topics = self.held.topics.lock();
+        Ok(topics.get(topic).map(|partitions| TopicInfo {
+            id: self.held.ids.lock()[topic],
+            buckets: partitions.len() as u32,
+        }))
+    }
+
     async fn start(&self, topic: &str, bucket: Bucket) -> Result<Offset, LogError> {
         Ok(Offset(
             self.held.topics.lock()[topic][bucket.0 as usize].start,
@@ -351,7 +381,7 @@ impl World {
             .await
             .unwrap();
         let log = Arc::new(MemoryLog::default());
-        log.add_topic(COMMITS, 1);
+        log.add_topic(COMMITS, TopicId([0; 16]), 1);
         let engine = Engine::new(Parts {
             settings,
             store: store.clone(),
@@ -416,7 +446,7 @@ impl World {
             first_version: TableVersion(0),
         };
         let snapshot = Arc::clone(delta.create(spec).await.unwrap().snapshot());
-        self.log.add_topic(&entry.topic, buckets);
+        self.log.add_topic(&entry.topic, entry.topic_id, buckets);
         let added = self.catalog.add_table(entry).await.unwrap();
         let AddTable::Added(entry) = added else {
             panic!("{added:?}")
@@ -508,6 +538,27 @@ impl World {
     }
 }
 
+/// An append table that no catalog knows.
+pub(crate) fn entry(name: &str, buckets: u32) -> TableEntry {
+    let schema = r#"{"type": "struct", "fields": [
+        {"id": 1, "name": "id", "type": "long", "required": true}]}"#;
+    TableEntry {
+        topic: name.into(),
+        id: TableId::new(
+            TenantId::new("default").unwrap(),
+            TableName::new(name).unwrap(),
+        ),
+        mode: TableMode::Append,
+        schema: TableSchema::from_iceberg_json(schema).unwrap(),
+        buckets,
+        topic_id: TopicId([1; 16]),
+        properties: BTreeMap::new(),
+        created_ms: 0,
+        dead_letters_topic_id: None,
+        restores: 0,
+    }
+}
+
 /// A table and the pen to write it.
 pub(crate) struct TestTable {
     pub entry: Arc<TableEntry>,
@@ -552,7 +603,7 @@ impl TestTable {
     }
 
     /// Commits messages of an upsert table up to `to` of each bucket named, as the flusher does.
-    pub(crate) async fn flush_keyed(&mut self, ends: &[(u32, i64)]) -> TableVersion {
+    pub(crate) async fn flush_upserts(&mut self, ends: &[(u32, i64)]) -> TableVersion {
         let schema_string = &self.snapshot.metadata().schema_string;
         let home = Arc::new(IndexHome::memory());
         let keys = TableKeys::of(&Arc::new(self.schema.clone()), self.entry.buckets).unwrap();

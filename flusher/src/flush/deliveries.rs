@@ -6,7 +6,6 @@
 //! same flush; one whose acknowledgement did not come is sent again with the same origin.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -129,7 +128,7 @@ impl Deliveries {
 
 impl Lane {
     fn new(source: Bucket, records: Vec<Misrouted>) -> Self {
-        let window = Window::new(records.iter().map(|r| (r.offset, hash_of(&r.message))));
+        let window = Window::new(records.iter().map(|r| (r.offset, r.key)));
         Self {
             source,
             records,
@@ -208,12 +207,6 @@ fn message(topic: &Arc<str>, outgoing: Outgoing) -> Message {
         headers: outgoing.headers.0,
         timestamp_ms: outgoing.timestamp_ms,
     }
-}
-
-fn hash_of(message: &Outgoing) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    message.key.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -139,6 +139,24 @@ impl Seats {
         }
     }
 
+    /// Every record of these is committed, so whatever kept one from it has passed: no commit may
+    /// ever come that would show it.
+    pub(super) fn caught_up(&mut self, topic: &Arc<str>, buckets: Vec<Bucket>) {
+        for bucket in buckets {
+            let topic = topic.clone();
+            if let Some(seat) = self.seats.get_mut(&TopicBucket { topic, bucket })
+                && let State::Open {
+                    held,
+                    flying: 0,
+                    why,
+                } = &mut seat.state
+                && held.since.is_none()
+            {
+                (*why, seat.failures) = (None, 0);
+            }
+        }
+    }
+
     /// Takes a bucket out of work, until its cause says that it is worth another try.
     pub(super) fn fail(&mut self, at: &TopicBucket, why: Trouble, now: Moment) {
         let Some(seat) = self.seats.get_mut(at) else {

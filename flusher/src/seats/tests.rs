@@ -532,3 +532,41 @@ fn results_of_an_earlier_opening_are_not_taken_for_the_new_one() {
         "{commands:?}"
     );
 }
+
+/// An idle bucket gives way too, and so does one whose last rows a flush commits after all: no
+/// later commit shows that commits succeed again.
+#[test]
+fn a_bucket_that_gave_way_with_nothing_left_to_commit_counts_as_sound_once_it_is_open() {
+    let mut seats = opened(&[at(0, 0), at(0, 1), at(1, 0)]);
+    let topic = at(0, 0).topic;
+    let taken = vec![(at(0, 0), held(50 * MIB, secs(0)))];
+    seats.on(Event::Taken(taken), secs(0));
+    let failing = Event::FlushFailing(topic.clone(), trouble(Cause::FlushFailing));
+    seats.on(failing, secs(1));
+    let moved = vec![(Bucket(0), Watermark(7))];
+    let ended = FlushEnd::Committed {
+        moved,
+        fenced: Vec::new(),
+    };
+    let commands = seats.on(Event::FlushEnded(topic.clone(), ended), secs(20));
+    let opening = commands.iter().find_map(|command| match command {
+        Command::Open {
+            attempt, buckets, ..
+        } => Some((*attempt, buckets.clone())),
+        _ => None,
+    });
+    let (attempt, ready) = opening.expect("both are opened");
+    assert_eq!(ready, [Bucket(0), Bucket(1)]);
+    let event = Event::Opened {
+        topic: topic.clone(),
+        attempt,
+        ready: ready.clone(),
+        refused: Vec::new(),
+    };
+    seats.on(event, secs(21));
+    seats.on(Event::CaughtUp(topic.clone(), vec![Bucket(0)]), secs(21));
+    let stopped: Vec<_> = seats.troubles().map(|(_, bucket, _)| bucket).collect();
+    assert_eq!(stopped, [Some(Bucket(1))], "it may have rows left");
+    seats.on(Event::CaughtUp(topic, vec![Bucket(1)]), secs(21));
+    assert_eq!(seats.troubles().count(), 0);
+}

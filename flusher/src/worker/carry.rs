@@ -92,8 +92,12 @@ impl Owner {
         result: Result<Opened, OpenError>,
         consumer: &dyn GroupLog,
     ) {
+        let mut caught_up = Vec::new();
         let (ready, refused) = match result {
-            Ok(opened) => self.take_over(&topic, opened),
+            Ok(opened) => {
+                caught_up = opened.caught_up();
+                self.take_over(&topic, opened)
+            }
             Err(error) => {
                 let trouble = Trouble::of(error.kind(), &error);
                 if trouble.cause == Cause::NoTable {
@@ -111,12 +115,15 @@ impl Owner {
             }
         }
         let event = Event::Opened {
-            topic,
+            topic: topic.clone(),
             attempt,
             ready,
             refused,
         };
         self.on(event, consumer);
+        if !caught_up.is_empty() {
+            self.on(Event::CaughtUp(topic, caught_up), consumer);
+        }
     }
 
     /// Keeps what was looked up, and says which buckets can begin.

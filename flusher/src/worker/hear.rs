@@ -6,6 +6,7 @@ impl Owner {
     pub(super) fn on_log_event(&mut self, event: LogEvent, consumer: &dyn GroupLog) {
         match event {
             LogEvent::Messages(batch) => self.take(&batch, consumer),
+            LogEvent::Passed(at, to) => self.passed(at, to, consumer),
             LogEvent::Assigned(buckets) => {
                 tracing::info!(buckets = buckets.len(), "assigned");
                 self.bench.metrics.rebalances.inc();
@@ -111,6 +112,19 @@ impl Owner {
         for (at, trouble) in broken {
             tracing::error!(bucket = %at, reason = %trouble, "bucket stopped");
             self.on(Event::Failed(at, trouble), consumer);
+        }
+    }
+
+    /// The log goes on behind offsets that hold nothing for us. The watermark has to follow: they
+    /// would count as records that no commit covers, and as lost once retention has removed them.
+    fn passed(&mut self, at: TopicBucket, to: Offset, consumer: &dyn GroupLog) {
+        let now = self.now();
+        let Some(state) = self.buckets.get_mut(&at) else {
+            return;
+        };
+        if state.pass(to, now) {
+            let held = state.held();
+            self.on(Event::Taken(vec![(at, held)]), consumer);
         }
     }
 

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use tidelake_core::TableId;
-use tidelake_core::clock::UnixMillis;
 use tidelake_log::topics::parse_table_topic;
 
 use super::*;
@@ -113,7 +112,7 @@ impl Owner {
                 committed: Some(Offset(state.committed.0)),
                 next: Some(state.next_offset()),
                 end,
-                oldest_read_ms: state.oldest_uncommitted_ms().map(UnixMillis::from),
+                oldest_read_ms: state.oldest_uncommitted_ms(),
                 stands: false,
             };
         }

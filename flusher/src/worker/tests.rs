@@ -2,10 +2,15 @@
 
 use std::pin::Pin;
 
-use tidelake_catalog::Catalog;
+use tidelake_catalog::{Catalog, TableEntry, TableMode};
+use tidelake_core::{TableId, TableName, TableVersion, TenantId, Watermark};
+use tidelake_log::memory::MemoryLog;
 use tidelake_log::{
-    BucketReader, KafkaLog, KafkaSettings, LogAdmin, ProducerSettings, Start, TopicWriter,
+    BucketReader, KafkaLog, KafkaSettings, LogAdmin, Message, ProducerSettings, Start, TopicSpec,
+    TopicWriter,
 };
+use tidelake_manifest::{CreateTable, DeltaTable};
+use tidelake_schema::TableSchema;
 use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::index::IndexHome;
 use tokio::sync::Semaphore;
@@ -99,7 +104,7 @@ impl LogClient for Client {
     }
 }
 
-async fn workbench(client: &Client, runtime: &Runtime) -> Workbench {
+async fn workbench(client: &dyn LogClient, runtime: &Runtime) -> Workbench {
     let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
     let catalog = Catalog::open(&store, runtime.clock.clone(), runtime.ids.clone());
     let folder = std::env::temp_dir().join(format!("tidelake-loop-{}", std::process::id()));
@@ -163,4 +168,92 @@ async fn the_clock_ticks_although_messages_never_stop() {
     runtime.shutdown.trigger();
     worker.wait().await.unwrap();
     assert_eq!(*commands.lock().unwrap(), ["begin", "release"]);
+}
+
+/// A table of one bucket over a topic of the log in memory.
+async fn table(bench: &Workbench) -> (TableEntry, DeltaTable) {
+    let opener = &bench.opener;
+    let id = TableId::new(TenantId::default(), TableName::new("t").unwrap());
+    let topic = topics::table_topic(&opener.topic_prefix, &id);
+    let spec = TopicSpec {
+        name: topic.clone(),
+        buckets: 1,
+        retention_ms: None,
+        config: Default::default(),
+    };
+    opener.admin.create_topic(&spec).await.unwrap();
+    let text = r#"{"type":"struct","schema-id":0,"fields":[
+        {"id":1,"name":"id","required":true,"type":"long"}]}"#;
+    let schema = TableSchema::from_iceberg_json(text).unwrap();
+    let entry = TableEntry {
+        id,
+        mode: TableMode::Append,
+        schema: schema.clone(),
+        buckets: 1,
+        topic_id: opener.admin.describe(&topic).await.unwrap().unwrap().id,
+        topic,
+        properties: Default::default(),
+        created_ms: 0,
+        dead_letters_topic_id: None,
+        restores: 0,
+    };
+    let store = opener.store.scoped(&entry.location());
+    let runtime = &opener.runtime;
+    let delta = DeltaTable::new(store, runtime.clock.clone(), runtime.ids.clone());
+    let create = CreateTable {
+        name: "t".into(),
+        schema,
+        append_only: true,
+        properties: Default::default(),
+        first_version: TableVersion(0),
+    };
+    delta.create(create).await.unwrap();
+    opener.catalog.add_table(entry.clone()).await.unwrap();
+    (entry, delta)
+}
+
+/// Markers of transactions at a log's end: no record lies behind them, so the table is not behind,
+/// and retention that removes them has removed nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offsets_without_a_message_are_covered_although_nothing_follows_them() {
+    let runtime = Runtime::new();
+    let log = MemoryLog::new(runtime.clock.clone());
+    let bench = workbench(&log, &runtime).await;
+    let (entry, delta) = table(&bench).await;
+    let topic: Arc<str> = entry.topic.as_str().into();
+    let at = TopicBucket {
+        topic: topic.clone(),
+        bucket: Bucket(0),
+    };
+    let settings = Settings {
+        flush_age_ms: 100,
+        ..Settings::default()
+    };
+    let writer = bench.writer.clone();
+    let worker = Worker::start(settings, runtime.clone(), bench, &log).unwrap();
+    let covers = async |offset| {
+        let look = async || {
+            let snapshot = delta.snapshot().await.ok()?;
+            let mark = snapshot.watermark(&entry.topic_id, at.bucket);
+            (mark == Some(Watermark(offset))).then_some(snapshot)
+        };
+        let wait = Duration::from_secs(20);
+        tidelake_testkit::wait_until("the watermark", wait, look).await
+    };
+    let message = Message::new(topic.clone(), at.bucket, "{\"id\":1}");
+    writer.send(message).await.unwrap();
+    covers(1).await.unwrap();
+    log.skip_offsets(&at, 3);
+    let snapshot = covers(4).await.unwrap();
+    assert_eq!(snapshot.total_rows(), 1);
+    let fresh = "tidelake_table_lag_records{table=\"t\",tenant=\"default\"} 0";
+    let outcome = tokio::time::timeout(Duration::from_secs(20), async {
+        let mut looks = tokio::time::interval(Duration::from_millis(20));
+        while !runtime.metrics.render().contains(fresh) {
+            looks.tick().await;
+        }
+    });
+    outcome.await.expect("nothing is behind");
+    runtime.shutdown.trigger();
+    worker.wait().await.unwrap();
 }

@@ -21,6 +21,7 @@ async fn a_topic_made_again_stops_its_table_by_name_and_nothing_is_passed_over()
         "default.t",
         "`tidelake table drop t`",
         "`tidelake table create t",
+        "delete topic tidelake.default.t with a Kafka tool",
     ] {
         assert!(reason.contains(said), "{said} is missing in: {reason}");
     }

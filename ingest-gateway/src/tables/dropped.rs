@@ -164,6 +164,7 @@ impl Tables {
         }
         let entry = Arc::clone(&held.entry);
         self.check_topic(&entry).await?;
+        self.check_folders(&entry).await?;
         let held = self.catalog.claim_kept(&held).await?;
         let held = held.ok_or_else(|| busy(id, "somebody else restores or removes it"))?;
         for (location, aside) in folders(&entry) {
@@ -196,6 +197,32 @@ impl Tables {
             ))
             .hint("drop the table with ?purge=true to free its name")
             .into())
+    }
+
+    /// An engine that goes on writing to the emptied folder makes a table of its own there, without
+    /// asking. The versions that it has above the fence would become part of the restored table.
+    async fn check_folders(&self, entry: &TableEntry) -> Result<(), Answer> {
+        for (location, aside) in folders(entry) {
+            let found = match self.delta(&location).snapshot().await {
+                Ok(found) => found,
+                Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error.into()),
+                // Nothing, or no table: what a late flush put there gives way.
+                Err(_) => continue,
+            };
+            let kept = self.delta(&aside).snapshot().await;
+            let kept = kept.map_err(|error| problem::unreadable(&entry.id, &error))?;
+            // The same one is there where an earlier try has died.
+            if found.metadata().id != kept.metadata().id {
+                let problem = Problem::new(409, "LOCATION_TAKEN", "the table can't be restored");
+                return Err(problem
+                    .detail(format!(
+                        "another engine wrote to {location} since the drop, and made a table there"
+                    ))
+                    .hint("stop it, copy what it wrote, delete the folder's _delta_log, try again")
+                    .into());
+            }
+        }
+        Ok(())
     }
 
     async fn remove_aside(&self, entry: &TableEntry) -> Result<(), StorageError> {

@@ -1,6 +1,6 @@
 //! Bodies that are slow, and bodies that are more than they look: neither keeps others out.
 
-use arrow::array::{ArrayRef, DictionaryArray, Int8Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, DictionaryArray, Int8Array, Int64Array, RecordBatch, StringArray};
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use bytes::Bytes;
@@ -50,6 +50,25 @@ async fn a_small_body_that_becomes_too_much_is_refused_whole() {
     let body = dictionaries(12, 16 << 10, 100);
     let accepted = harness.post(ARROW, body).await.answered();
     assert_eq!(accepted["records"], 100);
+}
+
+#[tokio::test]
+async fn an_arrow_batch_that_is_too_large_is_no_malformed_body() {
+    let harness = Harness::new().await;
+    harness
+        .create(wide("orders", 1, json!("long")))
+        .await
+        .answered();
+    let rows = (64 << 20) / 8 + 1;
+    let column: ArrayRef = Arc::new(Int64Array::from(vec![1; rows]));
+    let batch = RecordBatch::try_from_iter([("c0", column)]).unwrap();
+    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    let reply = harness.post(ARROW, writer.into_inner().unwrap()).await;
+    let problem = reply.is_problem(413, "TOO_LARGE");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("write smaller batches"), "{detail}");
 }
 
 #[tokio::test]

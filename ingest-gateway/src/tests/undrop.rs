@@ -1,5 +1,8 @@
 //! Dropped tables: kept, restored, and followed by others of their name.
 
+use std::collections::BTreeMap;
+
+use tidelake_core::TableVersion;
 use tidelake_manifest::{DeltaTable, ManifestError};
 
 use super::*;
@@ -160,6 +163,49 @@ async fn a_flush_that_is_late_is_part_of_no_table() {
     let outcome = table.commit(&base, flush()).await;
     let now = delta(&harness).snapshot().await.unwrap();
     assert_eq!(now.version(), first, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_table_that_another_engine_made_in_the_folder_is_no_part_of_the_restored_one() {
+    let harness = keeping().await;
+    let made = delta(&harness).snapshot().await.unwrap();
+    delete(&harness, "/v1/tables/orders").await.answered();
+    // As many versions as reach beyond the dropped table's.
+    let spec = tidelake_manifest::CreateTable {
+        name: "theirs".into(),
+        schema: made.schema().as_ref().clone(),
+        append_only: true,
+        properties: BTreeMap::default(),
+        first_version: TableVersion(0),
+    };
+    let created = delta(&harness).create(spec).await.unwrap();
+    let mut theirs = Arc::clone(created.snapshot());
+    for _ in 0..5 {
+        let flush = tidelake_manifest::Transaction::flush(Vec::new(), Vec::new());
+        let outcome = delta(&harness).commit(&theirs, flush).await.unwrap();
+        let tidelake_manifest::CommitOutcome::Committed { snapshot, .. } = outcome else {
+            panic!("nobody else writes")
+        };
+        theirs = snapshot;
+    }
+    let problem = undrop(&harness).await;
+    let problem = problem.is_problem(409, "LOCATION_TAKEN");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("default/orders"),
+        "{problem}"
+    );
+    let untouched = delta(&harness).snapshot().await.unwrap();
+    assert_eq!(untouched.version(), theirs.version());
+    let log = harness.store.scoped("default/orders");
+    for file in log.list("_delta_log").await.unwrap() {
+        let name = log.relative(&file.location).unwrap();
+        log.delete(&name).await.unwrap();
+    }
+    undrop(&harness).await.answered();
+    harness.post(JSON, r#"{"id":3}"#).await.answered();
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use tidelake_table::check::{self, Report};
 
 use super::Engine;
 use crate::error::QueryError;
+use crate::tail::look;
 
 impl Engine {
     /// Checks the newest version of a table against its files, and its watermarks against the log.
@@ -31,7 +32,15 @@ impl Engine {
         let checked = check::check(&table, snapshot, &entry.topic_id, loader.as_ref(), repair);
         let mut report = checked.await?;
         let source = self.inner.tails.source();
-        for (bucket, end) in source.ends(&entry.topic, entry.buckets).await? {
+        let ends = match look(source.as_ref(), &entry).await {
+            Ok(ends) => ends,
+            Err(QueryError::TopicChanged { found, .. }) => {
+                report.add("the_topic_is_the_tables", entry.topic.clone(), found);
+                return Ok(report);
+            }
+            Err(error) => return Err(error),
+        };
+        for (bucket, end) in ends {
             let (mark, start) = (pinned.watermark(bucket), source.start(&entry.topic, bucket));
             let start = start.await?;
             if mark.0 > end.0 {

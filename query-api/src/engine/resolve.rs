@@ -8,7 +8,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use futures::future::try_join_all;
 use parking_lot::Mutex;
-use tidelake_catalog::TableEntry;
+use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{Bucket, TableId, TableName, TenantId, Token, Watermark};
 use tokio::time::Instant;
 
@@ -185,14 +185,7 @@ impl Engine {
         running: &Running,
     ) -> Result<Position, QueryError> {
         let entry = self.entry(id).await?;
-        if let Some((bucket, _)) =
-            token.and_then(|token| token.iter().find(|(bucket, _)| bucket.0 >= entry.buckets))
-        {
-            return Err(QueryError::Token(format!(
-                "the token names bucket {bucket}, table {id} has {}; it belongs to another table",
-                entry.buckets
-            )));
-        }
+        self.check_token(&entry, token).await?;
         if *as_of != AsOf::Latest {
             let pinned = self.inner.pins.past(&entry, as_of).await?;
             return Ok(committed(pinned));
@@ -208,6 +201,31 @@ impl Engine {
             seen: Seen::of(&view.pinned, view.positions()),
             view: Some(view),
         })
+    }
+
+    /// A token names no bucket that the table does not have; the topic of an append table may have
+    /// got more.
+    async fn check_token(
+        &self,
+        entry: &Arc<TableEntry>,
+        token: Option<&Token>,
+    ) -> Result<(), QueryError> {
+        let last = token.and_then(|token| token.iter().map(|(bucket, _)| bucket).max());
+        let Some(bucket) = last.filter(|bucket| bucket.0 >= entry.buckets) else {
+            return Ok(());
+        };
+        let mut buckets = entry.buckets;
+        if entry.mode == TableMode::Append {
+            let found = self.inner.tails.source().describe(&entry.topic).await?;
+            buckets = found.map_or(buckets, |found| found.buckets);
+        }
+        if bucket.0 < buckets {
+            return Ok(());
+        }
+        Err(QueryError::Token(format!(
+            "the token names bucket {bucket}, table {} has {buckets}; it belongs to another table",
+            entry.id
+        )))
     }
 
     /// The newest snapshot, once it covers the token.

@@ -1,4 +1,4 @@
-//! Versions of keyed tables against a model: an ordered map for each version.
+//! Versions of upsert tables against a model: an ordered map for each version.
 //!
 //! Histories are written as a flusher and a compactor would: a file for each bucket, vectors over
 //! superseded rows (inline and in files of several), files without live rows removed, rewrites that
@@ -49,7 +49,7 @@ struct Stored {
 }
 
 /// A table, what it should hold at each version, and its files.
-struct Keyed {
+struct Case {
     world: World,
     table: TestTable,
     versions: Vec<Model>,
@@ -66,7 +66,7 @@ enum Step {
     Compact(Vec<prop::sample::Index>),
 }
 
-impl Keyed {
+impl Case {
     async fn new() -> Self {
         Self::with(QuerySettings::default()).await
     }
@@ -161,7 +161,7 @@ impl Keyed {
             let layout = FileLayout::plain(schema);
             let file = encode(&layout, &[sealed], settings).unwrap().unwrap();
             self.names += 1;
-            let path = format!("keyed-{:05}.parquet", self.names);
+            let path = format!("upsert-{:05}.parquet", self.names);
             let size = file.bytes.len() as i64;
             let store = self.table.delta.store();
             store.put(&path, file.bytes).await.unwrap();
@@ -393,65 +393,65 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut keyed = Keyed::new().await;
+            let mut case = Case::new().await;
             for step in &steps {
-                keyed.step(step).await;
+                case.step(step).await;
             }
-            let count = keyed.versions.len();
+            let count = case.versions.len();
             let named = named.index(count);
-            keyed.world.rows(&format!(
+            case.world.rows(&format!(
                 "CREATE SNAPSHOT kept FOR TABLE orders AS OF VERSION {named}"
             )).await;
             for version in 0..count {
-                keyed.check_version(version).await;
+                case.check_version(version).await;
             }
             for (a, b) in pairs {
                 let (a, b) = (a.index(count), b.index(count));
-                keyed.check_changes(a.min(b), a.max(b)).await;
+                case.check_changes(a.min(b), a.max(b)).await;
             }
             for key in &keys {
-                keyed.check_key(key).await;
+                case.check_key(key).await;
             }
             // A later flush changes nothing of what the name stands for.
-            keyed.step(&Step::Flush(vec![upsert("eu", 0, "later"), delete("us", 0)])).await;
-            let by_name = keyed.rows("SELECT * FROM orders VERSION AS OF 'kept'").await;
+            case.step(&Step::Flush(vec![upsert("eu", 0, "later"), delete("us", 0)])).await;
+            let by_name = case.rows("SELECT * FROM orders VERSION AS OF 'kept'").await;
             let by_number = format!("SELECT * FROM orders VERSION AS OF {named}");
-            assert_eq!(by_name, keyed.rows(&by_number).await);
-            keyed.check_version(named).await;
-            keyed.check_changes(named, count).await;
+            assert_eq!(by_name, case.rows(&by_number).await);
+            case.check_version(named).await;
+            case.check_changes(named, count).await;
         });
     }
 }
 
 /// Versions: 1 and 2 write, 3 compacts, 4 updates one row to the same value and deletes another.
-async fn small() -> Keyed {
-    let mut keyed = Keyed::new().await;
+async fn small() -> Case {
+    let mut case = Case::new().await;
     let all = (0..6).map(|id| upsert("eu", id, "a")).collect();
-    keyed.step(&Step::Flush(all)).await;
-    keyed.step(&Step::Flush(vec![upsert("eu", 1, "b")])).await;
-    let names: Vec<_> = keyed.files.keys().cloned().collect();
-    let before = keyed.files.clone();
+    case.step(&Step::Flush(all)).await;
+    case.step(&Step::Flush(vec![upsert("eu", 1, "b")])).await;
+    let names: Vec<_> = case.files.keys().cloned().collect();
+    let before = case.files.clone();
     let mut rows = Vec::new();
     for name in names {
-        let stored = keyed.files.remove(&name).unwrap();
+        let stored = case.files.remove(&name).unwrap();
         let live = stored.rows.into_iter().enumerate();
         rows.extend(
             live.filter(|(at, _)| !stored.dead.contains(&(*at as u64)))
                 .map(|(_, r)| r),
         );
     }
-    keyed.write(rows).await;
-    let model = keyed.model().clone();
-    keyed.commit(before, model, false).await;
+    case.write(rows).await;
+    let model = case.model().clone();
+    case.commit(before, model, false).await;
     let changes = vec![upsert("eu", 2, "a"), delete("eu", 3)];
-    keyed.step(&Step::Flush(changes)).await;
-    keyed
+    case.step(&Step::Flush(changes)).await;
+    case
 }
 
 #[tokio::test]
 async fn compaction_is_no_change_and_the_same_value_again_is() {
-    let keyed = small().await;
-    let moved = keyed
+    let case = small().await;
+    let moved = case
         .rows("SELECT * FROM table_changes('orders', 2, 3)")
         .await;
     assert_eq!(moved, Vec::<String>::new());
@@ -461,27 +461,27 @@ async fn compaction_is_no_change_and_the_same_value_again_is() {
         [2, "update_postimage"],
         [3, "delete"]
     ]);
-    assert_eq!(keyed.world.rows(changes).await, wanted);
-    let none = keyed
+    assert_eq!(case.world.rows(changes).await, wanted);
+    let none = case
         .rows("SELECT * FROM table_changes('orders', 4, 4)")
         .await;
     assert_eq!(none, Vec::<String>::new());
     let counted = "SELECT count(*) FROM table_changes('orders', 0, 4)";
-    assert_eq!(keyed.world.rows(counted).await, json!([[5]]));
+    assert_eq!(case.world.rows(counted).await, json!([[5]]));
 }
 
 #[tokio::test]
 async fn unchanged_files_are_not_read() {
-    let mut keyed = small().await;
-    let untouched: Vec<_> = keyed.files.keys().cloned().collect();
+    let mut case = small().await;
+    let untouched: Vec<_> = case.files.keys().cloned().collect();
     // A row that no file has: nothing of the older files changes.
-    keyed.step(&Step::Flush(vec![upsert("us", 9, "new")])).await;
+    case.step(&Step::Flush(vec![upsert("us", 9, "new")])).await;
     for name in untouched {
-        keyed.table.delta.store().delete(&name).await.unwrap();
+        case.table.delta.store().delete(&name).await.unwrap();
     }
     let changes = "SELECT id, note, _change_type FROM table_changes('orders', 4, 5)";
     assert_eq!(
-        keyed.world.rows(changes).await,
+        case.world.rows(changes).await,
         json!([[9, "new", "insert"]])
     );
 }
@@ -490,7 +490,7 @@ async fn unchanged_files_are_not_read() {
 #[tokio::test]
 async fn a_large_difference_is_sorted_on_disk() {
     const ROWS: i64 = 6000;
-    let mut keyed = Keyed::with(QuerySettings {
+    let mut case = Case::with(QuerySettings {
         memory_bytes_max: 32 << 20,
         target_partitions: 1,
         batch_rows: 256,
@@ -501,9 +501,9 @@ async fn a_large_difference_is_sorted_on_disk() {
     let all = (0..ROWS)
         .map(|id| upsert("eu", id, &note(id, "a")))
         .collect();
-    keyed.step(&Step::Flush(all)).await;
-    let before = std::mem::take(&mut keyed.files);
-    let model: Model = keyed.model().clone();
+    case.step(&Step::Flush(all)).await;
+    let before = std::mem::take(&mut case.files);
+    let model: Model = case.model().clone();
     let rewritten = model.into_iter().map(|(key, row)| {
         let row = Row {
             note: Some(note(key.1, "b")),
@@ -512,16 +512,16 @@ async fn a_large_difference_is_sorted_on_disk() {
         (key, row)
     });
     let model: Model = rewritten.collect();
-    keyed.write(model.clone().into_iter().collect()).await;
-    keyed.commit(before, model, true).await;
+    case.write(model.clone().into_iter().collect()).await;
+    case.commit(before, model, true).await;
     let sql = "SELECT _change_type, count(*), sum(length(note)), min(note) < 'b', count(DISTINCT id) \
                FROM table_changes('orders', 1, 2) GROUP BY 1";
     let wanted = json!([
         ["update_postimage", ROWS, ROWS * 5005, true, ROWS],
         ["update_preimage", ROWS, ROWS * 5005, true, ROWS],
     ]);
-    assert_eq!(sorted(keyed.world.rows(sql).await), sorted(wanted));
-    let plan = keyed
+    assert_eq!(sorted(case.world.rows(sql).await), sorted(wanted));
+    let plan = case
         .world
         .rows(&format!("EXPLAIN ANALYZE {sql}"))
         .await
@@ -536,8 +536,8 @@ async fn a_large_difference_is_sorted_on_disk() {
 
 #[tokio::test]
 async fn what_can_not_be_compared_is_refused() {
-    let keyed = small().await;
-    let world = &keyed.world;
+    let case = small().await;
+    let world = &case.world;
     for (sql, status, code) in [
         (
             "SELECT * FROM table_changes('orders', 3, 2)",
@@ -595,15 +595,15 @@ async fn what_can_not_be_compared_is_refused() {
 
 #[tokio::test]
 async fn a_key_s_history_begins_where_the_log_does() {
-    let keyed = small().await;
-    let store = keyed.table.delta.store();
-    let second = keyed
+    let case = small().await;
+    let store = case.table.delta.store();
+    let second = case
         .table
         .delta
         .snapshot_at(tidelake_core::TableVersion(2))
         .await
         .unwrap();
-    keyed.table.delta.write_checkpoint(&second).await.unwrap();
+    case.table.delta.write_checkpoint(&second).await.unwrap();
     for version in 0..2 {
         store
             .delete(&format!("_delta_log/{version:020}.json"))
@@ -613,21 +613,18 @@ async fn a_key_s_history_begins_where_the_log_does() {
     let of = |id| {
         format!("SELECT _commit_version, _change_type, note FROM key_history('orders', 'eu', {id})")
     };
-    assert_eq!(
-        keyed.world.rows(&of(1)).await,
-        json!([[2, "existing", "b"]])
-    );
+    assert_eq!(case.world.rows(&of(1)).await, json!([[2, "existing", "b"]]));
     let by_text = "SELECT note FROM key_history('orders', '[\"eu\",1]')";
-    assert_eq!(keyed.world.rows(by_text).await, json!([["b"]]));
+    assert_eq!(case.world.rows(by_text).await, json!([["b"]]));
     let gone = json!([[4, "delete", null], [2, "existing", "a"]]);
-    assert_eq!(keyed.world.rows(&of(3)).await, gone);
-    assert_eq!(keyed.world.rows(&of(77)).await, json!([]));
+    assert_eq!(case.world.rows(&of(3)).await, gone);
+    assert_eq!(case.world.rows(&of(77)).await, json!([]));
 }
 
 /// Its rows have no sequence, so that only the commit can say whether they are others.
 #[tokio::test]
 async fn rows_that_another_engine_rewrote_are_told_by_its_commit() {
-    let mut keyed = small().await;
+    let mut case = small().await;
     let of = "SELECT _commit_version, note FROM key_history('orders', 'eu', 5)";
     for (data_change, wanted) in [
         (false, json!([[1, "a"]])),
@@ -640,15 +637,15 @@ async fn rows_that_another_engine_rewrote_are_told_by_its_commit() {
                 .position(|(held, _)| *held == key("eu", 5));
             place.is_some_and(|place| !stored.dead.contains(&(place as u64)))
         };
-        let stored = keyed.files.values().find(held).unwrap().clone();
-        keyed.files.remove(&stored.add.path);
+        let stored = case.files.values().find(held).unwrap().clone();
+        case.files.remove(&stored.add.path);
         let live = stored.rows.iter().enumerate();
         let live = live.filter(|(place, _)| !stored.dead.contains(&(*place as u64)));
         let live: Vec<_> = live.map(|(_, row)| row.clone()).collect();
-        let batch = keyed.sealed(0, &live).chunks[0].batch.clone();
+        let batch = case.sealed(0, &live).chunks[0].batch.clone();
         let add = Add {
             data_change,
-            ..keyed.table.write(&batch).await
+            ..case.table.write(&batch).await
         };
         let remove = stored.add.to_remove(1, data_change);
         let path = add.path.clone();
@@ -658,19 +655,19 @@ async fn rows_that_another_engine_rewrote_are_told_by_its_commit() {
             rows,
             dead,
         };
-        keyed.files.insert(path, stored);
+        case.files.insert(path, stored);
         let tx = Transaction {
             operation: "OPTIMIZE".into(),
             adds: vec![add],
             removes: vec![remove],
             ..Transaction::default()
         };
-        keyed.table.commit(tx).await;
-        assert_eq!(keyed.world.rows(of).await, wanted);
+        case.table.commit(tx).await;
+        assert_eq!(case.world.rows(of).await, wanted);
     }
     let changes = "SELECT _change_type, note FROM table_changes('orders', 4) WHERE id = 5";
     let updated = json!([["update_preimage", "a"], ["update_postimage", "a"]]);
-    assert_eq!(keyed.world.rows(changes).await, updated);
+    assert_eq!(case.world.rows(changes).await, updated);
 }
 
 #[tokio::test]
@@ -696,26 +693,26 @@ async fn an_append_table_has_inserts_and_deletes_only() {
     assert_eq!(world.rows(&changes(2, 3)).await, json!([[1, "delete", 3]]));
     let all = json!([[0, "insert", 3], [2, "insert", 3], [3, "insert", 3]]);
     assert_eq!(world.rows(&changes(0, 3)).await, all);
-    let keyed = json!({"sql": "SELECT * FROM key_history('events', 1)"});
-    assert_eq!(world.code(keyed).await, (400, "SQL_INVALID".into()));
+    let case = json!({"sql": "SELECT * FROM key_history('events', 1)"});
+    assert_eq!(world.code(case).await, (400, "SQL_INVALID".into()));
 }
 
 #[tokio::test]
 async fn history_tells_rows_that_came_and_went() {
-    let keyed = small().await;
+    let case = small().await;
     let sql = "SELECT version, operation, rows_added, rows_deleted, engine LIKE 'Tidelake/%', watermarks \
                FROM table_history('orders') WHERE version IN (1, 2)";
     let wanted = json!([
         [2, "FLUSH", 1, 1, true, "{}"],
         [1, "FLUSH", 6, 0, true, "{}"]
     ]);
-    assert_eq!(keyed.world.rows(sql).await, wanted);
+    assert_eq!(case.world.rows(sql).await, wanted);
 }
 
 #[tokio::test]
 async fn names_are_made_listed_read_and_dropped_by_statements() {
-    let keyed = small().await;
-    let world = &keyed.world;
+    let case = small().await;
+    let world = &case.world;
     let run = |sql: &'static str| json!({"sql": sql});
     let made = world
         .rows("CREATE SNAPSHOT first FOR TABLE orders AS OF VERSION 1")
@@ -785,11 +782,11 @@ async fn names_are_made_listed_read_and_dropped_by_statements() {
 
 #[tokio::test]
 async fn names_are_made_listed_and_dropped_by_routes() {
-    let keyed = small().await;
+    let case = small().await;
     let call = async |method: &str, path: &str, body: Value| {
         let request = HttpRequest::builder().method(method).uri(path);
         let request = request.body(Body::from(body.to_string())).unwrap();
-        let (parts, bytes) = keyed.world.http(request).await;
+        let (parts, bytes) = case.world.http(request).await;
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         (parts.status.as_u16(), body)
     };

@@ -48,7 +48,7 @@ impl Finder {
 
     fn of(view: &Arc<View>, fresh: bool) -> Option<Self> {
         let keys = Arc::clone(view.pinned.keys.as_ref()?);
-        let stated = |tail: &BucketTail| tail.keyed.is_some();
+        let stated = |tail: &BucketTail| tail.upsert.is_some();
         view.buckets.values().all(stated).then(|| Self {
             keys,
             view: Arc::clone(view),
@@ -71,11 +71,11 @@ impl Finder {
     }
 
     fn state<'a>(&self, tail: &'a BucketTail) -> Option<&'a BucketState> {
-        let keyed = tail.keyed.as_ref()?;
+        let upsert = tail.upsert.as_ref()?;
         Some(if self.fresh {
-            &keyed.fresh
+            &upsert.fresh
         } else {
-            &keyed.committed
+            &upsert.committed
         })
     }
 

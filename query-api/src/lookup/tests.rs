@@ -130,7 +130,7 @@ impl Case {
                 if ends.is_empty() {
                     return;
                 }
-                let version = self.table.flush_keyed(&ends).await;
+                let version = self.table.flush_upserts(&ends).await;
                 if *announced {
                     self.world.log.announce(&self.table.entry.id, version);
                 }
@@ -678,7 +678,7 @@ async fn nobody_ever_sees_less_while_commits_and_writes_go_on() {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let version = table.flush_keyed(&ends).await;
+            let version = table.flush_upserts(&ends).await;
             log.announce(&id, version);
         }
     };

@@ -4,7 +4,7 @@
 //!  snapshots ─► files of one only, files whose vectors differ ─► rows gone │ rows that came
 //!            ─► union, by key ─► pairs ─► delete, insert, update_preimage, update_postimage
 //! ```
-//! What both versions share is never read. A keyed table's rows are matched by primary key; in an
+//! What both versions share is never read. An upsert table's rows are matched by primary key; in an
 //! append table a row is itself only. A row that compaction moved keeps its sequence: gone here and
 //! new there, it cancels out. Rows that another engine wrote have none, so they never do.
 //!

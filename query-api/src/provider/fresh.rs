@@ -13,7 +13,7 @@ pub(super) fn rows(view: &View, projection: Option<&Vec<usize>>) -> Result<Vec<R
     let mut batches = Vec::new();
     for tail in view.buckets.values() {
         for piece in &tail.pieces {
-            let fresh = tail.keyed.as_ref().map(|keyed| &keyed.fresh);
+            let fresh = tail.upsert.as_ref().map(|upsert| &upsert.fresh);
             let dead = fresh.and_then(|fresh| fresh.deleted(&piece.name));
             let mut first = 0;
             for rows in &piece.chunks {

@@ -284,8 +284,8 @@ impl PinnedRows {
         let mut known: Option<Arc<RowSet>> = None;
         for deleted in tails
             .filter(|(bucket, _)| holds(bucket))
-            .filter_map(|(_, tail)| tail.keyed.as_ref())
-            .filter_map(|keyed| keyed.fresh.deleted(file.name()))
+            .filter_map(|(_, tail)| tail.upsert.as_ref())
+            .filter_map(|upsert| upsert.fresh.deleted(file.name()))
         {
             match &mut known {
                 None => known = Some(Arc::clone(deleted)),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use tidelake_manifest::Metadata;
 use tidelake_schema::{Primitive, TableSchema, Type, arrow as logical, delta};
 
 use crate::error::QueryError;
@@ -31,10 +32,24 @@ pub(crate) struct Shape {
     pub renamed: bool,
 }
 
+/// Physical names that are left over from elsewhere mean nothing without the mode.
+fn is_mapped(metadata: &Metadata) -> bool {
+    let mode = metadata.configuration.get("delta.columnMapping.mode");
+    mode.is_some_and(|mode| mode != "none")
+}
+
+/// True where both make the same shape.
+pub(crate) fn is_same(a: &Metadata, b: &Metadata) -> bool {
+    a.schema_string == b.schema_string && is_mapped(a) == is_mapped(b)
+}
+
 impl Shape {
-    /// `schema_string` is the Delta metadata's: it knows the physical names.
-    pub(crate) fn new(table: Arc<TableSchema>, schema_string: &str) -> Result<Self, QueryError> {
-        let physical = delta::physical_names(schema_string)?;
+    /// Where column mapping is on, files have the physical names that the metadata gives.
+    pub(crate) fn new(table: Arc<TableSchema>, metadata: &Metadata) -> Result<Self, QueryError> {
+        let physical = match is_mapped(metadata) {
+            true => delta::physical_names(&metadata.schema_string)?,
+            false => delta::PhysicalNames::new(),
+        };
         let arrow = logical::to_arrow(&table);
         let mut fields = Vec::with_capacity(arrow.fields().len());
         let mut scanned = Vec::with_capacity(arrow.fields().len());

@@ -356,14 +356,22 @@ async fn footers_are_read_once() {
 }
 
 #[test]
-fn a_renamed_column_keeps_its_name_in_the_files() {
+fn a_renamed_column_keeps_its_name_in_the_files_where_column_mapping_is_on() {
     let schema = TableSchema::from_iceberg_json(
         r#"{"type": "struct", "fields": [{"id": 1, "name": "new", "type": "long", "required": false}]}"#,
     )
     .unwrap();
     let names = std::collections::BTreeMap::from([(1, "old".to_owned())]);
-    let text = delta::schema_string_with(&schema, &names);
-    let shape = Shape::new(Arc::new(schema), &text).unwrap();
+    let mut metadata = tidelake_manifest::Metadata {
+        schema_string: delta::mapped_schema_string(&schema, &names),
+        ..Default::default()
+    };
+    let schema = Arc::new(schema);
+    let unmapped = Shape::new(Arc::clone(&schema), &metadata).unwrap();
+    assert_eq!(unmapped.scan.field(0).name(), "new");
+    let mode = ("delta.columnMapping.mode".into(), "name".into());
+    metadata.configuration.extend([mode]);
+    let shape = Shape::new(schema, &metadata).unwrap();
     assert!(shape.renamed);
     assert_eq!(shape.schema.field(0).name(), "new");
     assert_eq!(shape.scan.field(0).name(), "old");
@@ -372,7 +380,13 @@ fn a_renamed_column_keeps_its_name_in_the_files() {
 #[tokio::test]
 async fn columns_that_another_engine_renamed_are_found() {
     let mut case = case(true, &[("part-00001.parquet", SPARSE)]).await;
-    let mut metadata = case.table.snapshot.metadata().clone();
+    // Another engine switches column mapping on first.
+    let snapshot = &case.table.snapshot;
+    let (protocol, mut metadata) = tidelake_manifest::with_column_mapping(
+        snapshot.protocol(),
+        snapshot.metadata(),
+        snapshot.schema(),
+    );
     let text = metadata
         .schema_string
         .replace(r#""name":"small""#, r#""name":"tiny""#);
@@ -381,6 +395,7 @@ async fn columns_that_another_engine_renamed_are_found() {
     case.table
         .commit(tidelake_manifest::Transaction {
             operation: "RENAME COLUMN".into(),
+            protocol: Some(protocol),
             metadata: Some(metadata),
             ..Default::default()
         })

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tidelake_catalog::TableEntry;
 use tidelake_core::{Bucket, Offset};
-use tidelake_log::LogError;
 use tokio::sync::oneshot;
 
 use super::TailSource;
+use super::topic::TopicSeen;
+use crate::error::QueryError;
 
 /// Of each bucket the next offset.
 pub(crate) type BucketEnds = Arc<[(Bucket, Offset)]>;
@@ -19,13 +21,14 @@ pub(crate) type BucketEnds = Arc<[(Bucket, Offset)]>;
 /// does not wait for what they do with the answer.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
+    topic: TopicSeen,
     asked: Mutex<Asked>,
 }
 
 #[derive(Debug, Default)]
 struct Asked {
     /// For them no request was begun yet.
-    waiting: Vec<oneshot::Sender<Result<BucketEnds, LogError>>>,
+    waiting: Vec<oneshot::Sender<Result<BucketEnds, QueryError>>>,
     is_running: bool,
 }
 
@@ -33,9 +36,8 @@ impl Ends {
     pub(super) async fn get(
         self: &Arc<Self>,
         source: &Arc<dyn TailSource>,
-        topic: &str,
-        buckets: u32,
-    ) -> Result<BucketEnds, LogError> {
+        entry: &Arc<TableEntry>,
+    ) -> Result<BucketEnds, QueryError> {
         let (tell, told) = oneshot::channel();
         let is_running = {
             let mut asked = self.asked.lock();
@@ -47,10 +49,10 @@ impl Ends {
                 ends: Arc::clone(self),
                 are_over: false,
             };
-            let (source, topic) = (Arc::clone(source), topic.to_owned());
-            tokio::spawn(async move { rounds.run(source.as_ref(), &topic, buckets).await });
+            let (source, entry) = (Arc::clone(source), Arc::clone(entry));
+            tokio::spawn(async move { rounds.run(source.as_ref(), &entry).await });
         }
-        told.await.unwrap_or(Err(LogError::Closed))
+        told.await.unwrap_or(Err(QueryError::Closed))
     }
 }
 
@@ -61,7 +63,7 @@ struct Rounds {
 }
 
 impl Rounds {
-    async fn run(&mut self, source: &dyn TailSource, topic: &str, buckets: u32) {
+    async fn run(&mut self, source: &dyn TailSource, entry: &TableEntry) {
         loop {
             let waiting = {
                 let mut asked = self.ends.asked.lock();
@@ -72,7 +74,8 @@ impl Rounds {
                 }
                 std::mem::take(&mut asked.waiting)
             };
-            let ends = source.ends(topic, buckets).await.map(BucketEnds::from);
+            let ends = self.ends.topic.ends(source, entry).await;
+            let ends = ends.map(BucketEnds::from);
             for caller in waiting {
                 // Who does not wait any more does not mind.
                 _ = caller.send(ends.clone());
@@ -97,9 +100,11 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
     use async_trait::async_trait;
+    use tidelake_log::{LogError, TopicInfo};
 
     use super::super::Feed;
     use super::*;
+    use crate::testing::entry;
 
     /// What is acknowledged counts once a request has begun, and never after.
     #[derive(Debug, Default)]
@@ -128,6 +133,11 @@ mod tests {
             }
         }
 
+        async fn describe(&self, _: &str) -> Result<Option<TopicInfo>, LogError> {
+            let id = entry("t", 1).topic_id;
+            Ok(Some(TopicInfo { id, buckets: 1 }))
+        }
+
         async fn start(&self, _: &str, _: Bucket) -> Result<Offset, LogError> {
             Err(LogError::Closed)
         }
@@ -141,21 +151,22 @@ mod tests {
         }
     }
 
-    fn log() -> (Arc<Log>, Arc<dyn TailSource>, Arc<Ends>) {
+    fn log() -> (Arc<Log>, Arc<dyn TailSource>, Arc<Ends>, Arc<TableEntry>) {
         let log = Arc::new(Log::default());
         let source: Arc<dyn TailSource> = log.clone();
-        (log, source, Arc::default())
+        (log, source, Arc::default(), Arc::new(entry("t", 1)))
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
     async fn an_answer_covers_what_was_acknowledged_before_it_was_asked_for() {
-        let (log, source, ends) = log();
+        let (log, source, ends, table) = log();
         let callers = (0..40).map(|_| {
-            let (log, source, ends) = (log.clone(), source.clone(), ends.clone());
+            let (log, source) = (log.clone(), source.clone());
+            let (ends, table) = (ends.clone(), table.clone());
             tokio::spawn(async move {
                 for _ in 0..100 {
                     let own = log.acknowledged.fetch_add(1, Ordering::SeqCst) + 1;
-                    let found = ends.get(&source, "t", 1).await.unwrap();
+                    let found = ends.get(&source, &table).await.unwrap();
                     assert!(found[0].1.0 >= own, "{found:?} without {own}");
                 }
             })
@@ -170,23 +181,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_is_told_to_all_who_wait_and_forgotten() {
-        let (log, source, ends) = log();
+        let (log, source, ends, table) = log();
         log.fails.store(true, Ordering::SeqCst);
-        let calls = (0..3).map(|_| ends.get(&source, "t", 1));
+        let calls = (0..3).map(|_| ends.get(&source, &table));
         for answer in futures::future::join_all(calls).await {
-            assert!(matches!(answer, Err(LogError::Closed)));
+            assert!(matches!(answer, Err(QueryError::Log(LogError::Closed))));
         }
         assert_eq!(log.requests.load(Ordering::SeqCst), 1);
         log.fails.store(false, Ordering::SeqCst);
-        ends.get(&source, "t", 1).await.unwrap();
+        ends.get(&source, &table).await.unwrap();
     }
 
     #[tokio::test]
     async fn nobody_waits_for_a_request_that_died() {
-        let (log, source, ends) = log();
+        let (log, source, ends, table) = log();
         log.panics.store(true, Ordering::SeqCst);
-        assert!(ends.get(&source, "t", 1).await.is_err());
+        assert!(ends.get(&source, &table).await.is_err());
         log.panics.store(false, Ordering::SeqCst);
-        ends.get(&source, "t", 1).await.unwrap();
+        ends.get(&source, &table).await.unwrap();
     }
 }

@@ -21,12 +21,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::decode::Decoders;
-use super::keyed::{self, Keyed};
 use super::pieces::{BucketTail, Piece, Rows, piece_name};
+use super::topic::check_end;
+use super::upsert::{self, UpsertState};
 use super::view::{Followed, View};
 use super::{Fed, Shared};
 use crate::error::QueryError;
 use crate::pins::Pinned;
+use crate::provider::shape::is_same;
 
 /// Between two rebases that commit events ask for: each applies the tail anew.
 const REBASE_PAUSE: Duration = Duration::from_millis(500);
@@ -108,6 +110,9 @@ async fn follow(
                 }
             }
         }
+        if table.tails.len() < followed.buckets() as usize {
+            return Ok(Over::Again(Box::new(table.base)));
+        }
         if table.bytes > shared.settings.tail_bytes_max {
             // Perhaps most of it is committed by now.
             if let Some(under_way) = rebase.take() {
@@ -144,7 +149,7 @@ struct Base {
     pinned: Arc<Pinned>,
     looked: Instant,
     loader: Option<StateLoader>,
-    keyed: BTreeMap<Bucket, Keyed>,
+    upsert: BTreeMap<Bucket, UpsertState>,
 }
 
 impl Base {
@@ -177,30 +182,31 @@ impl Base {
                 None => None,
             },
         };
-        let mut keyed = BTreeMap::new();
+        let mut upsert = BTreeMap::new();
         if let Some(loader) = &loader {
             let table = shared.pins.table(entry);
             let wanted = (0..entry.buckets).map(Bucket).map(|bucket| {
-                let known = before.and_then(|before| before.keyed.get(&bucket));
+                let known = before.and_then(|before| before.upsert.get(&bucket));
                 (bucket, known.map(|known| known.committed.clone()))
             });
             let wanted: Vec<_> = wanted.collect();
             let states = loader.load_all(&table, &pinned.snapshot, wanted).await?;
             let states = states.into_iter();
-            keyed = states
-                .map(|(bucket, state, _)| (bucket, Keyed::of(state)))
+            upsert = states
+                .map(|(bucket, state, _)| (bucket, UpsertState::of(state)))
                 .collect();
         }
         Ok(Self {
             pinned,
             looked,
             loader,
-            keyed,
+            upsert,
         })
     }
 
     fn has_schema_of(&self, pinned: &Pinned) -> bool {
-        self.pinned.snapshot.metadata().schema_string == pinned.snapshot.metadata().schema_string
+        let metadata = self.pinned.snapshot.metadata();
+        is_same(metadata, pinned.snapshot.metadata())
     }
 
     fn mark(&self, bucket: Bucket) -> Watermark {
@@ -209,7 +215,7 @@ impl Base {
 
     /// An empty tail behind the snapshot.
     fn tail(&self, bucket: Bucket) -> BucketTail {
-        BucketTail::new(self.mark(bucket), self.keyed.get(&bucket).cloned())
+        BucketTail::new(self.mark(bucket), self.upsert.get(&bucket).cloned())
     }
 }
 
@@ -238,7 +244,7 @@ struct Table<'a> {
 impl<'a> Table<'a> {
     fn new(shared: &'a Arc<Shared>, followed: &'a Arc<Followed>, base: Base) -> Self {
         let entry = followed.entry();
-        let tails = (0..entry.buckets)
+        let tails = (0..followed.buckets())
             .map(Bucket)
             .map(|bucket| (bucket, base.tail(bucket)))
             .collect();
@@ -291,7 +297,7 @@ impl<'a> Table<'a> {
                 let name = piece_name(bucket, named);
                 match &loader {
                     Some(loader) => {
-                        keyed::push(tail, loader, name, (came.chunks, came.deletes), &shape)?;
+                        upsert::push(tail, loader, name, (came.chunks, came.deletes), &shape)?;
                     }
                     None => {
                         for chunk in came.chunks {
@@ -366,7 +372,7 @@ impl<'a> Table<'a> {
                         let behind = tail.behind(target.mark(bucket));
                         let shape = &target.pinned.shape;
                         let name = piece_name(bucket, named);
-                        keyed::rebuild(&mut next, loader, name, &behind, shape)?;
+                        upsert::rebuild(&mut next, loader, name, &behind, shape)?;
                     }
                     rebuilt.insert(bucket, next);
                 }
@@ -417,7 +423,7 @@ impl<'a> Table<'a> {
                         let late = late.behind(target.mark(bucket));
                         named += 1;
                         let name = piece_name(bucket, named);
-                        keyed::rebuild(next, loader, name, &late, &target.pinned.shape)?;
+                        upsert::rebuild(next, loader, name, &late, &target.pinned.shape)?;
                     }
                     None => next.pieces = tail.behind(target.mark(bucket)),
                 }
@@ -438,8 +444,13 @@ impl<'a> Table<'a> {
     async fn overrun(&self, bucket: Bucket) -> Result<Over, QueryError> {
         let entry = self.followed.entry();
         let pinned = self.shared.pins.newest(entry, Duration::ZERO).await?;
-        let start = self.shared.source.start(&entry.topic, bucket).await?;
         let mark = pinned.watermark(bucket);
+        // Only after the watermark: in a log that is intact they are not before it.
+        let ends = self.followed.ends(&self.shared.source).await?;
+        if let Some((_, end)) = ends.iter().find(|(found, _)| *found == bucket) {
+            check_end(entry, bucket, *end, mark)?;
+        }
+        let start = self.shared.source.start(&entry.topic, bucket).await?;
         if start.0 <= mark.0 && mark > self.base.mark(bucket) {
             return Ok(Over::Again(Box::new(self.base.clone())));
         }
@@ -453,8 +464,8 @@ impl<'a> Table<'a> {
 
     async fn too_large(&self) -> QueryError {
         let entry = self.followed.entry();
-        let ends = self.shared.source.ends(&entry.topic, entry.buckets).await;
-        let ends = ends.unwrap_or_default();
+        let ends = self.followed.ends(&self.shared.source).await;
+        let ends = ends.unwrap_or_else(|_| Vec::new().into());
         let left = ends.iter().map(|(bucket, end)| {
             let reached = self.tails.get(bucket).map_or(0, |tail| tail.reached.0);
             (end.0 - reached).max(0)

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use tidelake_core::{Bucket, Offset};
 use tidelake_intake::Seen;
-use tidelake_log::{Admin, Follower, KafkaSettings, LogError, MessageBatch, topics};
+use tidelake_log::{Admin, Follower, KafkaSettings, LogError, MessageBatch, TopicInfo, topics};
 
 use super::{Fed, Feed, Messages, RawMessage, TailSource};
 
@@ -25,6 +25,10 @@ impl TailSource for KafkaTail {
     async fn ends(&self, topic: &str, buckets: u32) -> Result<Vec<(Bucket, Offset)>, LogError> {
         let buckets: Vec<Bucket> = (0..buckets).map(Bucket).collect();
         self.admin.end_offsets(topic, &buckets).await
+    }
+
+    async fn describe(&self, topic: &str) -> Result<Option<TopicInfo>, LogError> {
+        self.admin.describe(topic).await
     }
 
     async fn start(&self, topic: &str, bucket: Bucket) -> Result<Offset, LogError> {

@@ -7,7 +7,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use tidelake_core::{Bucket, Offset, Watermark};
 use tidelake_table::{Chunk, Deletes, Positions};
 
-use super::keyed::Keyed;
+use super::upsert::UpsertState;
 use crate::error::QueryError;
 use crate::provider::shape::Shape;
 
@@ -30,7 +30,7 @@ pub(crate) struct BucketTail {
     /// In the order of the log.
     pub pieces: Vec<Arc<Piece>>,
     /// Upsert tables only.
-    pub keyed: Option<Keyed>,
+    pub upsert: Option<UpsertState>,
 }
 
 /// Rows that came together. For upsert tables: a file in memory, whose rows are the newest of their
@@ -167,11 +167,11 @@ impl Piece {
 }
 
 impl BucketTail {
-    pub(super) fn new(mark: Watermark, keyed: Option<Keyed>) -> Self {
+    pub(super) fn new(mark: Watermark, upsert: Option<UpsertState>) -> Self {
         Self {
             reached: Offset(mark.0),
             pieces: Vec::new(),
-            keyed,
+            upsert,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -12,9 +12,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::ends::{BucketEnds, Ends};
 use super::pieces::BucketTail;
+use super::topic::check_end;
+use super::{Shared, TailSource};
 use crate::error::QueryError;
 use crate::pins::Pinned;
 
@@ -95,6 +96,7 @@ pub(super) struct Wanted {
 #[derive(Debug)]
 pub(crate) struct Followed {
     entry: Arc<TableEntry>,
+    buckets: AtomicU32,
     ends: Arc<Ends>,
     told: watch::Sender<Told>,
     wanted: Mutex<Wanted>,
@@ -108,6 +110,7 @@ pub(crate) struct Followed {
 impl Followed {
     pub(super) fn new(entry: Arc<TableEntry>) -> Self {
         Self {
+            buckets: AtomicU32::new(entry.buckets),
             entry,
             ends: Arc::default(),
             told: watch::Sender::new(Told::Nothing),
@@ -125,7 +128,29 @@ impl Followed {
     }
 
     pub(super) fn is_of(&self, entry: &TableEntry) -> bool {
-        self.entry.topic_id == entry.topic_id
+        self.entry.is_same_table(entry)
+    }
+
+    /// Partitions that are read: those of the table, and what the topic of an append table got
+    /// since.
+    pub(super) fn buckets(&self) -> u32 {
+        self.buckets.load(Ordering::Relaxed)
+    }
+
+    /// The log's ends, as of some moment after this call.
+    ///
+    /// # Errors
+    /// [`QueryError::TopicChanged`] where the topic is not the table's any more.
+    pub(super) async fn ends(
+        &self,
+        source: &Arc<dyn TailSource>,
+    ) -> Result<BucketEnds, QueryError> {
+        let ends = self.ends.get(source, &self.entry).await?;
+        let buckets = ends.len() as u32;
+        if self.buckets.fetch_max(buckets, Ordering::Relaxed) < buckets {
+            self.wake.notify_one();
+        }
+        Ok(ends)
     }
 
     /// The newest view, whatever it has reached.
@@ -224,19 +249,37 @@ impl Following {
 
     /// The log's ends, as of some moment after this call.
     pub(crate) async fn ends(&self) -> Result<BucketEnds, QueryError> {
-        let entry = &self.followed.entry;
-        let source = &self.shared.source;
-        let ends = self.followed.ends.get(source, &entry.topic, entry.buckets);
-        Ok(ends.await?)
+        self.followed.ends(&self.shared.source).await
     }
 
     /// The first view that covers `ends` and whose snapshot was read at most `age_max` before the
     /// hold began.
     ///
     /// # Errors
-    /// [`QueryError::TailBehind`] where the follower does not come so far in time, and whatever ended
-    /// it.
+    /// [`QueryError::TailBehind`] where the follower does not come so far in time,
+    /// [`QueryError::TopicChanged`] where the log ends before the snapshot's watermarks, and
+    /// whatever ended the follower.
     pub(crate) async fn view(
+        &self,
+        ends: &[(Bucket, Offset)],
+        age_max: Duration,
+        deadline: Instant,
+    ) -> Result<Arc<View>, QueryError> {
+        let view = self.covering(ends, age_max, deadline).await?;
+        let reach = |ends: &[(Bucket, Offset)]| {
+            ends.iter().try_for_each(|(bucket, end)| {
+                let watermark = view.pinned.watermark(*bucket);
+                check_end(&self.followed.entry, *bucket, *end, watermark)
+            })
+        };
+        if reach(ends).is_err() {
+            // The ends may be older than the snapshot; later ones are not.
+            reach(&self.ends().await?)?;
+        }
+        Ok(view)
+    }
+
+    async fn covering(
         &self,
         ends: &[(Bucket, Offset)],
         age_max: Duration,

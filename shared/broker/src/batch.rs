@@ -254,17 +254,18 @@ pub(crate) mod testing {
         }
     }
 
+    fn varint(value: usize) -> Vec<u8> {
+        let (mut rest, mut out) = (value << 1, Vec::new());
+        while rest >= 0x80 {
+            out.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        out.push(rest as u8);
+        out
+    }
+
     /// So many records in exactly so many bytes; the last one takes what is left.
     fn records(count: i32, bytes: usize) -> Option<Vec<u8>> {
-        let varint = |value: usize| {
-            let (mut rest, mut out) = (value << 1, Vec::new());
-            while rest >= 0x80 {
-                out.push(rest as u8 | 0x80);
-                rest >>= 7;
-            }
-            out.push(rest as u8);
-            out
-        };
         let mut out = Vec::new();
         for index in 0..count as usize {
             let mut head = vec![0, 0];
@@ -278,9 +279,25 @@ pub(crate) mod testing {
             };
             out.extend(varint(body));
             out.extend(&head);
-            out.extend((head.len()..body).map(|at| (at % 251) as u8));
+            out.extend(inside(body - head.len())?);
         }
         Some(out)
+    }
+
+    /// A key, a value and no headers in exactly so many bytes.
+    fn inside(bytes: usize) -> Option<Vec<u8>> {
+        // No key, or one byte where the value's length would jump over what is left.
+        for key in [&[1][..], &[2, 7]] {
+            for width in 1..=5 {
+                let value = bytes.checked_sub(key.len() + width + 1)?;
+                if varint(value).len() == width {
+                    let value_bytes = (0..value).map(|at| (at % 251) as u8);
+                    let lead = key.iter().copied().chain(varint(value));
+                    return Some(lead.chain(value_bytes).chain([0]).collect());
+                }
+            }
+        }
+        None
     }
 
     /// Recomputes the checksum.

@@ -64,7 +64,7 @@ impl Visit for Count {
     fn visit(self, records: impl BufRead) -> io::Result<Self::Found> {
         let mut records = Records(records);
         for index in 0..self.0 {
-            match records.next()? {
+            match records.next_whole()? {
                 Err(reason) => return Ok(Err(format!("record {index}: {reason}"))),
                 Ok(record) if record.offset_delta != i64::from(index) => {
                     let found = record.offset_delta;
@@ -140,8 +140,50 @@ struct RecordHead {
 struct Records<R>(R);
 
 impl<R: BufRead> Records<R> {
-    /// The next record, or what is wrong with it.
+    /// The next record, or what is wrong with its head or its length.
     fn next(&mut self) -> io::Result<Result<RecordHead, &'static str>> {
+        let (head, rest) = match self.head()? {
+            Ok(begun) => begun,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        if self.skip(rest)? != rest {
+            return Ok(Err("it ends early"));
+        }
+        Ok(Ok(head))
+    }
+
+    /// The next record, or what is wrong with any of it: a record that consumers can't read would
+    /// stop each of them for ever.
+    fn next_whole(&mut self) -> io::Result<Result<RecordHead, &'static str>> {
+        let (head, mut left) = match self.head()? {
+            Ok(begun) => begun,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        if !self.field(&mut left, true)? {
+            return Ok(Err("its key does not fit it"));
+        }
+        if !self.field(&mut left, true)? {
+            return Ok(Err("its value does not fit it"));
+        }
+        let Some(headers) = self.number(&mut left)? else {
+            return Ok(Err("its number of headers is missing"));
+        };
+        if headers < 0 {
+            return Ok(Err("its number of headers is negative"));
+        }
+        for _ in 0..headers {
+            if !(self.field(&mut left, false)? && self.field(&mut left, true)?) {
+                return Ok(Err("its headers do not fit it"));
+            }
+        }
+        Ok(match left {
+            0 => Ok(head),
+            _ => Err("it is longer than what it holds"),
+        })
+    }
+
+    /// A record's head, and how many bytes follow it.
+    fn head(&mut self) -> io::Result<Result<(RecordHead, usize), &'static str>> {
         let Some((len, _)) = self.varint()? else {
             return Ok(Err("its length is missing"));
         };
@@ -159,13 +201,37 @@ impl<R: BufRead> Records<R> {
         let Some(rest) = len.checked_sub(1 + first + second) else {
             return Ok(Err("it is shorter than its head"));
         };
-        if self.skip(rest)? != rest {
-            return Ok(Err("it ends early"));
-        }
-        Ok(Ok(RecordHead {
+        let head = RecordHead {
             timestamp_delta,
             offset_delta,
+        };
+        Ok(Ok((head, rest)))
+    }
+
+    /// A varint of the `left` bytes of a record; `None` where it does not fit.
+    fn number(&mut self, left: &mut usize) -> io::Result<Option<i64>> {
+        let Some((number, bytes)) = self.varint()? else {
+            return Ok(None);
+        };
+        Ok(left.checked_sub(bytes).map(|less| {
+            *left = less;
+            number
         }))
+    }
+
+    /// Passes over a length and so many bytes, of the `left` ones of a record; -1 stands for null
+    /// where there may be none. False where they do not fit.
+    fn field(&mut self, left: &mut usize, may_be_null: bool) -> io::Result<bool> {
+        let Some(len) = self.number(left)? else {
+            return Ok(false);
+        };
+        if len == -1 && may_be_null {
+            return Ok(true);
+        }
+        let len = usize::try_from(len).ok().filter(|len| len <= left);
+        let Some(len) = len else { return Ok(false) };
+        *left -= len;
+        Ok(self.skip(len)? == len)
     }
 
     /// Passes over `len` bytes; gives how many there were.
@@ -354,10 +420,54 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_no_consumer_could_read_is_refused() {
+        let numbers = |numbers: &[i64]| {
+            let mut bytes = Vec::new();
+            numbers.iter().for_each(|n| put_varint(&mut bytes, *n));
+            bytes
+        };
+        // Key, value and headers of a record: lengths, and no bytes but theirs.
+        let with = |inside: &[u8]| {
+            let mut record = vec![0, 0, 0];
+            record.extend(inside);
+            let mut records = numbers(&[record.len() as i64]);
+            records.extend(record);
+            checked(&wrapped(0, &[500], &records))
+        };
+        for good in [&[-1, -1, 0][..], &[0, 0, 0], &[-1, -1, 1, 0, -1]] {
+            with(&numbers(good)).unwrap();
+        }
+        let bad: [&[i64]; 10] = [
+            &[],
+            &[-1],
+            &[-1, -1],
+            &[1_000, -1, 0],
+            &[-7, -1, 0],
+            &[-1, 1_000, 0],
+            &[-1, -1, -5],
+            &[-1, -1, 1 << 40],
+            &[-1, -1, 1, -1, -1],
+            &[-1, -1, 0, 0],
+        ];
+        for bad in bad {
+            let error = with(&numbers(bad)).unwrap_err();
+            assert!(
+                matches!(error, RecordsError::Shape { .. }),
+                "{bad:?}: {error}"
+            );
+        }
+        // The last record reaches into nothing, whatever its length says.
+        assert!(with(&[numbers(&[-1, 9]), b"short".to_vec()].concat()).is_err());
+    }
+
+    #[test]
     fn a_small_batch_that_unpacks_to_much_is_refused_unpacked_or_not() {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        // A record, no key, and a value that is all zeros.
         let mut len = Vec::new();
         put_varint(&mut len, 1 << 30);
+        len.extend([0, 0, 0, 1]);
+        put_varint(&mut len, 1 << 29);
         gzip.write_all(&len).unwrap();
         io::copy(&mut io::repeat(0).take(140 << 20), &mut gzip).unwrap();
         let gzip = gzip.finish().unwrap();

@@ -202,11 +202,14 @@ async fn a_waiting_fetch_is_answered_by_the_append_it_waits_for() {
     assert_eq!(fetched(&mut consumer).await, (0, 0));
 }
 
-/// One batch of one record, all zeros, that unpacks to so many bytes.
+/// One batch of one record, its value all zeros, that unpacks to so many bytes.
 fn gzip_of_zeros(bytes: u64) -> Vec<u8> {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    let length_of_a_record = [0x80, 0x80, 0x80, 0x80, 0x08];
-    std::io::Write::write_all(&mut gzip, &length_of_a_record).unwrap();
+    // The lengths of the record and its value; no key.
+    let head = [
+        0x80, 0x80, 0x80, 0x80, 0x08, 0, 0, 0, 1, 0x80, 0x80, 0x80, 0x80, 0x04,
+    ];
+    std::io::Write::write_all(&mut gzip, &head).unwrap();
     let mut zeros = std::io::Read::take(std::io::repeat(0), bytes);
     std::io::copy(&mut zeros, &mut gzip).unwrap();
     let packed = gzip.finish().unwrap();

@@ -46,7 +46,9 @@ impl Rejection {
     /// What the caller must do.
     pub fn kind(&self) -> ErrorKind {
         match self.reason {
-            Reason::TooLarge { .. } | Reason::DecodedTooLarge { .. } => ErrorKind::TooLarge,
+            Reason::TooLarge { .. }
+            | Reason::DecodedTooLarge { .. }
+            | Reason::BatchTooLarge { .. } => ErrorKind::TooLarge,
             _ => ErrorKind::Invalid,
         }
     }
@@ -105,6 +107,15 @@ pub enum Reason {
         "decoded it would take more than {max} bytes; make it smaller, or send fewer rows at a time"
     )]
     DecodedTooLarge { max: usize },
+    #[error(
+        "a message of the Arrow stream has {found} {what}, at most {max} are taken; write smaller \
+         batches (pyarrow: `write_table(table, max_chunksize=65536)`)"
+    )]
+    BatchTooLarge {
+        what: &'static str,
+        found: i64,
+        max: usize,
+    },
     #[error("a record without a value removes a key, but the table has no primary key")]
     Tombstone,
     #[error("a record without a value removes the key it carries, and this one carries none")]
@@ -146,7 +157,9 @@ impl Reason {
             Self::Inexact { .. } => "INEXACT",
             Self::InvalidValue { .. } => "INVALID_VALUE",
             Self::TooDeep { .. } => "TOO_DEEP",
-            Self::TooLarge { .. } | Self::DecodedTooLarge { .. } => "TOO_LARGE",
+            Self::TooLarge { .. } | Self::DecodedTooLarge { .. } | Self::BatchTooLarge { .. } => {
+                "TOO_LARGE"
+            }
             Self::Tombstone => "TOMBSTONE",
             Self::MissingKey => "MISSING_KEY",
             Self::InvalidKey { .. } => "INVALID_KEY",

@@ -141,6 +141,12 @@ impl BucketIntake {
         })
     }
 
+    /// The key text of the record for which [`Taken::Misrouted`] was told last. Records of one text
+    /// must be sent on one after the other: a message's own key need not tell them.
+    pub fn misrouted_key(&self) -> &[u8] {
+        self.decoder.key_elsewhere()
+    }
+
     /// Records that wait to be drained, deletes among them.
     pub fn rows(&self) -> usize {
         self.decoder.rows()

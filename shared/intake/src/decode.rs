@@ -261,6 +261,12 @@ impl MessageDecoder {
         taken
     }
 
+    /// The key text of the record that was last found to belong elsewhere: canonical, whatever the
+    /// message's own key was.
+    pub fn key_elsewhere(&self) -> &[u8] {
+        self.upsert.as_ref().map_or(&[], UpsertMessages::last_text)
+    }
+
     /// Gives back the room that is kept for more records, where none waits.
     pub fn shrink(&mut self) {
         if self.rows() > 0 {

@@ -48,6 +48,9 @@ pub enum Event {
     /// Answer with [`GroupLog::release`]; until then the group waits.
     Revoked(Vec<TopicBucket>),
     Messages(MessageBatch),
+    /// No message lies before this offset that has not come: those that end here are none of ours,
+    /// markers of producers' transactions and what was aborted.
+    Passed(TopicBucket, Offset),
     /// The bucket can't go on (for example: its offset is not in the log any more). Nothing of it
     /// comes any more until [`GroupLog::restart`] names it.
     Failed(TopicBucket, LogError),

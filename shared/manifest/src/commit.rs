@@ -44,6 +44,12 @@ enum Tried {
 }
 
 impl DeltaTable {
+    /// Refuses a version that no commit of ours can follow, whatever it holds. [`Self::commit`] asks
+    /// it as well; whoever stores files for a commit asks before, or leaves them behind at each try.
+    pub fn check_writable(&self, base: &Snapshot) -> Result<()> {
+        check_writable(&self.reader.at(), &base.protocol, &base.metadata)
+    }
+
     /// Commits on top of `base` or, after lost races, on top of the winners.
     ///
     /// [`tidelake_storage::StorageError::OutcomeUnknown`] where the store fell silent: whether the

@@ -22,24 +22,14 @@ const MAX_COLUMN_ID: &str = "delta.columnMapping.maxColumnId";
 const COLUMN_MAPPING: &str = "columnMapping";
 pub(crate) const DELETION_VECTORS: &str = "deletionVectors";
 const TIMESTAMP_NTZ: &str = "timestampNtz";
-/// Stands for a type that a schema may have. delta-rs names it in the protocol of tables without
-/// such a column, as soon as it sets a property: the schema says whether there is one.
-const VARIANT_TYPE: &str = "variantType";
 
 /// What we read: these features change how files or the log are to be understood.
-const READABLE: [&str; 4] = [
-    COLUMN_MAPPING,
-    DELETION_VECTORS,
-    TIMESTAMP_NTZ,
-    VARIANT_TYPE,
-];
+const READABLE: [&str; 3] = [COLUMN_MAPPING, DELETION_VECTORS, TIMESTAMP_NTZ];
 /// What we write correctly.
-const WRITABLE: [&str; 4] = [
-    COLUMN_MAPPING,
-    DELETION_VECTORS,
-    TIMESTAMP_NTZ,
-    VARIANT_TYPE,
-];
+const WRITABLE: [&str; 3] = [COLUMN_MAPPING, DELETION_VECTORS, TIMESTAMP_NTZ];
+/// Types that no column of a table that we read has: its schema refuses them by name. So the feature
+/// asks nothing of us. delta-rs names it on every table with features of which it sets a property.
+const OF_TYPES_REFUSED: [&str; 2] = ["variantType", "variantType-preview"];
 /// What writer version 2 stands for. Honoured by refusing what they forbid.
 const BY_NUMBER_2: &[&str] = &["appendOnly", "invariants"];
 /// What the writer versions up to 6 stand for besides, all of it optional: a table that may use it
@@ -193,7 +183,10 @@ pub(crate) fn check_readable(at: &str, protocol: &Protocol, metadata: &Metadata)
     let named = protocol.reader_features.iter().flatten();
     features.extend(
         named
-            .filter(|name| !READABLE.contains(&name.as_str()))
+            .filter(|name| {
+                let name = name.as_str();
+                !READABLE.contains(&name) && !OF_TYPES_REFUSED.contains(&name)
+            })
             .cloned(),
     );
     if !features.is_empty() {
@@ -228,6 +221,7 @@ pub(crate) fn check_writable(at: &str, protocol: &Protocol, metadata: &Metadata)
     let named = protocol.writer_features.iter().flatten().filter(|name| {
         let name = name.as_str();
         !WRITABLE.contains(&name)
+            && !OF_TYPES_REFUSED.contains(&name)
             && !BY_NUMBER_2.contains(&name)
             && !BY_LATER_NUMBERS.iter().any(|(_, unused)| *unused == name)
     });

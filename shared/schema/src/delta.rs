@@ -25,6 +25,8 @@
 //! | `tidelake.type` | the declared type where Delta has none |
 //! | `tidelake.type.<path>`, `tidelake.id.<path>` | the same, and the id, of a position inside a list or map |
 //!
+//! Numbers are written as numbers, and read as text too.
+//!
 //! `<path>` leads from the nearest field with metadata to the position: `element`, `key`, `value`,
 //! joined by dots (`element.value`). The schema's own id is not part of a `schemaString`; reading
 //! gives 0, and the table's properties keep it.
@@ -42,7 +44,6 @@ use serde_json::Value;
 use tidelake_core::limits::SCHEMA_DEPTH_MAX;
 
 use crate::error::SchemaError;
-use crate::iceberg::integer;
 use crate::types::{Field, Primitive, TableSchema, Type};
 
 pub use read::from_schema_string;
@@ -57,6 +58,19 @@ const DECLARED: &str = "tidelake.type";
 const OWN_ID: &str = "tidelake.id";
 /// Characters that Delta takes in a column's name only under column mapping.
 const AWKWARD: [char; 10] = [' ', ',', ';', '{', '}', '(', ')', '=', '\t', '\n'];
+
+/// A number in a field's metadata. Engines that keep metadata as text write it back as text: delta-rs
+/// does where it merges schemas.
+fn number_in(value: &Value) -> Option<i64> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_i64(),
+    }
+}
+
+fn id_in(value: &Value) -> Option<i32> {
+    i32::try_from(number_in(value)?).ok()
+}
 
 /// Physical names by field id, where they differ from the logical ones.
 pub type PhysicalNames = BTreeMap<i32, String>;
@@ -73,7 +87,7 @@ pub fn physical_names(text: &str) -> Result<PhysicalNames, SchemaError> {
             Value::Object(object) => {
                 let metadata = &value["metadata"];
                 if let (Some(id), Some(name)) =
-                    (integer(&metadata[ID]), metadata[PHYSICAL_NAME].as_str())
+                    (id_in(&metadata[ID]), metadata[PHYSICAL_NAME].as_str())
                     && object.get("name").and_then(Value::as_str) != Some(name)
                 {
                     names.insert(id, name.to_owned());

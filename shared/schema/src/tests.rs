@@ -502,6 +502,42 @@ fn columns_that_other_engines_add_have_one_id_in_every_order() {
 }
 
 #[test]
+fn numbers_that_other_engines_wrote_as_text_are_the_same_numbers() {
+    fn as_text(value: &mut Value) {
+        match value {
+            Value::Array(values) => values.iter_mut().for_each(as_text),
+            Value::Object(object) => object.values_mut().for_each(as_text),
+            Value::Number(number) => *value = json!(number.to_string()),
+            _ => {}
+        }
+    }
+    let names = delta::PhysicalNames::from([(1, "old".to_owned()), (13, "older".to_owned())]);
+    for written in [
+        delta::schema_string(&nested()),
+        delta::mapped_schema_string(&nested(), &names),
+    ] {
+        let mut value: Value = serde_json::from_str(&written).unwrap();
+        as_text(&mut value);
+        let text = value.to_string();
+        assert_ne!(text, written);
+        let (own, other) = (
+            delta::from_schema_string(&written),
+            delta::from_schema_string(&text),
+        );
+        assert_eq!(other.unwrap(), own.unwrap());
+        assert_eq!(
+            delta::physical_names(&text).unwrap(),
+            delta::physical_names(&written).unwrap()
+        );
+    }
+    let mut damaged: Value = serde_json::from_str(&delta::schema_string(&nested())).unwrap();
+    damaged["fields"][0]["metadata"]["tidelake.id"] = json!("x");
+    let error = delta::from_schema_string(&damaged.to_string()).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("must be an id"), "{error}");
+}
+
+#[test]
 fn what_other_engines_may_not_do_to_a_schema_is_told_by_column() {
     let change = |field: usize, key: &str, to: Value| {
         let mut value: Value = serde_json::from_str(&delta::schema_string(&nested())).unwrap();

@@ -5,9 +5,11 @@
 //! ```
 //!
 //! Invariants: no more connections are open than the settings allow; one that brings no whole
-//! request in time is closed; requests under way at the stop are answered, [`DRAIN_MAX`] at most.
+//! request in time, or does not take its answer, is closed; requests under way at the stop are
+//! answered, [`DRAIN_MAX`] at most.
 
 mod connections;
+mod pace;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -34,6 +37,7 @@ use tower::Service;
 
 use crate::{ServiceError, Shutdown};
 use connections::{Connection, Connections};
+use pace::{PacedBody, PacedWrite};
 
 /// How long requests under way may take to finish once the stop is requested.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -41,7 +45,8 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(20);
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// What every connection with HTTP/2 begins with.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Bytes of a request's headers, with HTTP/2.
+/// Bytes of a request's headers. With HTTP/1 also what is read or written at once: each connection
+/// may hold so much of a request that never gets whole.
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 128;
@@ -57,8 +62,9 @@ pub struct HttpSettings {
     /// proxy's address: there it wants to be as large as `connections_max`.
     pub peer_connections_max: usize,
     /// How long a connection may stand without a whole request: from its beginning or the last
-    /// answer to the end of the next headers. Shorter frees handles sooner and makes clients that
-    /// keep connections open connect more often.
+    /// answer to the end of the next headers. Also how long a body may stand still, or an answer may
+    /// wait to be taken, over all of it: each KiB that moves gives a second back. Shorter frees
+    /// handles sooner and makes clients that keep connections open connect more often.
     pub idle_timeout_ms: u64,
 }
 
@@ -218,6 +224,7 @@ async fn connection(
         Err(_) => return tracing::debug!("a connection brought nothing in time"),
     };
     let is_http2 = first == HTTP2_PREFACE;
+    let write = PacedWrite::new(write, idle_timeout);
     let io = TokioIo::new(tokio::io::join(Cursor::new(first).chain(read), write));
     let outcome = if is_http2 {
         http2(io, router, &shutdown, idle_timeout).await
@@ -247,11 +254,17 @@ async fn http1<I: Read + Write + Unpin>(
     shutdown: &Shutdown,
     idle_timeout: Duration,
 ) -> hyper::Result<()> {
+    let service = Asked {
+        router,
+        patience: idle_timeout,
+        asked: Arc::default(),
+    };
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         // Begins anew with each answer, so it ends idle connections too.
         .header_read_timeout(idle_timeout)
-        .serve_connection(io, TowerToHyperService::new(router));
+        .max_buf_size(HEADERS_BYTES_MAX as usize)
+        .serve_connection(io, TowerToHyperService::new(service));
     let mut serving = pin!(serving);
     tokio::select! {
         outcome = serving.as_mut() => return outcome,
@@ -267,8 +280,9 @@ async fn http2<I: Read + Write + Unpin>(
     idle_timeout: Duration,
 ) -> hyper::Result<()> {
     let asked = Arc::new(AtomicBool::new(false));
-    let service = TowerToHyperService::new(Noting {
+    let service = TowerToHyperService::new(Asked {
         router,
+        patience: idle_timeout,
         asked: Arc::clone(&asked),
     });
     let serving = http2::Builder::new(TokioExecutor::new())
@@ -298,27 +312,26 @@ async fn http2<I: Read + Write + Unpin>(
     serving.await
 }
 
-/// The router, noting that there was a request.
+/// The router, noting that there was a request, whose body must come in time.
 #[derive(Clone)]
-struct Noting {
+struct Asked {
     router: Router,
+    patience: Duration,
     asked: Arc<AtomicBool>,
 }
 
-impl<B> Service<Request<B>> for Noting
-where
-    Router: Service<Request<B>>,
-{
-    type Response = <Router as Service<Request<B>>>::Response;
-    type Error = <Router as Service<Request<B>>>::Error;
-    type Future = <Router as Service<Request<B>>>::Future;
+impl Service<Request<Incoming>> for Asked {
+    type Response = <Router as Service<Request<PacedBody<Incoming>>>>::Response;
+    type Error = <Router as Service<Request<PacedBody<Incoming>>>>::Error;
+    type Future = <Router as Service<Request<PacedBody<Incoming>>>>::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.router.poll_ready(cx)
+        Service::<Request<PacedBody<Incoming>>>::poll_ready(&mut self.router, cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         self.asked.store(true, Ordering::Relaxed);
+        let request = request.map(|body| PacedBody::new(body, self.patience));
         self.router.call(request)
     }
 }

@@ -88,6 +88,7 @@ fn record(offset: i64, target: u32, bytes: usize) -> Misrouted {
         timestamp_ms: Some(1),
     };
     Misrouted {
+        key: (offset % 3) as u64,
         offset: Offset(offset),
         message,
     }

@@ -15,13 +15,18 @@ const LZ4_MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
 const LZ4_RATIO_MAX: usize = 255;
 
 /// Checks the lengths that a record batch (or dictionary) claims.
-pub(super) fn check_shape(
-    batch: &RecordBatch<'_>,
-    limits: &StreamLimits,
-) -> Result<(), &'static str> {
-    let rows_max = i64::try_from(limits.batch_rows_max).unwrap_or(i64::MAX);
-    if !(0..=rows_max).contains(&batch.length()) {
-        return Err("more rows in one batch than are allowed");
+pub(super) fn check_shape(batch: &RecordBatch<'_>, limits: &StreamLimits) -> Result<(), Reason> {
+    let (found, max) = (batch.length(), limits.batch_rows_max);
+    match usize::try_from(found) {
+        Ok(rows) if rows <= max => {}
+        Ok(_) => {
+            return Err(Reason::BatchTooLarge {
+                what: "rows",
+                found,
+                max,
+            });
+        }
+        Err(_) => return Err(corrupt("a negative number of rows")),
     }
     // A list's items may be many more than its rows, but each takes a bit of the body at least,
     // unless they are of type Null, which has no items to speak of.
@@ -30,7 +35,7 @@ pub(super) fn check_shape(
     for node in batch.nodes().into_iter().flatten() {
         let length = node.length();
         if !(0..=items_max).contains(&length) || !(0..=length).contains(&node.null_count()) {
-            return Err("a column's length is out of bounds");
+            return Err(corrupt("a column's length is out of bounds"));
         }
     }
     let count = batch.buffers().map_or(0, |buffers| buffers.len());
@@ -38,12 +43,12 @@ pub(super) fn check_shape(
     let mut views = 0_usize;
     for buffers in variadic {
         let Ok(buffers) = usize::try_from(buffers) else {
-            return Err("a negative buffer count");
+            return Err(corrupt("a negative buffer count"));
         };
         views = views.saturating_add(buffers);
     }
     if views > count {
-        Err("more view buffers than buffers")
+        Err(corrupt("more view buffers than buffers"))
     } else {
         Ok(())
     }

@@ -258,6 +258,7 @@ impl Frames {
     }
 
     fn check_metadata(&self, bytes: usize) -> Result<(), Reason> {
+        // What is no Arrow at all mostly claims this.
         if bytes > self.limits.metadata_bytes_max {
             return Err(corrupt("a message's metadata is larger than allowed"));
         }
@@ -266,10 +267,16 @@ impl Frames {
 
     fn body_length(&self, metadata: &[u8]) -> Result<usize, Reason> {
         let message = root_as_message(metadata).map_err(|e| corrupt(&e.to_string()))?;
-        let length = usize::try_from(message.bodyLength()).ok();
-        length
-            .filter(|length| *length <= self.limits.body_bytes_max)
-            .ok_or_else(|| corrupt("a message's body is larger than allowed"))
+        let (found, max) = (message.bodyLength(), self.limits.body_bytes_max);
+        match usize::try_from(found) {
+            Ok(length) if length <= max => Ok(length),
+            Ok(_) => Err(Reason::BatchTooLarge {
+                what: "bytes",
+                found,
+                max,
+            }),
+            Err(_) => Err(corrupt("a message's body has a negative length")),
+        }
     }
 
     /// Takes in one message; a batch if it was one.
@@ -330,7 +337,7 @@ impl Frames {
         batch: &arrow::ipc::RecordBatch<'_>,
         body: &[u8],
     ) -> Result<(), Reason> {
-        bounds::check_shape(batch, &self.limits).map_err(corrupt)?;
+        bounds::check_shape(batch, &self.limits)?;
         bounds::take_buffers(batch, body, &mut self.allowance)
     }
 

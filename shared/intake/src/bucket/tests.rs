@@ -80,6 +80,24 @@ fn a_misrouted_record_is_taken_once_where_it_belongs() {
 }
 
 #[test]
+fn the_key_of_a_misrouted_record_is_that_of_its_row() {
+    let table = table(TableKind::Upsert);
+    let (id, target) = foreign(Bucket(0));
+    let mut intake = intake(&table, Bucket(0));
+    let mut tombstone = record(id);
+    tombstone.value = None;
+    let mut keyless = record(id);
+    keyless.key = None;
+    let mut named = record(id);
+    named.key = Some(Bytes::from_static(b"whatever"));
+    for message in [tombstone, keyless, named] {
+        let taken = intake.take(&seen(&message, 0));
+        assert_eq!(taken, Taken::Misrouted(target));
+        assert_eq!(intake.misrouted_key(), id.to_string().as_bytes());
+    }
+}
+
+#[test]
 fn an_origin_that_is_not_ours_takes_nothing_away_and_is_not_sent_on() {
     let table = table(TableKind::Upsert);
     let (id, target) = foreign(Bucket(0));

@@ -52,6 +52,11 @@ impl UpsertMessages {
         self.tombstones.bytes() + self.offsets.len() * POSITION_BYTES
     }
 
+    /// The text of the key that was looked at last.
+    pub(super) fn last_text(&self) -> &[u8] {
+        &self.text
+    }
+
     /// Gives back the room that is kept for more tombstones, where none waits.
     pub(super) fn shrink(&mut self, schema: &TableSchema) {
         if let Ok(tombstones) = KeyBuilder::of(&self.key, schema) {

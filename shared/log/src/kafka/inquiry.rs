@@ -16,6 +16,8 @@ use crate::{Event, LogError, TopicBucket};
 
 /// Between two looks at buckets that are quiet.
 const QUIET_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at positions, which cost no request.
+const POSITIONS_INTERVAL: Duration = Duration::from_millis(500);
 /// Topics are not asked about more often.
 const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(200);
 
@@ -24,6 +26,7 @@ pub(super) struct Inquiries {
     client: Arc<Client>,
     quiet: Option<Question<Listed>>,
     quiet_due: Instant,
+    positions_due: Instant,
     lost: Vec<Lost>,
     topics: Option<Question<Described>>,
     topics_due: Instant,
@@ -56,6 +59,7 @@ impl Inquiries {
             client,
             quiet: None,
             quiet_due: now,
+            positions_due: now,
             lost: Vec::new(),
             topics: None,
             topics_due: now,
@@ -71,7 +75,8 @@ impl Inquiries {
         owned: &HashSet<TopicBucket>,
         now: Instant,
     ) -> Vec<Event> {
-        let mut events = self.look_at_quiet(progress, now);
+        let mut events = self.look_at_positions(progress, now);
+        events.extend(self.look_at_quiet(progress, now));
         self.lost.retain_mut(|lost| match lost.look() {
             None => true,
             Some(event) => {
@@ -117,6 +122,22 @@ impl Inquiries {
         self.lost.clear();
     }
 
+    /// A bucket's end may have offsets without a message, of which the client tells nothing. It
+    /// only moves its position behind them, and behind messages once they were taken from it.
+    fn look_at_positions(&mut self, progress: &mut Progress, now: Instant) -> Vec<Event> {
+        progress.trust(|at| self.client.position(at));
+        if now < self.positions_due {
+            return Vec::new();
+        }
+        self.positions_due = now + POSITIONS_INTERVAL;
+        let behind = progress.behind(|at| self.client.end_offset_seen(at));
+        let reached = behind.iter().filter_map(|at| {
+            let position = self.client.position(at)?;
+            progress.reached(at, position)
+        });
+        reached.collect()
+    }
+
     fn look_at_quiet(&mut self, progress: &mut Progress, now: Instant) -> Vec<Event> {
         if let Some(question) = &mut self.quiet {
             let Some(answer) = question.poll() else {
@@ -127,13 +148,13 @@ impl Inquiries {
                 Ok(listed) => {
                     let known = |(at, end): (TopicBucket, Result<Offset, _>)| Some((at, end.ok()?));
                     let ends: Vec<_> = listed.into_iter().filter_map(known).collect();
-                    for (at, _) in &ends {
-                        // The end may have offsets without a message, of which nothing is told.
-                        if let Some(position) = self.client.position(at) {
-                            progress.reached(at, position);
-                        }
-                    }
-                    progress.answered(&ends, now)
+                    let reached = ends.iter().filter_map(|(at, _)| {
+                        let position = self.client.position(at)?;
+                        progress.reached(at, position)
+                    });
+                    let mut events: Vec<_> = reached.collect();
+                    events.extend(progress.answered(&ends, now));
+                    events
                 }
                 Err(error) => progress.unanswered(error).into_iter().collect(),
             };

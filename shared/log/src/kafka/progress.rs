@@ -30,6 +30,8 @@ struct Seat {
     /// When something came last, or nothing was known to be there.
     moved: Instant,
     paused: bool,
+    /// The client's position may still be the one of before this beginning.
+    doubted: bool,
     /// It was told that the bucket stands still.
     stalled: bool,
 }
@@ -57,6 +59,7 @@ impl Progress {
             next: from.0,
             moved: now,
             paused: false,
+            doubted: false,
             stalled: false,
         };
         let topic = self.seats.entry(at.topic.clone()).or_default();
@@ -116,6 +119,7 @@ impl Progress {
         }
         seat.next = last + 1;
         seat.moved = now;
+        seat.doubted = false;
         Ok(std::mem::take(&mut seat.stalled))
     }
 
@@ -130,11 +134,48 @@ impl Progress {
         std::mem::take(&mut seat.stalled)
     }
 
-    /// Everything below an offset was read, whenever that was.
-    pub(crate) fn reached(&mut self, at: &TopicBucket, position: Offset) {
-        if let Some(seat) = self.seat(&at.topic, at.bucket) {
-            seat.next = seat.next.max(position.0);
+    /// Everything below an offset was read, whenever that was: what has not come holds no message.
+    pub(crate) fn reached(&mut self, at: &TopicBucket, position: Offset) -> Option<Event> {
+        let seat = self.seat(&at.topic, at.bucket)?;
+        if seat.doubted || !(0..position.0).contains(&seat.next) {
+            return None;
         }
+        seat.next = position.0;
+        Some(Event::Passed(at.clone(), position))
+    }
+
+    /// The bucket was just begun with, and the client takes a while to forget where it stood: until
+    /// it has no position, or something came, its position says nothing.
+    pub(crate) fn doubt(&mut self, at: &TopicBucket) {
+        if let Some(seat) = self.seat(&at.topic, at.bucket) {
+            seat.doubted = true;
+        }
+    }
+
+    /// Takes back doubts in buckets of which the client has forgotten its position.
+    pub(crate) fn trust(&mut self, position: impl Fn(&TopicBucket) -> Option<Offset>) {
+        for (topic, seats) in &mut self.seats {
+            for (&bucket, seat) in seats.iter_mut().filter(|(_, seat)| seat.doubted) {
+                let topic = topic.clone();
+                seat.doubted = position(&TopicBucket { topic, bucket }).is_some();
+            }
+        }
+    }
+
+    /// Buckets that may be read and have not come to the end that `end` knows.
+    pub(crate) fn behind(&self, end: impl Fn(&TopicBucket) -> Option<Offset>) -> Vec<TopicBucket> {
+        let mut behind = Vec::new();
+        for (topic, seats) in &self.seats {
+            for (&bucket, seat) in seats {
+                let topic = topic.clone();
+                let at = TopicBucket { topic, bucket };
+                let quiet = seat.paused || seat.doubted;
+                if !quiet && end(&at).is_some_and(|end| seat.next < end.0) {
+                    behind.push(at);
+                }
+            }
+        }
+        behind
     }
 
     /// Buckets that brought nothing for too long: their ends are to be asked for.

@@ -136,7 +136,7 @@ impl State {
             return None;
         }
         let mut messages = Vec::new();
-        let mut failed = Vec::new();
+        let (mut failed, mut passed) = (Vec::new(), Vec::new());
         for (at, seat) in &mut member.seats {
             let topic = self.topics.get(&*at.topic);
             let partition = topic.and_then(|topic| topic.buckets.get(at.bucket.0 as usize));
@@ -144,7 +144,11 @@ impl State {
                 continue;
             };
             match Partition::read(partition, at, seat.next) {
-                Found::AtEnd(end) => seat.next = end,
+                Found::AtEnd(end) if end > seat.next => {
+                    seat.next = end;
+                    passed.push(Event::Passed(at.clone(), Offset(end)));
+                }
+                Found::AtEnd(_) => {}
                 Found::Messages(found, next) => {
                     messages.extend(found);
                     seat.next = next;
@@ -152,6 +156,7 @@ impl State {
                 Found::Failed(error) => failed.push((at.clone(), error)),
             }
         }
+        member.events.extend(passed);
         for (at, error) in failed {
             member.seats.remove(&at);
             member.events.push_back(Event::Failed(at, error));

@@ -6,9 +6,9 @@ use serde_json::{Map, Value};
 use tidelake_core::limits::SCHEMA_DEPTH_MAX;
 
 use super::write::stored_type;
-use super::{COMMENT, DECLARED, ID, IDENTIFIER, OWN_ID};
+use super::{COMMENT, DECLARED, ID, IDENTIFIER, OWN_ID, id_in, number_in};
 use crate::error::{Problem, SchemaError};
-use crate::iceberg::{assign_fresh_ids, integer, kind_of, optional, required};
+use crate::iceberg::{assign_fresh_ids, kind_of, optional, required};
 use crate::types::{
     Field, ListType, MapType, Primitive, TableSchema, Type, decimal, join, shorten,
 };
@@ -109,26 +109,21 @@ impl Reader {
         let empty = Map::new();
         let metadata = optional(object, &path, "metadata", "an object", Value::as_object)?;
         let metadata = metadata.unwrap_or(&empty);
-        let id = match optional(metadata, &path, ID, "an id", integer)? {
+        let id = match optional(metadata, &path, ID, "an id", id_in)? {
             Some(id) => {
                 self.mapped = true;
                 id
             }
             None => {
                 self.unmapped = true;
-                let own = optional(metadata, &path, OWN_ID, "an id", integer)?;
+                let own = optional(metadata, &path, OWN_ID, "an id", id_in)?;
                 self.numbered |= own.is_some();
                 own.unwrap_or(0)
             }
         };
         if depth == 1
-            && let Some(place) = optional(
-                metadata,
-                &path,
-                IDENTIFIER,
-                "a place in the key",
-                Value::as_i64,
-            )?
+            && let Some(place) =
+                optional(metadata, &path, IDENTIFIER, "a place in the key", number_in)?
         {
             self.identifiers.push((place, name.to_owned()));
         }
@@ -218,7 +213,7 @@ impl Reader {
                 self.nested_unmapped = true;
                 Ok(0)
             }
-            Some(value) => integer(value).ok_or_else(|| {
+            Some(value) => id_in(value).ok_or_else(|| {
                 let problem = Problem::WrongJson {
                     key: OWN_ID,
                     expected: "an id",

@@ -4,6 +4,9 @@
 
 pub const NO_SUCH_ROUTE: &str = "NO_SUCH_ROUTE";
 pub const METHOD_NOT_ALLOWED: &str = "METHOD_NOT_ALLOWED";
+pub const TOPIC_REPLACED: &str = "TOPIC_REPLACED";
+pub const TOPIC_PARTITIONS_CHANGED: &str = "TOPIC_PARTITIONS_CHANGED";
+pub const LOG_CUT_BACK: &str = "LOG_CUT_BACK";
 
 /// Every code, and what it tells.
 pub const ALL: &[(&str, &str)] = &[
@@ -73,6 +76,14 @@ pub const ALL: &[(&str, &str)] = &[
     ),
     ("TOPIC_EXISTS", "a topic of the table's name is in the way"),
     ("TOPIC_REPLACED", "the table's topic is gone or another one"),
+    (
+        "TOPIC_PARTITIONS_CHANGED",
+        "the topic's partitions are not what the table can read",
+    ),
+    (
+        "LOG_CUT_BACK",
+        "the topic ends before what the table has of it",
+    ),
     (
         "LOCATION_TAKEN",
         "a folder of the table's name is in the way",

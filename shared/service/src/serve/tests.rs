@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -255,4 +256,91 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
     assert!(second.await.unwrap().ends_with("hello"));
     shutdown.trigger();
     tokio::time::timeout(WAIT, task).await.unwrap().unwrap();
+}
+
+/// Takes bodies, and has an answer that is larger than any socket's buffers.
+fn bodies_and_large() -> Router {
+    let take = |body: Body| async move {
+        let body = axum::body::to_bytes(body, usize::MAX).await;
+        body.map_or_else(|error| format!("no body: {error}"), |b| b.len().to_string())
+    };
+    let large = || async { vec![0_u8; 64 << 20] };
+    Router::new()
+        .route("/", axum::routing::post(take))
+        .route("/large", get(large))
+}
+
+fn impatient() -> HttpSettings {
+    HttpSettings {
+        idle_timeout_ms: 300,
+        connections_max: 1,
+        ..HttpSettings::default()
+    }
+}
+
+const BODY_HEAD: &[u8] = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8192\r\n\r\n";
+
+#[tokio::test]
+async fn a_body_that_does_not_come_or_drips_is_cut_off() {
+    let (address, _shutdown, _task) = start_with(bodies_and_large(), WAIT, impatient()).await;
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    silent.write_all(BODY_HEAD).await.unwrap();
+    assert!(closed(silent).await.contains("no body"));
+    let (read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
+    write.write_all(BODY_HEAD).await.unwrap();
+    let dripping = tokio::spawn(async move {
+        let mut pause = tokio::time::interval(Duration::from_millis(30));
+        while write.write_all(b"x").await.is_ok() {
+            pause.tick().await;
+        }
+        write
+    });
+    let mut said = vec![0; 1024];
+    let mut read = read;
+    let n = tokio::time::timeout(WAIT, read.read(&mut said)).await;
+    let n = n.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&said[..n]).contains("no body"));
+    drop(read);
+    dripping.abort();
+}
+
+#[tokio::test]
+async fn a_slow_body_that_moves_is_taken() {
+    let (address, _shutdown, _task) = start_with(bodies_and_large(), WAIT, impatient()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(BODY_HEAD).await.unwrap();
+    let mut pause = tokio::time::interval(Duration::from_millis(100));
+    for _ in 0..8 {
+        pause.tick().await;
+        stream.write_all(&[b'x'; 1024]).await.unwrap();
+    }
+    assert!(closed(stream).await.ends_with("8192"));
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_frees_its_place() {
+    let (address, _shutdown, _task) = start_with(bodies_and_large(), WAIT, impatient()).await;
+    let mut stalled = TcpStream::connect(address).await.unwrap();
+    let ask_large = b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n";
+    stalled.write_all(ask_large).await.unwrap();
+    stalled.read_exact(&mut [0]).await.unwrap();
+    assert!(ask(address, "/").await.starts_with("HTTP/1.1 405"));
+    drop(stalled);
+}
+
+#[tokio::test]
+async fn headers_beyond_the_limit_are_refused_before_they_end() {
+    let (address, _shutdown, _task) = start(hello(), WAIT).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\nx: ")
+        .await
+        .unwrap();
+    stream.write_all(&[b'a'; 100_000]).await.unwrap();
+    let mut said = [0; 12];
+    tokio::time::timeout(WAIT, stream.read_exact(&mut said))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&said, b"HTTP/1.1 431");
 }

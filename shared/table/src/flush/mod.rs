@@ -8,9 +8,9 @@
 //! holds in memory. [`append`] and [`upsert`] differ in what they write; only upserts try again, when
 //! others changed the files whose rows they supersede.
 //!
-//! Invariants: nothing is visible before the one commit, and that commit moves every bucket's
-//! watermark from where its rows begin to where they end; rows that another schema decoded are
-//! never written.
+//! Invariants: nothing is stored for a version that no commit can follow; nothing is visible before
+//! the one commit, and that commit moves every bucket's watermark from where its rows begin to where
+//! they end; rows that another schema decoded are never written.
 
 mod append;
 mod upsert;
@@ -130,6 +130,8 @@ impl Flush {
         table: &DeltaTable,
         base: &Arc<Snapshot>,
     ) -> Result<FlushEnded, TableError> {
+        // A table that another engine made unfit stays so for long, and is tried again and again.
+        table.check_writable(base)?;
         let desk = Desk {
             table,
             topic_id: self.topic_id,

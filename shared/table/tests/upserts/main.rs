@@ -501,7 +501,7 @@ impl World {
         let name = format!("part-{}.parquet", uuid().simple());
         let size = bytes.len() as i64;
         self.table.store().put(&name, bytes.into()).await.unwrap();
-        let counted = records.len() % 3 != 0;
+        let counted = !records.len().is_multiple_of(3);
         Add {
             path: name,
             size,

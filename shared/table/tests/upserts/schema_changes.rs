@@ -43,6 +43,37 @@ fn some(keys: std::ops::Range<u32>, value: i64) -> (u32, Vec<Vec<Record>>) {
 }
 
 #[tokio::test]
+async fn what_can_not_be_committed_is_not_stored() {
+    let mut world = World::new(Shape::Long).await;
+    world.flush(0, &[some(0..20, 1)], true).await;
+    let base = world.latest().await;
+    let mut metadata = base.metadata().clone();
+    let constraint = "delta.constraints.small".to_owned();
+    metadata.configuration.insert(constraint, "v < 9".into());
+    let name = format!("_delta_log/{:020}.json", base.version().next().0);
+    let bytes = write_commit(&[
+        Action::CommitInfo(CommitInfo::default()),
+        Action::Metadata(metadata),
+    ]);
+    let store = world.table.store().clone();
+    store.put(&name, bytes.into()).await.unwrap();
+    let before = store.list("").await.unwrap().len();
+    world.writers[0].base = world.latest().await;
+    let request = world.request(0, &[some(10..30, 1000)]).await;
+    let own = &world.writers[0];
+    let error = request.run(&own.table, &own.base).await.unwrap_err();
+    assert!(error_chain(&error).contains("delta.constraints"), "{error}");
+    assert_eq!(store.list("").await.unwrap().len(), before);
+}
+
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |text, source| {
+        format!("{text}: {source}")
+    })
+}
+
+#[tokio::test]
 async fn columns_that_change_places_under_decoded_rows_keep_their_values() {
     for shape in [Shape::Long, Shape::TextAndInt] {
         let mut world = World::new(shape).await;

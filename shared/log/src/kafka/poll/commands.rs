@@ -3,6 +3,8 @@
 use std::sync::mpsc as std_mpsc;
 use std::time::Instant;
 
+use tidelake_core::Offset;
+
 use super::{Command, Next, Poller};
 use crate::{Event, LogError, Start, TopicBucket};
 
@@ -39,6 +41,7 @@ impl Poller {
             .map(|start| (start.at.clone(), start.offset))
             .collect();
         let parked = parked.into_iter().filter(|at| self.granted.contains(at));
+        let stood = self.stood(&from);
         // Also an empty answer must reach the group: it waits for one.
         self.client.assign(&from)?;
         self.owned.extend(parked);
@@ -48,6 +51,7 @@ impl Poller {
             self.owned.insert(at.clone());
             self.assigned.insert(at);
         }
+        stood.iter().for_each(|at| self.progress.doubt(at));
         if self.stalled {
             self.client.pause(&self.all())?;
         }
@@ -64,6 +68,7 @@ impl Poller {
         if buckets.is_empty() {
             return Ok(());
         }
+        let stood = self.stood(&from);
         let moved: Vec<_> = buckets
             .iter()
             .filter(|at| self.assigned.remove(*at))
@@ -79,6 +84,7 @@ impl Poller {
             self.inquiries.forget(at);
             self.progress.begin(at, *offset, now);
         }
+        stood.iter().for_each(|at| self.progress.doubt(at));
         // Pausing outlives an assignment.
         for at in &buckets {
             self.held.remove(at);
@@ -90,6 +96,13 @@ impl Poller {
         }
         self.news.push(Event::Restarted(buckets));
         Ok(())
+    }
+
+    /// Which of these the client has a position of, from before.
+    fn stood(&self, from: &[(TopicBucket, Offset)]) -> Vec<TopicBucket> {
+        let all = from.iter().map(|(at, _)| at);
+        let stood = all.filter(|at| self.client.position(at).is_some());
+        stood.cloned().collect()
     }
 
     fn release(&mut self, buckets: &[TopicBucket]) -> Result<(), LogError> {

@@ -130,6 +130,37 @@ fn at_its_end_or_paused_a_bucket_may_be_quiet() {
 }
 
 #[test]
+fn offsets_without_a_message_are_told_once_they_are_passed() {
+    let (mut progress, begun) = began(5);
+    let ends_at = |end| move |_: &TopicBucket| Some(Offset(end));
+    assert_eq!(progress.behind(ends_at(5)), []);
+    assert_eq!(progress.behind(ends_at(6)), [at()]);
+    assert!(progress.reached(&at(), Offset(5)).is_none());
+    let told = progress.reached(&at(), Offset(6));
+    assert!(
+        matches!(&told, Some(Event::Passed(of, Offset(6))) if *of == at()),
+        "{told:?}"
+    );
+    assert!(progress.reached(&at(), Offset(6)).is_none(), "told once");
+    assert_eq!(progress.behind(ends_at(6)), []);
+    progress.begin(&at(), Offset(2), begun);
+    progress.doubt(&at());
+    progress.trust(|_| Some(Offset(6)));
+    let stale = progress.reached(&at(), Offset(6));
+    assert!(stale.is_none(), "where it stood before: {stale:?}");
+    assert_eq!(took(&mut progress, [2, 3], 6), Ok(false));
+    assert!(progress.reached(&at(), Offset(6)).is_some());
+    progress.begin(&at(), Offset(2), begun);
+    progress.doubt(&at());
+    progress.trust(|_| None);
+    assert!(progress.reached(&at(), Offset(6)).is_some());
+    progress.pause(&at(), true, begun);
+    assert_eq!(progress.behind(ends_at(7)), []);
+    progress.forget(&at());
+    assert!(progress.reached(&at(), Offset(9)).is_none());
+}
+
+#[test]
 fn a_log_that_does_not_answer_is_told_once_and_taken_back() {
     let (mut progress, now) = began(5);
     let silence = || LogError::unavailable("ends", "no answer");

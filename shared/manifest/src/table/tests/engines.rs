@@ -129,6 +129,37 @@ fn fields_of(metadata: &Metadata) -> serde_json::Value {
     serde_json::from_str(&metadata.schema_string).unwrap()
 }
 
+/// delta-rs names it on every table with features of which it sets a property, whatever the property.
+#[tokio::test]
+async fn a_feature_of_a_type_that_no_column_has_asks_for_nothing() {
+    for feature in ["variantType", "variantType-preview"] {
+        let (fixture, base) = Fixture::created(false).await;
+        let mut protocol = base.protocol().clone();
+        for names in [&mut protocol.reader_features, &mut protocol.writer_features] {
+            names.as_mut().unwrap().push(feature.into());
+        }
+        let line = serde_json::to_string(&Action::Protocol(protocol)).unwrap();
+        fixture.foreign(1, &[&line]).await;
+        let now = fixture.table.refresh(&base).await.unwrap();
+        let next = committed(fixture.table.commit(&now, flush("a", 1, vec![])).await);
+        same_table(&fixture.table.snapshot().await.unwrap(), &next);
+        alter(&fixture, &next, |metadata| {
+            let mut value = fields_of(metadata);
+            let new = serde_json::json!(
+                {"name": "any", "type": "variant", "nullable": true, "metadata": {}});
+            value["fields"].as_array_mut().unwrap().push(new);
+            metadata.schema_string = value.to_string();
+        })
+        .await;
+        let error = fixture.table.refresh(&next).await.unwrap_err();
+        assert!(
+            matches!(&error, ManifestError::Schema { source, .. }
+                if source.to_string().contains("\"any\"")),
+            "{error}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_column_that_another_engine_adds_is_followed() {
     let (fixture, base) = Fixture::created(false).await;
@@ -156,7 +187,8 @@ async fn a_column_that_another_engine_adds_is_followed() {
 
 #[tokio::test]
 async fn what_can_t_be_followed_is_refused_by_name() {
-    let cases: [(&str, &str, fn(&mut serde_json::Value)); 3] = [
+    type Change = fn(&mut serde_json::Value);
+    let cases: [(&str, &str, Change); 3] = [
         ("nullable key", "NOT NULL", |value| {
             value["fields"][0]["metadata"]["tidelake.identifier"] = 0.into();
             value["fields"][0]["nullable"] = true.into();
@@ -222,20 +254,6 @@ async fn writers_features_count_where_they_are_used() {
         ..Protocol::default()
     };
     assert!(crate::features::check_writable("t", &upgraded, base.metadata()).is_err());
-}
-
-#[tokio::test]
-async fn a_type_that_the_protocol_names_and_no_column_has_is_no_obstacle() {
-    let (fixture, base) = Fixture::created(false).await;
-    let mut protocol = base.protocol().clone();
-    for features in [&mut protocol.reader_features, &mut protocol.writer_features] {
-        let features = features.as_mut().unwrap();
-        features.push("variantType".to_owned());
-    }
-    let line = serde_json::to_string(&Action::Protocol(protocol)).unwrap();
-    fixture.foreign(1, &[&line]).await;
-    let base = fixture.table.refresh(&base).await.unwrap();
-    committed(fixture.table.commit(&base, flush("a", 1, vec![])).await);
 }
 
 #[tokio::test]

@@ -1,14 +1,17 @@
 //! The clients of a Kafka log, beside the embedded broker.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 mod damage;
 mod proxy;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidelake_core::clock::ManualClock;
 use tidelake_core::{Bucket, Offset};
 use tidelake_log::memory::MemoryLog;
-use tidelake_log::{KafkaLog, LogClient, conformance};
+use tidelake_log::{ConsumerSettings, Event, GroupLog, KafkaLog, LogClient, Start, conformance};
 use tidelake_testkit::{EmbeddedBroker, Kafka};
 
 #[tokio::test]
@@ -98,6 +101,8 @@ async fn ends_lie_before_open_transactions_and_behind_aborted_ones() {
         .await
         .unwrap();
     assert!(read.is_empty(), "{read:?}");
+    let mut member = log.join(&member()).unwrap();
+    assert_eq!(until_passed(&mut member).await, (0, Offset(4)));
     let done = tokio::task::spawn_blocking(move || {
         write(&producer);
         producer.commit_transaction(wait).unwrap();
@@ -114,4 +119,40 @@ async fn ends_lie_before_open_transactions_and_behind_aborted_ones() {
             .sum::<usize>(),
         3
     );
+    // The marker behind them is no message either.
+    assert_eq!(until_passed(&mut member).await, (3, Offset(8)));
+    member.close().await;
+}
+
+fn member() -> ConsumerSettings {
+    ConsumerSettings {
+        group: "g".into(),
+        instance_id: None,
+        visited_topic: String::new(),
+        subscription: "t".into(),
+        prefetch_kib_max: 1 << 10,
+        discovery: Duration::from_millis(100),
+    }
+}
+
+/// Messages that a member is given until it is told of offsets without one.
+async fn until_passed(member: &mut Box<dyn GroupLog>) -> (usize, Offset) {
+    let mut messages = 0;
+    loop {
+        let next = tokio::time::timeout(tidelake_testkit::WAIT_MAX, member.next());
+        match next.await.unwrap().unwrap() {
+            Event::Assigned(buckets) => {
+                let offset = Offset(0);
+                let starts = buckets.into_iter().map(|at| Start { at, offset });
+                member.begin(starts.collect(), Vec::new());
+            }
+            Event::Messages(batch) => messages += batch.len(),
+            Event::Passed(at, to) => {
+                assert_eq!(at.to_string(), "t/0");
+                return (messages, to);
+            }
+            Event::TopicChanged { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }

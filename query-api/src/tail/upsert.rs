@@ -10,14 +10,14 @@ use crate::provider::shape::Shape;
 
 /// A bucket's state, twice. Every piece of the tail is a file of `fresh`.
 #[derive(Debug, Clone)]
-pub(crate) struct Keyed {
+pub(crate) struct UpsertState {
     /// As the snapshot has it.
     pub committed: BucketState,
     /// After everything behind it: what is deleted here is hidden from `latest`.
     pub fresh: BucketState,
 }
 
-impl Keyed {
+impl UpsertState {
     pub(super) fn of(committed: BucketState) -> Self {
         Self {
             fresh: committed.clone(),
@@ -34,7 +34,7 @@ pub(super) fn push(
     (chunks, deletes): (Vec<Chunk>, Vec<Deletes>),
     shape: &Shape,
 ) -> Result<(), QueryError> {
-    let Some(keyed) = &mut tail.keyed else {
+    let Some(upsert) = &mut tail.upsert else {
         return Err(QueryError::Engine(
             "a bucket of an upsert table has no state".into(),
         ));
@@ -44,9 +44,9 @@ pub(super) fn push(
     }
     let home = loader.home();
     let changes = Changes::newest_of(loader.spec(), &chunks, &deletes)?;
-    let fresh = keyed.fresh.apply(home, Arc::clone(&name), &changes)?;
+    let fresh = upsert.fresh.apply(home, Arc::clone(&name), &changes)?;
     let rows = newest(chunks, &changes, shape)?;
-    keyed.fresh = fresh.settled(home)?;
+    upsert.fresh = fresh.settled(home)?;
     tail.pieces.push(Arc::new(Piece::new(name, rows, deletes)));
     Ok(())
 }
