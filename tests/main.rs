@@ -11,10 +11,11 @@ mod key_types;
 mod keyed_load;
 mod local;
 mod log;
+mod misrouted;
 mod others;
 mod rebalance;
 mod spark;
-mod strays;
+
 mod time_travel;
 mod tokens;
 mod upserts;
