@@ -15,7 +15,6 @@ mod misrouted;
 mod others;
 mod rebalance;
 mod spark;
-
 mod time_travel;
 mod tokens;
 mod upserts;
