@@ -10,7 +10,6 @@ mod kafka_clients;
 mod key_types;
 mod keyed_load;
 mod local;
-mod log;
 mod misrouted;
 mod others;
 mod rebalance;

@@ -26,7 +26,6 @@ mod layout;
 mod load;
 pub mod lookup;
 mod memtable;
-pub mod origins;
 mod owners;
 mod read;
 mod rowset;
