@@ -55,22 +55,35 @@ async fn what_a_table_was_is_told_by_version_name_and_key() {
     };
     write("{\"id\":1,\"note\":\"a\"}\n{\"id\":2,\"note\":\"a\"}\n").await;
     let made = answer(&local, &["table", "snapshot", "create", "t", "before"]).await;
-    assert_eq!(
-        (&made["name"], &made["version"]),
-        (&json!("before"), &json!(1))
-    );
+    assert_eq!(made["name"], "before");
+    let before = made["version"].as_u64().unwrap();
     write("{\"id\":1,\"note\":\"b\"}\n{\"id\":3,\"note\":\"c\"}\n").await;
 
+    // A marker that arrives behind a commit moves the table on by one more version, without rows.
+    let history = answer(&local, &["table", "history", "t"]).await;
+    let latest = history[0]["version"].as_u64().unwrap();
+    assert_eq!(
+        column(&history, "version"),
+        (0..=latest).rev().collect::<Vec<_>>()
+    );
+    let deleted = column(&history, "rows_deleted");
+    let deleted: u64 = deleted.iter().filter_map(Value::as_u64).sum();
+    assert_eq!(deleted, 1, "{history}");
+    let limited = answer(&local, &["table", "history", "t", "--limit", "2"]).await;
+    assert_eq!(
+        limited.as_array().map(Vec::as_slice),
+        history.as_array().map(|all| &all[..2])
+    );
+
+    let latest = latest.to_string();
     let diff = answer(
         &local,
-        &["table", "diff", "t", "--from", "before", "--to", "2"],
+        &["table", "diff", "t", "--from", "before", "--to", &latest],
     )
     .await;
     let mut kinds: Vec<_> = column(&diff, "_change_type").into_iter().collect();
     kinds.sort_by_key(ToString::to_string);
     assert_eq!(kinds, ["insert", "update_postimage", "update_preimage"]);
-    let history = answer(&local, &["table", "history", "t", "--limit", "2"]).await;
-    assert_eq!(column(&history, "rows_deleted"), [1, 0]);
     let key = answer(&local, &["table", "key-history", "t", "1"]).await;
     assert_eq!(column(&key, "note"), ["b", "a"]);
     let sql = "SELECT note FROM t VERSION AS OF 'before' WHERE id = 1";
@@ -79,6 +92,7 @@ async fn what_a_table_was_is_told_by_version_name_and_key() {
         json!([["a"]])
     );
 
+    let other = (before - 1).to_string();
     let again = [
         "table",
         "snapshot",
@@ -86,7 +100,7 @@ async fn what_a_table_was_is_told_by_version_name_and_key() {
         "t",
         "before",
         "--version",
-        "2",
+        &other,
     ];
     assert_eq!(exit_code(&local, &again).await, Some(4));
     let listed = answer(&local, &["table", "snapshot", "list", "t"]).await;
