@@ -87,9 +87,9 @@ pub enum Problem {
     #[error("a schema is an object {{\"type\":\"struct\",\"fields\":[…]}}, found {0}")]
     NotASchema(String),
     #[error(
-        "type {0:?} is not known; use boolean, int, long, float, double, decimal(p,s), date, time, \
-         timestamp, timestamptz, timestamp_ns, timestamptz_ns, string, uuid, fixed[n], binary, or an \
-         object of type struct, list or map"
+        "type {0:?} is not known; use boolean, byte, short, int, long, float, double, decimal(p,s), \
+         date, time, timestamp, timestamptz, timestamp_ns, timestamptz_ns, string, uuid, fixed[n], \
+         binary, or an object of type struct, list or map"
     )]
     UnknownType(String),
     #[error("type {0:?} of a Delta table is not supported")]

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use ::arrow::array::{
     Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array,
-    Float64Array, Int32Array, Int64Array, ListArray, MapArray, RecordBatch, StringArray,
-    StructArray, Time64MicrosecondArray, TimestampMicrosecondArray, TimestampNanosecondArray,
+    Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, ListArray, MapArray, RecordBatch,
+    StringArray, StructArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+    TimestampNanosecondArray,
 };
 use ::arrow::buffer::{NullBuffer, OffsetBuffer};
 use ::arrow::datatypes::{DataType, TimeUnit};
@@ -26,6 +27,8 @@ fn any_primitive() -> impl Strategy<Value = Primitive> {
     });
     prop_oneof![
         Just(Primitive::Boolean),
+        Just(Primitive::Byte),
+        Just(Primitive::Short),
         Just(Primitive::Int),
         Just(Primitive::Long),
         Just(Primitive::Float),
@@ -287,6 +290,8 @@ fn random_array(ty: &DataType, nullable: bool, rows: usize, rng: &mut TestRng) -
             bits.iter().map(|b| b % 2 == 0).collect(),
             nulls,
         )),
+        DataType::Int8 => Arc::new(Int8Array::new(int().map(|v| v as i8).collect(), nulls)),
+        DataType::Int16 => Arc::new(Int16Array::new(int().map(|v| v as i16).collect(), nulls)),
         DataType::Int32 => Arc::new(Int32Array::new(int().collect(), nulls)),
         DataType::Int64 => Arc::new(Int64Array::new(long().collect(), nulls)),
         DataType::Float32 => Arc::new(Float32Array::new(int().map(|v| v as f32).collect(), nulls)),
@@ -414,6 +419,7 @@ fn expected_schema(metadata: impl Fn(i32, &str) -> Value) -> Value {
 fn a_foreign_delta_table_without_column_mapping_is_read() {
     let text = json!({"type": "struct", "fields": [
         {"name": "a", "type": "short", "nullable": true, "metadata": {"x": [1]}},
+        {"name": "d", "type": "byte", "nullable": true, "metadata": {}},
         {"name": "b", "type": {"type": "map", "keyType": "string", "valueType": "timestamp",
             "valueContainsNull": true}, "nullable": false, "metadata": {}},
         {"name": "c", "type": "decimal(9,2)", "nullable": true, "metadata": {"comment": "money"}},
@@ -421,10 +427,14 @@ fn a_foreign_delta_table_without_column_mapping_is_read() {
     let schema = delta::from_schema_string(&text.to_string()).unwrap();
     assert_eq!(
         schema.field("a").unwrap().ty,
-        Type::Primitive(Primitive::Int)
+        Type::Primitive(Primitive::Short)
+    );
+    assert_eq!(
+        schema.field("d").unwrap().ty,
+        Type::Primitive(Primitive::Byte)
     );
     let ids: Vec<_> = schema.fields.iter().map(|field| field.id).collect();
-    assert_eq!((ids, schema.last_column_id()), (vec![1, 2, 3], 5));
+    assert_eq!((ids, schema.last_column_id()), (vec![1, 2, 3, 4], 6));
     assert_eq!(schema.field("c").unwrap().doc.as_deref(), Some("money"));
     assert!(schema.field("b").unwrap().required);
 }

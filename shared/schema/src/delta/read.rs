@@ -43,7 +43,9 @@ pub fn from_schema_string(text: &str) -> Result<TableSchema, SchemaError> {
 fn parse_stored(text: &str) -> Option<Primitive> {
     Some(match text {
         "boolean" => Primitive::Boolean,
-        "byte" | "short" | "integer" => Primitive::Int,
+        "byte" => Primitive::Byte,
+        "short" => Primitive::Short,
+        "integer" => Primitive::Int,
         "long" => Primitive::Long,
         "float" => Primitive::Float,
         "double" => Primitive::Double,
