@@ -69,6 +69,7 @@ mod pins;
 mod properties;
 mod rebase;
 mod replay;
+mod retyped;
 mod rules;
 mod snapshot;
 pub mod stats;
