@@ -301,7 +301,7 @@ fn packed_deletes(bound: usize) {
     ]);
     let message = packed::encode(&batch.unwrap()).unwrap();
     let key = KeyText::new(&schema).unwrap().unwrap();
-    let (decoded, peak) = peak_of(|| packed::decode_keyed(&message, &schema, &key));
+    let (decoded, peak) = peak_of(|| packed::decode_upserts(&message, &schema, &key));
     assert_eq!(
         decoded.unwrap_err().code(),
         "TOO_LARGE",

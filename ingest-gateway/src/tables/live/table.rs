@@ -41,8 +41,8 @@ struct Seen {
     snapshot: Arc<Snapshot>,
     /// The table with the schema of its log.
     logged: Arc<TableEntry>,
-    /// Another engine changed its columns so that no row may follow.
-    unfit: bool,
+    /// Why no row may follow, where another engine changed the columns or the key.
+    misfit: Option<Arc<ManifestError>>,
     /// The look began then, or one that failed while the store was away.
     at: Instant,
 }
@@ -156,7 +156,7 @@ impl LiveTable {
             }),
         };
         let seen = Seen {
-            unfit: self.check_columns_of(&snapshot).is_err(),
+            misfit: self.check_columns_of(&snapshot).err().map(Arc::new),
             snapshot,
             logged,
             at,
@@ -178,10 +178,10 @@ impl LiveTable {
     }
 
     /// Refuses a table that was last seen with columns, or a key, that no row may follow.
-    pub(super) fn check_columns(&self) -> Result<(), ManifestError> {
+    pub(super) fn check_columns(&self) -> Result<(), Arc<ManifestError>> {
         let seen = self.seen.read();
-        match seen.as_ref().filter(|seen| seen.unfit) {
-            Some(seen) => self.check_columns_of(&seen.snapshot),
+        match seen.as_ref().and_then(|seen| seen.misfit.clone()) {
+            Some(misfit) => Err(misfit),
             None => Ok(()),
         }
     }

@@ -88,7 +88,7 @@ pub(crate) fn any_type() -> impl Strategy<Value = Type> + Clone {
 /// Ids are shuffled by a bijection, so that nothing can rely on their order.
 pub(crate) fn any_schema() -> impl Strategy<Value = TableSchema> {
     (any_fields(any_type()), any::<bool>(), 0..1000i32, 0..9i32).prop_map(
-        |(fields, keyed, spread, schema_id)| {
+        |(fields, with_key, spread, schema_id)| {
             let mut schema = TableSchema {
                 schema_id,
                 fields,
@@ -101,7 +101,7 @@ pub(crate) fn any_schema() -> impl Strategy<Value = TableSchema> {
                 .fields
                 .iter_mut()
                 .for_each(|field| each_id(field, &shuffle));
-            if keyed {
+            if with_key {
                 let fits = |f: &&Field| {
                     f.required
                         && matches!(&f.ty, Type::Primitive(p)
