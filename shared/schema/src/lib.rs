@@ -27,6 +27,8 @@ pub mod delta;
 mod error;
 pub mod evolution;
 mod iceberg;
+mod ids;
+mod json;
 mod types;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod round_trips;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::iceberg::assign_fresh_ids;
+use crate::ids::assign_fresh_ids;
 use crate::{Field, ListType, MapType, Primitive, TableSchema, Type};
 
 pub(crate) fn any_primitive() -> impl Strategy<Value = Primitive> {

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRng;
 
 use super::{any_schema, reversed, without_ids};
-use crate::iceberg::assign_fresh_ids;
+use crate::ids::assign_fresh_ids;
 use crate::{Primitive, TableSchema, Type, arrow, delta};
 
 proptest! {
