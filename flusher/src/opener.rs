@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidelake_catalog::{Catalog, CatalogError, TableEntry};
+use tidelake_catalog::{Catalog, CatalogError, TableEntry, TableMode};
 use tidelake_core::{Bucket, ErrorKind, Offset, TableId};
 use tidelake_log::topics::{dead_letter_topic, parse_table_topic};
 use tidelake_log::{LogAdmin, LogError};
@@ -124,6 +124,14 @@ impl Opener {
         if snapshot.is_dropped() {
             return Err(no_table());
         }
+        // Rows are decoded by the columns that are there now, and must fit those before.
+        let key = entry.mode == TableMode::Upsert;
+        delta
+            .check_columns(&snapshot, &entry.schema, key)
+            .map_err(|source| OpenError::Manifest {
+                table: entry.id.clone(),
+                source,
+            })?;
         // Only after the table's log: the ends must not be older than the watermarks.
         let found = self.topic_state(topic, buckets).await?;
         let (mut ready, mut refused) = (Vec::new(), Vec::new());

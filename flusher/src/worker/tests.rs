@@ -19,6 +19,8 @@ use super::*;
 use crate::metrics::FlusherMetrics;
 use crate::opener::Opener;
 
+mod retyped;
+
 /// A log whose messages never stop: some event is always ready.
 #[derive(Debug)]
 struct Busy {

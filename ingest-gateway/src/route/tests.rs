@@ -79,7 +79,7 @@ fn batch(table: &TableEntry, encoder: &Encoder, first: usize, rows: &[Row]) -> R
 
 /// Key and value of each row of a message, in order; no value where it deletes.
 fn unpack(table: &TableEntry, message: &Packed) -> Vec<(String, Option<i64>)> {
-    let packed = packed::decode_keyed(&message.value, &table.schema, &key_of(table)).unwrap();
+    let packed = packed::decode_upserts(&message.value, &table.schema, &key_of(table)).unwrap();
     let texts = |batch: &RecordBatch| -> Vec<String> {
         let keys = batch.column_by_name("k").unwrap().as_string::<i32>().iter();
         keys.map(|key| key.unwrap().to_owned()).collect()

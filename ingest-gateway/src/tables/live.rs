@@ -127,6 +127,9 @@ impl Tables {
         if !Arc::ptr_eq(&logged, &table.entry) {
             check_key(&table.entry, &logged)?;
         }
+        if let Err(error) = table.check_columns() {
+            return Err(self.unreadable(table, &error).await);
+        }
         Ok(logged)
     }
 

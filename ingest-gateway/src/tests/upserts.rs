@@ -99,7 +99,7 @@ fn changes(harness: &Harness) -> Vec<Vec<Vec<Change>>> {
                 dead_letter: None,
             });
             pushed.unwrap();
-            let packed = packed::decode_keyed(&value, &schema, &key).unwrap();
+            let packed = packed::decode_upserts(&value, &schema, &key).unwrap();
             let ids = |batch: &RecordBatch| {
                 let ids = batch.column_by_name("id").unwrap();
                 ids.as_primitive::<Int64Type>().values().to_vec()

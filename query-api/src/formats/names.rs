@@ -17,7 +17,9 @@ fn name(data_type: &DataType) -> String {
     match data_type {
         T::Null => "unknown".into(),
         T::Boolean => "boolean".into(),
-        T::Int8 | T::Int16 | T::Int32 | T::UInt8 | T::UInt16 => "int".into(),
+        T::Int8 => "byte".into(),
+        T::Int16 => "short".into(),
+        T::Int32 | T::UInt8 | T::UInt16 => "int".into(),
         T::Int64 | T::UInt32 | T::UInt64 => "long".into(),
         T::Float16 | T::Float32 => "float".into(),
         T::Float64 => "double".into(),

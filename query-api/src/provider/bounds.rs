@@ -23,6 +23,8 @@ pub(super) fn bound(value: &Value, primitive: Primitive, edge: Edge) -> Option<S
     use chrono::Datelike;
     let utc = || Some("UTC".into());
     Some(match primitive {
+        Primitive::Byte => ScalarValue::Int8(Some(i8::try_from(value.as_i64()?).ok()?)),
+        Primitive::Short => ScalarValue::Int16(Some(i16::try_from(value.as_i64()?).ok()?)),
         Primitive::Int => ScalarValue::Int32(Some(i32::try_from(value.as_i64()?).ok()?)),
         Primitive::Long => ScalarValue::Int64(Some(value.as_i64()?)),
         Primitive::Float => {

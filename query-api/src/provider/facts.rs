@@ -319,7 +319,9 @@ impl FileFacts {
 fn keeps_values(primitive: Primitive) -> bool {
     matches!(
         primitive,
-        Primitive::Int
+        Primitive::Byte
+            | Primitive::Short
+            | Primitive::Int
             | Primitive::Long
             | Primitive::Date
             | Primitive::Time

@@ -174,7 +174,13 @@ impl Key {
 fn json_of(ty: &Type, part: &KeyPart) -> serde_json::Value {
     let plain = matches!(
         ty,
-        Type::Primitive(Primitive::Int | Primitive::Long | Primitive::Boolean)
+        Type::Primitive(
+            Primitive::Byte
+                | Primitive::Short
+                | Primitive::Int
+                | Primitive::Long
+                | Primitive::Boolean
+        )
     );
     match part {
         KeyPart::Value(value) => value.clone(),

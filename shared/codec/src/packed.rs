@@ -126,16 +126,16 @@ pub struct Packed {
 }
 
 /// [`decode`] for a table with a primary key: `key` is that of `schema`.
-pub fn decode_keyed(
+pub fn decode_upserts(
     message: &[u8],
     schema: &TableSchema,
     key: &KeyText,
 ) -> Result<Packed, Rejection> {
-    decode_keyed_within(message, schema, key, &mut Allowance::of_message())
+    decode_upserts_within(message, schema, key, &mut Allowance::of_message())
 }
 
-/// [`decode_keyed`] of what takes no more than `allowance`.
-pub fn decode_keyed_within(
+/// [`decode_upserts`] of what takes no more than `allowance`.
+pub fn decode_upserts_within(
     message: &[u8],
     schema: &TableSchema,
     key: &KeyText,

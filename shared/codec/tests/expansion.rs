@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{
     Array, ArrayRef, DictionaryArray, FixedSizeBinaryArray, Int8Array, Int32Array, Int64Array,
-    ListArray, NullArray, RecordBatch, RecordBatchOptions, StringArray, StringViewBuilder,
+    LargeListViewArray, ListArray, ListViewArray, NullArray, RecordBatch, RecordBatchOptions,
+    RunArray, StringArray, StringViewBuilder, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
-use tidelake_codec::arrow_ipc::{StreamLimits, StreamReader, conform};
+use tidelake_codec::arrow_ipc::{OPERATION_COLUMN, StreamLimits, StreamReader, conform};
 use tidelake_codec::json::{JsonDecoder, JsonLimits};
+use tidelake_codec::key::{KeyBuilder, KeyText};
 use tidelake_codec::{MESSAGE_DECODED_BYTES_MAX, Rejection, packed};
 use tidelake_schema::TableSchema;
 
@@ -211,8 +213,151 @@ fn small_inputs_that_stand_for_much_are_refused_in_bounded_memory() {
         assert_eq!(decoded.unwrap_err().code(), "TOO_LARGE", "{name}, packed");
         assert!(peak < bound, "{name}, packed: {peak} bytes");
     }
+    for (name, schema, body, code) in misshapen() {
+        let (read, peak) = peak_of(|| read(&body, &schema));
+        assert_eq!(read.unwrap_err().code(), code, "{name}");
+        let (decoded, packed_peak) = peak_of(|| packed::decode(&body, &schema));
+        assert_eq!(decoded.unwrap_err().code(), code, "{name}, packed");
+        let peak = peak.max(packed_peak);
+        assert!(peak < 16 << 20, "{name}: {peak} bytes for {}", body.len());
+    }
+    packed_deletes(bound);
     nested_json(bound);
+    deep_json();
+    many_small_records(bound);
     legal_messages_are_read();
+}
+
+/// Bodies that are refused for their types, before anything is unpacked.
+fn misshapen() -> Vec<(&'static str, TableSchema, Vec<u8>, &'static str)> {
+    let text = schema_of(1, r#""string""#);
+    let lists = schema_of(1, &list_of(r#""long""#));
+    let mut bodies = Vec::new();
+
+    let ends = Int32Array::from(vec![1 << 30]);
+    let long = StringArray::from(vec!["x".repeat(64 << 10)]);
+    let runs: ArrayRef = Arc::new(RunArray::<Int32Type>::try_new(&ends, &long).unwrap());
+    bodies.push((
+        "a run",
+        text.clone(),
+        stream(1, &runs, None),
+        "CORRUPT_ARROW",
+    ));
+
+    let item = Arc::new(Field::new("item", DataType::Int64, true));
+    let values: ArrayRef = Arc::new(Int64Array::from(vec![1; 1 << 12]));
+    let rows = 1 << 14;
+    let (from, sizes) = (vec![0; rows].into(), vec![1 << 12; rows].into());
+    let views = ListViewArray::new(Arc::clone(&item), from, sizes, Arc::clone(&values), None);
+    let body = stream(1, &(Arc::new(views) as ArrayRef), None);
+    bodies.push(("one list seen often", lists.clone(), body, "CORRUPT_ARROW"));
+    let (from, sizes) = (vec![0; rows].into(), vec![1 << 12; rows].into());
+    let views = LargeListViewArray::new(item, from, sizes, values, None);
+    let body = stream(1, &(Arc::new(views) as ArrayRef), None);
+    bodies.push((
+        "one large list seen often",
+        lists.clone(),
+        body,
+        "CORRUPT_ARROW",
+    ));
+
+    for (name, levels) in [("70 levels", 70), ("1000 levels", 1000)] {
+        let nested = (0..levels).fold(DataType::Int64, |inner, _| {
+            DataType::List(Arc::new(Field::new("item", inner, true)))
+        });
+        let body = stream(1, &new_null_array(&nested, 1), None);
+        bodies.push((name, lists.clone(), body, "CORRUPT_ARROW"));
+    }
+    let wide = DataType::Struct(
+        (0..20_000)
+            .map(|i| Field::new(format!("f{i}"), DataType::Null, true))
+            .collect(),
+    );
+    let body = stream(1, &new_null_array(&wide, 1), None);
+    bodies.push(("20,000 fields", text, body, "WRONG_TYPE"));
+    bodies
+}
+
+/// Rows that delete have no other columns; those that are written have all.
+fn packed_deletes(bound: usize) {
+    let columns = (0..300).map(|i| {
+        format!(
+            r#"{{"id":{},"name":"c{i}","required":false,"type":"decimal(38,0)"}}"#,
+            i + 2
+        )
+    });
+    let key = r#"{"id":1,"name":"k","required":true,"type":"long"}"#.to_owned();
+    let fields: Vec<_> = std::iter::once(key).chain(columns).collect();
+    let text = format!(
+        r#"{{"identifier-field-ids":[1],"fields":[{}]}}"#,
+        fields.join(",")
+    );
+    let schema = TableSchema::from_iceberg_json(&text).unwrap();
+    let rows = 1 << 20;
+    let operations = Int8Array::from_iter_values((0..rows).map(|row| i8::from(row % 2 == 0)));
+    let batch = RecordBatch::try_from_iter([
+        ("k", Arc::new(Int64Array::from(vec![7; rows])) as ArrayRef),
+        (OPERATION_COLUMN, Arc::new(operations) as ArrayRef),
+    ]);
+    let message = packed::encode(&batch.unwrap()).unwrap();
+    let key = KeyText::new(&schema).unwrap().unwrap();
+    let (decoded, peak) = peak_of(|| packed::decode_upserts(&message, &schema, &key));
+    assert_eq!(
+        decoded.unwrap_err().code(),
+        "TOO_LARGE",
+        "deletes among rows"
+    );
+    assert!(
+        peak < bound,
+        "deletes among rows: {peak} bytes for {}",
+        message.len()
+    );
+}
+
+/// Nesting is refused where it begins to be too deep, in what is kept and in what is read over.
+fn deep_json() {
+    let deep = "[".repeat(4 << 20);
+    let schema = schema_of(1, &list_of(r#""long""#));
+    for record in [
+        format!(r#"{{"c0":{deep}"#),
+        format!(r#"{{"other":{deep}"#),
+        deep.clone(),
+    ] {
+        let mut decoder = JsonDecoder::new(&schema, JsonLimits::default()).unwrap();
+        let (pushed, peak) = peak_of(|| decoder.push_record(record.as_bytes()));
+        pushed.unwrap_err();
+        assert!(peak < 1 << 20, "deep JSON: {peak} bytes");
+    }
+    let text = r#"{"identifier-field-ids":[1],"fields":[
+        {"id":1,"name":"k","required":true,"type":"long"},
+        {"id":2,"name":"c","required":false,"type":"string"}]}"#;
+    let schema = TableSchema::from_iceberg_json(text).unwrap();
+    let mut keys = KeyBuilder::new(&schema).unwrap().unwrap();
+    let record = format!(r#"{{"c":{deep}"#);
+    let (pushed, peak) = peak_of(|| keys.push_object(record.as_bytes()));
+    pushed.unwrap_err();
+    assert!(peak < 1 << 20, "deep JSON beside a key: {peak} bytes");
+}
+
+/// A record of two bytes is a row of all columns.
+fn many_small_records(bound: usize) {
+    let schema = schema_of(1000, r#""decimal(38,0)""#);
+    for (name, lines) in [
+        ("lines", "{}\n".repeat(1 << 20)),
+        ("an array", {
+            let records = "{},".repeat(1 << 20);
+            format!("[{}]", &records[..records.len() - 1])
+        }),
+    ] {
+        let mut decoder = JsonDecoder::new(&schema, JsonLimits::default()).unwrap();
+        let (pushed, peak) = peak_of(|| match name {
+            "lines" => decoder.push_ndjson(lines.as_bytes()),
+            _ => decoder.push_array(lines.as_bytes()),
+        });
+        assert_eq!(pushed.unwrap_err().code(), "TOO_LARGE", "{name}");
+        assert!(peak < bound, "{name} of empty records: {peak} bytes");
+        assert_eq!(decoder.rows(), 0, "{name}");
+    }
 }
 
 fn nested_json(bound: usize) {

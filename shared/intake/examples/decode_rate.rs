@@ -19,7 +19,7 @@ const RECORDS: usize = 1_000_000;
 const ROUNDS: usize = 5;
 
 /// The same table, of which the columns at `key` are the primary key.
-fn keyed(key: &[usize]) -> Result<TableSchema, Box<dyn std::error::Error>> {
+fn upsert_schema(key: &[usize]) -> Result<TableSchema, Box<dyn std::error::Error>> {
     let mut schema = schema()?;
     for place in key {
         schema.fields[*place].required = true;
@@ -66,12 +66,20 @@ fn lines(gap: &str) -> String {
     text
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this program measures time; nothing depends on it"
+)]
+fn seconds_of(run: &mut impl FnMut()) -> f64 {
+    let start = Instant::now();
+    run();
+    start.elapsed().as_secs_f64()
+}
+
 fn report(what: &str, bytes: usize, mut run: impl FnMut()) {
     let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {
-        let start = Instant::now();
-        run();
-        best = best.min(start.elapsed().as_secs_f64());
+        best = best.min(seconds_of(&mut run));
     }
     let rate = RECORDS as f64 / best / 1e6;
     let megabytes = bytes as f64 / best / 1e6;
@@ -188,7 +196,7 @@ fn keys(
     bytes: usize,
 ) -> Result<(), Box<dyn std::error::Error>> {
     for (what, key) in [("a long", &[0][..]), ("two columns", &[4, 0][..])] {
-        let schema = keyed(key)?;
+        let schema = upsert_schema(key)?;
         let text_of = KeyText::new(&schema)?.ok_or("no key")?;
         let mut owners = Vec::new();
         report(&format!("KeyText::row_buckets, {what}"), bytes, || {
@@ -203,8 +211,8 @@ fn keys(
             buckets: 1,
         };
         let append = MessageDecoder::append(&schema)?;
-        let keyed = MessageDecoder::upsert(&schema, Some(placement))?;
-        for (how, mut decoder) in [("append", append), ("keyed", keyed)] {
+        let upsert = MessageDecoder::upsert(&schema, Some(placement))?;
+        for (how, mut decoder) in [("append", append), ("upsert", upsert)] {
             let message = |offset: usize, value, encoding| WireMessage {
                 offset: offset as i64,
                 timestamp_ms: 0,

@@ -214,7 +214,7 @@ impl MessageDecoder {
                         (batch, rows, None)
                     }
                     Some(upsert) => {
-                        let packed = packed::decode_keyed(value, &self.schema, &upsert.key)?;
+                        let packed = packed::decode_upserts(value, &self.schema, &upsert.key)?;
                         upsert.check_batch(&packed)?;
                         (packed.rows, packed.row_numbers, packed.deletes)
                     }

@@ -24,7 +24,6 @@ use crate::action::{Remove, decode_path, vector_id};
 use crate::checkpoint::{self, Pen, Written};
 use crate::commit_file::Commit;
 use crate::error::{ManifestError, Result};
-use crate::features::check_writable;
 use crate::log_files::{LOG_FOLDER, LogFiles, checkpoint_name};
 use crate::log_io::{Failed, LastCheckpoint, LogReader};
 use crate::snapshot::Snapshot;
@@ -43,7 +42,7 @@ impl DeltaTable {
             checkpoint: Some(version),
             ..snapshot.clone()
         });
-        check_writable(&self.reader.at(), &snapshot.protocol, &snapshot.metadata)?;
+        self.check_writable(snapshot)?;
         let rel = checkpoint_name(version);
         match self.reader.store.head(&rel).await {
             Ok(_) => return Ok(known),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidelake_core::TableVersion;
+use tidelake_schema::TableSchema;
 use tidelake_storage::{Backoff, PutOnce, RetryPolicy};
 
 use crate::action::write_commit;
@@ -24,6 +25,7 @@ use crate::invariants;
 use crate::properties::is_dropped;
 use crate::rebase::{Rebase, Rebased};
 use crate::replay::Replay;
+use crate::retyped;
 use crate::rules::against_snapshot;
 use crate::snapshot::Snapshot;
 use crate::table::DeltaTable;
@@ -47,7 +49,17 @@ impl DeltaTable {
     /// Refuses a version that no commit of ours can follow, whatever it holds. [`Self::commit`] asks
     /// it as well; whoever stores files for a commit asks before, or leaves them behind at each try.
     pub fn check_writable(&self, base: &Snapshot) -> Result<()> {
-        check_writable(&self.reader.at(), &base.protocol, &base.metadata)
+        let at = self.reader.at();
+        check_writable(&at, &base.protocol, &base.metadata)?;
+        retyped::check(&at, base)
+    }
+
+    /// Refuses a version that no row may follow because another engine changed the columns or the
+    /// key that the table was made with. `key`: rows are told apart by it.
+    pub fn check_columns(&self, base: &Snapshot, made: &TableSchema, key: bool) -> Result<()> {
+        let at = self.reader.at();
+        retyped::check(&at, base)?;
+        retyped::check_made_as(&at, base, made, key)
     }
 
     /// Commits on top of `base` or, after lost races, on top of the winners.
@@ -114,7 +126,7 @@ impl DeltaTable {
         }
         // A table that only others can write can be dropped all the same.
         if !tx.metadata.as_ref().is_some_and(is_dropped) {
-            check_writable(&at, &base.protocol, &base.metadata)?;
+            self.check_writable(base)?;
             check_allowed(&at, base, tx)?;
         }
         invariants::check(base, tx).map_err(|source| ManifestError::Invariant {

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use tidelake_core::TableVersion;
 use tidelake_core::clock::UnixMillis;
+use tidelake_schema::TableSchema;
 use tidelake_schema::delta::{PhysicalNames, from_schema_string, physical_names};
-use tidelake_schema::{SchemaError, TableSchema};
 
 use crate::action::{Add, Metadata, Protocol, Remove, Txn, decode_path, vector_id};
 use crate::commit_file::{Commit, Fingerprint};
@@ -21,6 +21,7 @@ use crate::error::{ManifestError, Result};
 use crate::features::{check_readable, is_mapped};
 use crate::layered::Layered;
 use crate::properties::SCHEMA_ID;
+use crate::retyped::{Retyped, unusable};
 use crate::snapshot::{DataFile, Snapshot, Totals};
 use crate::trust::Proof;
 
@@ -35,6 +36,7 @@ pub(crate) struct Replay {
     metadata: Option<Arc<Metadata>>,
     schema: Option<Arc<TableSchema>>,
     physical: Arc<PhysicalNames>,
+    retyped: Option<Arc<Retyped>>,
     files: Layered<Arc<str>, Arc<DataFile>>,
     txns: Layered<Arc<str>, Txn>,
     totals: Totals,
@@ -54,6 +56,7 @@ impl Replay {
             metadata: None,
             schema: None,
             physical: Arc::default(),
+            retyped: None,
             files: Layered::default(),
             txns: Layered::default(),
             totals: Totals::default(),
@@ -74,6 +77,7 @@ impl Replay {
             metadata: Some(from.metadata),
             schema: Some(from.schema),
             physical: from.physical,
+            retyped: from.retyped,
             files: from.files,
             txns: from.txns,
             totals: from.totals,
@@ -155,13 +159,20 @@ impl Replay {
             if let Some(protocol) = &self.protocol {
                 check_readable(&self.at, protocol, &metadata)?;
             }
-            self.schema = Some(Arc::new(schema_of(&self.at, &metadata)?));
-            self.physical = Arc::new(if is_mapped(&metadata) {
+            let schema = Arc::new(schema_of(&self.at, &metadata)?);
+            let physical = Arc::new(if is_mapped(&metadata) {
                 physical_names(&metadata.schema_string)
                     .map_err(|source| unusable(&self.at, source))?
             } else {
                 PhysicalNames::new()
             });
+            let old = self.metadata.as_ref().zip(self.schema.as_ref());
+            if let Some((_, before)) = old.filter(|(old, _)| old.id == metadata.id) {
+                let retyped = self.retyped.as_deref();
+                self.retyped =
+                    Retyped::after(retyped, (before, &self.physical), (&schema, &physical));
+            }
+            (self.schema, self.physical) = (Some(schema), physical);
         }
         self.metadata = Some(Arc::new(metadata));
         Ok(())
@@ -246,6 +257,7 @@ impl Replay {
             version: self.version,
             timestamp_ms: self.timestamp_ms,
             physical: self.physical,
+            retyped: self.retyped,
             proof: Proof::at(proven_ms),
             fingerprint: self.fingerprint,
             checkpoint: self.checkpoint,
@@ -253,13 +265,6 @@ impl Replay {
             txns: self.txns,
             totals: self.totals,
         })
-    }
-}
-
-fn unusable(at: &str, source: SchemaError) -> ManifestError {
-    ManifestError::Schema {
-        at: at.to_owned(),
-        source,
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use tidelake_core::Watermark;
 
-use crate::action::{Add, Metadata, decode_path, vector_id};
+use crate::action::{Add, Metadata, Protocol, decode_path, vector_id};
 use crate::commit_file::Commit;
 use crate::conflict::Conflict;
 use crate::properties::is_dropped;
@@ -68,24 +68,7 @@ pub fn against_winner(tx: &Transaction, base: &Snapshot, winner: &Commit) -> Res
     if let Some(metadata) = &winner.metadata {
         ended_by(metadata, base.metadata())?;
     }
-    if winner
-        .protocol
-        .as_ref()
-        .is_some_and(|protocol| *protocol != *base.protocol)
-    {
-        return Err(Conflict::ProtocolChanged);
-    }
-    if let Some(metadata) = &winner.metadata {
-        let old = base.metadata();
-        if metadata.schema_string != old.schema_string
-            || metadata.partition_columns != old.partition_columns
-        {
-            return Err(Conflict::SchemaChanged);
-        }
-        if metadata.configuration != old.configuration {
-            return Err(Conflict::PropertiesChanged);
-        }
-    }
+    unchanged(base, winner.protocol.as_ref(), winner.metadata.as_ref())?;
     for txn in &winner.txns {
         if let Some(mark) = tx.marks.iter().find(|mark| mark.app_id() == txn.app_id) {
             return Err(moved(mark, Watermark(txn.version)));
@@ -99,6 +82,36 @@ pub fn against_winner(tx: &Transaction, base: &Snapshot, winner: &Commit) -> Res
     }
     files_of(tx, winner)?;
     rows_of(tx, winner)
+}
+
+/// Does what was encoded for `base` still fit the newer version `now`? Whoever moves on to a newer
+/// base after a conflict asks: the winners before it are not met again.
+pub fn fits_still(base: &Snapshot, now: &Snapshot) -> Result<(), Conflict> {
+    ended_by(now.metadata(), base.metadata())?;
+    unchanged(base, Some(now.protocol()), Some(now.metadata()))
+}
+
+/// Files are encoded by the schema, the properties and the protocol.
+fn unchanged(
+    base: &Snapshot,
+    protocol: Option<&Protocol>,
+    metadata: Option<&Metadata>,
+) -> Result<(), Conflict> {
+    if protocol.is_some_and(|protocol| protocol != base.protocol()) {
+        return Err(Conflict::ProtocolChanged);
+    }
+    let (Some(metadata), old) = (metadata, base.metadata()) else {
+        return Ok(());
+    };
+    if metadata.schema_string != old.schema_string
+        || metadata.partition_columns != old.partition_columns
+    {
+        return Err(Conflict::SchemaChanged);
+    }
+    if metadata.configuration != old.configuration {
+        return Err(Conflict::PropertiesChanged);
+    }
+    Ok(())
 }
 
 /// Did the winner take out, or mark rows of, a file that we touch or read?

@@ -16,6 +16,7 @@ use crate::action::{
 use crate::commit_file::Fingerprint;
 use crate::layered::Layered;
 use crate::properties::{first_version, is_dropped};
+use crate::retyped::Retyped;
 use crate::stats::{Stats, widened};
 use crate::trust::Proof;
 
@@ -156,6 +157,8 @@ pub struct Snapshot {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) schema: Arc<TableSchema>,
     pub(crate) physical: Arc<PhysicalNames>,
+    /// No row may follow.
+    pub(crate) retyped: Option<Arc<Retyped>>,
     pub(crate) files: Layered<Arc<str>, Arc<DataFile>>,
     pub(crate) txns: Layered<Arc<str>, Txn>,
     pub(crate) totals: Totals,

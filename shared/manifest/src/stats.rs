@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, StructArray};
 use arrow::compute::{max, max_string, min, min_string};
 use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type,
-    Int64Type, TimeUnit, TimestampMicrosecondType,
+    ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type,
+    Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -247,6 +247,12 @@ fn bounds_of(array: &ArrayRef) -> Option<Bounds> {
         (low.is_finite() && high.is_finite()).then_some(Bounds::Float(low, high))
     }
     match array.data_type() {
+        DataType::Int8 => {
+            ends::<Int8Type>(array).map(|(low, high)| Bounds::Integer(low.into(), high.into()))
+        }
+        DataType::Int16 => {
+            ends::<Int16Type>(array).map(|(low, high)| Bounds::Integer(low.into(), high.into()))
+        }
         DataType::Int32 => {
             ends::<Int32Type>(array).map(|(low, high)| Bounds::Integer(low.into(), high.into()))
         }

@@ -2,7 +2,9 @@
 //!
 //! | type | logical | storage, where it differs |
 //! | --- | --- | --- |
-//! | boolean, int, long, float, double | Boolean, Int32, Int64, Float32, Float64 | |
+//! | boolean | Boolean | |
+//! | byte, short, int, long | Int8, Int16, Int32, Int64 | |
+//! | float, double | Float32, Float64 | |
 //! | decimal(p,s) | Decimal128(p,s) | |
 //! | date | Date32 | |
 //! | time | Time64(µs) | Int64: microseconds of the day |
@@ -216,6 +218,8 @@ fn primitive_in(primitive: Primitive, form: Form) -> DataType {
     let utc = || Some(Arc::from(UTC));
     match (primitive, form) {
         (Primitive::Boolean, _) => DataType::Boolean,
+        (Primitive::Byte, _) => DataType::Int8,
+        (Primitive::Short, _) => DataType::Int16,
         (Primitive::Int, _) => DataType::Int32,
         (Primitive::Long, _) => DataType::Int64,
         (Primitive::Float, _) => DataType::Float32,

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_schema_is_valid_and_keyed_by_source_position() {
+    fn the_schema_is_valid_and_its_key_is_the_source_position() {
         schema().validate().unwrap();
         let key: Vec<_> = schema().identifier_fields();
         let names: Vec<_> = key.iter().map(|field| field.name.as_str()).collect();

@@ -2,7 +2,7 @@
 //!
 //! | type | Delta type | `tidelake.type` |
 //! | --- | --- | --- |
-//! | boolean, float, double, string, binary, date | the same word | |
+//! | boolean, byte, short, float, double, string, binary, date | the same word | |
 //! | int, long | `integer`, `long` | |
 //! | decimal(p,s) | `decimal(p,s)` | |
 //! | timestamp, timestamptz | `timestamp_ntz`, `timestamp` | |
@@ -10,8 +10,6 @@
 //! | uuid | `string` | `uuid` |
 //! | fixed\[n\] | `binary` | `fixed[n]` |
 //! | struct, list, map | `struct`, `array`, `map` | |
-//!
-//! Reading foreign tables also takes `byte` and `short` (as int).
 //!
 //! Keys in a field's metadata:
 //!

@@ -87,9 +87,9 @@ pub enum Problem {
     #[error("a schema is an object {{\"type\":\"struct\",\"fields\":[…]}}, found {0}")]
     NotASchema(String),
     #[error(
-        "type {0:?} is not known; use boolean, int, long, float, double, decimal(p,s), date, time, \
-         timestamp, timestamptz, timestamp_ns, timestamptz_ns, string, uuid, fixed[n], binary, or an \
-         object of type struct, list or map"
+        "type {0:?} is not known; use boolean, byte, short, int, long, float, double, decimal(p,s), \
+         date, time, timestamp, timestamptz, timestamp_ns, timestamptz_ns, string, uuid, fixed[n], \
+         binary, or an object of type struct, list or map"
     )]
     UnknownType(String),
     #[error("type {0:?} of a Delta table is not supported")]
@@ -135,6 +135,21 @@ pub enum Problem {
          NULL again there"
     )]
     NullableKey,
+    #[error(
+        "another engine changed its type from {was} to {now}: what files hold can't be read so, and \
+         rows on their way don't fit; change it back there, or drop the table and create it anew"
+    )]
+    Retyped { was: String, now: String },
+    #[error(
+        "it is part of the primary key, and another engine changed its type from {was} to {now}: \
+         keys would be other keys; change it back there, or load the rows into a new table"
+    )]
+    KeyRetyped { was: String, now: String },
+    #[error(
+        "another engine changed the primary key from ({was}) to ({now}): records lie in buckets by \
+         their keys; change it back there, or load the rows into a new table"
+    )]
+    KeyChanged { was: String, now: String },
     #[error("an identifier field cannot be a {0}; use another column as key")]
     IdentifierType(String),
     #[error("declared as {declared:?} but stored as {stored:?}")]

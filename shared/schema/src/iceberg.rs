@@ -20,6 +20,8 @@ use serde_json::{Map, Value, json};
 use tidelake_core::limits::SCHEMA_DEPTH_MAX;
 
 use crate::error::{Problem, SchemaError};
+use crate::ids::assign_fresh_ids;
+use crate::json::{self, TypeText, flag, integer, kind_of, optional, required};
 use crate::types::{Field, ListType, MapType, TableSchema, Type, join, shorten};
 
 impl TableSchema {
@@ -110,29 +112,15 @@ impl Reader {
         path: &str,
         depth: usize,
     ) -> Result<Vec<Field>, SchemaError> {
-        let fields = required(
-            object,
-            path,
-            "fields",
-            "an array of fields",
-            Value::as_array,
-        )?;
-        fields
-            .iter()
-            .map(|field| self.field(field, path, depth))
-            .collect()
+        json::fields(object, path, |field| self.field(field, path, depth))
     }
 
-    fn field(&mut self, value: &Value, parent: &str, depth: usize) -> Result<Field, SchemaError> {
-        let Value::Object(object) = value else {
-            let found = kind_of(value);
-            let problem = Problem::WrongJson {
-                key: "fields",
-                expected: "an array of objects",
-                found,
-            };
-            return Err(SchemaError::at(parent, problem));
-        };
+    fn field(
+        &mut self,
+        object: &Map<String, Value>,
+        parent: &str,
+        depth: usize,
+    ) -> Result<Field, SchemaError> {
         let name = required(object, parent, "name", "the field's name", Value::as_str)?;
         let path = join(parent, name);
         for key in ["initial-default", "write-default"] {
@@ -164,25 +152,14 @@ impl Reader {
             return Err(SchemaError::at(path, Problem::TooDeep));
         }
         let value = required(object, path, key, "a type", Some)?;
-        let object = match value {
-            Value::String(text) => {
-                let primitive = text
-                    .parse()
-                    .map_err(|problem| SchemaError::at(path, problem))?;
+        let (name, object) = match json::type_text(value, path, key, "struct, list or map")? {
+            TypeText::Name(text) => {
+                let primitive = text.parse();
+                let primitive = primitive.map_err(|problem| SchemaError::at(path, problem))?;
                 return Ok(Type::Primitive(primitive));
             }
-            Value::Object(object) => object,
-            other => {
-                let expected = "a type's name or an object";
-                let problem = Problem::WrongJson {
-                    key,
-                    expected,
-                    found: kind_of(other),
-                };
-                return Err(SchemaError::at(path, problem));
-            }
+            TypeText::Parts(name, object) => (name, object),
         };
-        let name = required(object, path, "type", "struct, list or map", Value::as_str)?;
         match name {
             "struct" => {
                 known_keys(object, path, &["type", "fields"])?;
@@ -244,43 +221,6 @@ impl Reader {
     }
 }
 
-/// Numbers every position from 1, as Iceberg does: all fields of a struct, then what they contain.
-pub(crate) fn assign_fresh_ids(schema: &mut TableSchema) {
-    let mut last = 0;
-    number_fields(&mut schema.fields, &mut last);
-}
-
-fn number_fields(fields: &mut [Field], last: &mut i32) {
-    for field in fields.iter_mut() {
-        field.id = next(last);
-    }
-    for field in fields {
-        number_type(&mut field.ty, last);
-    }
-}
-
-fn number_type(ty: &mut Type, last: &mut i32) {
-    match ty {
-        Type::Primitive(_) => {}
-        Type::Struct(fields) => number_fields(fields, last),
-        Type::List(list) => {
-            list.element_id = next(last);
-            number_type(&mut list.element, last);
-        }
-        Type::Map(map) => {
-            map.key_id = next(last);
-            map.value_id = next(last);
-            number_type(&mut map.key, last);
-            number_type(&mut map.value, last);
-        }
-    }
-}
-
-fn next(last: &mut i32) -> i32 {
-    *last = last.saturating_add(1);
-    *last
-}
-
 fn fields_value(fields: &[Field]) -> Value {
     let print = |field: &Field| {
         let mut object = Map::new();
@@ -321,61 +261,5 @@ fn known_keys(object: &Map<String, Value>, path: &str, known: &[&str]) -> Result
     match object.keys().find(|key| !known.contains(&key.as_str())) {
         Some(key) => Err(SchemaError::at(path, Problem::UnknownKey(shorten(key)))),
         None => Ok(()),
-    }
-}
-
-pub(crate) fn required<'a, T>(
-    object: &'a Map<String, Value>,
-    path: &str,
-    key: &'static str,
-    expected: &'static str,
-    read: impl FnOnce(&'a Value) -> Option<T>,
-) -> Result<T, SchemaError> {
-    let Some(value) = object.get(key) else {
-        return Err(SchemaError::at(path, Problem::Missing { key, expected }));
-    };
-    read(value).ok_or_else(|| {
-        SchemaError::at(
-            path,
-            Problem::WrongJson {
-                key,
-                expected,
-                found: kind_of(value),
-            },
-        )
-    })
-}
-
-/// Absent and null are both nothing.
-pub(crate) fn optional<'a, T>(
-    object: &'a Map<String, Value>,
-    path: &str,
-    key: &'static str,
-    expected: &'static str,
-    read: impl FnOnce(&'a Value) -> Option<T>,
-) -> Result<Option<T>, SchemaError> {
-    match object.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(_) => required(object, path, key, expected, read).map(Some),
-    }
-}
-
-fn flag(object: &Map<String, Value>, path: &str, key: &'static str) -> Result<bool, SchemaError> {
-    required(object, path, key, "true or false", Value::as_bool)
-}
-
-pub(crate) fn integer(value: &Value) -> Option<i32> {
-    i32::try_from(value.as_i64()?).ok()
-}
-
-/// A JSON value as messages name it.
-pub(crate) fn kind_of(value: &Value) -> String {
-    match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(flag) => flag.to_string(),
-        Value::Number(number) => shorten(&number.to_string()),
-        Value::String(text) => format!("{:?}", shorten(text)),
-        Value::Array(_) => "an array".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
     }
 }

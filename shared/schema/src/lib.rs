@@ -3,7 +3,8 @@
 //! Owns what a table's columns are ([`TableSchema`]), what makes a schema valid, and one file for
 //! each form that it takes elsewhere: Iceberg schema JSON (the canonical one, by
 //! [`TableSchema::from_iceberg_json`] and serde), Arrow ([`arrow`]) and Delta ([`delta`]). Each
-//! file's head has its table of types. Knows nothing of rows' bytes (that is `tidelake-codec`), of
+//! file's head has its table of types. [`evolution`] says which changes of a table's columns by other
+//! engines are followed. Knows nothing of rows' bytes (that is `tidelake-codec`), of
 //! files or of the log.
 //!
 //! ```
@@ -24,7 +25,10 @@ pub mod arrow;
 pub mod dead_letters;
 pub mod delta;
 mod error;
+pub mod evolution;
 mod iceberg;
+mod ids;
+mod json;
 mod types;
 
 #[cfg(test)]

@@ -66,10 +66,15 @@ pub struct MapType {
     pub value: Type,
 }
 
-/// A type without parts. `Display` and `FromStr` are Iceberg's spelling.
+/// A type without parts. `Display` and `FromStr` are Iceberg's spelling; `byte` and `short`, which
+/// Iceberg lacks, are Delta's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Primitive {
     Boolean,
+    /// 8 bits, signed.
+    Byte,
+    /// 16 bits, signed.
+    Short,
     Int,
     Long,
     Float,
@@ -99,6 +104,8 @@ impl fmt::Display for Primitive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Boolean => "boolean",
+            Self::Byte => "byte",
+            Self::Short => "short",
             Self::Int => "int",
             Self::Long => "long",
             Self::Float => "float",
@@ -125,6 +132,8 @@ impl std::str::FromStr for Primitive {
         let unknown = || Problem::UnknownType(shorten(text));
         Ok(match text {
             "boolean" => Self::Boolean,
+            "byte" => Self::Byte,
+            "short" => Self::Short,
             "int" => Self::Int,
             "long" => Self::Long,
             "float" => Self::Float,

@@ -37,7 +37,9 @@ pub(crate) fn choose(column: &ArrayRef) -> Choice {
     let sample = column.slice(0, column.len().min(SAMPLE_VALUES));
     match sample.data_type() {
         DataType::Boolean => Choice::Plain(Encoding::PLAIN),
-        DataType::Int32
+        DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
         | DataType::Int64
         | DataType::Date32
         | DataType::Time64(_)

@@ -231,7 +231,9 @@ fn properties(first: &RecordBatch, settings: FileSettings) -> WriterProperties {
 fn is_ordered_number(data_type: &DataType) -> bool {
     matches!(
         data_type,
-        DataType::Int32
+        DataType::Int8
+            | DataType::Int16
+            | DataType::Int32
             | DataType::Int64
             | DataType::Date32
             | DataType::Timestamp(..)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
-use tidelake_catalog::TableEntry;
+use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{Bucket, ErrorKind, Watermark};
 use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
 use tidelake_schema::TableSchema;
@@ -41,6 +41,8 @@ struct Seen {
     snapshot: Arc<Snapshot>,
     /// The table with the schema of its log.
     logged: Arc<TableEntry>,
+    /// Why no row may follow, where another engine changed the columns or the key.
+    misfit: Option<Arc<ManifestError>>,
     /// The look began then, or one that failed while the store was away.
     at: Instant,
 }
@@ -154,6 +156,7 @@ impl LiveTable {
             }),
         };
         let seen = Seen {
+            misfit: self.check_columns_of(&snapshot).err().map(Arc::new),
             snapshot,
             logged,
             at,
@@ -172,6 +175,22 @@ impl LiveTable {
     fn seen_since(&self, asked: Instant) -> Option<Seen> {
         let seen = self.seen.read();
         seen.as_ref().filter(|seen| seen.at >= asked).cloned()
+    }
+
+    /// Refuses a table that was last seen with columns, or a key, that no row may follow.
+    pub(super) fn check_columns(&self) -> Result<(), Arc<ManifestError>> {
+        let seen = self.seen.read();
+        match seen.as_ref().and_then(|seen| seen.misfit.clone()) {
+            Some(misfit) => Err(misfit),
+            None => Ok(()),
+        }
+    }
+
+    /// Records lie in buckets by the key that the table was made with, and were accepted by its
+    /// columns.
+    fn check_columns_of(&self, snapshot: &Snapshot) -> Result<(), ManifestError> {
+        let key = self.entry.mode == TableMode::Upsert;
+        self.delta.check_columns(snapshot, &self.entry.schema, key)
     }
 
     /// How far the table's log covers each bucket.

@@ -54,7 +54,9 @@ fn family(from: &DataType, primitive: Primitive) -> bool {
     let bytes = matches!(from, D::Binary | D::LargeBinary | D::FixedSizeBinary(_));
     match primitive {
         Primitive::Boolean => *from == D::Boolean,
-        Primitive::Int
+        Primitive::Byte
+        | Primitive::Short
+        | Primitive::Int
         | Primitive::Long
         | Primitive::Float
         | Primitive::Double

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, BinaryArray, BooleanArray, Date64Array, Decimal128Array, DictionaryArray,
-    FixedSizeBinaryArray, FixedSizeListArray, Float64Array, Int8Array, Int32Array, Int64Array,
-    LargeListArray, LargeStringArray, ListArray, NullArray, RecordBatch, RecordBatchOptions,
-    StringArray, StringViewArray, StructArray, Time32SecondArray, Time64MicrosecondArray,
-    TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array,
+    FixedSizeBinaryArray, FixedSizeListArray, Float64Array, Int8Array, Int16Array, Int32Array,
+    Int64Array, LargeListArray, LargeStringArray, ListArray, NullArray, RecordBatch,
+    RecordBatchOptions, StringArray, StringViewArray, StructArray, Time32SecondArray,
+    Time64MicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema};
@@ -106,6 +106,17 @@ fn values_are_cast_where_nothing_is_lost() {
     assert_eq!(ok("int", Arc::new(UInt64Array::from(vec![7]))), "7");
     assert_eq!(ok("int", Arc::new(Float64Array::from(vec![7.0]))), "7");
     assert_eq!(
+        ok(
+            "short",
+            Arc::new(Int64Array::from(vec![i64::from(i16::MIN), 32767]))
+        ),
+        "-32768 32767"
+    );
+    assert_eq!(
+        ok("byte", Arc::new(Int32Array::from(vec![-128, 127]))),
+        "-128 127"
+    );
+    assert_eq!(
         ok("double", Arc::new(Int64Array::from(vec![1 << 53]))),
         "9007199254740992.0"
     );
@@ -170,6 +181,8 @@ fn values_are_cast_where_nothing_is_lost() {
 fn what_would_change_is_refused_with_its_row() {
     let messages = [
         refused("int", Int64Array::from(vec![1, 1 << 31])),
+        refused("short", Int32Array::from(vec![1, 1 << 15])),
+        refused("byte", Int16Array::from(vec![-128, -129])),
         refused("int", Float64Array::from(vec![1.0, 2.0, 2.5])),
         refused("long", UInt64Array::from(vec![u64::MAX])),
         refused("double", Int64Array::from(vec![(1 << 53) + 1])),

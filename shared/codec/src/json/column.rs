@@ -24,6 +24,8 @@ pub(super) struct Column {
 #[derive(Debug)]
 pub(super) enum Values {
     Boolean(BooleanBufferBuilder),
+    Byte(Vec<i8>),
+    Short(Vec<i16>),
     Int(Vec<i32>),
     Long(Vec<i64>),
     Float(Vec<f32>),
@@ -135,6 +137,8 @@ impl Column {
     pub(super) fn append_null(&mut self) {
         match &mut self.values {
             Values::Boolean(values) => values.append(false),
+            Values::Byte(values) => values.push(0),
+            Values::Short(values) => values.push(0),
             Values::Int(values) | Values::Date(values) => values.push(0),
             Values::Long(values) | Values::Time(values) | Values::Timestamp { values, .. } => {
                 values.push(0);
@@ -166,6 +170,8 @@ impl Column {
         self.nulls.truncate(rows);
         match &mut self.values {
             Values::Boolean(values) => values.truncate(rows),
+            Values::Byte(values) => values.truncate(rows),
+            Values::Short(values) => values.truncate(rows),
             Values::Int(values) | Values::Date(values) => values.truncate(rows),
             Values::Long(values) | Values::Time(values) | Values::Timestamp { values, .. } => {
                 values.truncate(rows);
@@ -197,6 +203,8 @@ impl Column {
     pub(super) fn bytes(&self) -> usize {
         let values = match &self.values {
             Values::Boolean(values) => values.capacity() / 8,
+            Values::Byte(values) => values.capacity(),
+            Values::Short(values) => 2 * values.capacity(),
             Values::Int(values) | Values::Date(values) => 4 * values.capacity(),
             Values::Long(values) | Values::Time(values) | Values::Timestamp { values, .. } => {
                 8 * values.capacity()
@@ -230,6 +238,8 @@ impl Column {
         }
         match &self.values {
             Values::Boolean(values) => out.push(u8::from(values.get_bit(row))),
+            Values::Byte(values) => out.extend(values[row].to_le_bytes()),
+            Values::Short(values) => out.extend(values[row].to_le_bytes()),
             Values::Int(values) | Values::Date(values) => out.extend(values[row].to_le_bytes()),
             Values::Long(values) | Values::Time(values) | Values::Timestamp { values, .. } => {
                 out.extend(values[row].to_le_bytes());
@@ -278,6 +288,8 @@ impl Column {
     pub(super) fn cell(&self, row: usize) -> Option<Cell<'_>> {
         Some(match &self.values {
             Values::Boolean(values) => Cell::Boolean(values.get_bit(row)),
+            Values::Byte(values) => Cell::Integer(values[row].into()),
+            Values::Short(values) => Cell::Integer(values[row].into()),
             Values::Int(values) => Cell::Integer(values[row].into()),
             Values::Long(values) => Cell::Integer(values[row]),
             Values::Decimal { values, scale, .. } => Cell::Decimal(values[row], *scale),
@@ -304,6 +316,8 @@ impl Values {
         };
         match primitive {
             Primitive::Boolean => Self::Boolean(BooleanBufferBuilder::new(0)),
+            Primitive::Byte => Self::Byte(Vec::new()),
+            Primitive::Short => Self::Short(Vec::new()),
             Primitive::Int => Self::Int(Vec::new()),
             Primitive::Long => Self::Long(Vec::new()),
             Primitive::Float => Self::Float(Vec::new()),
@@ -336,7 +350,8 @@ impl Values {
     /// See [`Column::value_bytes`]; a null counts as a byte.
     fn value_bytes(&self) -> usize {
         1 + match self {
-            Self::Boolean(_) => 1,
+            Self::Boolean(_) | Self::Byte(_) => 1,
+            Self::Short(_) => 2,
             Self::Int(_) | Self::Float(_) | Self::Date(_) => 4,
             Self::Long(_) | Self::Double(_) | Self::Time(_) | Self::Timestamp { .. } => 8,
             Self::Decimal { .. } => 16,
@@ -357,6 +372,8 @@ impl Values {
         };
         let primitive = match self {
             Self::Boolean(_) => Primitive::Boolean,
+            Self::Byte(_) => Primitive::Byte,
+            Self::Short(_) => Primitive::Short,
             Self::Int(_) => Primitive::Int,
             Self::Long(_) => Primitive::Long,
             Self::Float(_) => Primitive::Float,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, BooleanBufferBuilder, Date32Array, Decimal128Array,
-    Float32Array, Float64Array, Int32Array, Int64Array, ListArray, MapArray, NullBufferBuilder,
-    StringArray, StructArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+    Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, ListArray, MapArray,
+    NullBufferBuilder, StringArray, StructArray, Time64MicrosecondArray, TimestampMicrosecondArray,
     TimestampNanosecondArray,
 };
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
@@ -24,6 +24,8 @@ impl Column {
                 let values = std::mem::replace(values, BooleanBufferBuilder::new(length)).build();
                 Arc::new(BooleanArray::new(values, nulls))
             }
+            (Values::Byte(values), _) => Arc::new(Int8Array::try_new(take(values), nulls)?),
+            (Values::Short(values), _) => Arc::new(Int16Array::try_new(take(values), nulls)?),
             (Values::Int(values), _) => Arc::new(Int32Array::try_new(take(values), nulls)?),
             (Values::Long(values), _) => Arc::new(Int64Array::try_new(take(values), nulls)?),
             (Values::Float(values), _) => Arc::new(Float32Array::try_new(take(values), nulls)?),

@@ -96,7 +96,11 @@ fn single(reader: &mut Reader, column: &mut Column, text: &[u8]) -> Checked<()> 
             column.nulls.append_non_null();
             Ok(())
         }
-        Values::Boolean(_) | Values::Int(_) | Values::Long(_) => whole(reader, column, text),
+        Values::Boolean(_)
+        | Values::Byte(_)
+        | Values::Short(_)
+        | Values::Int(_)
+        | Values::Long(_) => whole(reader, column, text),
         values => {
             let plain = |byte: &u8| !matches!(byte, b'"' | b'\\' | 0..0x20);
             if !text.iter().all(plain) {

@@ -154,13 +154,14 @@ impl Reader {
         match (&mut column.values, first) {
             (Values::Boolean(values), b't') if cursor.word(b"true") => values.append(true),
             (Values::Boolean(values), b'f') if cursor.word(b"false") => values.append(false),
+            (Values::Byte(values), b'-' | b'0'..=b'9') => {
+                values.push(narrow_integer(cursor, start, "byte")?);
+            }
+            (Values::Short(values), b'-' | b'0'..=b'9') => {
+                values.push(narrow_integer(cursor, start, "short")?);
+            }
             (Values::Int(values), b'-' | b'0'..=b'9') => {
-                let value = match cursor.short_integer() {
-                    Some(value) => value,
-                    None => long_integer(cursor, start, "int")?,
-                };
-                let value = i32::try_from(value);
-                values.push(value.map_err(|_| out_of_range(cursor, start, "int"))?);
+                values.push(narrow_integer(cursor, start, "int")?);
             }
             (Values::Float(values), b'-' | b'0'..=b'9') => {
                 let value = cursor.number()?.to_f32();
@@ -442,6 +443,20 @@ fn long_integer(cursor: &mut Cursor<'_>, start: usize, expected: &str) -> Checke
     number
         .to_i64()
         .ok_or_else(|| out_of_range(cursor, start, expected))
+}
+
+/// An integer of fewer bits than the JSON may hold; `expected` is its type.
+#[inline]
+fn narrow_integer<T: TryFrom<i64>>(
+    cursor: &mut Cursor<'_>,
+    start: usize,
+    expected: &str,
+) -> Checked<T> {
+    let value = match cursor.short_integer() {
+        Some(value) => value,
+        None => long_integer(cursor, start, expected)?,
+    };
+    T::try_from(value).map_err(|_| out_of_range(cursor, start, expected))
 }
 
 #[cold]

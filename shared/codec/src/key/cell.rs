@@ -6,8 +6,8 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, PrimitiveArray, StringArray,
 };
 use arrow::datatypes::{
-    ArrowPrimitiveType, Date32Type, Decimal128Type, Int32Type, Int64Type, Time64MicrosecondType,
-    TimestampMicrosecondType, TimestampNanosecondType,
+    ArrowPrimitiveType, Date32Type, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    Time64MicrosecondType, TimestampMicrosecondType, TimestampNanosecondType,
 };
 use arrow::error::ArrowError;
 use tidelake_core::limits::KEY_TEXT_BYTES_MAX;
@@ -92,6 +92,8 @@ pub(crate) fn append_key<'a>(
 #[derive(Debug)]
 pub(super) enum Column<'a> {
     Boolean(&'a BooleanArray),
+    Byte(&'a [i8]),
+    Short(&'a [i16]),
     Int(&'a [i32]),
     Long(&'a [i64]),
     Decimal(&'a [i128], i8),
@@ -127,6 +129,8 @@ impl<'a> Column<'a> {
         };
         let column = match primitive {
             Primitive::Boolean => array.as_boolean_opt().map(Self::Boolean),
+            Primitive::Byte => values::<Int8Type>(array).map(Self::Byte),
+            Primitive::Short => values::<Int16Type>(array).map(Self::Short),
             Primitive::Int => values::<Int32Type>(array).map(Self::Int),
             Primitive::Long => values::<Int64Type>(array).map(Self::Long),
             Primitive::Decimal { scale, .. } => {
@@ -151,6 +155,8 @@ impl<'a> Column<'a> {
     fn cell(&self, row: usize) -> Cell<'a> {
         match self {
             Self::Boolean(array) => Cell::Boolean(array.value(row)),
+            Self::Byte(values) => Cell::Integer(values[row].into()),
+            Self::Short(values) => Cell::Integer(values[row].into()),
             Self::Int(values) => Cell::Integer(values[row].into()),
             Self::Long(values) => Cell::Integer(values[row]),
             Self::Decimal(values, scale) => Cell::Decimal(values[row], *scale),

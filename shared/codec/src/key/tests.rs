@@ -1,6 +1,7 @@
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array,
-    StringArray, Time64MicrosecondArray, TimestampMicrosecondArray, TimestampNanosecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Int8Array, Int16Array,
+    Int32Array, Int64Array, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+    TimestampNanosecondArray,
 };
 use proptest::prelude::*;
 use tidelake_core::partition::murmur2;
@@ -12,8 +13,10 @@ use crate::json::encode::{JsonStyle, write_rows};
 use crate::json::{JsonDecoder, JsonLimits};
 use crate::temporal::MICROS_A_DAY;
 
-const KINDS: [Primitive; 14] = [
+const KINDS: [Primitive; 16] = [
     Primitive::Boolean,
+    Primitive::Byte,
+    Primitive::Short,
     Primitive::Int,
     Primitive::Long,
     Primitive::Decimal {
@@ -108,6 +111,14 @@ fn column(kind: Primitive, rows: usize) -> BoxedStrategy<ArrayRef> {
         Primitive::Boolean => of(any::<bool>().boxed(), rows, |v| {
             Arc::new(BooleanArray::from(v))
         }),
+        Primitive::Byte => of(limits(any::<i8>(), &[0, -1, i8::MIN, i8::MAX]), rows, |v| {
+            Arc::new(Int8Array::from(v))
+        }),
+        Primitive::Short => of(
+            limits(any::<i16>(), &[0, -1, i16::MIN, i16::MAX]),
+            rows,
+            |v| Arc::new(Int16Array::from(v)),
+        ),
         Primitive::Int => of(
             limits(any::<i32>(), &[0, -1, i32::MIN, i32::MAX]),
             rows,
@@ -359,13 +370,15 @@ fn what_json_takes_for_a_value_is_taken_and_made_canonical() {
 
 #[test]
 fn texts_that_are_no_key_are_refused_with_the_reason() {
-    let cases: [(&[Primitive], &str, &str); 12] = [
+    let cases: [(&[Primitive], &str, &str); 14] = [
         (&[Primitive::Long], "", "expected a value"),
         (&[Primitive::Long], "7 ", "white space"),
         (&[Primitive::Long], "7,8", "expected nothing more"),
         (&[Primitive::Long], "\"7\"", "expected long, found string"),
         (&[Primitive::Long], "null", "null in a required field"),
         (&[Primitive::Int], "2147483648", "out of range"),
+        (&[Primitive::Short], "-32769", "out of range"),
+        (&[Primitive::Byte], "128", "out of range"),
         (&[Primitive::Date], "2026-02-30", "no such day"),
         (
             &[Primitive::Date],

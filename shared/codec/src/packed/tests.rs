@@ -51,7 +51,7 @@ fn refused(columns: Vec<(&str, ArrayRef)>) -> Rejection {
             .into_iter()
             .map(|(name, column)| (name, column, true)),
     );
-    decode_keyed(&stream(&[batch.unwrap()]), &schema(), &key()).unwrap_err()
+    decode_upserts(&stream(&[batch.unwrap()]), &schema(), &key()).unwrap_err()
 }
 
 fn structs(values: &[Option<&str>]) -> ArrayRef {
@@ -99,7 +99,7 @@ proptest! {
                 encode_operations(&batch, &schema, &key).unwrap().to_vec()
             }
         };
-        let packed = decode_keyed(&message, &schema, &key).unwrap();
+        let packed = decode_upserts(&message, &schema, &key).unwrap();
         let numbered = |delete: bool| {
             let rows = (0_u32..).zip(&operations).filter(move |(_, (_, d))| *d == delete);
             rows.map(|(row, (key, _))| (row, *key)).unzip::<u32, i64, Vec<_>, Vec<_>>()
@@ -133,7 +133,7 @@ fn only_the_key_of_a_delete_is_read() {
         ("__op", Arc::new(Int32Array::from(vec![0, 1, 1])), true),
     ])
     .unwrap();
-    let packed = decode_keyed(&stream(std::slice::from_ref(&batch)), &schema, &key).unwrap();
+    let packed = decode_upserts(&stream(std::slice::from_ref(&batch)), &schema, &key).unwrap();
     assert_eq!(keys_of(&packed.rows), [1]);
     assert_eq!(keys_of(&packed.deletes.unwrap().0), [2, 3]);
     let conformed =
@@ -148,7 +148,7 @@ fn only_the_key_of_a_delete_is_read() {
         );
     }
     let keys_only = batch.slice(1, 2).project(&[1, 3]).unwrap();
-    let packed = decode_keyed(&stream(&[keys_only]), &schema, &key).unwrap();
+    let packed = decode_upserts(&stream(&[keys_only]), &schema, &key).unwrap();
     assert_eq!(packed.rows.num_rows(), 0);
     assert_eq!(packed.deletes.unwrap().1, [0, 1]);
 }

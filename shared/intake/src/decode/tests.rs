@@ -95,7 +95,7 @@ fn rows_keep_the_order_of_their_messages_and_bad_ones_leave_nothing() {
 const BUCKETS: u32 = 3;
 
 /// A key of region and id, in this order, which is not that of the columns.
-fn keyed_schema() -> TableSchema {
+fn upsert_schema() -> TableSchema {
     TableSchema::from_iceberg_json(
         r#"{"type":"struct","identifier-field-ids":[3,1],"fields":[
             {"id":1,"name":"id","required":true,"type":"long"},
@@ -127,12 +127,12 @@ fn in_bucket(bucket: u32) -> MessageDecoder {
         bucket: Bucket(bucket),
         buckets: BUCKETS,
     };
-    MessageDecoder::upsert(&keyed_schema(), Some(placement)).unwrap()
+    MessageDecoder::upsert(&upsert_schema(), Some(placement)).unwrap()
 }
 
 /// Rows as (id, delete) of one message.
 fn packed_operations(rows: &[(i64, bool)]) -> bytes::Bytes {
-    let schema = keyed_schema();
+    let schema = upsert_schema();
     let mut decoder = JsonDecoder::new(&schema, JsonLimits::default()).unwrap();
     for (id, _) in rows {
         decoder.push_record(row(*id).as_bytes()).unwrap();
@@ -180,7 +180,7 @@ fn positions(decoded: &Decoded) -> (Positions, Positions) {
 
 #[test]
 fn rows_and_deletes_come_in_the_order_of_their_positions() {
-    let mut decoder = MessageDecoder::upsert(&keyed_schema(), None).unwrap();
+    let mut decoder = MessageDecoder::upsert(&upsert_schema(), None).unwrap();
     let mixed = packed_operations(&[(1, false), (2, true), (3, true), (2, false)]);
     let deletes = packed_operations(&[(8, true), (9, true)]);
     assert_eq!(
@@ -218,7 +218,7 @@ fn rows_and_deletes_come_in_the_order_of_their_positions() {
             (5, 1, 9)
         ]
     );
-    let keys = tidelake_codec::key::key_schema(&keyed_schema());
+    let keys = tidelake_codec::key::key_schema(&upsert_schema());
     assert!(
         decoded
             .deletes
@@ -271,7 +271,7 @@ fn the_bucket_of_a_tombstone_is_that_of_its_canonical_text() {
 fn a_batch_with_a_row_of_another_bucket_is_refused_whole_at_that_row() {
     let of = |wanted: u32| (0..).filter(move |id| bucket(*id) == Bucket(wanted));
     let own: Vec<i64> = of(2).take(4).collect();
-    let stray = of(0).next().unwrap();
+    let misrouted = of(0).next().unwrap();
     let mut decoder = in_bucket(2);
     let all = [
         (own[0], false),
@@ -285,9 +285,9 @@ fn a_batch_with_a_row_of_another_bucket_is_refused_whole_at_that_row() {
     );
     for at in 0..4 {
         let mut rows = all;
-        rows[at].0 = stray;
-        // A later stray, of the other kind, must not be the one that is named.
-        rows[3].0 = stray;
+        rows[at].0 = misrouted;
+        // A later misrouted row, of the other kind, must not be the one that is named.
+        rows[3].0 = misrouted;
         let refused = decoder
             .push(&arrow(1, &packed_operations(&rows)))
             .unwrap_err();
@@ -299,9 +299,9 @@ fn a_batch_with_a_row_of_another_bucket_is_refused_whole_at_that_row() {
         assert_eq!(refused.reason, reason);
     }
     assert_eq!(decoder.rows(), 4);
-    let plain = MessageDecoder::upsert(&keyed_schema(), None);
+    let plain = MessageDecoder::upsert(&upsert_schema(), None);
     let mut plain = plain.unwrap();
-    let anywhere = packed_operations(&[(own[0], false), (stray, true)]);
+    let anywhere = packed_operations(&[(own[0], false), (misrouted, true)]);
     assert_eq!(plain.push(&arrow(0, &anywhere)), Ok(Pushed::Rows(2)));
 }
 
@@ -327,7 +327,7 @@ fn bad_keys_and_operations_are_refused_with_their_reason() {
     let decoded = decoder.finish().unwrap();
     assert!(decoded.rows.is_empty() && decoded.deletes.is_empty());
 
-    let mut append = MessageDecoder::append(&keyed_schema()).unwrap();
+    let mut append = MessageDecoder::append(&upsert_schema()).unwrap();
     let operations = packed_operations(&[(1, true)]);
     let refused = append.push(&arrow(0, &operations)).unwrap_err();
     assert_eq!(

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, StringArray,
-    TimestampMicrosecondArray,
+    Date32Array, Decimal128Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array,
+    StringArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Field, Fields};
 use proptest::prelude::*;
@@ -25,6 +25,8 @@ fn every_type_has_delta_s_form() {
             "i",
             Arc::new(Int32Array::from(vec![Some(3), None, Some(-1)])),
         ),
+        ("b", Arc::new(Int8Array::from(vec![-128, 127, 0]))),
+        ("h", Arc::new(Int16Array::from(vec![7, -32_768, 32_767]))),
         ("f", Arc::new(Float64Array::from(vec![0.5, 1e300, -2.0]))),
         (
             "d",
@@ -46,11 +48,11 @@ fn every_type_has_delta_s_form() {
         serde_json::to_value(&stats).unwrap(),
         json!({
             "numRecords": 3,
-            "minValues": {"i": -1, "f": -2.0, "d": -12.345, "day": "1969-12-31",
+            "minValues": {"i": -1, "b": -128, "h": -32768, "f": -2.0, "d": -12.345, "day": "1969-12-31",
                 "t": "1969-12-31T23:59:59.999Z", "s": "a"},
-            "maxValues": {"i": 3, "f": 1e300, "d": 0.1, "day": "2026-11-21",
+            "maxValues": {"i": 3, "b": 127, "h": 32767, "f": 1e300, "d": 0.1, "day": "2026-11-21",
                 "t": "1970-01-01T00:00:00.002Z", "s": "ä"},
-            "nullCount": {"i": 1, "f": 0, "d": 0, "day": 0, "t": 0, "s": 0},
+            "nullCount": {"i": 1, "b": 0, "h": 0, "f": 0, "d": 0, "day": 0, "t": 0, "s": 0},
             "tightBounds": true,
         })
     );

@@ -1,20 +1,16 @@
 //! From a `schemaString`, of ours or of another writer, to a table schema.
 
-use std::collections::HashSet;
-
 use serde_json::{Map, Value};
 use tidelake_core::limits::SCHEMA_DEPTH_MAX;
 
 use super::write::stored_type;
 use super::{COMMENT, DECLARED, ID, IDENTIFIER, OWN_ID, id_in, number_in};
 use crate::error::{Problem, SchemaError};
-use crate::iceberg::{assign_fresh_ids, kind_of, optional, required};
+use crate::ids::{PathIds, assign_fresh_ids, fill_ids};
+use crate::json::{self, TypeText, flag, kind_of, optional, required};
 use crate::types::{
     Field, ListType, MapType, Primitive, TableSchema, Type, decimal, join, shorten,
 };
-
-/// Ids that follow from paths lie from here on, far above those that are counted.
-const PATH_IDS_FROM: i32 = 1 << 30;
 
 /// Reads and validates the schema of a table of ours or of another writer. Ids are those of the
 /// column mapping, or ours; a table that has neither gets fresh ones. Metadata that is not ours is
@@ -43,7 +39,9 @@ pub fn from_schema_string(text: &str) -> Result<TableSchema, SchemaError> {
 fn parse_stored(text: &str) -> Option<Primitive> {
     Some(match text {
         "boolean" => Primitive::Boolean,
-        "byte" | "short" | "integer" => Primitive::Int,
+        "byte" => Primitive::Byte,
+        "short" => Primitive::Short,
+        "integer" => Primitive::Int,
         "long" => Primitive::Long,
         "float" => Primitive::Float,
         "double" => Primitive::Double,
@@ -80,32 +78,18 @@ impl Reader {
         path: &str,
         depth: usize,
     ) -> Result<Vec<Field>, SchemaError> {
-        let fields = required(
-            object,
-            path,
-            "fields",
-            "an array of fields",
-            Value::as_array,
-        )?;
-        fields
-            .iter()
-            .map(|field| self.field(field, path, depth))
-            .collect()
+        json::fields(object, path, |field| self.field(field, path, depth))
     }
 
-    fn field(&mut self, value: &Value, parent: &str, depth: usize) -> Result<Field, SchemaError> {
-        let Value::Object(object) = value else {
-            let found = kind_of(value);
-            let problem = Problem::WrongJson {
-                key: "fields",
-                expected: "an array of objects",
-                found,
-            };
-            return Err(SchemaError::at(parent, problem));
-        };
+    fn field(
+        &mut self,
+        object: &Map<String, Value>,
+        parent: &str,
+        depth: usize,
+    ) -> Result<Field, SchemaError> {
         let name = required(object, parent, "name", "the field's name", Value::as_str)?;
         let path = join(parent, name);
-        let nullable = required(object, &path, "nullable", "true or false", Value::as_bool)?;
+        let nullable = flag(object, &path, "nullable")?;
         let empty = Map::new();
         let metadata = optional(object, &path, "metadata", "an object", Value::as_object)?;
         let metadata = metadata.unwrap_or(&empty);
@@ -150,31 +134,16 @@ impl Reader {
         if depth > SCHEMA_DEPTH_MAX {
             return Err(SchemaError::at(path, Problem::TooDeep));
         }
-        let object = match value {
-            Value::String(text) => return at.primitive(text, path).map(Type::Primitive),
-            Value::Object(object) => object,
-            other => {
-                let expected = "a type's name or an object";
-                let problem = Problem::WrongJson {
-                    key: "type",
-                    expected,
-                    found: kind_of(other),
-                };
-                return Err(SchemaError::at(path, problem));
-            }
+        let (kind, object) = match json::type_text(value, path, "type", "struct, array or map")? {
+            TypeText::Name(text) => return at.primitive(text, path).map(Type::Primitive),
+            TypeText::Parts(kind, object) => (kind, object),
         };
-        match required(object, path, "type", "struct, array or map", Value::as_str)? {
+        match kind {
             "struct" => Ok(Type::Struct(self.fields(object, path, depth + 1)?)),
             "array" => {
                 let inner = at.inside("element");
                 let element = required(object, path, "elementType", "a type", Some)?;
-                let nulls = required(
-                    object,
-                    path,
-                    "containsNull",
-                    "true or false",
-                    Value::as_bool,
-                )?;
+                let nulls = flag(object, path, "containsNull")?;
                 Ok(Type::List(Box::new(ListType {
                     element_id: self.nested_id(&inner)?,
                     element_required: !nulls,
@@ -185,13 +154,7 @@ impl Reader {
                 let (key_at, value_at) = (at.inside("key"), at.inside("value"));
                 let key = required(object, path, "keyType", "a type", Some)?;
                 let value = required(object, path, "valueType", "a type", Some)?;
-                let nulls = required(
-                    object,
-                    path,
-                    "valueContainsNull",
-                    "true or false",
-                    Value::as_bool,
-                )?;
+                let nulls = flag(object, path, "valueContainsNull")?;
                 Ok(Type::Map(Box::new(MapType {
                     key_id: self.nested_id(&key_at)?,
                     key: self.ty(key, &key_at, depth + 1)?,
@@ -239,104 +202,8 @@ impl Reader {
             (true, true) => PathIds::of(schema).number(&mut schema.fields, ""),
             (false, _) if self.numbered => PathIds::of(schema).number(&mut schema.fields, ""),
             (false, _) => assign_fresh_ids(schema),
-            (true, false) if self.nested_unmapped => {
-                let mut last = schema.last_column_id();
-                schema
-                    .fields
-                    .iter_mut()
-                    .for_each(|field| fill_ids(&mut field.ty, &mut last));
-            }
+            (true, false) if self.nested_unmapped => fill_ids(schema),
             (true, false) => {}
-        }
-    }
-}
-
-/// Ids that follow from the path of a field.
-struct PathIds {
-    taken: HashSet<i32>,
-}
-
-impl PathIds {
-    fn of(schema: &TableSchema) -> Self {
-        fn collect(ty: &Type, taken: &mut HashSet<i32>) {
-            for (_, id, child) in ty.children() {
-                taken.insert(id);
-                collect(child, taken);
-            }
-        }
-        let mut taken = HashSet::new();
-        for field in &schema.fields {
-            taken.insert(field.id);
-            collect(&field.ty, &mut taken);
-        }
-        Self { taken }
-    }
-
-    fn number(&mut self, fields: &mut [Field], parent: &str) {
-        for field in fields {
-            let path = join(parent, &field.name);
-            self.fill(&mut field.id, &path);
-            self.inside(&mut field.ty, &path);
-        }
-    }
-
-    fn inside(&mut self, ty: &mut Type, path: &str) {
-        match ty {
-            Type::Primitive(_) => {}
-            Type::Struct(fields) => self.number(fields, path),
-            Type::List(list) => {
-                let path = join(path, "element");
-                self.fill(&mut list.element_id, &path);
-                self.inside(&mut list.element, &path);
-            }
-            Type::Map(map) => {
-                let (key, value) = (join(path, "key"), join(path, "value"));
-                self.fill(&mut map.key_id, &key);
-                self.fill(&mut map.value_id, &value);
-                self.inside(&mut map.key, &key);
-                self.inside(&mut map.value, &value);
-            }
-        }
-    }
-
-    fn fill(&mut self, id: &mut i32, path: &str) {
-        if *id != 0 {
-            return;
-        }
-        // FNV-1a, 32 bits: part of the format, since other processes must get the same.
-        let hash = path.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-        });
-        let span = PATH_IDS_FROM.unsigned_abs();
-        let mut offset = hash % span;
-        while !self.taken.insert(PATH_IDS_FROM + offset as i32) {
-            offset = (offset + 1) % span;
-        }
-        *id = PATH_IDS_FROM + offset as i32;
-    }
-}
-
-fn fill_ids(ty: &mut Type, last: &mut i32) {
-    let mut fill = |id: &mut i32| {
-        if *id == 0 {
-            *last = last.saturating_add(1);
-            *id = *last;
-        }
-    };
-    match ty {
-        Type::Primitive(_) => {}
-        Type::Struct(fields) => fields
-            .iter_mut()
-            .for_each(|field| fill_ids(&mut field.ty, last)),
-        Type::List(list) => {
-            fill(&mut list.element_id);
-            fill_ids(&mut list.element, last);
-        }
-        Type::Map(map) => {
-            fill(&mut map.key_id);
-            fill(&mut map.value_id);
-            fill_ids(&mut map.key, last);
-            fill_ids(&mut map.value, last);
         }
     }
 }

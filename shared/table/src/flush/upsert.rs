@@ -19,7 +19,9 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use tidelake_core::Bucket;
 use tidelake_manifest::action::Add;
-use tidelake_manifest::{CommitOutcome, Conflict, DeltaTable, MarkMove, Snapshot, Transaction};
+use tidelake_manifest::{
+    CommitOutcome, Conflict, DeltaTable, MarkMove, Snapshot, Transaction, fits_still,
+};
 use uuid::Uuid;
 
 use super::vectors::Vectors;
@@ -111,7 +113,12 @@ pub(super) async fn run(
                 | Conflict::FileRemoved { .. }
                 | Conflict::RowsAdded { .. },
             ) => {
-                base = desk.table.refresh(&base).await?;
+                let newer = desk.table.refresh(&base).await?;
+                if let Err(conflict) = fits_still(&base, &newer) {
+                    let states = parts.into_iter().map(|part| (part.bucket, part.state));
+                    return Ok(conflicted(conflict, states));
+                }
+                base = newer;
                 follow(desk.table, &base, loader, &mut parts).await?;
             }
             CommitOutcome::Conflicted(conflict) => {

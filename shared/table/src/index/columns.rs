@@ -5,8 +5,8 @@ use arrow::array::{
     LargeStringArray, StringArray, StringViewArray,
 };
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Int32Type, Int64Type, Time64MicrosecondType, TimeUnit,
-    TimestampMicrosecondType, TimestampNanosecondType,
+    DataType, Date32Type, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, TimestampNanosecondType,
 };
 use tidelake_schema::Primitive;
 
@@ -15,7 +15,8 @@ const UUID_TEXT_BYTES: usize = 36;
 /// Bytes that each value of the type takes; None where they differ.
 pub(super) fn fixed_width(ty: Primitive) -> Option<usize> {
     Some(match ty {
-        Primitive::Boolean => 1,
+        Primitive::Boolean | Primitive::Byte => 1,
+        Primitive::Short => 2,
         Primitive::Int | Primitive::Date => 4,
         Primitive::Decimal {
             precision: 0..=9, ..
@@ -159,6 +160,18 @@ pub(super) fn values<'a>(ty: Primitive, array: &'a ArrayRef) -> Result<Values<'a
             let array = array.as_boolean_opt().ok_or_else(wrong)?;
             let values = array.values().iter().map(u128::from).collect();
             Ok(Values::Integers { bytes: 1, values })
+        }
+        Primitive::Byte => {
+            let array = array.as_primitive_opt::<Int8Type>().ok_or_else(wrong)?;
+            let values = array.values().iter();
+            let values = values.map(|&v| u128::from(v as u8 ^ (1 << 7))).collect();
+            Ok(Values::Integers { bytes: 1, values })
+        }
+        Primitive::Short => {
+            let array = array.as_primitive_opt::<Int16Type>().ok_or_else(wrong)?;
+            let values = array.values().iter();
+            let values = values.map(|&v| u128::from(v as u16 ^ (1 << 15))).collect();
+            Ok(Values::Integers { bytes: 2, values })
         }
         Primitive::Int | Primitive::Date => {
             let values = match array.data_type() {

@@ -6,7 +6,8 @@
 //! | type | bytes |
 //! | --- | --- |
 //! | boolean | 1 |
-//! | int, date; decimal up to 9 digits | 4: big-endian, sign bit flipped |
+//! | byte, short | 1, 2: big-endian, sign bit flipped |
+//! | int, date; decimal up to 9 digits | 4, likewise |
 //! | long, time, timestamps; decimal up to 18 digits | 8, likewise |
 //! | other decimals | 16, likewise |
 //! | uuid | its 16 bytes |

@@ -1,7 +1,8 @@
-use arrow::array::{Array, AsArray, StringArray};
+use arrow::array::{Array, AsArray, Int8Array, Int16Array, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Int32Type, Int64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::LogicalType;
 use proptest::prelude::*;
 use tidelake_core::Watermark;
 use tidelake_schema::TableSchema;
@@ -103,4 +104,41 @@ fn time_is_stored_as_a_plain_long_and_columns_keep_their_field_ids() {
     assert_eq!(at.logical_type_ref(), None);
     assert_eq!(parquet.column(0).self_type().get_basic_info().id(), 1);
     assert_eq!(parquet.column(3).name(), "__bucket");
+}
+
+#[test]
+fn narrow_integers_keep_their_width_in_the_file_and_have_bounds() {
+    let schema = TableSchema::from_iceberg_json(
+        r#"{"fields":[
+            {"id":1,"name":"tiny","required":true,"type":"byte"},
+            {"id":2,"name":"small","required":false,"type":"short"}]}"#,
+    )
+    .unwrap();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int8Array::from(vec![i8::MIN, 3, i8::MAX])),
+        Arc::new(Int16Array::from(vec![Some(i16::MAX), None, Some(i16::MIN)])),
+    ];
+    let batch = RecordBatch::try_new(tidelake_schema::arrow::to_arrow(&schema), columns).unwrap();
+    let positions = Positions {
+        offsets: vec![0, 1, 2],
+        rows: vec![0; 3],
+        timestamps_ms: vec![0; 3],
+    };
+    let mut table = Memtable::new(Bucket(0), Watermark(0));
+    table.push(Chunk::new(batch.clone(), positions));
+    let layout = FileLayout::plain(&schema);
+    let file = encode(&layout, &[table.seal()], FileSettings::default());
+    let file = file.unwrap().unwrap();
+    let parquet = file.metadata.file_metadata().schema_descr();
+    for (column, bit_width) in [(0, 8), (1, 16)] {
+        let column = parquet.column(column);
+        assert_eq!(column.physical_type(), parquet::basic::Type::INT32);
+        let integer = LogicalType::integer(bit_width, true);
+        assert_eq!(column.logical_type_ref(), Some(&integer));
+    }
+    let stats: serde_json::Value = serde_json::from_str(&file.stats.to_json()).unwrap();
+    assert_eq!(stats["minValues"]["tiny"], -128, "{stats}");
+    assert_eq!(stats["maxValues"]["small"], 32767, "{stats}");
+    let rows = read(&file);
+    assert_eq!(rows.columns()[..2], batch.columns()[..]);
 }

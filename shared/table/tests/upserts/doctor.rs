@@ -130,3 +130,68 @@ async fn a_vector_that_names_rows_beyond_an_uncounted_file_is_found() {
         )]
     );
 }
+
+impl World {
+    /// The doctor finds nothing; and finds what is damaged on purpose.
+    pub(super) async fn check_doctor(&self) {
+        let snapshot = self.latest().await;
+        let loader = Some(&self.writers[0].loader);
+        let checked = check(&self.table, &snapshot, &TOPIC, loader, false)
+            .await
+            .unwrap();
+        assert!(checked.is_sound(), "{checked:?}");
+        assert_eq!(checked.keys as usize, self.model.len());
+        let Some(file) = snapshot.files().find(|file| file.tag(TAG_INDEX).is_some()) else {
+            return;
+        };
+        let name = file.tag(TAG_INDEX).unwrap();
+        let sidecar = self.table.store().get(name).await.unwrap();
+        let mut damaged = sidecar.to_vec();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 0x10;
+        self.table.store().put(name, damaged.into()).await.unwrap();
+        let checked = check(&self.table, &snapshot, &TOPIC, loader, false)
+            .await
+            .unwrap();
+        assert_eq!(checked.problems, 1, "{checked:?}");
+        // A reader goes by the file meanwhile.
+        let bucket = file.buckets().unwrap()[0];
+        let load = self.writers[0]
+            .loader
+            .load(&self.table, &snapshot, bucket, None);
+        let (state, loaded) = load.await.unwrap();
+        assert_eq!((loaded.damaged, state.live_rows() > 0), (1, true));
+        let mended = check(&self.table, &snapshot, &TOPIC, loader, true)
+            .await
+            .unwrap();
+        assert!(
+            mended.is_sound() && mended.findings.len() == 1,
+            "{mended:?}"
+        );
+        assert_eq!(self.table.store().get(name).await.unwrap(), sidecar);
+        // A file of live keys comes in a second time.
+        let twin = "twin.parquet";
+        let bytes = self.table.store().get(file.path()).await.unwrap();
+        self.table.store().put(twin, bytes).await.unwrap();
+        let add = Add {
+            path: twin.into(),
+            ..file.add.clone()
+        };
+        let tx = Transaction::flush(vec![add], Vec::new());
+        let outcome = self.table.commit(&snapshot, tx).await.unwrap();
+        let CommitOutcome::Committed { snapshot, .. } = outcome else {
+            panic!("no contention")
+        };
+        let checked = check(&self.table, &snapshot, &TOPIC, loader, true)
+            .await
+            .unwrap();
+        let live = file.live_rows().unwrap();
+        assert_eq!(checked.problems, live, "{checked:?}");
+        assert!(
+            checked
+                .findings
+                .iter()
+                .all(|found| found.check == "each_key_is_live_once")
+        );
+    }
+}

@@ -1,29 +1,8 @@
 //! Another engine changes the table's schema while a flusher holds rows that were decoded before.
 
-use serde_json::Value;
-use tidelake_manifest::Metadata;
-
 use super::*;
 
 impl World {
-    /// Another engine changes the columns.
-    async fn alter(&self, change: impl FnOnce(&mut Vec<Value>)) {
-        let base = self.latest().await;
-        let mut schema: Value = serde_json::from_str(&base.metadata().schema_string).unwrap();
-        change(schema["fields"].as_array_mut().unwrap());
-        let metadata = Metadata {
-            schema_string: schema.to_string(),
-            ..base.metadata().clone()
-        };
-        let actions = [
-            Action::CommitInfo(CommitInfo::default()),
-            Action::Metadata(metadata),
-        ];
-        let name = format!("_delta_log/{:020}.json", base.version().next().0);
-        let bytes = write_commit(&actions);
-        self.table.store().put(&name, bytes.into()).await.unwrap();
-    }
-
     /// Flushes rows that were decoded by the schema that the world began with, on the newest
     /// version.
     async fn flush_late(&mut self, records: &Records) -> FlushOutcome {
@@ -118,4 +97,24 @@ async fn rows_without_a_column_that_came_are_decoded_again() {
         before,
         "nothing was committed"
     );
+}
+
+#[tokio::test]
+async fn a_new_column_behind_another_conflict_is_not_passed_over() {
+    let mut world = World::new(Shape::Long).await;
+    // Rows of the key that the flush brings, then a column that its rows were decoded without.
+    world.insert(Some(0), &[(2, Some(Some(0)))]).await;
+    world.change(&Change::Add { front: false }).await;
+    let records = [some(0..6, 1000)];
+    let before = world.latest().await.version();
+    world.flush(0, &records, false).await;
+    assert_eq!(
+        world.latest().await.version(),
+        before,
+        "nothing was committed"
+    );
+    world.flush(0, &records, true).await;
+    let version = world.latest().await.version().0;
+    world.versions.insert(version, world.model.clone());
+    world.check_versions().await;
 }

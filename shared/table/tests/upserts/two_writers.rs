@@ -151,7 +151,7 @@ async fn meet(held: Held, other: Other) {
                 .await
         }
         // To the second version.
-        Other::Restores => world.restore(1).await,
+        Other::Restores => world.restore(1, false).await,
         Other::SharedFile => {
             let theirs = records(1, SHARED + 100..SHARED + 900, 7);
             world.flush(1, &[theirs], true).await

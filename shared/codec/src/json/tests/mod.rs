@@ -180,7 +180,12 @@ fn is_plain(ty: &Type) -> bool {
         // Single-precision text is rounded twice there.
         Type::Primitive(primitive) => matches!(
             primitive,
-            Primitive::Boolean | Primitive::Int | Primitive::Long | Primitive::String
+            Primitive::Boolean
+                | Primitive::Byte
+                | Primitive::Short
+                | Primitive::Int
+                | Primitive::Long
+                | Primitive::String
         ),
         Type::Struct(fields) => fields.iter().all(|field| is_plain(&field.ty)),
         Type::List(list) => is_plain(&list.element),

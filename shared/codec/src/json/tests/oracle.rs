@@ -154,6 +154,8 @@ fn scalar(raw: &RawValue, primitive: Primitive) -> Option<String> {
     let string = || serde_json::from_str::<String>(token).ok();
     Some(match primitive {
         Primitive::Boolean => token.parse::<bool>().ok()?.to_string(),
+        Primitive::Byte => integer?.parse::<i8>().ok()?.to_string(),
+        Primitive::Short => integer?.parse::<i16>().ok()?.to_string(),
         Primitive::Int => integer?.parse::<i32>().ok()?.to_string(),
         Primitive::Long => integer?.parse::<i64>().ok()?.to_string(),
         Primitive::Float => {
@@ -410,7 +412,7 @@ fn random_type(rng: &mut Rng, id: &mut i32, depth: usize) -> Type {
     }
     let precision = 1 + rng.below(38) as u8;
     let scale = rng.below(usize::from(precision) + 1) as i8;
-    Type::Primitive(match rng.below(20) {
+    Type::Primitive(match rng.below(22) {
         0 => P::Boolean,
         1 => P::Int,
         2 => P::Float,
@@ -426,6 +428,8 @@ fn random_type(rng: &mut Rng, id: &mut i32, depth: usize) -> Type {
         12 => P::Binary,
         13..=15 => P::Long,
         16..=17 => P::Double,
+        18 => P::Byte,
+        19 => P::Short,
         _ => P::String,
     })
 }
@@ -551,6 +555,14 @@ fn random_scalar(primitive: Primitive, rng: &mut Rng) -> String {
     let pick = |rng: &mut Rng, choices: &[&str]| rng.one_of(choices).to_owned();
     match primitive {
         Primitive::Boolean => pick(rng, &["true", "false"]),
+        Primitive::Byte => match rng.below(3) {
+            0 => pick(rng, &["0", "-0", "127", "-128"]),
+            _ => (rng.next() as i8).to_string(),
+        },
+        Primitive::Short => match rng.below(3) {
+            0 => pick(rng, &["0", "-0", "32767", "-32768"]),
+            _ => (rng.next() as i16).to_string(),
+        },
         Primitive::Int => match rng.below(3) {
             0 => pick(rng, &["0", "-0", "2147483647", "-2147483648"]),
             _ => (rng.next() as i32).to_string(),

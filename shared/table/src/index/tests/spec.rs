@@ -1,7 +1,7 @@
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array,
-    RecordBatch, StringArray, StringViewArray, Time64MicrosecondArray, TimestampMicrosecondArray,
-    TimestampNanosecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Int8Array, Int16Array,
+    Int32Array, Int64Array, RecordBatch, StringArray, StringViewArray, Time64MicrosecondArray,
+    TimestampMicrosecondArray, TimestampNanosecondArray,
 };
 use tidelake_schema::{Field, Primitive, TableSchema, Type};
 
@@ -27,6 +27,8 @@ fn types() -> impl Strategy<Value = Primitive> {
     prop_oneof![
         prop::sample::select(vec![
             Primitive::Boolean,
+            Primitive::Byte,
+            Primitive::Short,
             Primitive::Int,
             Primitive::Long,
             Primitive::Date,
@@ -47,6 +49,12 @@ fn value(ty: Primitive) -> BoxedStrategy<Value> {
     let few = prop::sample::select(vec![0_u8, 1, 0x7F, 0x80, 0xFF]);
     match ty {
         Primitive::Boolean => any::<bool>().prop_map(Value::Boolean).boxed(),
+        Primitive::Byte => prop_oneof![any::<i8>(), Just(i8::MIN), Just(i8::MAX)]
+            .prop_map(|value| Value::Int(value.into()))
+            .boxed(),
+        Primitive::Short => prop_oneof![any::<i16>(), Just(i16::MIN), Just(i16::MAX)]
+            .prop_map(|value| Value::Int(value.into()))
+            .boxed(),
         Primitive::Int | Primitive::Date => prop_oneof![
             any::<i32>(),
             prop::sample::select(vec![i32::MIN, -1, 0, 1, i32::MAX])
@@ -108,6 +116,8 @@ fn column(ty: Primitive, values: &[&Value], view: bool) -> ArrayRef {
             let values = values.iter().map(|value| **value == Value::Boolean(true));
             Arc::new(BooleanArray::from(values.collect::<Vec<_>>()))
         }
+        Primitive::Byte => Arc::new(Int8Array::from_iter_values(ints().map(|v| v as i8))),
+        Primitive::Short => Arc::new(Int16Array::from_iter_values(ints().map(|v| v as i16))),
         Primitive::Int => Arc::new(Int32Array::from_iter_values(ints())),
         Primitive::Date => Arc::new(Date32Array::from_iter_values(ints())),
         Primitive::Long => Arc::new(Int64Array::from_iter_values(longs())),
@@ -223,6 +233,7 @@ fn the_kind_follows_from_the_width() {
     let fixed = |bytes| KeyKind::Fixed { bytes };
     assert_eq!(kind(&[Primitive::Long]), fixed(8));
     assert_eq!(kind(&[Primitive::Boolean, Primitive::Int]), fixed(5));
+    assert_eq!(kind(&[Primitive::Byte, Primitive::Short]), fixed(3));
     assert_eq!(kind(&[Primitive::Uuid]), fixed(16));
     assert_eq!(kind(&[Primitive::Long, Primitive::Timestamp]), fixed(16));
     assert_eq!(kind(&[Primitive::Uuid, Primitive::Boolean]), KeyKind::Bytes);
