@@ -15,17 +15,20 @@
 //! - a seat that is not open has a time at which it is tried again, and a stopped one a reason;
 //! - a revoked bucket is released at its deadline at the latest, and never opened again before it
 //!   is assigned again: answers that belong to an earlier try are ignored;
-//! - one flush at a time for a table.
+//! - one flush at a time for a table;
+//! - buckets that are open at one time were opened on one incarnation of their table: where another
+//!   is found, or none, those of the earlier begin anew.
 
 mod assignment;
 mod flights;
+mod incarnation;
 mod plan;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidelake_core::{Bucket, Watermark};
+use tidelake_core::{Bucket, TopicId, Watermark};
 use tidelake_log::{TopicBucket, topics};
 
 use crate::budget::Budget;
@@ -46,6 +49,7 @@ pub enum Event {
     Opened {
         topic: Arc<str>,
         attempt: u64,
+        found: Found,
         ready: Vec<Bucket>,
         refused: Vec<(Bucket, Trouble)>,
     },
@@ -61,12 +65,33 @@ pub enum Event {
     TopicChanged(Arc<str>),
     /// A bucket's log stands still, or, with no trouble, goes on again by itself.
     Stalled(TopicBucket, Option<Trouble>),
+    /// What the flush that has just begun holds beside its rows.
+    FlushHolds(Arc<str>, usize),
+    /// What the key indexes of a table's buckets hold now.
+    IndexHolds(Arc<str>, usize),
     /// A flush failed and tries again.
     FlushFailing(Arc<str>, Trouble),
     FlushEnded(Arc<str>, FlushEnd),
     Tick,
     /// Everything is flushed, nothing new begins.
     Drain,
+}
+
+/// Which table a name stands for: one that was dropped and made again, or restored, is another,
+/// whose log and offsets are its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Incarnation {
+    pub topic_id: TopicId,
+    pub restores: u32,
+}
+
+/// What the catalog said of a topic's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    Table(Incarnation),
+    NoTable,
+    /// It could not be asked, or its answer could not be used.
+    Unknown,
 }
 
 /// How a flush ended.
@@ -122,8 +147,8 @@ pub struct Held {
     pub room: usize,
     /// When the oldest of it came in; none where a flush would move no watermark.
     pub since: Option<Moment>,
-    /// Somebody waits for a flush.
-    pub asked: bool,
+    /// Since when somebody waits for a flush.
+    pub asked: Option<Moment>,
 }
 
 #[derive(Debug)]
@@ -161,13 +186,26 @@ struct Seat {
     stalled: Option<Trouble>,
 }
 
+/// A flush under way.
+#[derive(Debug, Default)]
+struct Flight {
+    of: Option<Incarnation>,
+    /// Generations of the buckets whose rows it holds.
+    buckets: BTreeMap<Bucket, u64>,
+}
+
 #[derive(Debug, Default)]
 struct Table {
     tenant: Arc<str>,
-    /// Generations of the buckets whose rows a flush under way holds.
-    flight: Option<BTreeMap<Bucket, u64>>,
-    /// Of the flush: also of rows whose bucket has begun anew since.
+    /// The one that open buckets were opened on.
+    incarnation: Option<Incarnation>,
+    flight: Option<Flight>,
+    /// Rows of the flush: also those whose bucket has begun anew since.
     flying: usize,
+    /// What the flush holds beside them.
+    beside: usize,
+    /// What key indexes hold.
+    index: usize,
     /// Why its commits fail.
     trouble: Option<Trouble>,
     /// The flush was told to end at its next failure.
@@ -186,6 +224,8 @@ pub struct Seats {
     leave_by: Option<Moment>,
     /// A seat or a flush went: some table may have none left.
     tidy: bool,
+    /// A flush that was asked for waits for markers.
+    awaits_markers: bool,
     /// Numbers tries and generations.
     counter: u64,
     out: Vec<Command>,
@@ -201,6 +241,7 @@ impl Seats {
             tables: BTreeMap::new(),
             leave_by: None,
             tidy: false,
+            awaits_markers: false,
             counter: 0,
             out: Vec::new(),
         }
@@ -214,9 +255,13 @@ impl Seats {
             Event::Opened {
                 topic,
                 attempt,
+                found,
                 ready,
                 refused,
-            } => self.opened(&topic, attempt, ready, refused, now),
+            } => {
+                self.found(&topic, found, now);
+                self.opened(&topic, attempt, ready, refused, now);
+            }
             Event::CaughtUp(topic, buckets) => self.caught_up(&topic, buckets),
             Event::Taken(taken) => self.taken(taken),
             Event::Failed(at, trouble) => self.fail(&at, trouble, now),
@@ -234,6 +279,16 @@ impl Seats {
                     self.surprised(&at, now);
                 }
                 self.retry(now);
+            }
+            Event::FlushHolds(topic, bytes) => {
+                if let Some(table) = self.tables.get_mut(&topic) {
+                    table.beside = bytes;
+                }
+            }
+            Event::IndexHolds(topic, bytes) => {
+                if let Some(table) = self.tables.get_mut(&topic) {
+                    table.index = bytes;
+                }
             }
             Event::FlushFailing(topic, trouble) => self.flush_failing(&topic, trouble),
             Event::FlushEnded(topic, end) => self.flush_ended(&topic, end, now),
@@ -257,6 +312,11 @@ impl Seats {
 impl Seat {
     fn awaits(&self, attempt: u64) -> bool {
         matches!(&self.state, State::Opening { attempt: awaited, .. } if *awaited == attempt)
+    }
+
+    /// Messages of it may come.
+    fn is_fetched(&self) -> bool {
+        matches!(self.state, State::Open { .. }) && !self.paused && self.stalled.is_none()
     }
 
     /// Why it does not, or did not, go on.
