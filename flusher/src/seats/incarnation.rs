@@ -5,18 +5,7 @@
 //! is the newer can't be told, and need not be: every bucket that differs looks the table up again,
 //! until all have found the same.
 
-use tidelake_catalog::TableEntry;
-
 use super::*;
-
-impl Incarnation {
-    pub fn of(entry: &TableEntry) -> Self {
-        Self {
-            topic_id: entry.topic_id,
-            restores: entry.restores,
-        }
-    }
-}
 
 impl Seats {
     /// Takes in what a lookup found, before the buckets that it was made for go on.

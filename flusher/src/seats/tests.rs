@@ -2,6 +2,8 @@
 
 mod model;
 
+use tidelake_core::TopicId;
+
 use super::*;
 
 const TOPICS: [&str; 3] = ["tl.a.one", "tl.a.two", "tl.b.three"];
