@@ -1,5 +1,6 @@
 //! The loop on a log that is made up.
 
+mod made_again;
 mod world;
 
 use std::pin::Pin;
@@ -213,12 +214,13 @@ async fn table(bench: &Workbench, name: &str, buckets: u32) -> (TableEntry, Delt
     let store = opener.store.scoped(&entry.location());
     let runtime = &opener.runtime;
     let delta = DeltaTable::new(store, runtime.clock.clone(), runtime.ids.clone());
+    let last = opener.catalog.last_version(&entry.id);
     let create = CreateTable {
         name: name.into(),
         schema,
         append_only: true,
         properties: Default::default(),
-        first_version: TableVersion(0),
+        first_version: last.map_or(TableVersion(0), |last| last.next().next()),
     };
     delta.create(create).await.unwrap();
     opener.catalog.add_table(entry.clone()).await.unwrap();
