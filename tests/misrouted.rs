@@ -14,7 +14,7 @@ use crate::keyed_load::keyed;
 
 const BUCKETS: u32 = 3;
 const ROWS: &str = "SELECT id, v FROM t ORDER BY id";
-const STRAYS: &str = "tidelake_flusher_strays_total{table=\"t\",tenant=\"default\"}";
+const STRAYS: &str = "tidelake_flusher_misrouted_total{table=\"t\",tenant=\"default\"}";
 
 fn record(id: u64, v: u64) -> Option<String> {
     Some(format!("{{\"id\":{id},\"v\":{v}}}"))

@@ -81,8 +81,8 @@ pub struct BucketState {
     first_taken: Option<Moment>,
     oldest_ms: Option<i64>,
     has_gaps: bool,
-    /// A flush marker came through.
-    asked: bool,
+    /// When the first flush marker came through.
+    asked: Option<Moment>,
     /// Messages are ignored: they come from before a restart, or the bucket is being given up.
     pub muted: bool,
     /// Oldest message of the flush under way.
@@ -121,7 +121,7 @@ impl BucketState {
             first_taken: None,
             oldest_ms: None,
             has_gaps: false,
-            asked: false,
+            asked: None,
             muted: false,
             in_flight_oldest_ms: None,
             committed: from,
@@ -143,7 +143,7 @@ impl BucketState {
                 headers: &message,
             };
             if !self.next.covers(seen.offset) {
-                self.take_one(&seen, &mut taken);
+                self.take_one(&seen, now, &mut taken);
                 self.first_taken.get_or_insert(now);
             }
         }
@@ -165,7 +165,7 @@ impl BucketState {
         true
     }
 
-    fn take_one(&mut self, seen: &Seen<'_>, taken: &mut Taken) {
+    fn take_one(&mut self, seen: &Seen<'_>, now: Moment, taken: &mut Taken) {
         let skipped = u64::try_from(seen.offset.0 - self.next.0).unwrap_or(0);
         self.has_gaps |= skipped > 0;
         taken.skipped += skipped;
@@ -173,7 +173,9 @@ impl BucketState {
         taken.bytes += seen.value.map_or(0, <[u8]>::len) as u64;
         match self.intake.take(seen) {
             tidelake_intake::Taken::Rows(rows) => taken.rows += rows as u64,
-            tidelake_intake::Taken::Marker => self.asked = true,
+            tidelake_intake::Taken::Marker => {
+                self.asked.get_or_insert(now);
+            }
             tidelake_intake::Taken::Repeated => taken.repeated += 1,
             tidelake_intake::Taken::Misrouted(to) => self.send_on(seen, to, taken),
             tidelake_intake::Taken::Refused(why) => self.bury(seen, &why, taken),
@@ -233,7 +235,7 @@ impl BucketState {
         let sealed = self.memtable.seal();
         self.in_flight_oldest_ms = self.oldest_ms.take();
         self.first_taken = None;
-        self.asked = false;
+        self.asked = None;
         self.aside_bytes = 0;
         Ok(Some(SealedBucket {
             sealed,
@@ -292,6 +294,7 @@ pub fn too_large() -> Rejection {
     let max = REPUBLISHED_BYTES_MAX;
     Rejection::of_row(0, Reason::TooLarge { what, max })
 }
+
 fn hash_of(key: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);

@@ -1,9 +1,10 @@
 //! The flusher's memory: who may go on reading, and who gives memory back.
 //!
 //! Everything that the flusher holds is counted here: rows, the room that decoders keep, messages
-//! to send, what a flush needs beside its rows, and what the log client reads ahead. Room that no
-//! flush can free is given back first ([`Verdict::shrink`]), so that reading is never paused for
-//! it.
+//! to send, what a flush needs beside its rows, key indexes, and what the log client reads ahead.
+//! Room that no flush can free is given back first ([`Verdict::shrink`]), so that reading is never
+//! paused for it. Indexes stay for as long as their buckets: they take from what is left for rows,
+//! but never more than three quarters of it, so that rows get through whatever there is.
 //!
 //! Lines, of what is left for rows: at half of it the largest tables are flushed; at three quarters
 //! tables above their share pause; at all of it every table does. A table whose commits fail may
@@ -18,8 +19,6 @@ use std::sync::Arc;
 
 /// A troubled table may always hold this much, as long as there are few of them.
 const TROUBLED_SHARE_MIN: usize = 8 << 20;
-/// A flush holds encoded pages beside its rows: this part of them.
-const FLUSH_EXTRA: usize = 4;
 
 /// What a table holds now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,8 +26,12 @@ pub struct Holding {
     pub tenant: Arc<str>,
     /// Rows and messages that the next flush takes.
     pub rows: usize,
-    /// What a flush under way holds.
+    /// Rows of the flush under way.
     pub flying: usize,
+    /// What it holds beside them: keys in order, encoded files.
+    pub beside: usize,
+    /// Key indexes.
+    pub index: usize,
     /// Kept by decoders that hold no rows.
     pub room: usize,
     /// Its commits fail.
@@ -37,12 +40,8 @@ pub struct Holding {
 
 impl Holding {
     fn held(&self) -> usize {
-        self.rows + self.room + with_extra(self.flying)
+        self.rows + self.room + self.flying + self.beside
     }
-}
-
-fn with_extra(flying: usize) -> usize {
-    flying + flying / FLUSH_EXTRA
 }
 
 /// What follows for the tables, by their place in the list that was asked about.
@@ -77,28 +76,38 @@ impl Budget {
     }
 
     /// From here on the largest table is flushed first.
-    pub fn pressure_bytes(&self) -> usize {
-        self.rows_max / 2
+    pub fn pressure_bytes(&self, tables: &[Holding]) -> usize {
+        self.left_for_rows(tables) / 2
     }
 
-    /// All that is held.
+    /// All that is held, key indexes aside.
     pub fn held(tables: &[Holding]) -> usize {
         tables.iter().map(Holding::held).sum()
     }
 
+    pub fn indexes(tables: &[Holding]) -> usize {
+        tables.iter().map(|table| table.index).sum()
+    }
+
+    fn left_for_rows(&self, tables: &[Holding]) -> usize {
+        let left = self.rows_max.saturating_sub(Self::indexes(tables));
+        left.max(self.rows_max / 4)
+    }
+
     pub fn decide(&mut self, tables: &[Holding]) -> Verdict {
+        let rows_max = self.left_for_rows(tables);
         let held = Self::held(tables);
         // Room can always be given back at once, so it is no reason to pause.
         let room: usize = tables.iter().map(|table| table.room).sum();
         let stays = held - room;
-        let tight_line = self.rows_max / 4 * 3;
-        self.full = stays >= self.rows_max || (self.full && stays > tight_line);
-        self.tight = stays >= tight_line || (self.tight && stays > self.rows_max / 2);
+        let tight_line = rows_max / 4 * 3;
+        self.full = stays >= rows_max || (self.full && stays > tight_line);
+        self.tight = stays >= tight_line || (self.tight && stays > rows_max / 2);
         let mut verdict = Verdict {
-            shrink: held >= self.pressure_bytes() && room > 0,
+            shrink: held >= rows_max / 2 && room > 0,
             ..Verdict::default()
         };
-        let shares = self.shares(tables, stays);
+        let shares = shares(tables, stays, rows_max);
         let others = tables.iter().any(|table| !table.troubled);
         for (index, table) in tables.iter().enumerate() {
             let holds = table.held() - table.room;
@@ -115,30 +124,30 @@ impl Budget {
         }
         verdict
     }
+}
 
-    /// Half of what is free for each table with rows, where its commits fail; else an equal part of
-    /// its tenant's equal part.
-    fn shares(&self, tables: &[Holding], stays: usize) -> Vec<usize> {
-        let active = |table: &&Holding| table.held() > table.room || table.troubled;
-        let mut by_tenant: BTreeMap<&str, usize> = BTreeMap::new();
-        for table in tables.iter().filter(active) {
-            *by_tenant.entry(&table.tenant).or_default() += 1;
-        }
-        let count = by_tenant.values().sum::<usize>().max(1);
-        let troubled = tables.iter().filter(|table| table.troubled).count().max(1);
-        let free = self.rows_max.saturating_sub(stays);
-        // All of them together stay below half.
-        let most = self.rows_max / 2 / troubled;
-        let troubled_share = (free / 2 / count).max(TROUBLED_SHARE_MIN).min(most);
-        let share = |table: &Holding| {
-            if table.troubled {
-                return troubled_share;
-            }
-            let siblings = by_tenant.get(&*table.tenant).copied().unwrap_or(1);
-            self.rows_max / by_tenant.len().max(1) / siblings
-        };
-        tables.iter().map(share).collect()
+/// Half of what is free for each table with rows, where its commits fail; else an equal part of
+/// its tenant's equal part.
+fn shares(tables: &[Holding], stays: usize, rows_max: usize) -> Vec<usize> {
+    let active = |table: &&Holding| table.held() > table.room || table.troubled;
+    let mut by_tenant: BTreeMap<&str, usize> = BTreeMap::new();
+    for table in tables.iter().filter(active) {
+        *by_tenant.entry(&table.tenant).or_default() += 1;
     }
+    let count = by_tenant.values().sum::<usize>().max(1);
+    let troubled = tables.iter().filter(|table| table.troubled).count().max(1);
+    let free = rows_max.saturating_sub(stays);
+    // All of them together stay below half.
+    let most = rows_max / 2 / troubled;
+    let troubled_share = (free / 2 / count).max(TROUBLED_SHARE_MIN).min(most);
+    let share = |table: &Holding| {
+        if table.troubled {
+            return troubled_share;
+        }
+        let siblings = by_tenant.get(&*table.tenant).copied().unwrap_or(1);
+        rows_max / by_tenant.len().max(1) / siblings
+    };
+    tables.iter().map(share).collect()
 }
 
 #[cfg(test)]
@@ -180,8 +189,35 @@ mod tests {
 
     #[test]
     fn what_is_read_ahead_is_part_of_the_budget() {
-        assert_eq!(Budget::new(100 * MIB, 10 * MIB).pressure_bytes(), 40 * MIB);
-        assert_eq!(Budget::new(16 * MIB, 32 * MIB).pressure_bytes(), 4 * MIB);
+        let pressure = |all, ahead| Budget::new(all * MIB, ahead * MIB).pressure_bytes(&[]);
+        assert_eq!(pressure(100, 10), 40 * MIB);
+        assert_eq!(pressure(16, 32), 4 * MIB);
+    }
+
+    #[test]
+    fn what_a_flush_holds_beside_its_rows_is_part_of_the_budget() {
+        let mut budget = Budget::new(100 * MIB, 0);
+        let flushed = |beside_mib: usize| Holding {
+            flying: 30 * MIB,
+            beside: beside_mib * MIB,
+            ..table("a", 10)
+        };
+        assert_eq!(paused(&mut budget, &[flushed(60)]), [0]);
+        assert!(paused(&mut budget, &[flushed(30)]).is_empty());
+    }
+
+    #[test]
+    fn key_indexes_take_from_what_is_left_for_rows_but_never_all_of_it() {
+        let with = |index_mib: usize, rows_mib| Holding {
+            index: index_mib * MIB,
+            ..table("a", rows_mib)
+        };
+        let budget = || Budget::new(100 * MIB, 0);
+        assert_eq!(budget().pressure_bytes(&[with(40, 0)]), 30 * MIB);
+        assert_eq!(paused(&mut budget(), &[with(40, 60)]), [0]);
+        assert!(paused(&mut budget(), &[with(40, 59)]).is_empty());
+        assert_eq!(budget().pressure_bytes(&[with(900, 0)]), 25 * MIB / 2);
+        assert!(paused(&mut budget(), &[with(900, 24)]).is_empty());
     }
 
     #[test]
@@ -218,14 +254,19 @@ mod tests {
 
     fn tables() -> impl Strategy<Value = Vec<Holding>> {
         let size = 0usize..40 * MIB;
-        let one = (0u8..3, size.clone(), size.clone(), size, any::<bool>());
-        let one = one.prop_map(|(tenant, rows, flying, room, troubled)| Holding {
-            tenant: Arc::from(tenant.to_string()),
-            rows,
-            flying,
-            room,
-            troubled,
-        });
+        let sizes = prop::array::uniform5(size);
+        let one = (0u8..3, sizes, any::<bool>());
+        let one = one.prop_map(
+            |(tenant, [rows, flying, beside, index, room], troubled)| Holding {
+                tenant: Arc::from(tenant.to_string()),
+                rows,
+                flying,
+                beside,
+                index,
+                room,
+                troubled,
+            },
+        );
         prop::collection::vec(one, 1..20)
     }
 
@@ -238,7 +279,8 @@ mod tests {
             for tables in rounds {
                 budget.decide(&tables);
             }
-            let idle = [Holding { room: 999 * MIB, ..table("a", 0) }, table("b", 0)];
+            let idle = Holding { room: 999 * MIB, index: 999 * MIB, ..table("a", 0) };
+            let idle = [idle, table("b", 0)];
             prop_assert!(budget.decide(&idle).paused.is_empty());
         }
 
@@ -246,7 +288,7 @@ mod tests {
         fn a_full_memory_pauses_everybody(tables in tables()) {
             let mut budget = Budget::new(64 * MIB, 0);
             let verdict = budget.decide(&tables);
-            let stays: usize = tables.iter().map(|t| t.rows + with_extra(t.flying)).sum();
+            let stays: usize = tables.iter().map(|t| t.rows + t.flying + t.beside).sum();
             if stays >= 64 * MIB {
                 prop_assert_eq!(verdict.paused.len(), tables.len());
             }

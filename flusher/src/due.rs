@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+/// How long a flush that was asked for waits for the markers of the table's other buckets, from the
+/// first one on: they are written together, and come in by several polls. One commit then holds what
+/// would be two, of which the second holds watermarks only.
+pub const MARKERS_WAIT: Duration = Duration::from_millis(25);
+
 /// Why a table is flushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
@@ -41,12 +46,21 @@ pub struct Load {
     pub bytes: usize,
     /// Since the oldest message came in; `None` where nothing is held.
     pub age: Option<Duration>,
-    /// A flush marker came through.
-    pub asked: bool,
+    /// Since the first flush marker came through.
+    pub asked: Option<Duration>,
+    /// No marker has come through some bucket that is read here.
+    pub awaits_markers: bool,
     /// Buckets of it are being given up.
     pub leaving: bool,
     /// A flush of this table is under way: the next one waits for it.
     pub busy: bool,
+}
+
+impl Load {
+    fn is_asked(&self) -> bool {
+        self.asked
+            .is_some_and(|since| !self.awaits_markers || since >= MARKERS_WAIT)
+    }
 }
 
 /// When to flush.
@@ -73,7 +87,7 @@ pub fn due(loads: &[Load], limits: &Limits, held: usize) -> Vec<(usize, Reason)>
             Some(Reason::Shutdown)
         } else if load.leaving {
             Some(Reason::Revoke)
-        } else if load.asked {
+        } else if load.is_asked() {
             Some(Reason::Request)
         } else if load.bytes >= limits.flush_bytes {
             Some(Reason::Size)
@@ -112,7 +126,8 @@ mod tests {
     const QUIET: Load = Load {
         bytes: 10,
         age: Some(Duration::ZERO),
-        asked: false,
+        asked: None,
+        awaits_markers: false,
         leaving: false,
         busy: false,
     };
@@ -139,7 +154,7 @@ mod tests {
                 ..QUIET
             },
             Load {
-                asked: true,
+                asked: Some(Duration::ZERO),
                 ..QUIET
             },
             Load {
@@ -170,6 +185,30 @@ mod tests {
         };
         let all: Vec<_> = (0..5).map(|index| (index, Reason::Shutdown)).collect();
         assert_eq!(due(&loads, &draining, 150), all);
+    }
+
+    #[test]
+    fn a_flush_that_was_asked_for_waits_a_moment_for_the_other_markers() {
+        let asked = |since, awaits_markers| Load {
+            asked: Some(since),
+            awaits_markers,
+            ..QUIET
+        };
+        let almost = MARKERS_WAIT - Duration::from_millis(1);
+        let loads = [
+            asked(Duration::ZERO, true),
+            asked(almost, true),
+            asked(MARKERS_WAIT, true),
+            asked(Duration::ZERO, false),
+        ];
+        let expected = vec![(2, Reason::Request), (3, Reason::Request)];
+        assert_eq!(due(&loads, &limits(), 0), expected);
+        // What is due anyhow does not wait.
+        let loads = [Load {
+            bytes: 100,
+            ..asked(Duration::ZERO, true)
+        }];
+        assert_eq!(due(&loads, &limits(), 0), vec![(0, Reason::Size)]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod budget;
 pub mod due;
 mod flush;
 mod freshness;
+mod group;
 mod identity;
 mod metrics;
 mod opener;
@@ -48,6 +49,7 @@ use tokio::sync::Semaphore;
 pub use settings::Settings;
 
 use crate::flush::Workbench;
+use crate::group::Group;
 use crate::metrics::FlusherMetrics;
 use crate::opener::{OPENS_MAX, Opener};
 use crate::worker::Worker;
@@ -102,6 +104,10 @@ async fn workbench(
     let catalog = Catalog::open(&store, runtime.clock.clone(), runtime.ids.clone())
         .await
         .map_err(|error| ServiceError::caused_by(error.kind(), "open the catalog", error))?;
+    let group = Group::of(&settings.group, &store, runtime.ids.as_ref()).await;
+    let group = group
+        .map_err(|error| ServiceError::caused_by(error.kind(), "name the consumer group", error))?;
+    tracing::info!(group = group.name(), "consumer group");
     let producer_settings = ProducerSettings {
         compression: "lz4",
         ..ProducerSettings::default()
@@ -137,6 +143,7 @@ async fn workbench(
             catalog,
             admin,
             topic_prefix: prefix,
+            group,
             runtime: runtime.clone(),
             turns: Arc::new(Semaphore::new(OPENS_MAX)),
         },

@@ -28,6 +28,7 @@ pub struct FlusherMetrics {
     pub memory_bytes: IntGauge,
     pub buckets: IntGauge,
     pub buckets_stopped: IntGauge,
+    pub without_table: IntGauge,
     pub paused: IntGauge,
     pub rebalances: IntCounter,
 }
@@ -70,7 +71,7 @@ impl FlusherMetrics {
                 &BY_TABLE,
             ),
             misrouted: metrics.int_counter_vec(
-                "tidelake_flusher_strays_total",
+                "tidelake_flusher_misrouted_total",
                 "Records in another bucket than their key's, re-published to the right one.",
                 &BY_TABLE,
             ),
@@ -124,6 +125,11 @@ impl FlusherMetrics {
             buckets_stopped: metrics.int_gauge(
                 "tidelake_flusher_buckets_stopped",
                 "Buckets that can't go on without help: see the log for the reason.",
+            ),
+            without_table: metrics.int_gauge(
+                "tidelake_flusher_buckets_without_table",
+                "Buckets whose topic belongs to no table of the catalog: of one that is being made, \
+                 was dropped, or is another installation's.",
             ),
             paused: metrics.int_gauge(
                 "tidelake_flusher_paused",

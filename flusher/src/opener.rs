@@ -10,20 +10,20 @@ use std::time::Duration;
 use tidelake_catalog::{Catalog, CatalogError, TableEntry, TableMode};
 use tidelake_core::{Bucket, ErrorKind, Offset, TableId};
 use tidelake_log::topics::{dead_letter_topic, parse_table_topic};
-use tidelake_log::{LogAdmin, LogError};
+use tidelake_log::{LogAdmin, LogError, TopicInfo};
 use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
 use tidelake_service::Runtime;
 use tidelake_storage::Store;
 use tokio::sync::Semaphore;
 
+use crate::group::Group;
 use crate::identity::{Mark, TopicState, check_bucket, check_topic};
-use crate::policy::Trouble;
+use crate::policy::{Cause, Trouble};
 
 /// Tables that are looked up at the same time.
 pub const OPENS_MAX: usize = 16;
-/// How long a flush waits for the log to name its topic. A log that is away delivers nothing that
-/// could be of another topic.
-const TOPIC_WAIT: Duration = Duration::from_secs(2);
+/// How long one attempt of a flush waits for the log to name its topic.
+const TOPIC_WAIT: Duration = Duration::from_secs(5);
 
 /// One incarnation of a table.
 #[derive(Debug)]
@@ -61,6 +61,13 @@ impl Opened {
 pub enum OpenError {
     #[error("topic {0} belongs to no table of the catalog")]
     NoTable(String),
+    #[error(
+        "topic {topic} belongs to no table of this installation's catalog, and group {group}, \
+         which was given its bucket, was named by hand: if the table is another installation's, \
+         that one never sees the bucket. Give each installation a group of its own (or leave \
+         `group` empty), or delete the topic where nobody needs it"
+    )]
+    UnknownTable { topic: String, group: Arc<str> },
     #[error("read the catalog")]
     Catalog(#[from] CatalogError),
     #[error("read the log of table {table}")]
@@ -80,7 +87,7 @@ pub enum OpenError {
 impl OpenError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoTable(_) => ErrorKind::NotFound,
+            Self::NoTable(_) | Self::UnknownTable { .. } => ErrorKind::NotFound,
             Self::Catalog(error) => error.kind(),
             // The catalog has the table, so its log not being there is damage, not absence.
             Self::Manifest { source, .. } if source.kind() == ErrorKind::NotFound => {
@@ -94,6 +101,14 @@ impl OpenError {
             Self::Log { source, .. } => source.kind(),
         }
     }
+
+    pub fn trouble(&self) -> Trouble {
+        let mut trouble = Trouble::of(self.kind(), self);
+        if let Self::UnknownTable { .. } = self {
+            trouble.cause = Cause::UnknownTable;
+        }
+        trouble
+    }
 }
 
 /// Opens tables by their topics.
@@ -103,6 +118,7 @@ pub struct Opener {
     pub catalog: Catalog,
     pub admin: Arc<dyn LogAdmin>,
     pub topic_prefix: String,
+    pub group: Group,
     pub runtime: Runtime,
     pub turns: Arc<Semaphore>,
 }
@@ -114,7 +130,8 @@ impl Opener {
         let _turn = self.turns.acquire().await;
         let no_table = || OpenError::NoTable(topic.to_string());
         let id = parse_table_topic(&self.topic_prefix, topic).ok_or_else(no_table)?;
-        let entry = self.catalog.find_fresh(&id).await?.ok_or_else(no_table)?;
+        let entry = self.catalog.find_fresh(&id).await?;
+        let entry = entry.ok_or_else(|| self.missing(topic, &id))?;
         let store = self.store.scoped(&entry.location());
         let delta = DeltaTable::new(store, self.runtime.clock.clone(), self.runtime.ids.clone());
         let snapshot = delta
@@ -161,6 +178,19 @@ impl Opener {
         })
     }
 
+    /// What it means that the catalog has no such table. A dropped one's topic is left for as long as
+    /// the table can be restored.
+    fn missing(&self, topic: &Arc<str>, id: &TableId) -> OpenError {
+        let topic = topic.to_string();
+        let of = id.dead_letters_of().unwrap_or_else(|| id.clone());
+        match self.group.named_by_hand() {
+            Some(group) if self.catalog.dropped(&of).is_none() => {
+                OpenError::UnknownTable { topic, group }
+            }
+            _ => OpenError::NoTable(topic),
+        }
+    }
+
     async fn topic_state(
         &self,
         topic: &Arc<str>,
@@ -196,15 +226,23 @@ impl Opener {
         Ok(found.is_some_and(|entry| entry.is_same_table(&table.entry)))
     }
 
-    /// Whether rows that were read so far are of the table's own topic: one that was deleted and
-    /// made again within a moment goes unnoticed by whoever consumes it. A log that does not answer
-    /// proves nothing, and stops nothing.
-    pub async fn check_topic(&self, table: &OpenTable) -> Result<(), Trouble> {
-        let describing = self.admin.describe(&table.entry.topic);
-        match tokio::time::timeout(TOPIC_WAIT, describing).await {
-            Ok(Ok(found)) => check_topic(&table.entry, found.as_ref()),
-            Ok(Err(_)) | Err(_) => Ok(()),
-        }
+    /// What the table's topic is now. One that was deleted and made again within a moment goes
+    /// unnoticed by whoever consumes it, so this is what tells whether rows that were read so far
+    /// are of the table's own. A log that does not answer proves nothing.
+    pub async fn topic_of(&self, table: &OpenTable) -> Result<Option<TopicInfo>, OpenError> {
+        let topic = &table.entry.topic;
+        let failed = |source| OpenError::Log {
+            topic: topic.clone(),
+            source,
+        };
+        let describing = tokio::time::timeout(TOPIC_WAIT, self.admin.describe(topic));
+        let silent = |_| {
+            failed(LogError::Unavailable {
+                what: format!("describe topic {topic}"),
+                reason: format!("no answer in {TOPIC_WAIT:?}"),
+            })
+        };
+        describing.await.map_err(silent)?.map_err(failed)
     }
 
     /// Whether positions that were reached over a gap lie inside of the log. Its end was asked for

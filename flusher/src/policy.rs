@@ -18,6 +18,8 @@ pub type Moment = Duration;
 pub enum Cause {
     /// The catalog has no table for the topic: it is being created, or was dropped.
     NoTable,
+    /// The same, where others may be members of the group: a table of theirs would starve.
+    UnknownTable,
     /// The object store, the catalog or the log does not answer.
     Unavailable,
     /// The table or the topic was not what it had been a moment before.
@@ -58,6 +60,7 @@ impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoTable => "no_table",
+            Self::UnknownTable => "unknown_table",
             Self::Unavailable => "unavailable",
             Self::Unsettled => "unsettled",
             Self::LogStalled => "log_stalled",
@@ -82,7 +85,9 @@ impl Cause {
     /// The wait before try `tries` (from 0): it doubles from the first to the longest.
     pub fn retry(self, tries: u32) -> Duration {
         let (first_ms, longest_ms) = match self {
-            Self::NoTable | Self::Unavailable | Self::Unsettled => (1_000, 10_000),
+            Self::NoTable | Self::UnknownTable | Self::Unavailable | Self::Unsettled => {
+                (1_000, 10_000)
+            }
             // One look at the log and the catalog: cheap, and mended by a person.
             Self::Denied
             | Self::LogStalled
@@ -111,9 +116,16 @@ impl Cause {
     pub fn is_loud(self, tries: u32) -> bool {
         match self {
             Self::NoTable => false,
+            // A minute: a topic is made before its table, and outlives it.
+            Self::UnknownTable => tries >= 10,
             Self::Unavailable | Self::Unsettled => tries >= 3,
             _ => true,
         }
+    }
+
+    /// True where the catalog has no such table.
+    pub fn is_no_table(self) -> bool {
+        matches!(self, Self::NoTable | Self::UnknownTable)
     }
 
     /// True where what the table's watermark says of the log can't be relied upon: records may be
@@ -193,8 +205,9 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [Cause; 19] = [
+    const ALL: [Cause; 20] = [
         Cause::NoTable,
+        Cause::UnknownTable,
         Cause::Unavailable,
         Cause::Unsettled,
         Cause::LogStalled,
@@ -223,6 +236,19 @@ mod tests {
             assert!(waits.is_sorted(), "{cause:?}");
             assert!(waits[39] <= Duration::from_secs(300), "{cause:?}");
         }
+    }
+
+    #[test]
+    fn a_topic_of_no_table_is_told_after_a_minute() {
+        let cause = Cause::UnknownTable;
+        let told = (1u32..).find(|tries| cause.is_loud(*tries)).unwrap();
+        let until_then: Duration = (0..told - 1).map(|tries| cause.retry(tries)).sum();
+        let minute = Duration::from_secs(60);
+        assert!(
+            until_then >= minute && until_then < minute * 2,
+            "{until_then:?}"
+        );
+        assert!((1..99).all(|tries| !Cause::NoTable.is_loud(tries)));
     }
 
     #[test]

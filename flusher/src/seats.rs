@@ -15,10 +15,14 @@
 //! - a seat that is not open has a time at which it is tried again, and a stopped one a reason;
 //! - a revoked bucket is released at its deadline at the latest, and never opened again before it
 //!   is assigned again: answers that belong to an earlier try are ignored;
-//! - one flush at a time for a table.
+//! - one flush at a time for a table;
+//! - buckets that are open at one time were opened on one incarnation of their table: where another
+//!   is found, or none, those of the earlier begin anew.
 
 mod assignment;
+mod events;
 mod flights;
+mod incarnation;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -28,6 +32,8 @@ use std::time::Duration;
 use tidelake_core::{Bucket, Watermark};
 use tidelake_log::{TopicBucket, topics};
 
+pub use events::{Command, Event, FlushEnd, Found, Held, Incarnation};
+
 use crate::budget::Budget;
 use crate::due::{Limits, Reason};
 use crate::policy::{Cause, Moment, Trouble};
@@ -36,95 +42,6 @@ use crate::policy::{Cause, Moment, Trouble};
 pub const RELEASE_MAX: Duration = Duration::from_secs(10);
 /// An opening that was not answered by then is begun anew.
 const OPEN_MAX: Duration = Duration::from_secs(60);
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    Assigned(Vec<TopicBucket>),
-    Revoked(Vec<TopicBucket>),
-    /// A try to open these buckets ended.
-    Opened {
-        topic: Arc<str>,
-        attempt: u64,
-        ready: Vec<Bucket>,
-        refused: Vec<(Bucket, Trouble)>,
-    },
-    /// These were just opened, and their logs hold nothing behind their watermarks.
-    CaughtUp(Arc<str>, Vec<Bucket>),
-    /// Messages were taken in; what the buckets hold now.
-    Taken(Vec<(TopicBucket, Held)>),
-    /// A bucket can't go on.
-    Failed(TopicBucket, Trouble),
-    /// The log answered as if the bucket were not what it was: look at the table again.
-    Surprised(TopicBucket),
-    /// The topic is another now, or gone.
-    TopicChanged(Arc<str>),
-    /// A bucket's log stands still, or, with no trouble, goes on again by itself.
-    Stalled(TopicBucket, Option<Trouble>),
-    /// A flush failed and tries again.
-    FlushFailing(Arc<str>, Trouble),
-    FlushEnded(Arc<str>, FlushEnd),
-    Tick,
-    /// Everything is flushed, nothing new begins.
-    Drain,
-}
-
-/// How a flush ended.
-#[derive(Debug)]
-pub enum FlushEnd {
-    Committed {
-        moved: Vec<(Bucket, Watermark)>,
-        /// Another flusher was faster: these begin anew at the watermark it left.
-        fenced: Vec<Bucket>,
-    },
-    /// There was nothing to commit.
-    Nothing,
-    /// The table is another now, or gone: look it up again.
-    Changed,
-    Stopped(Trouble),
-}
-
-/// What to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Answer an assignment: nothing of it is consumed yet.
-    Begin(Vec<TopicBucket>),
-    /// Look the table up.
-    Open {
-        topic: Arc<str>,
-        attempt: u64,
-        buckets: Vec<Bucket>,
-    },
-    /// Consume from the watermark of the table's newest known version.
-    Restart(Vec<TopicBucket>),
-    /// Give revoked buckets back to the group.
-    Release(Vec<TopicBucket>),
-    Pause(Vec<TopicBucket>),
-    Resume(Vec<TopicBucket>),
-    Flush(Arc<str>, Reason),
-    /// Tell lag tools.
-    Commit(Vec<(TopicBucket, Watermark)>),
-    /// Drop what is held in memory: it is in the log.
-    Forget(TopicBucket),
-    ForgetTable(Arc<str>),
-    /// Buckets without rows give their decoders' room back.
-    Shrink(Vec<TopicBucket>),
-    /// End the table's flush at its next failure.
-    GiveWay(Arc<str>),
-}
-
-/// What a bucket holds that no flush has taken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Freed by a flush.
-    pub rows: usize,
-    /// Kept by the decoder while it holds no rows.
-    pub room: usize,
-    /// When the oldest of it came in; none where a flush would move no watermark.
-    pub since: Option<Moment>,
-    /// Somebody waits for a flush.
-    pub asked: bool,
-}
 
 #[derive(Debug)]
 enum State {
@@ -161,13 +78,26 @@ struct Seat {
     stalled: Option<Trouble>,
 }
 
+/// A flush under way.
+#[derive(Debug, Default)]
+struct Flight {
+    of: Option<Incarnation>,
+    /// Generations of the buckets whose rows it holds.
+    buckets: BTreeMap<Bucket, u64>,
+}
+
 #[derive(Debug, Default)]
 struct Table {
     tenant: Arc<str>,
-    /// Generations of the buckets whose rows a flush under way holds.
-    flight: Option<BTreeMap<Bucket, u64>>,
-    /// Of the flush: also of rows whose bucket has begun anew since.
+    /// The one that open buckets were opened on.
+    incarnation: Option<Incarnation>,
+    flight: Option<Flight>,
+    /// Rows of the flush: also those whose bucket has begun anew since.
     flying: usize,
+    /// What the flush holds beside them.
+    beside: usize,
+    /// What key indexes hold.
+    index: usize,
     /// Why its commits fail.
     trouble: Option<Trouble>,
     /// The flush was told to end at its next failure.
@@ -186,6 +116,8 @@ pub struct Seats {
     leave_by: Option<Moment>,
     /// A seat or a flush went: some table may have none left.
     tidy: bool,
+    /// A flush that was asked for waits for markers.
+    awaits_markers: bool,
     /// Numbers tries and generations.
     counter: u64,
     out: Vec<Command>,
@@ -201,6 +133,7 @@ impl Seats {
             tables: BTreeMap::new(),
             leave_by: None,
             tidy: false,
+            awaits_markers: false,
             counter: 0,
             out: Vec::new(),
         }
@@ -214,9 +147,13 @@ impl Seats {
             Event::Opened {
                 topic,
                 attempt,
+                found,
                 ready,
                 refused,
-            } => self.opened(&topic, attempt, ready, refused, now),
+            } => {
+                self.found(&topic, found, now);
+                self.opened(&topic, attempt, ready, refused, now);
+            }
             Event::CaughtUp(topic, buckets) => self.caught_up(&topic, buckets),
             Event::Taken(taken) => self.taken(taken),
             Event::Failed(at, trouble) => self.fail(&at, trouble, now),
@@ -234,6 +171,16 @@ impl Seats {
                     self.surprised(&at, now);
                 }
                 self.retry(now);
+            }
+            Event::FlushHolds(topic, bytes) => {
+                if let Some(table) = self.tables.get_mut(&topic) {
+                    table.beside = bytes;
+                }
+            }
+            Event::IndexHolds(topic, bytes) => {
+                if let Some(table) = self.tables.get_mut(&topic) {
+                    table.index = bytes;
+                }
             }
             Event::FlushFailing(topic, trouble) => self.flush_failing(&topic, trouble),
             Event::FlushEnded(topic, end) => self.flush_ended(&topic, end, now),
@@ -257,6 +204,11 @@ impl Seats {
 impl Seat {
     fn awaits(&self, attempt: u64) -> bool {
         matches!(&self.state, State::Opening { attempt: awaited, .. } if *awaited == attempt)
+    }
+
+    /// Messages of it may come.
+    fn is_fetched(&self) -> bool {
+        matches!(self.state, State::Open { .. }) && !self.paused && self.stalled.is_none()
     }
 
     /// Why it does not, or did not, go on.

@@ -16,7 +16,10 @@ pub struct Settings {
     pub kafka: KafkaSettings,
     /// Where health and metrics answer.
     pub listen: String,
-    /// The consumer group. Flushers of one installation share it.
+    /// The consumer group, which all flushers of one installation share and nobody else may. Empty:
+    /// `tidelake-flusher-` and the installation's id, which is kept in the store; only this is safe
+    /// where several installations have the topic prefix in common. A change costs one rebalance,
+    /// and lag tools have to be told the new name.
     pub group: String,
     /// Names this flusher for good, so that a restart takes its buckets back at once. Two processes
     /// must not share one. Empty: buckets move when the session of a dead flusher has timed out.
@@ -51,7 +54,7 @@ impl Default for Settings {
             store: "file:///var/lib/tidelake".into(),
             kafka: KafkaSettings::default(),
             listen: "127.0.0.1:8082".into(),
-            group: "tidelake-flusher".into(),
+            group: String::new(),
             instance_id: String::new(),
             memory_bytes_max: 1 << 30,
             prefetch_bytes_max: 32 << 20,

@@ -37,6 +37,8 @@ use crate::policy::{Cause, Moment, Trouble, chain};
 use crate::seats::{Event, Seats};
 
 const TICK: Duration = Duration::from_millis(50);
+/// While a flush that was asked for waits for markers.
+const MARKERS_TICK: Duration = Duration::from_millis(10);
 /// While nothing is buffered or under way: what comes wakes the loop at once.
 const QUIET_TICK: Duration = Duration::from_secs(1);
 /// Reports of tasks that wait for the loop.
@@ -59,7 +61,7 @@ impl Worker {
         let instance = settings.instance_id.clone();
         let prefetch_bytes = settings.prefetch_bytes();
         let consumer_settings = ConsumerSettings {
-            group: settings.group.clone(),
+            group: bench.opener.group.name().to_owned(),
             instance_id: (!instance.is_empty()).then_some(instance),
             visited_topic: topics::commits_topic(&settings.kafka.topic_prefix),
             subscription: topics::table_topics_pattern(&settings.kafka.topic_prefix),
@@ -76,7 +78,7 @@ impl Worker {
         let limits = Limits {
             flush_bytes: settings.flush_bytes,
             flush_age: Duration::from_millis(settings.flush_age_ms),
-            pressure_bytes: budget.pressure_bytes(),
+            pressure_bytes: budget.pressure_bytes(&[]),
             draining: false,
         };
         let owner = Owner {
@@ -125,6 +127,8 @@ struct TableSlot {
     snapshot: Arc<Snapshot>,
     /// Of upsert tables.
     upserts: Option<Arc<Upserts>>,
+    /// What the seats know of the memory of its key indexes.
+    index_told: usize,
     /// Tells the flush under way to give way.
     give_way: Option<watch::Sender<bool>>,
 }
@@ -138,7 +142,7 @@ enum News {
         result: Result<Opened, OpenError>,
     },
     FlushFailing(Arc<str>, Trouble),
-    FlushEnded(Arc<str>, Ended),
+    FlushEnded(Arc<str>, Arc<OpenTable>, Ended),
     /// Ends of logs that nothing is fetched from.
     Ends(Vec<(TopicBucket, Offset)>),
 }
@@ -179,11 +183,7 @@ impl Owner {
         let mut drain_until: Option<Instant> = None;
         let mut failure = None;
         loop {
-            let pause = if self.seats.is_quiet() {
-                QUIET_TICK
-            } else {
-                TICK
-            };
+            let pause = self.pause();
             let wake = tokio::time::Instant::from_std(ticked + pause);
             tokio::select! {
                 biased;
@@ -220,6 +220,17 @@ impl Owner {
         match failure {
             None => Ok(()),
             Some(error) => Err(ended_by(error)),
+        }
+    }
+
+    /// Between two ticks.
+    fn pause(&self) -> Duration {
+        if self.seats.awaits_markers() {
+            MARKERS_TICK
+        } else if self.seats.is_quiet() {
+            QUIET_TICK
+        } else {
+            TICK
         }
     }
 

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - misrouted records and dead letters are acknowledged before the commit whose watermark passes
 //!   them;
-//! - nothing is committed for a table, or from a topic, that is not the one the rows were read for.
+//! - nothing is committed for a table, or from a topic, that is not the one the rows were read for:
+//!   the proof is younger than the rows, and a flush that can't have it waits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,6 +38,8 @@ pub struct Job {
     pub upserts: Option<Arc<Upserts>>,
     pub buckets: Vec<SealedBucket>,
     pub deliveries: Deliveries,
+    /// The log has said that the rows are of the table's topic.
+    pub proven: bool,
     pub reason: Reason,
     pub begun: Instant,
     /// Becomes true once the memory of the rows is needed elsewhere.

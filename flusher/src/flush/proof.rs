@@ -1,9 +1,11 @@
 //! What must hold before a flush may commit, and what its failures mean.
 
+use tidelake_catalog::CatalogError;
 use tidelake_core::{ErrorKind, Offset};
 use tidelake_log::LogError;
 
 use super::{Job, Workbench};
+use crate::identity::check_topic;
 use crate::policy::{Cause, Trouble, chain};
 
 /// Why an attempt came to nothing.
@@ -17,17 +19,34 @@ pub(super) enum Failure {
 
 impl Job {
     /// A topic or a table that was made anew has other offsets and other rows: incarnations are
-    /// never mixed. Rows behind a gap must lie inside of the log at least.
-    pub(super) async fn proves_its_place(&self, bench: &Workbench) -> Result<(), Failure> {
-        let opener = &bench.opener;
-        let (current, topic) = tokio::join!(
-            opener.is_current(&self.table),
-            opener.check_topic(&self.table)
-        );
-        if !current.map_err(|error| self.failure(error.kind(), &error))? {
-            return Err(Failure::Changed);
+    /// never mixed. Rows behind a gap must lie inside of the log at least. The table must be there
+    /// at each attempt; of the log one answer is enough, because it is younger than the rows: what
+    /// becomes of the topic later changes nothing about where they came from.
+    pub(super) async fn proves_its_place(&mut self, bench: &Workbench) -> Result<(), Failure> {
+        let current = bench.opener.is_current(&self.table);
+        if self.proven {
+            return self.is_still_there(current.await);
         }
-        topic.map_err(Failure::Lasting)?;
+        let (current, rows) = tokio::join!(current, self.rows_are_of_the_topic(bench));
+        self.is_still_there(current)?;
+        rows?;
+        self.proven = true;
+        Ok(())
+    }
+
+    fn is_still_there(&self, current: Result<bool, CatalogError>) -> Result<(), Failure> {
+        match current {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::Changed),
+            Err(error) => Err(self.failure(error.kind(), &error)),
+        }
+    }
+
+    async fn rows_are_of_the_topic(&self, bench: &Workbench) -> Result<(), Failure> {
+        let opener = &bench.opener;
+        let found = opener.topic_of(&self.table).await;
+        let found = found.map_err(|error| Failure::Passing(chain(&error)))?;
+        check_topic(&self.table.entry, found.as_ref()).map_err(Failure::Lasting)?;
         let behind_gaps = self.buckets.iter().filter(|held| held.has_gaps);
         let reached: Vec<_> = behind_gaps
             .map(|held| (held.sealed.bucket, Offset(held.sealed.to.0)))

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidelake_codec::key::{KeyError, KeyText};
 use tidelake_core::Bucket;
@@ -29,6 +30,8 @@ pub struct Upserts {
     belongs_to: (tidelake_core::TopicId, String),
     loader: StateLoader,
     states: Mutex<BTreeMap<Bucket, BucketState>>,
+    /// Memory of the states' indexes, as of the last time that somebody was done with them.
+    memory_bytes: AtomicUsize,
 }
 
 impl Upserts {
@@ -59,6 +62,7 @@ impl Upserts {
             belongs_to,
             loader,
             states: Mutex::default(),
+            memory_bytes: AtomicUsize::new(0),
         })))
     }
 
@@ -70,6 +74,17 @@ impl Upserts {
             let table = &table.entry.id;
             tracing::warn!(%table, error = chain(&error), "key index not loaded yet");
         }
+        self.count(&states);
+    }
+
+    /// Memory that the indexes hold.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, states: &BTreeMap<Bucket, BucketState>) {
+        let bytes = states.values().map(|state| state.index().memory_bytes());
+        self.memory_bytes.store(bytes.sum(), Ordering::Relaxed);
     }
 
     /// Commits a job's rows.
@@ -87,6 +102,7 @@ impl Upserts {
             tracing::warn!(%table, error = chain(error), "key index dropped, loading it anew");
             states.clear();
         }
+        self.count(&states);
         let bytes: u64 = states.values().map(|state| state.index().bytes()).sum();
         let gauge = bench
             .metrics
@@ -170,6 +186,7 @@ impl Upserts {
     pub fn retain(&self, owned: impl Fn(Bucket) -> bool) {
         if let Ok(mut states) = self.states.try_lock() {
             states.retain(|bucket, _| owned(*bucket));
+            self.count(&states);
         }
     }
 }

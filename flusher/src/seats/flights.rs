@@ -7,7 +7,7 @@ impl Seats {
         let Some(table) = self.tables.get_mut(topic) else {
             return;
         };
-        let mut flight = BTreeMap::new();
+        let mut buckets = BTreeMap::new();
         for (at, seat) in of_topic_mut(&mut self.seats, topic) {
             let (State::Open { held, flying, .. } | State::Leaving { held, flying }) =
                 &mut seat.state
@@ -18,10 +18,11 @@ impl Seats {
                 *flying = held.rows;
                 table.flying += held.rows;
                 *held = Held::default();
-                flight.insert(at.bucket, seat.generation);
+                buckets.insert(at.bucket, seat.generation);
             }
         }
-        table.flight = Some(flight);
+        let of = table.incarnation;
+        table.flight = Some(Flight { of, buckets });
         self.out.push(Command::Flush(topic.clone(), reason));
     }
 
@@ -33,15 +34,12 @@ impl Seats {
         let Some(trouble) = &table.trouble else {
             return;
         };
-        if table.flight.is_some() && !table.giving_way {
-            table.giving_way = true;
-            self.out.push(Command::GiveWay(topic.clone()));
-        }
         let text = format!(
             "its rows gave way to other tables' while commits fail: {}",
             trouble.text
         );
         let why = Trouble::new(Cause::GaveWay, text);
+        self.end_flight(topic);
         let open: Vec<_> = of_topic(&self.seats, topic)
             .filter(|(_, seat)| matches!(seat.state, State::Open { .. }))
             .map(|(at, _)| at.clone())
@@ -51,8 +49,14 @@ impl Seats {
         }
     }
 
+    /// Notes why commits fail. A flush whose buckets are all another flusher's now, or of a table
+    /// that is another now, speaks of nothing that this one could be asked about.
     pub(super) fn flush_failing(&mut self, topic: &Arc<str>, trouble: Trouble) {
-        if let Some(table) = self.tables.get_mut(topic) {
+        let ours = of_topic(&self.seats, topic).next().is_some();
+        if let Some(table) = self.tables.get_mut(topic)
+            && table.flight_is_current()
+            && ours
+        {
             table.trouble = Some(trouble);
         }
     }
@@ -61,9 +65,12 @@ impl Seats {
         let Some(table) = self.tables.get_mut(topic) else {
             return;
         };
-        (table.flying, table.giving_way) = (0, false);
+        (table.flying, table.beside, table.giving_way) = (0, 0, false);
         self.tidy = true;
-        let flight = table.flight.take().unwrap_or_default();
+        let current = table.flight_is_current();
+        let flight = table.flight.take().unwrap_or_default().buckets;
+        // What became of another table's rows says nothing of this one's.
+        let end = if current { end } else { FlushEnd::Nothing };
         if let FlushEnd::Committed { .. } = end {
             table.trouble = None;
         }

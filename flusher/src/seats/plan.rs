@@ -8,7 +8,15 @@ impl Seats {
     pub(super) fn plan(&mut self, now: Moment) {
         let (topics, loads, holdings) = self.loads(now);
         let held = Budget::held(&holdings);
-        for (index, reason) in due(&loads, &self.limits, held) {
+        let limits = Limits {
+            pressure_bytes: self.budget.pressure_bytes(&holdings),
+            ..self.limits
+        };
+        self.awaits_markers = false;
+        for load in &loads {
+            self.awaits_markers |= load.asked.is_some() && load.awaits_markers && !load.busy;
+        }
+        for (index, reason) in due(&loads, &limits, held) {
             self.flush(&topics[index], reason);
         }
         self.balance(&topics, &holdings, now);
@@ -23,13 +31,16 @@ impl Seats {
             let mut load = Load {
                 bytes: 0,
                 age: None,
-                asked: false,
+                asked: None,
+                awaits_markers: false,
                 leaving: false,
                 busy: table.flight.is_some(),
             };
             let mut holding = Holding {
                 tenant: table.tenant.clone(),
                 flying: table.flying,
+                beside: table.beside,
+                index: table.index,
                 troubled: table.trouble.is_some(),
                 ..Holding::default()
             };
@@ -38,11 +49,12 @@ impl Seats {
                     continue;
                 };
                 let leaving = matches!(seat.state, State::Leaving { .. });
+                let age = |since: Moment| now.saturating_sub(since);
                 load.bytes += held.rows;
-                load.age = load
-                    .age
-                    .max(held.since.map(|since| now.saturating_sub(since)));
-                load.asked |= held.asked;
+                load.age = load.age.max(held.since.map(age));
+                load.asked = load.asked.max(held.asked.map(age));
+                // Nothing comes through a bucket that is not fetched.
+                load.awaits_markers |= held.asked.is_none() && !leaving && seat.is_fetched();
                 load.leaving |= leaving && held.since.is_some();
                 holding.rows += held.rows;
                 holding.room += held.room;
@@ -111,12 +123,29 @@ impl Seats {
             }
         }
         if std::mem::take(&mut self.tidy) {
-            let seats = &self.seats;
-            let unused = self.tables.extract_if(.., |topic, table| {
-                table.flight.is_none() && of_topic(seats, topic).next().is_none()
-            });
-            let unused = unused.map(|(topic, _)| Command::ForgetTable(topic));
-            self.out.extend(unused);
+            self.forget_tables();
+        }
+    }
+
+    /// Lets go of tables whose buckets are all another flusher's. One whose flush is still under way
+    /// is known until that has ended, but no longer troubled: that is for the other one to tell.
+    fn forget_tables(&mut self) {
+        let seats = &self.seats;
+        let without_seats = |topic: &Arc<str>| of_topic(seats, topic).next().is_none();
+        let unused = self.tables.extract_if(.., |topic, table| {
+            table.flight.is_none() && without_seats(topic)
+        });
+        let unused = unused.map(|(topic, _)| Command::ForgetTable(topic));
+        self.out.extend(unused);
+        let mut ending = Vec::new();
+        for (topic, table) in &mut self.tables {
+            if without_seats(topic) {
+                table.trouble = None;
+                ending.push(topic.clone());
+            }
+        }
+        for topic in ending {
+            self.end_flight(&topic);
         }
     }
 
@@ -141,6 +170,21 @@ impl Seats {
         self.seats
             .iter()
             .map(|(at, seat)| (at, matches!(seat.state, State::Open { .. })))
+    }
+
+    /// True where the catalog has no table for the bucket, and nobody is told of it.
+    pub fn has_quietly_no_table(&self, at: &TopicBucket) -> bool {
+        let Some(seat) = self.seats.get(at) else {
+            return false;
+        };
+        let cause = seat.trouble().map(|why| why.cause);
+        cause.is_some_and(|cause| cause.is_no_table() && !cause.is_loud(seat.failures))
+    }
+
+    /// How many buckets' topics belong to no table of the catalog.
+    pub fn without_table(&self) -> usize {
+        let troubles = self.seats.values().filter_map(Seat::trouble);
+        troubles.filter(|why| why.cause.is_no_table()).count()
     }
 
     /// Why a bucket is not consumed.
@@ -183,11 +227,16 @@ impl Seats {
         self.leave_by.is_none() && self.is_drained()
     }
 
+    /// A flush waits for markers, which come within moments or not at all.
+    pub fn awaits_markers(&self) -> bool {
+        self.awaits_markers
+    }
+
     pub fn memory(&self, now: Moment) -> Memory {
         let (_, _, holdings) = self.loads(now);
         Memory {
             rows: holdings.iter().map(|table| table.rows + table.flying).sum(),
-            all: Budget::held(&holdings),
+            all: Budget::held(&holdings) + Budget::indexes(&holdings),
             paused: self
                 .seats
                 .values()

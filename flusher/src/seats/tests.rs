@@ -1,8 +1,8 @@
-//! The seats against a model of the loop, in any order of events; and the paths that matter most.
+//! The seats: the paths that matter most. Any order of events: [`model`].
 
-use std::collections::{BTreeMap, BTreeSet};
+mod model;
 
-use proptest::prelude::*;
+use tidelake_core::TopicId;
 
 use super::*;
 
@@ -34,304 +34,28 @@ fn trouble(cause: Cause) -> Trouble {
     Trouble::new(cause, "told why")
 }
 
+/// The first table of each topic.
+const FIRST: Incarnation = Incarnation {
+    topic_id: TopicId([1; 16]),
+    restores: 0,
+};
+
+/// All of them can go on.
+fn all_ready(topic: Arc<str>, attempt: u64, ready: Vec<Bucket>) -> Event {
+    Event::Opened {
+        topic,
+        attempt,
+        found: Found::Table(FIRST),
+        ready,
+        refused: Vec::new(),
+    }
+}
+
 fn held(rows: usize, since: Moment) -> Held {
     Held {
         rows,
         since: Some(since),
         ..Held::default()
-    }
-}
-
-/// The world around the seats: the group, the loop's rows, what is under way.
-#[derive(Debug, Default)]
-struct World {
-    now: Moment,
-    /// Ours, as the group sees it.
-    ours: BTreeSet<TopicBucket>,
-    /// Revoked, not released, and since when.
-    leaving: BTreeMap<TopicBucket, Moment>,
-    /// Buckets with rows in the loop's memory.
-    rows: BTreeMap<TopicBucket, Held>,
-    opens: Vec<(Arc<str>, u64, Vec<Bucket>)>,
-    /// The try that each bucket waits for, and the one that was answered last.
-    tries: BTreeMap<TopicBucket, u64>,
-    answered: Option<u64>,
-    flights: BTreeMap<Arc<str>, Vec<Bucket>>,
-    pauses: BTreeSet<TopicBucket>,
-}
-
-impl World {
-    fn feed(&mut self, seats: &mut Seats, event: Event) {
-        self.answered = match &event {
-            Event::Opened { attempt, .. } => Some(*attempt),
-            Event::Assigned(buckets) | Event::Revoked(buckets) => {
-                self.tries.retain(|at, _| !buckets.contains(at));
-                None
-            }
-            _ => None,
-        };
-        let commands = seats.on(event, self.now);
-        for command in commands {
-            self.obey(command);
-        }
-        self.answered = None;
-        self.check(seats);
-    }
-
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Open {
-                topic,
-                attempt,
-                buckets,
-            } => {
-                for bucket in &buckets {
-                    let (topic, bucket) = (topic.clone(), *bucket);
-                    self.tries.insert(TopicBucket { topic, bucket }, attempt);
-                }
-                self.opens.push((topic, attempt, buckets));
-            }
-            Command::Restart(buckets) => {
-                for at in buckets {
-                    assert!(
-                        self.ours.contains(&at),
-                        "{at} begins although it is not ours"
-                    );
-                    assert!(!self.leaving.contains_key(&at), "{at} comes back");
-                    if let Some(answered) = self.answered {
-                        let awaited = self.tries.remove(&at);
-                        assert_eq!(awaited, Some(answered), "{at}: an old answer counts");
-                    }
-                    let before = self.rows.insert(at.clone(), Held::default());
-                    assert_eq!(before, None, "{at} is owned twice");
-                    self.pauses.remove(&at);
-                }
-            }
-            Command::Release(buckets) => {
-                for at in buckets {
-                    self.tries.remove(&at);
-                    assert!(self.leaving.remove(&at).is_some(), "{at} was not revoked");
-                    assert!(
-                        !self.rows.contains_key(&at),
-                        "{at} is released with its rows"
-                    );
-                }
-            }
-            Command::Forget(at) => {
-                self.rows.remove(&at);
-            }
-            Command::Flush(topic, _) => {
-                let of_topic = self.rows.iter_mut().filter(|(at, _)| at.topic == topic);
-                let with_rows = of_topic.filter(|(_, held)| held.since.is_some());
-                let buckets = with_rows.map(|(at, held)| {
-                    *held = Held::default();
-                    at.bucket
-                });
-                let buckets: Vec<_> = buckets.collect();
-                assert!(!buckets.is_empty(), "a flush of nothing");
-                let before = self.flights.insert(topic, buckets);
-                assert_eq!(before, None, "two flushes of one table");
-            }
-            Command::Pause(buckets) => self.pauses.extend(buckets),
-            Command::Resume(buckets) => self.pauses.retain(|at| !buckets.contains(at)),
-            Command::Begin(_)
-            | Command::Commit(_)
-            | Command::ForgetTable(_)
-            | Command::Shrink(_)
-            | Command::GiveWay(_) => {}
-        }
-    }
-
-    fn check(&self, seats: &Seats) {
-        for at in self.ours.iter().chain(self.leaving.keys()) {
-            assert!(seats.owns(at), "{at} is lost");
-        }
-        assert_eq!(seats.seats.len(), self.ours.len() + self.leaving.len());
-        for (at, seat) in &seats.seats {
-            let soon = self.now + secs(300);
-            match &seat.state {
-                State::Opening { retry_at, .. } => assert!(*retry_at <= soon),
-                State::Stopped { retry_at, why } => {
-                    assert!(*retry_at <= soon && !why.text.is_empty());
-                }
-                State::Open { .. } => assert!(self.rows.contains_key(at), "{at} has no rows"),
-                State::Leaving { .. } => assert!(self.leaving.contains_key(at)),
-            }
-        }
-        for at in self.rows.keys() {
-            assert!(seats.owns(at), "rows of {at}, which is not ours");
-        }
-        for since in self.leaving.values() {
-            assert!(self.now < *since + RELEASE_MAX, "not released in time");
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Assign(usize, u32),
-    Revoke(usize, u32),
-    Take(usize, u32, usize),
-    /// Answers an open, perhaps a very old one.
-    Open(prop::sample::Index, Option<Cause>),
-    Fail(usize, u32, Cause),
-    Surprise(usize, u32),
-    FlushFailing(prop::sample::Index),
-    EndFlush(prop::sample::Index, u8),
-    Wait(u64),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let bucket = || (0usize..TOPICS.len(), 0u32..3);
-    let index = any::<prop::sample::Index>;
-    let cause = || {
-        prop::sample::select(vec![
-            Cause::NoTable,
-            Cause::Unavailable,
-            Cause::TopicReplaced,
-            Cause::Corrupt,
-            Cause::FlushFailing,
-        ])
-    };
-    prop_oneof![
-        3 => bucket().prop_map(|(topic, bucket)| Step::Assign(topic, bucket)),
-        2 => bucket().prop_map(|(topic, bucket)| Step::Revoke(topic, bucket)),
-        8 => (bucket(), 0..20 * MIB).prop_map(|((t, b), rows)| Step::Take(t, b, rows)),
-        6 => (index(), prop::option::weighted(0.2, cause())).prop_map(|(i, c)| Step::Open(i, c)),
-        1 => (bucket(), cause()).prop_map(|((t, b), cause)| Step::Fail(t, b, cause)),
-        1 => bucket().prop_map(|(topic, bucket)| Step::Surprise(topic, bucket)),
-        1 => index().prop_map(Step::FlushFailing),
-        4 => (index(), 0u8..6).prop_map(|(index, end)| Step::EndFlush(index, end)),
-        4 => (0u64..15_000).prop_map(Step::Wait),
-    ]
-}
-
-fn play(world: &mut World, seats: &mut Seats, step: Step) {
-    let event = match step {
-        Step::Assign(topic, bucket) => {
-            let at = at(topic, bucket);
-            // The group gives nothing out that it waits for.
-            if world.leaving.contains_key(&at) || !world.ours.insert(at.clone()) {
-                return;
-            }
-            Event::Assigned(vec![at])
-        }
-        Step::Revoke(topic, bucket) => {
-            let at = at(topic, bucket);
-            if !world.ours.remove(&at) {
-                return;
-            }
-            let since = world.leaving.values().copied().min().unwrap_or(world.now);
-            world.leaving.insert(at.clone(), since);
-            Event::Revoked(vec![at])
-        }
-        Step::Take(topic, bucket, rows) => {
-            let (at, now) = (at(topic, bucket), world.now);
-            let Some(known) = world.rows.get_mut(&at) else {
-                return;
-            };
-            // A bucket that is being given up takes nothing in.
-            if world.leaving.contains_key(&at) {
-                return;
-            }
-            *known = held(known.rows + rows, known.since.unwrap_or(now));
-            Event::Taken(vec![(at, *known)])
-        }
-        Step::Open(index, cause) => {
-            if world.opens.is_empty() {
-                return;
-            }
-            let place = index.index(world.opens.len());
-            let (topic, attempt, buckets) = world.opens.remove(place);
-            let (mut ready, mut refused) = (buckets, Vec::new());
-            if let Some(cause) = cause {
-                refused.extend(ready.pop().map(|bucket| (bucket, trouble(cause))));
-            }
-            Event::Opened {
-                topic,
-                attempt,
-                ready,
-                refused,
-            }
-        }
-        Step::Fail(topic, bucket, cause) => Event::Failed(at(topic, bucket), trouble(cause)),
-        Step::Surprise(topic, bucket) => Event::Surprised(at(topic, bucket)),
-        Step::FlushFailing(index) => {
-            let Some(topic) = pick(&world.flights, index) else {
-                return;
-            };
-            Event::FlushFailing(topic, trouble(Cause::FlushFailing))
-        }
-        Step::EndFlush(index, end) => {
-            let Some(topic) = pick(&world.flights, index) else {
-                return;
-            };
-            let buckets = world.flights.remove(&topic).unwrap_or_default();
-            Event::FlushEnded(topic, ending(end, buckets))
-        }
-        Step::Wait(ms) => {
-            // The loop ticks: no deadline passes unseen by more than a tick.
-            for _ in 0..ms / 50 {
-                world.now += Duration::from_millis(50);
-                let commands = seats.on(Event::Tick, world.now);
-                commands.into_iter().for_each(|command| world.obey(command));
-            }
-            return world.check(seats);
-        }
-    };
-    world.feed(seats, event);
-}
-
-fn pick(flights: &BTreeMap<Arc<str>, Vec<Bucket>>, index: prop::sample::Index) -> Option<Arc<str>> {
-    let names: Vec<_> = flights.keys().cloned().collect();
-    (!names.is_empty()).then(|| names[index.index(names.len())].clone())
-}
-
-fn ending(end: u8, mut buckets: Vec<Bucket>) -> FlushEnd {
-    match end {
-        0 => FlushEnd::Changed,
-        1 => FlushEnd::Stopped(trouble(Cause::Bug)),
-        2 => FlushEnd::Nothing,
-        end => {
-            let fenced = if end == 3 { buckets.pop() } else { None };
-            FlushEnd::Committed {
-                moved: buckets.into_iter().map(|b| (b, Watermark(1))).collect(),
-                fenced: fenced.into_iter().collect(),
-            }
-        }
-    }
-}
-
-proptest! {
-    #[test]
-    fn no_bucket_is_lost_owned_twice_or_kept_past_its_deadline(
-        steps in prop::collection::vec(step(), 1..200),
-    ) {
-        let (mut world, mut seats) = (World::default(), seats());
-        for step in steps {
-            play(&mut world, &mut seats, step);
-        }
-        // Whatever happened: once everything answers, every bucket of ours is at work again.
-        for _ in 0..40 {
-            for (topic, buckets) in std::mem::take(&mut world.flights) {
-                world.feed(&mut seats, Event::FlushEnded(topic, ending(9, buckets)));
-            }
-            for (topic, attempt, ready) in std::mem::take(&mut world.opens) {
-                let refused = Vec::new();
-                world.feed(&mut seats, Event::Opened { topic, attempt, ready, refused });
-            }
-            world.now += secs(9);
-            for since in world.leaving.values_mut() {
-                *since = (*since).max(world.now - secs(9));
-            }
-            let commands = seats.on(Event::Tick, world.now);
-            commands.into_iter().for_each(|command| world.obey(command));
-        }
-        let at_work = seats.buckets().filter(|(_, open)| *open).count();
-        prop_assert_eq!(at_work, world.ours.len());
-        prop_assert!(world.leaving.is_empty());
-        let idle = world.pauses.iter().all(|at| !world.rows.contains_key(at));
-        prop_assert!(idle, "paused for nothing");
     }
 }
 
@@ -346,16 +70,7 @@ fn opened(buckets: &[TopicBucket]) -> Seats {
             buckets: ready,
         } = command
         {
-            let refused = Vec::new();
-            seats.on(
-                Event::Opened {
-                    topic,
-                    attempt,
-                    ready,
-                    refused,
-                },
-                secs(0),
-            );
+            seats.on(all_ready(topic, attempt, ready), secs(0));
         }
     }
     seats
@@ -374,12 +89,7 @@ fn a_bucket_that_opens_during_a_pause_is_paused() {
     let Some(Command::Open { attempt, .. }) = commands.last() else {
         panic!("{commands:?}");
     };
-    let event = Event::Opened {
-        topic: at(1, 0).topic,
-        attempt: *attempt,
-        ready: vec![Bucket(0)],
-        refused: Vec::new(),
-    };
+    let event = all_ready(at(1, 0).topic, *attempt, vec![Bucket(0)]);
     let expected = [
         Command::Restart(vec![at(1, 0)]),
         Command::Pause(vec![at(1, 0)]),
@@ -400,12 +110,7 @@ fn a_revoked_bucket_that_was_being_opened_never_comes_back() {
         commands.contains(&Command::Release(vec![at(0, 0)])),
         "{commands:?}"
     );
-    let late = Event::Opened {
-        topic: at(0, 0).topic,
-        attempt: 1,
-        ready: vec![Bucket(0)],
-        refused: Vec::new(),
-    };
+    let late = all_ready(at(0, 0).topic, 1, vec![Bucket(0)]);
     assert_eq!(seats.on(late, secs(2)), []);
     seats.on(
         Event::Failed(at(0, 0), trouble(Cause::TopicMissing)),
@@ -461,13 +166,7 @@ fn a_table_that_never_settles_is_shown() {
             if let Command::Open { topic, attempt, .. } = command
                 && round < 2
             {
-                let (ready, refused) = (vec![Bucket(0)], Vec::new());
-                let opened = Event::Opened {
-                    topic,
-                    attempt,
-                    ready,
-                    refused,
-                };
+                let opened = all_ready(topic, attempt, vec![Bucket(0)]);
                 seats.on(opened, now + secs(20));
             }
         }
@@ -557,16 +256,150 @@ fn a_bucket_that_gave_way_with_nothing_left_to_commit_counts_as_sound_once_it_is
     });
     let (attempt, ready) = opening.expect("both are opened");
     assert_eq!(ready, [Bucket(0), Bucket(1)]);
-    let event = Event::Opened {
-        topic: topic.clone(),
-        attempt,
-        ready: ready.clone(),
-        refused: Vec::new(),
-    };
-    seats.on(event, secs(21));
+    seats.on(all_ready(topic.clone(), attempt, ready), secs(21));
     seats.on(Event::CaughtUp(topic.clone(), vec![Bucket(0)]), secs(21));
     let stopped: Vec<_> = seats.troubles().map(|(_, bucket, _)| bucket).collect();
     assert_eq!(stopped, [Some(Bucket(1))], "it may have rows left");
     seats.on(Event::CaughtUp(topic, vec![Bucket(1)]), secs(21));
     assert_eq!(seats.troubles().count(), 0);
+}
+
+/// Asks for a flush by a marker in each of these, and gives what follows.
+fn asked(seats: &mut Seats, buckets: &[TopicBucket], now: Moment) -> Vec<Command> {
+    let marked = buckets.iter().map(|at| {
+        let asked = Some(now);
+        (
+            at.clone(),
+            Held {
+                asked,
+                ..held(100, now)
+            },
+        )
+    });
+    let marked = marked.collect();
+    seats.on(Event::Taken(marked), now)
+}
+
+#[test]
+fn a_flush_whose_markers_come_in_two_polls_is_one_commit() {
+    let buckets = [at(0, 0), at(0, 1), at(0, 2)];
+    let flush = Command::Flush(at(0, 0).topic, Reason::Request);
+    let mut seats = opened(&buckets);
+    assert_eq!(asked(&mut seats, &buckets[..2], secs(1)), []);
+    assert!(seats.awaits_markers());
+    let soon = secs(1) + Duration::from_millis(9);
+    assert_eq!(seats.on(Event::Tick, soon), []);
+    assert_eq!(asked(&mut seats, &buckets[2..], soon), [flush.clone()]);
+    assert!(!seats.awaits_markers());
+    // One that does not come, and those that can't, hold nothing up.
+    let mut seats = opened(&buckets);
+    assert_eq!(asked(&mut seats, &buckets[..2], secs(1)), []);
+    assert_eq!(
+        seats.on(Event::Tick, secs(1) + crate::due::MARKERS_WAIT),
+        [flush.clone()]
+    );
+    let mut seats = opened(&buckets);
+    seats.on(Event::Failed(at(0, 2), trouble(Cause::Corrupt)), secs(1));
+    assert_eq!(asked(&mut seats, &buckets[..2], secs(1)), [flush]);
+}
+
+#[test]
+fn a_table_whose_buckets_went_to_others_is_no_longer_this_one_s_trouble() {
+    let mut seats = opened(&[at(0, 0), at(0, 1)]);
+    let topic = at(0, 0).topic;
+    let taken = vec![(at(0, 0), held(9 * MIB, secs(0)))];
+    seats.on(Event::Taken(taken), secs(0));
+    let failing = || Event::FlushFailing(topic.clone(), trouble(Cause::FlushFailing));
+    seats.on(failing(), secs(1));
+    assert_eq!(seats.troubles().count(), 1);
+    seats.on(Event::Revoked(vec![at(0, 0)]), secs(2));
+    seats.on(Event::Tick, secs(13));
+    assert_eq!(seats.troubles().count(), 1, "the other bucket is ours");
+    let commands = seats.on(Event::Revoked(vec![at(0, 1)]), secs(14));
+    assert!(
+        commands.contains(&Command::GiveWay(topic.clone())),
+        "{commands:?}"
+    );
+    assert_eq!(seats.troubles().count(), 0);
+    seats.on(failing(), secs(26));
+    assert_eq!(
+        seats.troubles().count(),
+        0,
+        "its flush tries on, for nobody here"
+    );
+    let ended = FlushEnd::Stopped(trouble(Cause::GaveWay));
+    let commands = seats.on(Event::FlushEnded(topic.clone(), ended), secs(27));
+    assert_eq!(commands, [Command::ForgetTable(topic)]);
+}
+
+/// Rows of the table that was dropped must not be committed with what is known of its successor.
+#[test]
+fn a_table_made_again_ends_what_is_open_of_the_one_before_it() {
+    let mut seats = opened(&[at(0, 0), at(0, 1)]);
+    let topic = at(0, 0).topic;
+    let taken = vec![(at(0, 1), held(100, secs(0)))];
+    seats.on(Event::Taken(taken), secs(0));
+    let commands = seats.on(Event::Surprised(at(0, 0)), secs(1));
+    let Some(Command::Open { attempt, .. }) = commands.last() else {
+        panic!("{commands:?}");
+    };
+    let again = Event::Opened {
+        topic: topic.clone(),
+        attempt: *attempt,
+        found: Found::Table(Incarnation {
+            topic_id: TopicId([2; 16]),
+            restores: 0,
+        }),
+        ready: vec![Bucket(0)],
+        refused: Vec::new(),
+    };
+    let commands = seats.on(again, secs(1));
+    let (forget, restart) = (Command::Forget(at(0, 1)), Command::Restart(vec![at(0, 0)]));
+    let place = |wanted| commands.iter().position(|command| *command == wanted);
+    assert!(
+        place(forget).unwrap() < place(restart).unwrap(),
+        "{commands:?}"
+    );
+    let reopens = |command: &Command| matches!(command, Command::Open { buckets, .. } if *buckets == [Bucket(1)]);
+    assert!(commands.iter().any(reopens), "{commands:?}");
+    let later = seats.on(Event::Tick, secs(9));
+    let flushes = |command: &Command| matches!(command, Command::Flush(..));
+    assert!(!later.iter().any(flushes), "{later:?}");
+}
+
+/// A flush of the table before says nothing of the one that is there now.
+#[test]
+fn the_end_of_a_flush_of_the_table_before_stops_nothing() {
+    for end in [
+        FlushEnd::Changed,
+        FlushEnd::Stopped(trouble(Cause::TopicMissing)),
+    ] {
+        let mut seats = opened(&[at(0, 0), at(0, 1)]);
+        let topic = at(0, 0).topic;
+        let commands = seats.on(Event::Assigned(vec![at(0, 2)]), secs(0));
+        let Some(Command::Open { attempt, .. }) = commands.last() else {
+            panic!("{commands:?}");
+        };
+        let taken = vec![(at(0, 1), held(9 * MIB, secs(0)))];
+        seats.on(Event::Taken(taken), secs(0));
+        // Found while the flush is under way, by a bucket that was being opened before.
+        let again = Event::Opened {
+            topic: topic.clone(),
+            attempt: *attempt,
+            found: Found::Table(Incarnation {
+                restores: 1,
+                ..FIRST
+            }),
+            ready: vec![Bucket(2)],
+            refused: Vec::new(),
+        };
+        let commands = seats.on(again, secs(1));
+        assert!(
+            commands.contains(&Command::GiveWay(topic.clone())),
+            "{commands:?}"
+        );
+        seats.on(Event::FlushEnded(topic, end), secs(2));
+        assert!(seats.is_open(&at(0, 2)), "it is of the new table");
+        assert_eq!(seats.troubles().count(), 0);
+    }
 }

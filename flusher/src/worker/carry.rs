@@ -7,7 +7,7 @@ use tidelake_log::Start;
 
 use super::*;
 use crate::freshness::Position;
-use crate::seats::Command;
+use crate::seats::{Command, Found, Incarnation};
 
 impl Owner {
     pub(super) fn carry(&mut self, commands: Vec<Command>, consumer: &dyn GroupLog) {
@@ -75,7 +75,9 @@ impl Owner {
             News::FlushFailing(topic, trouble) => {
                 self.on(Event::FlushFailing(topic, trouble), consumer);
             }
-            News::FlushEnded(topic, ended) => self.flush_ended(topic, ended, consumer),
+            News::FlushEnded(topic, table, ended) => {
+                self.flush_ended(topic, &table, ended, consumer);
+            }
             News::Ends(ends) => {
                 self.looking = false;
                 let ours = ends.into_iter().filter(|(at, _)| self.seats.owns(at));
@@ -93,22 +95,26 @@ impl Owner {
         consumer: &dyn GroupLog,
     ) {
         let mut caught_up = Vec::new();
-        let (ready, refused) = match result {
+        let (found, (ready, refused)) = match result {
             Ok(opened) => {
                 caught_up = opened.caught_up();
-                self.take_over(&topic, opened)
+                let incarnation = Incarnation::of(&opened.table.entry);
+                (Found::Table(incarnation), self.take_over(&topic, opened))
             }
             Err(error) => {
-                let trouble = Trouble::of(error.kind(), &error);
-                if trouble.cause == Cause::NoTable {
+                let trouble = error.trouble();
+                let found = if trouble.cause.is_no_table() {
                     self.forget_table(&topic);
-                }
+                    Found::NoTable
+                } else {
+                    Found::Unknown
+                };
                 let all = buckets.iter().map(|bucket| (*bucket, trouble.clone()));
-                (Vec::new(), all.collect())
+                (found, (Vec::new(), all.collect()))
             }
         };
         for (bucket, trouble) in &refused {
-            if trouble.cause == Cause::NoTable {
+            if trouble.cause.is_no_table() {
                 tracing::debug!(%topic, %bucket, reason = %trouble, "not opened");
             } else {
                 tracing::warn!(%topic, %bucket, reason = %trouble, "not opened");
@@ -117,6 +123,7 @@ impl Owner {
         let event = Event::Opened {
             topic: topic.clone(),
             attempt,
+            found,
             ready,
             refused,
         };
@@ -148,11 +155,18 @@ impl Owner {
                 self.ends.insert(at, end);
             }
         }
-        let before = self.tables.remove(topic);
-        let (upserts, give_way) = match before {
-            Some(slot) => (slot.upserts, slot.give_way),
-            None => (None, None),
-        };
+        let (mut upserts, mut give_way, mut snapshot) = (None, None, snapshot);
+        if let Some(slot) = self.tables.remove(topic) {
+            // The flush under way is told by it, whichever table it is of.
+            give_way = slot.give_way;
+            if slot.table.entry.is_same_table(&table.entry) {
+                upserts = slot.upserts;
+                // An answer that took long is older than what a commit has told since.
+                if slot.snapshot.version() > snapshot.version() {
+                    snapshot = slot.snapshot;
+                }
+            }
+        }
         let home = &self.bench.index_home;
         let upserts = match Upserts::open(&table, &snapshot, upserts, home) {
             Ok(upserts) => upserts,
@@ -172,6 +186,7 @@ impl Owner {
             table,
             snapshot,
             upserts,
+            index_told: 0,
             give_way,
         };
         if self.seats.has_table(topic) {
@@ -210,8 +225,9 @@ impl Owner {
 
     /// A table that was dropped, or is another flusher's, must not look stuck for ever.
     fn forget_table(&mut self, topic: &Arc<str>) {
-        if let Some(slot) = self.tables.remove(topic) {
-            self.bench.metrics.tables.forget(&slot.table.entry.id);
+        self.tables.remove(topic);
+        if let Some(id) = self.table_of(topic) {
+            self.bench.metrics.tables.forget(&id);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Flushes: sealed, sent off as tasks, and how they end.
 
 use tidelake_intake::OriginKey;
+use tidelake_table::bytes_while_flushing;
 
 use super::*;
 use crate::due::Reason;
@@ -33,6 +34,10 @@ impl Owner {
             return events;
         }
         sealed.sort_by_key(|bucket| bucket.sealed.bucket);
+        let has_keys = slot.upserts.is_some();
+        let beside = sealed.iter();
+        let beside = beside.map(|bucket| bytes_while_flushing(&bucket.sealed, has_keys));
+        events.push(Event::FlushHolds(topic.clone(), beside.sum()));
         let (give_way, asked) = watch::channel(false);
         slot.give_way = Some(give_way);
         self.bench
@@ -52,6 +57,7 @@ impl Owner {
             upserts: slot.upserts.clone(),
             deliveries: Deliveries::of(&mut sealed, routes),
             buckets: sealed,
+            proven: false,
             reason,
             begun: Instant::now(),
             give_way: asked,
@@ -62,14 +68,14 @@ impl Owner {
     }
 
     fn spawn(&self, topic: Arc<str>, job: Job, mut failures: mpsc::Receiver<Trouble>) {
-        let (bench, news) = (self.bench.clone(), self.news.clone());
+        let (bench, news, table) = (self.bench.clone(), self.news.clone(), job.table.clone());
         tokio::spawn(async move {
             let mut running = std::pin::pin!(job.run(bench));
             // The loop is gone at the process's end only.
             loop {
                 tokio::select! {
                     ended = &mut running => {
-                        let _gone = news.send(News::FlushEnded(topic, ended)).await;
+                        let _gone = news.send(News::FlushEnded(topic, table, ended)).await;
                         return;
                     }
                     Some(trouble) = failures.recv() => {
@@ -80,8 +86,16 @@ impl Owner {
         });
     }
 
-    pub(super) fn flush_ended(&mut self, topic: Arc<str>, ended: Ended, consumer: &dyn GroupLog) {
+    pub(super) fn flush_ended(
+        &mut self,
+        topic: Arc<str>,
+        table: &OpenTable,
+        ended: Ended,
+        consumer: &dyn GroupLog,
+    ) {
         let slot = self.tables.get_mut(&topic);
+        // Its snapshot may be of a table that is not there any more.
+        let slot = slot.filter(|slot| slot.table.entry.is_same_table(&table.entry));
         let end = match ended {
             Ended::Committed {
                 snapshot,

@@ -26,6 +26,7 @@ impl Owner {
         self.reported_at = now;
         self.report_stopped();
         self.report_tables(consumer);
+        self.tell_indexes(consumer);
         self.report_memory();
         if !self.looking && now.saturating_sub(self.looked_at) >= LOOK {
             self.looked_at = now;
@@ -68,7 +69,25 @@ impl Owner {
         }
     }
 
-    fn table_of(&self, topic: &str) -> Option<TableId> {
+    /// Tells the seats what key indexes hold, where it has changed.
+    fn tell_indexes(&mut self, consumer: &dyn GroupLog) {
+        let mut changed = Vec::new();
+        for (topic, slot) in &mut self.tables {
+            let bytes = slot
+                .upserts
+                .as_ref()
+                .map_or(0, |known| known.memory_bytes());
+            if bytes != slot.index_told {
+                slot.index_told = bytes;
+                changed.push(Event::IndexHolds(topic.clone(), bytes));
+            }
+        }
+        for event in changed {
+            self.on(event, consumer);
+        }
+    }
+
+    pub(super) fn table_of(&self, topic: &str) -> Option<TableId> {
         parse_table_topic(&self.settings.kafka.topic_prefix, topic)
     }
 
@@ -78,11 +97,8 @@ impl Owner {
         let mut behind: BTreeMap<Arc<str>, Behind> = BTreeMap::new();
         let buckets: Vec<_> = self.seats.buckets().map(|(at, _)| at.clone()).collect();
         for at in buckets {
-            // A topic that is no table's has no records that anybody could miss.
-            let trouble = self.seats.trouble_of(&at);
-            if !self.buckets.contains_key(&at)
-                && trouble.is_some_and(|trouble| trouble.cause == Cause::NoTable)
-            {
+            // A topic that is no table's has no records that anybody could miss, as far as is known.
+            if !self.buckets.contains_key(&at) && self.seats.has_quietly_no_table(&at) {
                 continue;
             }
             let fetched = || consumer.end_offset_seen(&at);
@@ -138,6 +154,7 @@ impl Owner {
         let memory = self.seats.memory(self.now());
         let bytes = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
         metrics.buckets.set(bytes(self.buckets.len()));
+        metrics.without_table.set(bytes(self.seats.without_table()));
         metrics.buffer_bytes.set(bytes(memory.rows));
         metrics.memory_bytes.set(bytes(memory.all));
         metrics.paused.set(i64::from(memory.paused));

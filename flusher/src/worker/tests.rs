@@ -1,5 +1,8 @@
 //! The loop on a log that is made up.
 
+mod made_again;
+mod world;
+
 use std::pin::Pin;
 
 use tidelake_catalog::{Catalog, TableEntry, TableMode};
@@ -16,6 +19,7 @@ use tidelake_table::index::IndexHome;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::group::Group;
 use crate::metrics::FlusherMetrics;
 use crate::opener::Opener;
 
@@ -108,15 +112,25 @@ impl LogClient for Client {
 
 async fn workbench(client: &dyn LogClient, runtime: &Runtime) -> Workbench {
     let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
+    workbench_over(store, client, runtime, &Settings::default()).await
+}
+
+async fn workbench_over(
+    store: Store,
+    client: &dyn LogClient,
+    runtime: &Runtime,
+    settings: &Settings,
+) -> Workbench {
     let catalog = Catalog::open(&store, runtime.clock.clone(), runtime.ids.clone());
+    let group = Group::of(&settings.group, &store, runtime.ids.as_ref()).await;
     let folder = std::env::temp_dir().join(format!("tidelake-loop-{}", std::process::id()));
-    let settings = Settings::default();
     Workbench {
         opener: Opener {
             catalog: catalog.await.unwrap(),
             store,
             admin: client.admin(),
             topic_prefix: settings.kafka.topic_prefix.clone(),
+            group: group.unwrap(),
             runtime: runtime.clone(),
             turns: Arc::new(Semaphore::new(1)),
         },
@@ -172,14 +186,14 @@ async fn the_clock_ticks_although_messages_never_stop() {
     assert_eq!(*commands.lock().unwrap(), ["begin", "release"]);
 }
 
-/// A table of one bucket over a topic of the log in memory.
-async fn table(bench: &Workbench) -> (TableEntry, DeltaTable) {
+/// A table over a topic of the log in memory.
+async fn table(bench: &Workbench, name: &str, buckets: u32) -> (TableEntry, DeltaTable) {
     let opener = &bench.opener;
-    let id = TableId::new(TenantId::default(), TableName::new("t").unwrap());
+    let id = TableId::new(TenantId::default(), TableName::new(name).unwrap());
     let topic = topics::table_topic(&opener.topic_prefix, &id);
     let spec = TopicSpec {
         name: topic.clone(),
-        buckets: 1,
+        buckets,
         retention_ms: None,
         config: Default::default(),
     };
@@ -191,7 +205,7 @@ async fn table(bench: &Workbench) -> (TableEntry, DeltaTable) {
         id,
         mode: TableMode::Append,
         schema: schema.clone(),
-        buckets: 1,
+        buckets,
         topic_id: opener.admin.describe(&topic).await.unwrap().unwrap().id,
         topic,
         properties: Default::default(),
@@ -202,16 +216,41 @@ async fn table(bench: &Workbench) -> (TableEntry, DeltaTable) {
     let store = opener.store.scoped(&entry.location());
     let runtime = &opener.runtime;
     let delta = DeltaTable::new(store, runtime.clock.clone(), runtime.ids.clone());
+    let last = opener.catalog.last_version(&entry.id);
     let create = CreateTable {
-        name: "t".into(),
+        name: name.into(),
         schema,
         append_only: true,
         properties: Default::default(),
-        first_version: TableVersion(0),
+        first_version: last.map_or(TableVersion(0), |last| last.next().next()),
     };
     delta.create(create).await.unwrap();
     opener.catalog.add_table(entry.clone()).await.unwrap();
     (entry, delta)
+}
+
+const WAIT: Duration = Duration::from_secs(30);
+
+/// Waits until the table covers so many offsets of the bucket.
+async fn covered(table: (&TableEntry, &DeltaTable), bucket: u32, offset: i64) -> Arc<Snapshot> {
+    let (entry, delta) = table;
+    let what = format!("{} covers {offset} of bucket {bucket}", entry.id);
+    let covered = tidelake_testkit::wait_until(&what, WAIT, async || {
+        let snapshot = delta.snapshot().await.ok()?;
+        let mark = snapshot.watermark(&entry.topic_id, Bucket(bucket));
+        (mark == Some(Watermark(offset))).then_some(snapshot)
+    });
+    covered.await.unwrap()
+}
+
+/// Waits for a line of the metrics.
+async fn shown(runtime: &Runtime, line: &str) {
+    let shown = tidelake_testkit::wait_until(line, WAIT, async || {
+        runtime.metrics.render().contains(line).then_some(())
+    });
+    if let Err(error) = shown.await {
+        panic!("{error}\n{}", runtime.metrics.render());
+    }
 }
 
 /// Markers of transactions at a log's end: no record lies behind them, so the table is not behind,
@@ -221,7 +260,7 @@ async fn offsets_without_a_message_are_covered_although_nothing_follows_them() {
     let runtime = Runtime::new();
     let log = MemoryLog::new(runtime.clock.clone());
     let bench = workbench(&log, &runtime).await;
-    let (entry, delta) = table(&bench).await;
+    let (entry, delta) = table(&bench, "t", 1).await;
     let topic: Arc<str> = entry.topic.as_str().into();
     let at = TopicBucket {
         topic: topic.clone(),
@@ -233,29 +272,17 @@ async fn offsets_without_a_message_are_covered_although_nothing_follows_them() {
     };
     let writer = bench.writer.clone();
     let worker = Worker::start(settings, runtime.clone(), bench, &log).unwrap();
-    let covers = async |offset| {
-        let look = async || {
-            let snapshot = delta.snapshot().await.ok()?;
-            let mark = snapshot.watermark(&entry.topic_id, at.bucket);
-            (mark == Some(Watermark(offset))).then_some(snapshot)
-        };
-        let wait = Duration::from_secs(20);
-        tidelake_testkit::wait_until("the watermark", wait, look).await
-    };
     let message = Message::new(topic.clone(), at.bucket, "{\"id\":1}");
     writer.send(message).await.unwrap();
-    covers(1).await.unwrap();
+    covered((&entry, &delta), 0, 1).await;
     log.skip_offsets(&at, 3);
-    let snapshot = covers(4).await.unwrap();
+    let snapshot = covered((&entry, &delta), 0, 4).await;
     assert_eq!(snapshot.total_rows(), 1);
-    let fresh = "tidelake_table_lag_records{table=\"t\",tenant=\"default\"} 0";
-    let outcome = tokio::time::timeout(Duration::from_secs(20), async {
-        let mut looks = tokio::time::interval(Duration::from_millis(20));
-        while !runtime.metrics.render().contains(fresh) {
-            looks.tick().await;
-        }
-    });
-    outcome.await.expect("nothing is behind");
+    shown(
+        &runtime,
+        "tidelake_table_lag_records{table=\"t\",tenant=\"default\"} 0",
+    )
+    .await;
     runtime.shutdown.trigger();
     worker.wait().await.unwrap();
 }

@@ -1,7 +1,7 @@
 //! The catalog: which tenants and tables exist, kept as a numbered commit log on the object store.
 //!
-//! Owns the entries ([`TableEntry`]), the log under `_tidelake/catalog/` and a cached view of it
-//! ([`Catalog`]). Does not own topics or Delta tables: whoever creates or drops a table makes and
+//! Owns the entries ([`TableEntry`]), the log under `_tidelake/catalog/`, a cached view of it
+//! ([`Catalog`]), and the id of the installation ([`InstallationId`]). Does not own topics or Delta tables: whoever creates or drops a table makes and
 //! removes those around the catalog's entry. A tenant exists from its first table on.
 //!
 //! ```text
@@ -33,8 +33,10 @@
 
 mod cache;
 mod entry;
+mod installation;
 mod log;
 
 pub use cache::Dropped;
 pub use entry::{LastVersions, TableEntry, TableMode, location};
+pub use installation::InstallationId;
 pub use log::{AddTable, Catalog, CatalogError, DropTable};

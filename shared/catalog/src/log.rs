@@ -28,6 +28,11 @@ pub enum CatalogError {
     Storage(#[from] StorageError),
     #[error("catalog entry {number} is damaged: {reason}; restore it, do not delete it")]
     Corrupt { number: u64, reason: String },
+    #[error(
+        "_tidelake/installation.json is damaged: {reason}; restore it: it names the consumer group \
+         of the installation's flushers"
+    )]
+    Installation { reason: String },
     #[error("the catalog entry could not be written")]
     Encode(#[from] serde_json::Error),
     #[error("lost {ATTEMPTS_MAX} races for the next catalog entry; try again later")]
@@ -38,7 +43,7 @@ impl CatalogError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Storage(error) => error.kind(),
-            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::Installation { .. } => ErrorKind::Corrupt,
             Self::Encode(_) => ErrorKind::Bug,
             Self::Contended => ErrorKind::Unavailable,
         }

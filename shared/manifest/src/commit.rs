@@ -20,7 +20,7 @@ use tidelake_storage::{Backoff, PutOnce, RetryPolicy};
 use crate::action::write_commit;
 use crate::commit_file::{Commit, fingerprint};
 use crate::error::{ManifestError, Result};
-use crate::features::{check_allowed, check_writable};
+use crate::features::{check_allowed, check_writable, forbids_some};
 use crate::invariants;
 use crate::properties::is_dropped;
 use crate::rebase::{Rebase, Rebased};
@@ -60,6 +60,17 @@ impl DeltaTable {
         let at = self.reader.at();
         retyped::check(&at, base)?;
         retyped::check_made_as(&at, base, made, key)
+    }
+
+    /// True where [`Self::check_allowed`] may refuse something.
+    pub fn forbids_some(&self, base: &Snapshot) -> bool {
+        forbids_some(&base.protocol, &base.metadata)
+    }
+
+    /// Refuses a commit that the base's properties forbid. Asked before files are stored for it, as
+    /// [`Self::check_writable`].
+    pub fn check_allowed(&self, base: &Snapshot, tx: &Transaction) -> Result<()> {
+        check_allowed(&self.reader.at(), base, tx)
     }
 
     /// Commits on top of `base` or, after lost races, on top of the winners.

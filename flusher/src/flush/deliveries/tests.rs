@@ -1,5 +1,7 @@
 //! Deliveries to a log that loses, delays and refuses.
 
+mod heard;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 

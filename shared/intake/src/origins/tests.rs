@@ -78,6 +78,53 @@ fn a_commit_holds_what_changed_since_the_last_and_each_name_once() {
     assert_eq!(next, expected.map(|(id, at)| (id.to_owned(), at)).into());
 }
 
+/// What versions before there were floors and slots left behind: the last offset alone.
+#[test]
+fn everything_up_to_the_last_offset_of_an_earlier_version_counts_as_taken() {
+    let own = format!("tidelake/{TOPIC}/0");
+    let txn = |id: &str, version| Txn {
+        app_id: format!("{own}/{id}"),
+        version,
+        last_updated: None,
+    };
+    let old = txn("from/1", 40);
+    let mut origins = Origins::of_txns([&old].into_iter(), &TOPIC, Bucket(0));
+    assert!((0..=40).all(|offset| !taken(&mut origins, offset, 0)));
+    assert!(taken(&mut origins, 41, 0));
+    assert!(!taken(&mut origins, 41, 0));
+    // The old transaction goes on telling the floor until a sender names a higher one.
+    let next = sealed(&mut origins);
+    assert_eq!(next, [("origin/1/0".to_owned(), 41)].into());
+    let new = txn("origin/1/0", 41);
+    let mut read_again = Origins::of_txns([&old, &new].into_iter(), &TOPIC, Bucket(0));
+    assert!((0..=41).all(|offset| !taken(&mut read_again, offset, 0)));
+    assert!(taken(&mut read_again, 42, 0));
+    // Floors of both forms: the higher one counts, in whichever order they are read.
+    for (low, high) in [("from/1", "origin/1"), ("origin/1", "from/1")] {
+        let (low, high) = (txn(low, 10), txn(high, 30));
+        for both in [[&low, &high], [&high, &low]] {
+            let mut origins = Origins::of_txns(both.into_iter(), &TOPIC, Bucket(0));
+            assert!(!taken(&mut origins, 29, 0));
+            assert!(taken(&mut origins, 31, 0));
+        }
+    }
+    // Of another bucket, another topic, or no number: nothing of it counts here.
+    let other = TopicId([8; 16]);
+    let strangers = [
+        format!("tidelake/{TOPIC}/1/from/1"),
+        format!("tidelake/{other}/0/from/1"),
+        format!("{own}/from/x"),
+        format!("{own}/from/1/0"),
+    ];
+    let strangers = strangers.map(|app_id| Txn {
+        app_id,
+        version: 99,
+        last_updated: None,
+    });
+    let mut origins = Origins::of_txns(strangers.iter(), &TOPIC, Bucket(0));
+    assert!(taken(&mut origins, 5, 0));
+}
+
 /// What one sender does: it begins at a floor, keeps to the window, and sends what was not
 /// acknowledged again.
 #[derive(Debug, Clone)]

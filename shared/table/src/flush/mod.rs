@@ -228,16 +228,15 @@ fn refused(error: TableError) -> Result<Conflict, TableError> {
 /// Memory that a flush of these rows holds beside them, from its beginning until it is stored: the
 /// encoded file while its buffer grows, and for upsert tables the keys, their order and the
 /// sidecar. An upper estimate, for budgets.
-pub fn bytes_while_flushing(sealed: &Sealed) -> usize {
-    let deletes: usize = sealed
-        .deletes
-        .iter()
-        .map(|removed| removed.keys.num_rows())
-        .sum();
+pub fn bytes_while_flushing(sealed: &Sealed, has_keys: bool) -> usize {
+    let encoded = sealed.bytes;
+    if !has_keys {
+        return encoded;
+    }
+    let deletes = sealed.deletes.iter();
+    let deletes: usize = deletes.map(|removed| removed.keys.num_rows()).sum();
     let records = sealed.rows.saturating_add(deletes);
-    sealed
-        .bytes
-        .saturating_add(records.saturating_mul(KEY_BYTES))
+    encoded.saturating_add(records.saturating_mul(KEY_BYTES))
 }
 
 /// Which buckets and offsets a file covers, for our own readers and compactors.

@@ -66,7 +66,7 @@ fn the_estimate_covers_what_a_flush_holds() {
         // sorted, and as entries.
         let keys = changes.keys().bytes() + sealed.rows * size_of::<u128>();
         let held = 2 * file.bytes.len() + 2 * keys + 2 * sidecar.len();
-        let estimate = bytes_while_flushing(&sealed);
+        let estimate = bytes_while_flushing(&sealed, true);
         assert!(
             held <= estimate,
             "{ty}: {held} bytes are held, {estimate} estimated"

@@ -71,6 +71,11 @@ pub(super) async fn run(
         .iter()
         .map(|bucket| desk.mark(&bucket.sealed))
         .collect();
+    if let Err(error) = refuse_forbidden(desk, base, loader, &buckets).await {
+        let states = buckets.into_iter();
+        let states = states.map(|bucket| (bucket.sealed.bucket, bucket.state));
+        return Ok(conflicted(refused(error)?, states));
+    }
     let mut report = FlushReport::default();
     let mut parts = match write(desk, base, loader, &buckets, &mut report).await {
         Ok(parts) => parts,
@@ -180,6 +185,42 @@ fn spec_of(base: &Snapshot, loader: &StateLoader) -> Result<KeySpec, TableError>
     })
 }
 
+/// Refuses rows that would take others away where a property that another engine set forbids it,
+/// before anything is stored: a flush that is tried again and again would leave its files behind at
+/// each try. Costs the work of finding those rows twice, where there is such a property only.
+async fn refuse_forbidden(
+    desk: &Desk<'_>,
+    base: &Arc<Snapshot>,
+    loader: &StateLoader,
+    buckets: &[UpsertBucket],
+) -> Result<(), TableError> {
+    if !desk.table.forbids_some(base) {
+        return Ok(());
+    }
+    let layout = FileLayout::new(base.schema(), base.metadata())?;
+    let spec = spec_of(base, loader)?;
+    let mut parts = Vec::with_capacity(buckets.len());
+    for bucket in buckets {
+        let (layout, spec, sealed) = (layout.clone(), spec.clone(), bucket.sealed.clone());
+        let changes = blocking(move || {
+            let sealed = layout.fit(sealed)?;
+            Changes::newest_of(&spec, &sealed.chunks, &sealed.deletes)
+        });
+        parts.push(Part {
+            bucket: bucket.sealed.bucket,
+            changes: Arc::new(changes.await?),
+            path: None,
+            add: None,
+            state: bucket.state.clone(),
+        });
+    }
+    let superseded = probe(&parts).await?;
+    let vectors = Vectors::of(base, &parts, &superseded, Uuid::nil(), desk.now_ms)?;
+    let mut transaction = desk.transaction(vectors.adds, Vec::new(), &FlushReport::default());
+    transaction.removes = vectors.removes;
+    Ok(desk.table.check_allowed(base, &transaction)?)
+}
+
 /// Encodes and stores the rows of all buckets: as many at a time as there are blocking threads and
 /// memory for them.
 async fn write(
@@ -194,7 +235,7 @@ async fn write(
     let writes = buckets.iter().map(|bucket| {
         let (layout, spec) = (layout.clone(), spec.clone());
         async move {
-            let bytes = bytes_while_flushing(&bucket.sealed) as u64;
+            let bytes = bytes_while_flushing(&bucket.sealed, true) as u64;
             let _permit = loader.home().flush_permit(bytes).await;
             write_part(desk, bucket, layout, spec).await
         }

@@ -21,28 +21,85 @@ fn some(keys: std::ops::Range<u32>, value: i64) -> (u32, Vec<Vec<Record>>) {
     (0, vec![rows.collect()])
 }
 
+/// What another engine may set: a property, or a writer feature that nobody here knows.
+#[derive(Debug, Clone, Copy)]
+enum Forbids {
+    Property(&'static str, &'static str),
+    Feature(&'static str),
+}
+
+impl World {
+    async fn forbid(&self, forbids: Forbids) {
+        let base = self.latest().await;
+        let action = match forbids {
+            Forbids::Property(name, value) => {
+                let mut metadata = base.metadata().clone();
+                let set = &mut metadata.configuration;
+                set.insert(name.to_owned(), value.to_owned());
+                Action::Metadata(metadata)
+            }
+            Forbids::Feature(name) => {
+                let mut protocol = base.protocol().clone();
+                let features = protocol.writer_features.as_mut().unwrap();
+                features.push(name.to_owned());
+                Action::Protocol(protocol)
+            }
+        };
+        let bytes = write_commit(&[Action::CommitInfo(CommitInfo::default()), action]);
+        let name = format!("_delta_log/{:020}.json", base.version().next().0);
+        self.table.store().put(&name, bytes.into()).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn what_can_not_be_committed_is_not_stored() {
-    let mut world = World::new(Shape::Long).await;
-    world.flush(0, &[some(0..20, 1)], true).await;
-    let base = world.latest().await;
-    let mut metadata = base.metadata().clone();
-    let constraint = "delta.constraints.small".to_owned();
-    metadata.configuration.insert(constraint, "v < 9".into());
-    let name = format!("_delta_log/{:020}.json", base.version().next().0);
-    let bytes = write_commit(&[
-        Action::CommitInfo(CommitInfo::default()),
-        Action::Metadata(metadata),
-    ]);
-    let store = world.table.store().clone();
-    store.put(&name, bytes.into()).await.unwrap();
-    let before = store.list("").await.unwrap().len();
-    world.writers[0].base = world.latest().await;
-    let request = world.request(0, &[some(10..30, 1000)]).await;
-    let own = &world.writers[0];
-    let error = request.run(&own.table, &own.base).await.unwrap_err();
-    assert!(error_chain(&error).contains("delta.constraints"), "{error}");
-    assert_eq!(store.list("").await.unwrap().len(), before);
+    for (forbids, told) in [
+        (
+            Forbids::Property("delta.constraints.small", "v < 9"),
+            "delta.constraints",
+        ),
+        (
+            Forbids::Property("delta.appendOnly", "true"),
+            "delta.appendOnly",
+        ),
+        (
+            Forbids::Property("delta.enableDeletionVectors", "false"),
+            "delta.enableDeletionVectors",
+        ),
+        (Forbids::Feature("clairvoyance"), "clairvoyance"),
+    ] {
+        let mut world = World::new(Shape::Long).await;
+        world.flush(0, &[some(0..20, 1)], true).await;
+        world.forbid(forbids).await;
+        let store = world.table.store().clone();
+        let before = store.list("").await.unwrap().len();
+        world.writers[0].base = world.latest().await;
+        // As a flusher that tries again would.
+        for _ in 0..2 {
+            let request = world.request(0, &[some(10..30, 1000)]).await;
+            let own = &world.writers[0];
+            let error = request.run(&own.table, &own.base).await.unwrap_err();
+            assert!(error_chain(&error).contains(told), "{forbids:?}: {error}");
+            let after = store.list("").await.unwrap().len();
+            assert_eq!(after, before, "{forbids:?}");
+        }
+    }
+}
+
+/// A table that may only grow takes rows of keys that it does not have.
+#[tokio::test]
+async fn what_takes_no_row_away_is_committed_although_rows_may_not_be_taken_away() {
+    for property in [
+        Forbids::Property("delta.appendOnly", "true"),
+        Forbids::Property("delta.enableDeletionVectors", "false"),
+    ] {
+        let mut world = World::new(Shape::Long).await;
+        world.flush(0, &[some(0..20, 1)], true).await;
+        world.forbid(property).await;
+        let outcome = world.flush_late(&[some(20..40, 1000)]).await;
+        let committed = matches!(outcome, FlushOutcome::Committed(_));
+        assert!(committed, "{property:?}: {outcome:?}");
+    }
 }
 
 fn error_chain(error: &dyn std::error::Error) -> String {
