@@ -88,6 +88,7 @@ mod unpack;
 
 pub use damage::{LostRecords, OfflinePartition, check, repair};
 pub use error::BrokerError;
+pub use group::shares::CoordinatorUse;
 pub use server::Broker;
 pub use settings::BrokerSettings;
 

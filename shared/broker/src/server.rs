@@ -19,6 +19,7 @@ use crate::error::BrokerError;
 use crate::folder;
 use crate::group::coordinator::Coordinator;
 use crate::group::offsets::OffsetStore;
+use crate::group::shares::CoordinatorUse;
 use crate::identity::Identity;
 use crate::memory::{RequestMemory, budget};
 use crate::partition::PartitionContext;
@@ -82,6 +83,11 @@ impl Broker {
     /// Partitions that refuse every request, and why; [`repair`](crate::repair) is what helps.
     pub fn offline_partitions(&self) -> Vec<OfflinePartition> {
         self.state.topics.offline()
+    }
+
+    /// How much of what consumer groups may take is taken. Beyond 80 % a warning is logged.
+    pub fn coordinator_use(&self) -> Vec<CoordinatorUse> {
+        self.state.coordinator.in_use()
     }
 
     /// Stops listening, answers what is under way, and leaves every file durable and closed.

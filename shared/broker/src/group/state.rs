@@ -41,8 +41,8 @@ pub(crate) struct Group<W> {
     pub(super) not_before: u64,
 }
 
-/// Members of one group.
-const MEMBERS_MAX: usize = 1_000;
+/// Members of one group. A client may be no more of them than there is room for others.
+const MEMBERS_MAX: usize = 2_000;
 
 impl<W> Group<W> {
     pub(crate) fn new(initial_delay_ms: u64) -> Self {
@@ -93,6 +93,31 @@ impl<W> Group<W> {
         self.phase == Phase::Empty && self.pending.is_empty()
     }
 
+    /// True where nobody is a member, and somebody may come with an id that was given out.
+    pub(crate) fn is_unjoined(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// True where a client may not be one more of the members.
+    fn is_full_for(&self, join: &Join) -> bool {
+        let free = MEMBERS_MAX.saturating_sub(self.members.len());
+        let is_same = |member: &&Member<W>| {
+            member.client_id == join.client_id && member.client_host == join.client_host
+        };
+        free == 0 || self.members.len() > free && self.members.iter().filter(is_same).count() > free
+    }
+
+    /// Gives out an id, to come back with. The oldest that nobody came back with makes room.
+    fn give_out(&mut self, id: &str, until: u64) {
+        if self.members.len() + self.pending.len() >= MEMBERS_MAX {
+            let oldest = self.pending.iter().min_by_key(|(_, until)| **until);
+            if let Some(oldest) = oldest.map(|(id, _)| id.clone()) {
+                self.pending.remove(&oldest);
+            }
+        }
+        self.pending.insert(id.to_owned(), until);
+    }
+
     pub(super) fn position(&self, member_id: &str) -> Option<usize> {
         self.members
             .iter()
@@ -141,7 +166,7 @@ impl<W> Group<W> {
             );
         }
         if join.member_id.is_empty() {
-            let full = self.members.len() + self.pending.len() >= MEMBERS_MAX;
+            let full = self.is_full_for(&join);
             if let Some(instance_id) = &join.instance_id {
                 if let Some(old) = self.static_ids.get(instance_id).cloned() {
                     self.replace_static(&old, join, waiter, now, out);
@@ -149,8 +174,7 @@ impl<W> Group<W> {
                 }
             } else if join.requires_member_id && !full {
                 let id = join.new_member_id;
-                self.pending
-                    .insert(id.clone(), now + join.session_timeout_ms);
+                self.give_out(&id, now + join.session_timeout_ms);
                 return refuse(waiter, ResponseError::MemberIdRequired, &id);
             }
             if full {
@@ -161,6 +185,9 @@ impl<W> Group<W> {
             return Ok(());
         }
         if join.instance_id.is_none() && self.pending.remove(&join.member_id).is_some() {
+            if self.is_full_for(&join) {
+                return refuse(waiter, ResponseError::GroupMaxSizeReached, "");
+            }
             let id = join.member_id.clone();
             self.add_member(id, join, waiter, now, out);
             return Ok(());
