@@ -82,6 +82,7 @@ mod segment;
 mod server;
 mod settings;
 mod state;
+mod time;
 mod topic_config;
 mod topics;
 mod unpack;

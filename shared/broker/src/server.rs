@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -26,6 +26,7 @@ use crate::partition::PartitionContext;
 use crate::segment::{Check, OpenFiles};
 use crate::settings::BrokerSettings;
 use crate::state::BrokerState;
+use crate::time;
 use crate::topic_config::ConfigDefaults;
 use crate::topics::Topics;
 
@@ -145,7 +146,7 @@ impl Recovered {
         let lock = folder::lock(dir)?;
         let check = match folder::take_clean_mark(dir)? {
             true => Check::Nothing,
-            false => Check::Until(Instant::now() + settings.recovery_check_max),
+            false => Check::Until(time::now() + settings.recovery_check_max),
         };
         let identity = Identity::open(dir, settings.ids.as_ref())?;
         let offsets = OffsetStore::open(dir, runtime.clone(), settings.fsync)?;

@@ -10,12 +10,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
+
+use crate::time::{self, Instant};
 
 use super::shares::{CoordinatorUse, Refused, Shares};
 use super::state::{Answer, Group, Join, Outputs};
@@ -92,7 +94,7 @@ impl Registry {
             kept_bytes: Mutex::new(kept_bytes),
             limits,
             initial_delay_ms: u64::try_from(initial_delay.as_millis()).unwrap_or(u64::MAX),
-            started: Instant::now(),
+            started: time::now(),
             changed: Notify::new(),
         }
     }
@@ -271,10 +273,8 @@ impl Registry {
             let wait = async {
                 match next {
                     Some(at) => {
-                        let at = tokio::time::Instant::from_std(
-                            self.started + Duration::from_millis(at),
-                        );
-                        _ = tokio::time::timeout_at(at, self.changed.notified()).await;
+                        let at = self.started + Duration::from_millis(at);
+                        _ = time::by(at, self.changed.notified()).await;
                     }
                     None => self.changed.notified().await,
                 }

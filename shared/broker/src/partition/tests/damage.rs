@@ -1,7 +1,6 @@
 //! Damage is found, named, kept from clients, and repaired without an offset given out twice.
 
 use std::ops::Range;
-use std::time::Instant;
 
 use crate::segment::{inspect, repair};
 
@@ -144,9 +143,9 @@ async fn closed_segments_are_checked_after_an_unclean_stop_and_when_they_are_rea
     );
     drop(partition);
     // Left badly, it is read at the start, as far as time allows.
-    bench.check = Check::Until(Instant::now());
+    bench.check = Check::Until(crate::time::now());
     assert_eq!(extent(&bench.open()), (0, 20));
-    bench.check = Check::Until(Instant::now() + Duration::from_secs(600));
+    bench.check = Check::Until(crate::time::now() + Duration::from_secs(600));
     let partition = bench.open();
     assert!(
         partition
