@@ -11,6 +11,8 @@
 
 /// Bytes before the first record.
 pub(crate) const HEADER_BYTES: usize = 61;
+/// Records of one batch: consumers, which keep each of them apart, read no more.
+const RECORDS_MAX: i32 = 1_000_000;
 /// Bytes that the length field does not count.
 const LENGTH_END: usize = 12;
 const CRC_AT: usize = 17;
@@ -38,6 +40,10 @@ pub(crate) enum BatchError {
     },
     #[error("transactional and control batches are not served")]
     Transactional,
+    #[error(
+        "batch of {found} records, at most {RECORDS_MAX} are read by every consumer: send it in parts"
+    )]
+    TooMany { found: i32 },
     #[error("batch of {found} bytes, at most {max} allowed by max.message.bytes")]
     TooLarge { found: usize, max: usize },
     #[error("no record batch at all")]
@@ -190,6 +196,11 @@ pub(crate) fn check_record_set(
             return Err(BatchError::Count {
                 records: header.records,
                 last_offset_delta: header.last_offset_delta,
+            });
+        }
+        if header.records > RECORDS_MAX {
+            return Err(BatchError::TooMany {
+                found: header.records,
             });
         }
         bytes = &bytes[header.bytes..];

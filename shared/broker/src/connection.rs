@@ -16,11 +16,12 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, BufWrit
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use crate::api::{self, Hangup, Outcome, Reply};
 use crate::memory::{ConnectionMemory, Lease, OWN_BYTES, RequestMemory};
 use crate::state::BrokerState;
+use crate::time;
 
 const BUFFER_BYTES: usize = 32 * 1024;
 /// Reserved at once for a request; the system gives the memory as it is written to.
@@ -167,7 +168,7 @@ async fn read_frame(
     let time_for =
         |bytes: usize, rate: u64| STALL_MAX + Duration::from_secs((bytes as u64).div_ceil(rate));
     let mut frame = BytesMut::with_capacity(bytes.min(RESERVED_BYTES));
-    let mut deadline = Instant::now() + time_for(bytes, BYTES_PER_SECOND_MIN);
+    let mut deadline = time::now() + time_for(bytes, BYTES_PER_SECOND_MIN);
     while frame.len() < bytes {
         let piece = if frame.is_empty() {
             OWN_BYTES
@@ -175,19 +176,19 @@ async fn read_frame(
             PIECE_BYTES
         };
         let end = bytes.min(frame.len() + piece);
-        let (before, had_turn) = (Instant::now(), lease.has_turn());
+        let (before, had_turn) = (time::now(), lease.has_turn());
         timeout(MEMORY_WAIT_MAX, lease.cover(memory, end))
             .await
             .map_err(|_| Ended::NoMemory(bytes))?;
         deadline += before.elapsed();
         if lease.has_turn() && !had_turn {
             let left = time_for(bytes - frame.len(), BYTES_PER_SECOND_MIN_BEYOND);
-            deadline = deadline.min(Instant::now() + left);
+            deadline = deadline.min(time::now() + left);
         }
         let mut read = (&mut *read).take((end - frame.len()) as u64);
         while frame.len() < end {
-            let until = deadline.min(Instant::now() + STALL_MAX);
-            let arrived = timeout_at(until, read.read_buf(&mut frame)).await;
+            let until = deadline.min(time::now() + STALL_MAX);
+            let arrived = time::by(until, read.read_buf(&mut frame)).await;
             if arrived.map_err(|_| Ended::Stalled)?? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }

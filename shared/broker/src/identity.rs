@@ -13,7 +13,7 @@ use tidelake_core::TopicId;
 use tidelake_core::ids::IdSource;
 
 use crate::error::BrokerError;
-use crate::files::write_atomic;
+use crate::files::{decode, encode, write_atomic};
 
 /// Producer ids reserved at once.
 const BLOCK: i64 = 1_000;
@@ -47,9 +47,9 @@ impl Identity {
     pub(crate) fn open(dir: &Path, ids: &dyn IdSource) -> Result<Self, BrokerError> {
         let path = dir.join("broker.json");
         let stored = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| BrokerError::Corrupt {
+            Ok(bytes) => decode(&bytes).map_err(|reason| BrokerError::Corrupt {
                 path: path.clone(),
-                reason: error.to_string(),
+                reason,
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let cluster_id = TopicId(ids.next_uuid().into_bytes());
@@ -88,10 +88,6 @@ impl Identity {
         ids.next += 1;
         Ok(ids.next - 1)
     }
-}
-
-fn encode(stored: &Stored) -> Vec<u8> {
-    serde_json::to_vec_pretty(stored).expect("text and a number are JSON")
 }
 
 #[cfg(test)]

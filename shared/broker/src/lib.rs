@@ -82,12 +82,14 @@ mod segment;
 mod server;
 mod settings;
 mod state;
+mod time;
 mod topic_config;
 mod topics;
 mod unpack;
 
 pub use damage::{LostRecords, OfflinePartition, check, repair};
 pub use error::BrokerError;
+pub use group::shares::CoordinatorUse;
 pub use server::Broker;
 pub use settings::BrokerSettings;
 

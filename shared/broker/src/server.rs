@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -19,12 +19,14 @@ use crate::error::BrokerError;
 use crate::folder;
 use crate::group::coordinator::Coordinator;
 use crate::group::offsets::OffsetStore;
+use crate::group::shares::CoordinatorUse;
 use crate::identity::Identity;
 use crate::memory::{RequestMemory, budget};
 use crate::partition::PartitionContext;
 use crate::segment::{Check, OpenFiles};
 use crate::settings::BrokerSettings;
 use crate::state::BrokerState;
+use crate::time;
 use crate::topic_config::ConfigDefaults;
 use crate::topics::Topics;
 
@@ -84,6 +86,11 @@ impl Broker {
         self.state.topics.offline()
     }
 
+    /// How much of what consumer groups may take is taken. Beyond 80 % a warning is logged.
+    pub fn coordinator_use(&self) -> Vec<CoordinatorUse> {
+        self.state.coordinator.in_use()
+    }
+
     /// Stops listening, answers what is under way, and leaves every file durable and closed.
     pub async fn shutdown(mut self) -> Result<(), BrokerError> {
         self.state.stopping.cancel();
@@ -139,7 +146,7 @@ impl Recovered {
         let lock = folder::lock(dir)?;
         let check = match folder::take_clean_mark(dir)? {
             true => Check::Nothing,
-            false => Check::Until(Instant::now() + settings.recovery_check_max),
+            false => Check::Until(time::now() + settings.recovery_check_max),
         };
         let identity = Identity::open(dir, settings.ids.as_ref())?;
         let offsets = OffsetStore::open(dir, runtime.clone(), settings.fsync)?;

@@ -32,7 +32,8 @@ pub struct BrokerSettings {
     pub default_retention_ms: Option<i64>,
     /// Largest record batch of topics that do not set `max.message.bytes`.
     pub message_bytes_max: usize,
-    /// Largest record batch once it is unpacked. More would cost every consumer that much memory.
+    /// Largest record batch once it is unpacked. More would cost every consumer that much memory,
+    /// and clients that bound it (librdkafka's: at 100 MB) could not read it.
     pub unpacked_bytes_max: usize,
     /// Partitions of a topic that is created without a count.
     pub default_partitions: i32,
@@ -86,7 +87,7 @@ impl BrokerSettings {
             flush_linger: Duration::ZERO,
             default_retention_ms: Some(7 * 24 * 60 * 60 * 1000),
             message_bytes_max: 9 * MIB,
-            unpacked_bytes_max: 128 * MIB,
+            unpacked_bytes_max: 95 * MIB,
             default_partitions: 1,
             retention_interval: Duration::from_secs(10),
             group_initial_delay: Duration::ZERO,

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::batch::testing::{Batch, seal};
 use crate::{Broker, BrokerError, BrokerSettings};
 
+mod damage;
 mod load;
 mod sweep;
 

@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::damage::OfflinePartition;
 use crate::error::BrokerError;
-use crate::files::{sync_dir, write_atomic};
+use crate::files::{decode, encode, sync_dir, write_atomic};
 use crate::partition::{Partition, PartitionContext};
 use crate::topic_config::{ConfigDefaults, ConfigError, LiveConfig, TopicConfig};
 
@@ -177,11 +177,11 @@ impl Topics {
     fn load(&self, name: &str, path: &Path) -> Result<Topic, BrokerError> {
         let meta_path = path.join("topic.json");
         let damaged = |reason: String| BrokerError::Corrupt {
-            path: meta_path.clone(),
-            reason,
+            path: path.to_owned(),
+            reason: format!("topic.json: {reason}"),
         };
         let bytes = fs::read(&meta_path).map_err(BrokerError::io(&meta_path))?;
-        let meta: Meta = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        let meta: Meta = decode(&bytes).map_err(damaged)?;
         let config = TopicConfig::new(&meta.configs, self.defaults)
             .map_err(|error| damaged(error.to_string()))?;
         if !(1..=PARTITIONS_MAX).contains(&meta.partitions) {
@@ -416,10 +416,6 @@ impl Names {
         self.by_name.insert(topic.name.clone(), Arc::clone(&topic));
         topic
     }
-}
-
-fn encode(meta: &Meta) -> Vec<u8> {
-    serde_json::to_vec_pretty(meta).expect("a map of text is JSON")
 }
 
 /// Kafka's rule for topic names, which also makes them fit to be folder names.

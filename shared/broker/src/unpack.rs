@@ -8,7 +8,9 @@ use crate::records::Visit;
 const PIECE_BYTES: usize = 64 * 1024;
 /// The frame that Java's snappy library puts around its blocks.
 pub(crate) const XERIAL_MAGIC: &[u8] = &[0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
-/// Two version numbers that follow it.
+/// Begins every frame of lz4 but those of its old format.
+const LZ4_MAGIC: &[u8] = &[0x04, 0x22, 0x4D, 0x18];
+/// Two version numbers that follow [`XERIAL_MAGIC`].
 const XERIAL_VERSIONS: usize = 8;
 /// Snappy makes no more than 64 bytes of 3; what claims more is no snappy.
 const SNAPPY_RATIO_MAX: usize = 22;
@@ -36,9 +38,9 @@ pub(crate) fn unpack<V: Visit>(
         1 => visitor.visit(capped(flate2::bufread::MultiGzDecoder::new(packed), max)),
         2 => match packed.strip_prefix(XERIAL_MAGIC) {
             None => visitor.visit(Cursor::new(snappy_block(packed, max)?)),
-            Some(framed) => visitor.visit(capped(Xerial::new(framed), max)),
+            Some(framed) => visitor.visit(capped(Xerial::new(framed, max), max)),
         },
-        3 => visitor.visit(capped(lz4_flex::frame::FrameDecoder::new(packed), max)),
+        3 => lz4(packed, max, visitor),
         4 => {
             let decoder = zstd::stream::read::Decoder::with_buffer(packed);
             visitor.visit(capped(decoder.map_err(UnpackError::Damaged)?, max))
@@ -49,6 +51,22 @@ pub(crate) fn unpack<V: Visit>(
         io::ErrorKind::FileTooLarge => UnpackError::TooLarge { max },
         _ => UnpackError::Damaged(error),
     })
+}
+
+/// One frame, and nothing else: what follows it, or another kind of frame, is read by some clients
+/// only.
+fn lz4<V: Visit>(packed: &[u8], max: u64, visitor: V) -> io::Result<V::Found> {
+    let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    if !packed.starts_with(LZ4_MAGIC) {
+        return Err(wrong("they are no lz4 frame"));
+    }
+    let mut rest = packed;
+    let found = visitor.visit(capped(lz4_flex::frame::FrameDecoder::new(&mut rest), max))?;
+    match rest.len() {
+        0 => Ok(found),
+        _ if !V::is_whole(&found) => Ok(found),
+        left => Err(wrong(&format!("{left} bytes follow the lz4 frame"))),
+    }
 }
 
 /// A reader that fails where there is more than `max` bytes.
@@ -92,13 +110,16 @@ fn snappy_block(block: &[u8], max: u64) -> Result<Vec<u8>, UnpackError> {
 struct Xerial<'a> {
     rest: &'a [u8],
     block: Cursor<Vec<u8>>,
+    /// Largest block, unpacked.
+    block_bytes_max: u64,
 }
 
 impl<'a> Xerial<'a> {
-    fn new(framed: &'a [u8]) -> Self {
+    fn new(framed: &'a [u8], block_bytes_max: u64) -> Self {
         Self {
             rest: framed.get(XERIAL_VERSIONS..).unwrap_or_default(),
             block: Cursor::default(),
+            block_bytes_max,
         }
     }
 
@@ -108,7 +129,10 @@ impl<'a> Xerial<'a> {
         let len = u32::from_be_bytes(*len) as usize;
         let (block, rest) = rest.split_at_checked(len).ok_or_else(short)?;
         self.rest = rest;
-        snappy_block(block, u64::MAX).map_err(io::Error::other)
+        snappy_block(block, self.block_bytes_max).map_err(|error| match error {
+            UnpackError::TooLarge { .. } => io::ErrorKind::FileTooLarge.into(),
+            error => io::Error::other(error),
+        })
     }
 }
 

@@ -12,11 +12,11 @@ use futures::future::select_all;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::FetchRequest;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::memory::{UNIT_BYTES, units};
 use crate::partition::{Extent, Partition, Plan, ReadError};
+use crate::time;
 
 use super::{Context, Hangup, Outcome, Reply, blocking};
 
@@ -81,7 +81,7 @@ pub(super) async fn fetch(context: Context, request: FetchRequest) -> Outcome {
         .unwrap_or(0)
         .min(bytes_max);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
-    let deadline = Instant::now() + wait.min(WAIT_MAX);
+    let deadline = time::now() + wait.min(WAIT_MAX);
     let topics = resolve(&context, request);
     loop {
         // Taken before the plan, so that nothing that arrives after it is missed.
@@ -92,7 +92,7 @@ pub(super) async fn fetch(context: Context, request: FetchRequest) -> Outcome {
             .collect();
         let share = share(&broker.fetch_budget).min(bytes_max);
         let (mut plans, mut bytes, urgent) = plan(&topics, share);
-        let late = Instant::now() >= deadline;
+        let late = time::now() >= deadline;
         if !(bytes >= bytes_min.min(share) || urgent || late || broker.stopping.is_cancelled()) {
             let arrival = async {
                 if advanced.is_empty() {
@@ -103,7 +103,7 @@ pub(super) async fn fetch(context: Context, request: FetchRequest) -> Outcome {
             };
             let stopped = broker
                 .stopping
-                .run_until_cancelled(timeout_at(deadline, arrival));
+                .run_until_cancelled(time::by(deadline, arrival));
             _ = stopped.await;
             continue;
         }

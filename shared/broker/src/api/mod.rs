@@ -29,9 +29,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::memory::Lease;
 use crate::state::BrokerState;
 
-#[cfg(test)]
-pub(crate) use supported::SUPPORTED;
-
 /// What one element of a request takes at most, decoded and answered. Two bytes on the wire are
 /// enough for an element, so memory is taken by their number, before they are decoded.
 const ELEMENT_BYTES: usize = 256;

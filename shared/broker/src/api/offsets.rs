@@ -21,6 +21,7 @@ use kafka_protocol::messages::{
     OffsetFetchRequest, OffsetFetchResponse, TopicName,
 };
 
+use crate::group::messages::client;
 use crate::group::offsets::{Change, Committed, GroupOffsets};
 use crate::group::state::Caller;
 
@@ -76,9 +77,11 @@ pub(super) async fn offset_commit(context: Context, request: OffsetCommitRequest
             ResponseError::InvalidCommitOffsetSize.code(),
         ));
     }
+    let client_id = context.client_id.as_ref().map_or("", |id| id.as_str());
+    let client = client(client_id, &format!("/{}", context.peer.ip()));
     let committed = broker
         .coordinator
-        .commit(&request.group_id.0, caller, generation, positions)
+        .commit(&client, &request.group_id.0, caller, generation, positions)
         .await;
     let refused = committed.err().map_or(0, |error| error.code());
     context.reply(&commit_answers(answers, refused))

@@ -168,7 +168,9 @@ impl From<BatchError> for Refusal {
         let code = match &error {
             BatchError::TooLarge { .. } => ResponseError::MessageTooLarge,
             BatchError::Magic(_) => ResponseError::UnsupportedForMessageFormat,
-            BatchError::Count { .. } | BatchError::Empty => ResponseError::InvalidRecord,
+            BatchError::Count { .. } | BatchError::TooMany { .. } | BatchError::Empty => {
+                ResponseError::InvalidRecord
+            }
             BatchError::Transactional => ResponseError::InvalidTxnState,
             BatchError::Short { .. } | BatchError::Length(_) | BatchError::Checksum { .. } => {
                 ResponseError::CorruptMessage

@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::offsets::{Change, Committed, OffsetStore};
-use super::registry::Registry;
+use super::registry::{Limits, Registry};
 use super::session::Sync;
+use super::shares::CoordinatorUse;
 use super::state::{Answer, Caller, Join, Phase};
 
 /// Longer ids of groups are refused: they are kept, and written with every commit.
@@ -41,7 +42,7 @@ pub(crate) struct Coordinator {
 impl Coordinator {
     pub(crate) fn new(offsets: OffsetStore, initial_delay: Duration) -> Self {
         Self {
-            registry: Registry::new(initial_delay),
+            registry: Registry::new(initial_delay, Limits::default()),
             offsets,
         }
     }
@@ -119,6 +120,7 @@ impl Coordinator {
     /// Commits positions; durable when it returns.
     pub(crate) async fn commit(
         &self,
+        client: &str,
         group_id: &str,
         caller: Caller<'_>,
         generation: i32,
@@ -136,6 +138,9 @@ impl Coordinator {
             None if generation < 0 && caller.member_id.is_empty() => {}
             None => return Err(ResponseError::UnknownMemberId),
         }
+        self.offsets
+            .admits(client, group_id, &positions)
+            .map_err(|_| ResponseError::InvalidCommitOffsetSize)?;
         let changes = positions.into_iter().map(|(topic, partition, committed)| {
             let group = group_id.to_owned();
             Change::Commit {
@@ -145,11 +150,19 @@ impl Coordinator {
                 committed,
             }
         });
-        if self.offsets.apply(changes.collect()).await {
+        let changes = changes.collect();
+        if self.offsets.apply_for(client.to_owned(), changes).await {
             Ok(())
         } else {
             Err(ResponseError::CoordinatorNotAvailable)
         }
+    }
+
+    /// How much of what groups may take is taken.
+    pub(crate) fn in_use(&self) -> Vec<CoordinatorUse> {
+        let mut all = self.registry.in_use().to_vec();
+        all.push(self.offsets.in_use());
+        all
     }
 
     /// Forgets a group that nobody is in.
@@ -199,8 +212,7 @@ fn check_join(group_id: &str, join: &Join) -> Result<(), ResponseError> {
     if !(SESSION_MS_MIN..=SESSION_MS_MAX).contains(&join.session_timeout_ms) {
         return Err(ResponseError::InvalidSessionTimeout);
     }
-    let offered = join.protocols.iter();
-    let bytes: usize = offered.map(|p| p.name.len() + p.metadata.len()).sum();
+    let bytes = join.offered_bytes();
     let instance_bytes = join.instance_id.as_ref().map_or(0, String::len);
     if join.protocols.len() > PROTOCOLS_MAX
         || bytes > SUBSCRIPTION_BYTES_MAX

@@ -54,6 +54,24 @@ pub(crate) struct Join {
     pub can_skip_assignment: bool,
 }
 
+impl Join {
+    /// Whose share of what is bounded it draws on.
+    pub(super) fn client(&self) -> String {
+        client(&self.client_id, &self.client_host)
+    }
+
+    /// What is kept of it as long as its member lives.
+    pub(super) fn offered_bytes(&self) -> usize {
+        let offered = self.protocols.iter();
+        offered.map(|p| p.name.len() + p.metadata.len()).sum()
+    }
+}
+
+/// A client, by its address (as `/127.0.0.1`) and the name that it gives itself.
+pub(crate) fn client(client_id: &str, client_host: &str) -> String {
+    format!("{client_id}{client_host}")
+}
+
 /// The answer to a join that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Joined {

@@ -8,8 +8,8 @@
 //! are forgotten by age only after nobody was in the group and nobody committed for that long.
 
 mod entry;
+mod kept;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -24,37 +24,30 @@ use crate::error::BrokerError;
 
 use entry::{decode, encode, next_entry};
 
+use kept::{All, BYTES_MAX};
+
 pub(crate) use entry::{Change, Committed};
+pub(crate) use kept::GroupOffsets;
+
+use super::shares::{CoordinatorUse, Refused};
 
 /// Overtaken entries that are tolerated beside as many as there are live ones.
 const GARBAGE_MAX: usize = 20_000;
 /// How exactly it is kept when a group had members last. The mark costs one entry for each group.
 const SEEN_EVERY_MS: i64 = 60 * 60 * 1000;
 
-/// Positions of one group by topic and partition.
-pub(crate) type GroupOffsets = BTreeMap<(String, i32), Committed>;
-
-/// What is kept of one group.
-#[derive(Debug, Default)]
-struct Kept {
-    positions: GroupOffsets,
-    /// When it is known to have had members last.
-    seen_ms: i64,
+/// Changes that wait for the disk.
+#[derive(Debug)]
+struct Waiting {
+    /// Whose share of the room they take.
+    client: String,
+    changes: Vec<Change>,
+    answer: oneshot::Sender<bool>,
 }
-
-impl Kept {
-    /// The last sign of life: of a group's members, or of a consumer that only commits.
-    fn last_sign_ms(&self) -> i64 {
-        let commits = self.positions.values().map(|c| c.committed_ms);
-        commits.max().unwrap_or(i64::MIN).max(self.seen_ms)
-    }
-}
-
-type All = BTreeMap<String, Kept>;
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: Vec<(Vec<Change>, oneshot::Sender<bool>)>,
+    waiting: Vec<Waiting>,
     draining: bool,
 }
 
@@ -100,13 +93,22 @@ impl OffsetStore {
 
     /// Applies changes, all or none; true once they are durable.
     pub(crate) async fn apply(&self, changes: Vec<Change>) -> bool {
+        self.apply_for(String::new(), changes).await
+    }
+
+    /// Applies changes that a client asked for.
+    pub(super) async fn apply_for(&self, client: String, changes: Vec<Change>) -> bool {
         if changes.is_empty() {
             return true;
         }
         let (answer, done) = oneshot::channel();
         {
             let mut queue = self.0.queue.lock();
-            queue.waiting.push((changes, answer));
+            queue.waiting.push(Waiting {
+                client,
+                changes,
+                answer,
+            });
             if !queue.draining {
                 queue.draining = true;
                 let shared = Arc::clone(&self.0);
@@ -114,6 +116,20 @@ impl OffsetStore {
             }
         }
         done.await.unwrap_or(false)
+    }
+
+    /// True where there is room for what these positions add, beside what is being written.
+    pub(super) fn admits(
+        &self,
+        client: &str,
+        group: &str,
+        positions: &[(String, i32, Committed)],
+    ) -> Result<(), Refused> {
+        self.0.all.read().admits(client, group, positions)
+    }
+
+    pub(super) fn in_use(&self) -> CoordinatorUse {
+        self.0.all.read().in_use()
     }
 
     /// Waits until nothing is being written.
@@ -135,12 +151,17 @@ impl OffsetStore {
 
     /// True for a group that has positions.
     pub(crate) fn knows(&self, group: &str) -> bool {
-        self.0.all.read().contains_key(group)
+        self.0.all.read().get(group).is_some()
     }
 
     /// The names of all groups that have positions.
     pub(crate) fn groups(&self) -> Vec<String> {
-        self.0.all.read().keys().cloned().collect()
+        self.0
+            .all
+            .read()
+            .iter()
+            .map(|(group, _)| group.clone())
+            .collect()
     }
 
     /// What forgets every position in `topic`.
@@ -199,16 +220,21 @@ impl Shared {
                 }
                 std::mem::take(&mut queue.waiting)
             };
-            let stored = self.store(round.iter().flat_map(|(changes, _)| changes));
+            let stored = self.store(round.iter().flat_map(|waiting| &waiting.changes));
             if let Err(error) = &stored {
                 tracing::error!(path = ?self.path, %error, "committed offsets not stored");
             }
-            for (changes, answer) in round {
+            for waiting in round {
+                let Waiting {
+                    client,
+                    changes,
+                    answer,
+                } = waiting;
                 if stored.is_ok() {
                     let mut all = self.all.write();
                     changes
                         .into_iter()
-                        .for_each(|change| apply_to(&mut all, change));
+                        .for_each(|change| all.apply(&client, change));
                 }
                 _ = answer.send(stored.is_ok());
             }
@@ -245,7 +271,7 @@ impl Shared {
     fn compact_if_due(&self) -> io::Result<()> {
         let mut log = self.log.lock();
         let all = self.all.read();
-        let live: usize = all.values().map(|kept| kept.positions.len() + 1).sum();
+        let live: usize = all.iter().map(|(_, kept)| kept.positions.len() + 1).sum();
         if log.entries <= 2 * live + GARBAGE_MAX {
             return Ok(());
         }
@@ -258,7 +284,7 @@ impl Shared {
 fn rewrite(path: &Path, all: &All) -> io::Result<Log> {
     let mut bytes = Vec::new();
     let mut entries = 0;
-    for (group, kept) in all {
+    for (group, kept) in all.iter() {
         let commits = kept
             .positions
             .iter()
@@ -297,12 +323,12 @@ fn open_log(path: &Path) -> io::Result<(Log, All)> {
         .truncate(false)
         .open(path)?;
     let bytes = fs::read(path)?;
-    let mut all = All::new();
+    let mut all = All::new(BYTES_MAX);
     let mut rest = bytes.as_slice();
     let (mut entries, mut damaged) = (0, false);
     loop {
         while let Some(change) = decode(&mut rest) {
-            apply_to(&mut all, change);
+            all.apply("", change);
             entries += 1;
         }
         let at = bytes.len() - rest.len();
@@ -336,44 +362,6 @@ fn open_log(path: &Path) -> io::Result<(Log, All)> {
         },
         all,
     ))
-}
-
-fn apply_to(all: &mut All, change: Change) {
-    match change {
-        Change::Commit {
-            group,
-            topic,
-            partition,
-            committed,
-        } => {
-            let kept = all.entry(group).or_default();
-            kept.positions.insert((topic, partition), committed);
-        }
-        Change::ForgetGroup { group } => _ = all.remove(&group),
-        Change::Forget {
-            group,
-            topic,
-            partition,
-        } => {
-            if let Some(kept) = all.get_mut(&group) {
-                kept.positions.remove(&(topic, partition));
-                if kept.positions.is_empty() {
-                    all.remove(&group);
-                }
-            }
-        }
-        Change::Seen { group, seen_ms } => {
-            if let Some(kept) = all.get_mut(&group) {
-                kept.seen_ms = kept.seen_ms.max(seen_ms);
-            }
-        }
-        Change::ForgetStale { group, before_ms } => {
-            let stale = |kept: &Kept| kept.last_sign_ms() < before_ms;
-            if all.get(&group).is_some_and(stale) {
-                all.remove(&group);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,25 +2,43 @@
 //!
 //! Every group has a lock of its own, held for one step of its state machine; the map of all groups
 //! is locked only to find one. So what a group costs is paid by its own members. Locks are taken in
-//! the order map, group, deadlines. Invariant: whenever a group has something to do at a time, an
-//! entry of `deadlines` stands at that time or before it.
+//! the order map, group, deadlines or shares. Invariant: whenever a group has something to do at a
+//! time, an entry of `deadlines` stands at that time or before it.
+//!
+//! What there is room for is shared fairly ([`super::shares`]): a group counts for the client that
+//! brought it up. One that nobody has joined yet, but has only given out ids, makes room for others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::time::{self, Instant};
+
+use super::shares::{CoordinatorUse, Refused, Shares};
 use super::state::{Answer, Group, Join, Outputs};
 
-/// Groups with members at one time.
-const GROUPS_MAX: usize = 20_000;
-/// Subscriptions and assignments of all members; beyond it nobody joins.
-const KEPT_BYTES_MAX: usize = 256 << 20;
+/// What all groups may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Groups with members at one time.
+    pub groups_max: usize,
+    /// Subscriptions and assignments of all members; beyond it nobody joins.
+    pub kept_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            groups_max: 20_000,
+            kept_bytes_max: 256 << 20,
+        }
+    }
+}
 
 pub(super) type Waiter = oneshot::Sender<Answer>;
 
@@ -28,6 +46,8 @@ pub(super) type Waiter = oneshot::Sender<Answer>;
 #[derive(Debug)]
 pub(super) struct Held {
     pub group: Group<Waiter>,
+    /// The client that brought it up.
+    client: String,
     /// Where it stands among the deadlines.
     scheduled: Option<u64>,
     /// What it was last seen to take.
@@ -38,12 +58,22 @@ pub(super) struct Held {
 
 pub(super) type SharedGroup = Arc<Mutex<Held>>;
 
+/// Every group by its name.
+#[derive(Debug)]
+struct Groups {
+    by_name: BTreeMap<String, SharedGroup>,
+    shares: Shares,
+    /// In the order they came, those that nobody had joined then.
+    unjoined: VecDeque<(String, SharedGroup)>,
+}
+
 /// All groups that have members, or are about to.
 #[derive(Debug)]
 pub(super) struct Registry {
-    groups: Mutex<BTreeMap<String, SharedGroup>>,
+    groups: Mutex<Groups>,
     deadlines: Mutex<BTreeSet<(u64, String)>>,
-    kept_bytes: AtomicUsize,
+    kept_bytes: Mutex<Shares>,
+    limits: Limits,
     initial_delay_ms: u64,
     pub started: Instant,
     /// A deadline has come closer.
@@ -51,13 +81,20 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    pub(super) fn new(initial_delay: Duration) -> Self {
+    pub(super) fn new(initial_delay: Duration, limits: Limits) -> Self {
+        let groups = Groups {
+            by_name: BTreeMap::new(),
+            shares: Shares::new("groups", limits.groups_max),
+            unjoined: VecDeque::new(),
+        };
+        let kept_bytes = Shares::new("subscription_bytes", limits.kept_bytes_max);
         Self {
-            groups: Mutex::default(),
+            groups: Mutex::new(groups),
             deadlines: Mutex::default(),
-            kept_bytes: AtomicUsize::new(0),
+            kept_bytes: Mutex::new(kept_bytes),
+            limits,
             initial_delay_ms: u64::try_from(initial_delay.as_millis()).unwrap_or(u64::MAX),
-            started: Instant::now(),
+            started: time::now(),
             changed: Notify::new(),
         }
     }
@@ -67,16 +104,22 @@ impl Registry {
     }
 
     pub(super) fn all(&self) -> BTreeMap<String, SharedGroup> {
-        self.groups.lock().clone()
+        self.groups.lock().by_name.clone()
     }
 
     pub(super) fn names(&self) -> BTreeSet<String> {
-        self.groups.lock().keys().cloned().collect()
+        self.groups.lock().by_name.keys().cloned().collect()
+    }
+
+    /// How much of what there is room for is taken.
+    pub(super) fn in_use(&self) -> [CoordinatorUse; 2] {
+        let groups = self.groups.lock().shares.in_use();
+        [groups, self.kept_bytes.lock().in_use()]
     }
 
     /// The group, if it has members or is about to.
     pub(super) fn find(&self, group_id: &str) -> Option<SharedGroup> {
-        self.groups.lock().get(group_id).cloned()
+        self.groups.lock().by_name.get(group_id).cloned()
     }
 
     /// Takes one step of a group's state machine; `None` where there is no such group.
@@ -113,8 +156,10 @@ impl Registry {
             held.group.kept_bytes()
         };
         let before = std::mem::replace(&mut held.kept_bytes, kept_bytes);
-        self.kept_bytes.fetch_add(kept_bytes, Ordering::Relaxed);
-        self.kept_bytes.fetch_sub(before, Ordering::Relaxed);
+        if before != kept_bytes {
+            let mut shares = self.kept_bytes.lock();
+            shares.change(&held.client, before, kept_bytes);
+        }
         let next = held.group.next_tick().filter(|_| !held.gone);
         let closer = match (next, held.scheduled) {
             (Some(next), Some(scheduled)) => next < scheduled,
@@ -137,13 +182,7 @@ impl Registry {
 
     /// Takes a group that is gone out of the map, unless another one has its name by now.
     fn forget(&self, group_id: &str, shared: &SharedGroup) {
-        let mut groups = self.groups.lock();
-        if groups
-            .get(group_id)
-            .is_some_and(|current| Arc::ptr_eq(current, shared))
-        {
-            groups.remove(group_id);
-        }
+        self.groups.lock().remove(group_id, shared);
     }
 
     /// Lets somebody join, who is answered through `waiter`.
@@ -153,11 +192,11 @@ impl Registry {
         join: Join,
         waiter: Waiter,
     ) -> Result<(), ResponseError> {
-        if self.kept_bytes.load(Ordering::Relaxed) > KEPT_BYTES_MAX {
-            return Err(ResponseError::CoordinatorLoadInProgress);
-        }
+        let client = join.client();
+        let offered = self.kept_bytes.lock().check(&client, join.offered_bytes());
+        offered.map_err(refusal)?;
         loop {
-            let shared = self.find_or_create(group_id, &join)?;
+            let shared = self.find_or_create(group_id, &join, &client)?;
             let mut held = shared.lock();
             if held.gone {
                 drop(held);
@@ -174,26 +213,57 @@ impl Registry {
         }
     }
 
-    fn find_or_create(&self, group_id: &str, join: &Join) -> Result<SharedGroup, ResponseError> {
+    fn find_or_create(
+        &self,
+        group_id: &str,
+        join: &Join,
+        client: &str,
+    ) -> Result<SharedGroup, ResponseError> {
         let mut groups = self.groups.lock();
-        if let Some(shared) = groups.get(group_id) {
+        if let Some(shared) = groups.by_name.get(group_id) {
             return Ok(Arc::clone(shared));
         }
         if !join.member_id.is_empty() {
             return Err(ResponseError::UnknownMemberId);
         }
-        if groups.len() >= GROUPS_MAX {
-            return Err(ResponseError::CoordinatorLoadInProgress);
+        while let Err(refused) = groups.shares.check(client, 1) {
+            if !self.make_room(&mut groups) {
+                return Err(refusal(refused));
+            }
         }
         let held = Held {
             group: Group::new(self.initial_delay_ms),
+            client: client.to_owned(),
             scheduled: None,
             kept_bytes: 0,
             gone: false,
         };
         let shared = Arc::new(Mutex::new(held));
-        groups.insert(group_id.to_owned(), Arc::clone(&shared));
+        groups.insert(group_id, &shared, client);
+        if groups.unjoined.len() > self.limits.groups_max * 2 {
+            groups.trim_unjoined();
+        }
         Ok(shared)
+    }
+
+    /// Gives up the oldest group that has given out ids and has no member: whoever comes with such
+    /// an id begins anew. False where there is none.
+    fn make_room(&self, groups: &mut Groups) -> bool {
+        while let Some((group_id, shared)) = groups.unjoined.pop_front() {
+            // One that is being worked on is not idle; it will be given up another time.
+            let Some(mut held) = shared.try_lock() else {
+                continue;
+            };
+            if held.gone || !held.group.is_unjoined() {
+                continue;
+            }
+            held.group = Group::new(self.initial_delay_ms);
+            self.settle(&group_id, &mut held, Vec::new());
+            drop(held);
+            groups.remove(&group_id, &shared);
+            return true;
+        }
+        false
     }
 
     /// Ends what takes too long, until told to stop; then answers everybody who still waits.
@@ -203,17 +273,15 @@ impl Registry {
             let wait = async {
                 match next {
                     Some(at) => {
-                        let at = tokio::time::Instant::from_std(
-                            self.started + Duration::from_millis(at),
-                        );
-                        _ = tokio::time::timeout_at(at, self.changed.notified()).await;
+                        let at = self.started + Duration::from_millis(at);
+                        _ = time::by(at, self.changed.notified()).await;
                     }
                     None => self.changed.notified().await,
                 }
             };
             if stop.run_until_cancelled(wait).await.is_none() {
                 // Dropping the waiters answers them: the coordinator is not available.
-                let groups = std::mem::take(&mut *self.groups.lock());
+                let groups = std::mem::take(&mut self.groups.lock().by_name);
                 for shared in groups.into_values() {
                     let mut held = shared.lock();
                     held.group = Group::new(self.initial_delay_ms);
@@ -262,3 +330,40 @@ impl Registry {
         }
     }
 }
+
+impl Groups {
+    fn insert(&mut self, group_id: &str, shared: &SharedGroup, client: &str) {
+        let group_id = group_id.to_owned();
+        self.shares.change(client, 0, 1);
+        self.by_name.insert(group_id.clone(), Arc::clone(shared));
+        self.unjoined.push_back((group_id, Arc::clone(shared)));
+    }
+
+    /// Takes a group out, unless another one has its name by now.
+    fn remove(&mut self, group_id: &str, shared: &SharedGroup) {
+        let current = self.by_name.get(group_id);
+        if current.is_some_and(|current| Arc::ptr_eq(current, shared)) {
+            self.by_name.remove(group_id);
+            let client = shared.lock().client.clone();
+            self.shares.change(&client, 1, 0);
+        }
+    }
+
+    /// Forgets those that have come to members or have gone since.
+    fn trim_unjoined(&mut self) {
+        self.unjoined.retain(|(_, shared)| {
+            let held = shared.try_lock();
+            held.is_none_or(|held| !held.gone && held.group.is_unjoined())
+        });
+    }
+}
+
+fn refusal(refused: Refused) -> ResponseError {
+    match refused {
+        Refused::Share => ResponseError::GroupMaxSizeReached,
+        Refused::Full => ResponseError::CoordinatorLoadInProgress,
+    }
+}
+
+#[cfg(test)]
+mod tests;

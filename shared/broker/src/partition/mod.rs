@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -29,6 +29,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::batch::BatchHeader;
 use crate::segment::{Check, Disk, OpenFiles, RecoverError, Recovered, Segment, recover};
+use crate::time;
 use crate::topic_config::LiveConfig;
 
 pub(crate) use read::{Plan, ReadError};
@@ -282,9 +283,13 @@ impl Partition {
         if self.context.flush_linger.is_zero() || queue.appends.is_empty() {
             return;
         }
-        let until = Instant::now() + self.context.flush_linger;
+        let until = time::now() + self.context.flush_linger;
         while queue.bytes < ROUND_BYTES_MAX && !queue.closed {
-            if log.queue_changed.wait_until(queue, until).timed_out() {
+            if log
+                .queue_changed
+                .wait_until(queue, until.into_std())
+                .timed_out()
+            {
                 break;
             }
         }

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use crate::batch::{BatchHeader, HEADER_BYTES};
+use crate::batch::{BatchHeader, HEADER_BYTES, assign_offset};
 
+use super::index::Floor;
 use super::{BatchPlace, Contents, OpenFiles};
 
 /// Read at once when looking for a batch by its head.
@@ -145,7 +146,7 @@ impl Segment {
     /// Bytes from the batch that holds `offset` on, at most; an estimate from above.
     pub(crate) fn bytes_from(&self, offset: i64) -> u64 {
         let contents = self.contents.read();
-        contents.bytes - contents.floor(offset)
+        contents.bytes - contents.floor(offset).position
     }
 
     /// Whole batches from the one that holds `offset`, up to `bytes_max`; the first one even beyond
@@ -164,7 +165,8 @@ impl Segment {
             (contents.floor(offset), contents.bytes)
         };
         let file = self.file()?;
-        let first = seek(&file, from, end, |header| header.last_offset() >= offset)?
+        let first = self
+            .seek(&file, from, end, |header| header.last_offset() >= offset)?
             .ok_or_else(|| damaged(&self.path, "offset lies in no batch"))?;
         let bytes_max = match bytes_max {
             max if max >= first.header.bytes => max,
@@ -175,7 +177,7 @@ impl Segment {
         let mut bytes = vec![0; len];
         file.read_exact_at(&mut bytes, first.position)?;
         bytes.truncate(whole_batches(&bytes));
-        self.verify(&bytes, first.header.base_offset)?;
+        self.verify(&mut bytes, first.header.base_offset)?;
         Ok(bytes.into())
     }
 
@@ -192,17 +194,62 @@ impl Segment {
             (contents.floor_of_time(timestamp), contents.bytes)
         };
         let file = self.file()?;
-        let place = seek(&file, from, end, |header| header.max_timestamp >= timestamp)?;
+        let place = self.seek(&file, from, end, |header| header.max_timestamp >= timestamp)?;
         let Some(place) = place else { return Ok(None) };
         let mut bytes = vec![0; place.header.bytes];
         file.read_exact_at(&mut bytes, place.position)?;
-        self.verify(&bytes, place.header.base_offset)?;
+        self.verify(&mut bytes, place.header.base_offset)?;
         Ok(Some(bytes.into()))
     }
 
+    /// Walks batch heads from a batch that the index knows to the first one that `wanted` takes. Each
+    /// must start where the one before it ends: no checksum covers the offsets that batches say.
+    fn seek(
+        &self,
+        file: &File,
+        from: Floor,
+        end: u64,
+        wanted: impl Fn(&BatchHeader) -> bool,
+    ) -> io::Result<Option<BatchPlace>> {
+        let Floor {
+            base_offset: mut due,
+            mut position,
+        } = from;
+        let mut buffer = vec![0; SEEK_BYTES];
+        while position < end {
+            let len = SEEK_BYTES.min(usize::try_from(end - position).unwrap_or(SEEK_BYTES));
+            file.read_exact_at(&mut buffer[..len], position)?;
+            let mut at = 0;
+            while at + HEADER_BYTES <= len {
+                let header = BatchHeader::parse(&buffer[at..len])
+                    .map_err(|error| damaged(&self.path, &format!("offset {due}: {error}")))?;
+                if header.base_offset != due {
+                    let what = format!("offset {} where {due} is due", header.base_offset);
+                    return Err(damaged(&self.path, &what));
+                }
+                let position = position + at as u64;
+                if position + header.bytes as u64 > end {
+                    let what = format!("offset {due}: the batch does not end within its log");
+                    return Err(damaged(&self.path, &what));
+                }
+                if wanted(&header) {
+                    return Ok(Some(BatchPlace { header, position }));
+                }
+                due = header.next_offset();
+                at += header.bytes;
+            }
+            if at == 0 {
+                break;
+            }
+            position += at as u64;
+        }
+        Ok(None)
+    }
+
     /// Checks that whole batches are what was stored: their checksums, and one offset after the
-    /// other. Nothing damaged is ever handed out as records.
-    fn verify(&self, mut bytes: &[u8], mut next_offset: i64) -> io::Result<()> {
+    /// other. Nothing damaged is ever handed out as records. The leader epoch, which no checksum
+    /// covers, is known, and put right: clients that believed another one would wait for it for ever.
+    fn verify(&self, mut bytes: &mut [u8], mut next_offset: i64) -> io::Result<()> {
         while !bytes.is_empty() {
             let header = BatchHeader::parse_whole(bytes)
                 .map_err(|error| damaged(&self.path, &format!("offset {next_offset}: {error}")))?;
@@ -211,8 +258,9 @@ impl Segment {
                 let what = format!("offset {found} where {next_offset} is due");
                 return Err(damaged(&self.path, &what));
             }
+            assign_offset(bytes, next_offset);
             next_offset = header.next_offset();
-            bytes = &bytes[header.bytes..];
+            bytes = &mut bytes[header.bytes..];
         }
         Ok(())
     }
@@ -223,37 +271,6 @@ fn damaged(path: &Path, what: &str) -> io::Error {
         io::ErrorKind::InvalidData,
         format!("segment {path:?}: {what}"),
     )
-}
-
-/// Walks batch heads from `position` to the first one that `wanted` takes.
-fn seek(
-    file: &File,
-    mut position: u64,
-    end: u64,
-    wanted: impl Fn(&BatchHeader) -> bool,
-) -> io::Result<Option<BatchPlace>> {
-    let mut buffer = vec![0; SEEK_BYTES];
-    while position < end {
-        let len = SEEK_BYTES.min(usize::try_from(end - position).unwrap_or(SEEK_BYTES));
-        file.read_exact_at(&mut buffer[..len], position)?;
-        let mut at = 0;
-        while at + HEADER_BYTES <= len {
-            let header = BatchHeader::parse(&buffer[at..len])
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            if wanted(&header) {
-                return Ok(Some(BatchPlace {
-                    header,
-                    position: position + at as u64,
-                }));
-            }
-            at += header.bytes;
-        }
-        if at == 0 {
-            break;
-        }
-        position += at as u64;
-    }
-    Ok(None)
 }
 
 /// How many of `bytes` are whole batches.

@@ -26,6 +26,13 @@ pub(crate) struct BatchPlace {
     pub position: u64,
 }
 
+/// Where a walk through a segment can begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Floor {
+    pub base_offset: i64,
+    pub position: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
     base_offset: i64,
@@ -95,23 +102,31 @@ impl Contents {
     }
 
     /// A batch start at or before the batch that holds `offset`.
-    pub(crate) fn floor(&self, offset: i64) -> u64 {
-        let after = self
-            .entries
-            .partition_point(|entry| entry.base_offset <= offset);
-        after
-            .checked_sub(1)
-            .map_or(0, |at| self.entries[at].position)
+    pub(super) fn floor(&self, offset: i64) -> Floor {
+        self.entry_before(
+            self.entries
+                .partition_point(|entry| entry.base_offset <= offset),
+        )
     }
 
     /// A batch start at or before the first batch with a timestamp of at least `timestamp`.
-    pub(crate) fn floor_of_time(&self, timestamp: i64) -> u64 {
-        let after = self
-            .entries
-            .partition_point(|entry| entry.newest_before < timestamp);
-        after
-            .checked_sub(1)
-            .map_or(0, |at| self.entries[at].position)
+    pub(super) fn floor_of_time(&self, timestamp: i64) -> Floor {
+        self.entry_before(
+            self.entries
+                .partition_point(|entry| entry.newest_before < timestamp),
+        )
+    }
+
+    /// The entry before the one at an index, or the first: a segment with a batch has one.
+    fn entry_before(&self, after: usize) -> Floor {
+        let entry = self.entries.get(after.saturating_sub(1));
+        let (base_offset, position) = entry.map_or((self.next_offset, self.bytes), |entry| {
+            (entry.base_offset, entry.position)
+        });
+        Floor {
+            base_offset,
+            position,
+        }
     }
 }
 

@@ -12,9 +12,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use crate::producers::ProducerTable;
+use crate::time::{self, Instant};
 
 use super::scan::{Behind, Scan, Times, Window};
 use super::{Contents, OpenFiles, Segment, Sidecar, segment_path};
@@ -100,7 +101,7 @@ fn check_closed(
     deadline: Instant,
 ) -> Result<(), RecoverError> {
     while let Some((base_offset, next_offset)) = unchecked.pop() {
-        if Instant::now() >= deadline {
+        if time::now() >= deadline {
             let segments = unchecked.len() + 1;
             tracing::warn!(
                 ?dir,

@@ -1,7 +1,5 @@
 //! Clients that ask for much, send slowly or do not read keep nobody else from being served.
 
-use std::time::Instant;
-
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 
@@ -133,7 +131,7 @@ async fn a_group_of_many_members_and_protocols_costs_only_its_own() {
     client.send(ApiKey::JoinGroup, 5, join("many", 65)).await;
     let refused: JoinGroupResponse = client.receive(5).await;
     assert_eq!(refused.error_code, ResponseError::InvalidRequest.code());
-    let started = Instant::now();
+    let started = crate::time::now();
     let mut members = Vec::new();
     for _ in 0..400 {
         let mut member = Client::connect(&broker).await;

@@ -28,6 +28,7 @@ fn bodies<R: Encodable + Message>(
 }
 
 /// A filled-in body for every API and version that is served.
+#[expect(clippy::too_many_lines, reason = "one sample for each request")]
 fn samples() -> Vec<(ApiKey, i16, Body)> {
     use kafka_protocol::messages::{
         alter_configs_request as alter, create_partitions_request as grow,

@@ -1,7 +1,6 @@
 //! Damage is found, named, kept from clients, and repaired without an offset given out twice.
 
 use std::ops::Range;
-use std::time::Instant;
 
 use crate::segment::{inspect, repair};
 
@@ -144,9 +143,9 @@ async fn closed_segments_are_checked_after_an_unclean_stop_and_when_they_are_rea
     );
     drop(partition);
     // Left badly, it is read at the start, as far as time allows.
-    bench.check = Check::Until(Instant::now());
+    bench.check = Check::Until(crate::time::now());
     assert_eq!(extent(&bench.open()), (0, 20));
-    bench.check = Check::Until(Instant::now() + Duration::from_secs(600));
+    bench.check = Check::Until(crate::time::now() + Duration::from_secs(600));
     let partition = bench.open();
     assert!(
         partition
@@ -241,4 +240,54 @@ async fn many_partitions_share_few_handles() {
             assert!(files.open_now() <= 3);
         }
     }
+}
+
+/// No checksum covers the offset that a batch says: the batches before it tell.
+#[tokio::test]
+async fn a_wrong_offset_is_found_wherever_reading_begins() {
+    let bench = Bench::new(2_000, 0);
+    written(&bench, &[1; 60]).await;
+    let partition = bench.open();
+    let bases: Vec<i64> = (1..60)
+        .filter(|base| segment_path(bench.path(), *base).exists())
+        .collect();
+    drop(partition);
+    let path = segment_path(bench.path(), 0);
+    let batch = fs::metadata(&path).unwrap().len() as usize / bases[0] as usize;
+    // The fifth says a later offset of its segment, or one that was before.
+    for wrong in [9, 2] {
+        for offset in 4..bases[0] {
+            let whole = fs::read(&path).unwrap();
+            let mut bad = whole.clone();
+            bad[5 * batch + 7] = wrong;
+            fs::write(&path, bad).unwrap();
+            let partition = bench.open();
+            let Ok(Plan::Disk(read)) = partition.plan(offset, 1, true) else {
+                panic!("nothing is in memory")
+            };
+            match read.run() {
+                Ok(bytes) => {
+                    let head = BatchHeader::parse_whole(&bytes).unwrap();
+                    assert_eq!((head.base_offset, offset), (4, 4), "{wrong}");
+                }
+                Err(_) => assert!(
+                    partition
+                        .offline()
+                        .is_some_and(|why| why.contains("is due"))
+                ),
+            }
+            drop(partition);
+            fs::write(&path, whole).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_leader_epoch_is_put_right_before_a_client_sees_it() {
+    let bench = Bench::new(300, 0);
+    written(&bench, &[1; 4]).await;
+    flip(&segment_path(bench.path(), 0), 12);
+    let partition = bench.open();
+    let bytes = read(&partition, 0, 1, true);
+    assert_eq!(bytes[12..16], [0; 4]);
 }
