@@ -1,13 +1,13 @@
 //! Errors to answers: which error gets which status, code and advice.
 
 use axum::response::{IntoResponse, Response};
-use tidelake_catalog::CatalogError;
+use tidelake_catalog::{CatalogError, TopicChanged, TopicFault};
 use tidelake_codec::{Reason, Rejection};
 use tidelake_core::{ErrorKind, TableId};
 use tidelake_log::LogError;
 use tidelake_manifest::ManifestError;
-use tidelake_service::Problem;
 pub(crate) use tidelake_service::chain;
+use tidelake_service::{Problem, codes};
 use tidelake_storage::StorageError;
 
 use crate::admission::Overloaded;
@@ -188,6 +188,41 @@ impl From<LogError> for Answer {
 
 fn log_unavailable(detail: &str) -> Problem {
     unavailable("LOG_UNAVAILABLE", "the log is not available", detail)
+}
+
+pub(crate) fn table_replaced(id: &TableId) -> Problem {
+    Problem::new(409, "TABLE_REPLACED", "the table is another one by now")
+        .detail(format!(
+            "table {} was created anew, or given another topic, meanwhile",
+            id.table
+        ))
+        .hint("nothing was written: send it again")
+}
+
+/// A topic that is not the table's. `written`: the records of this request are in it.
+pub(crate) fn of_topic(changed: &TopicChanged, written: bool) -> Answer {
+    let (code, title) = match changed.fault {
+        TopicFault::Missing | TopicFault::Replaced => (
+            codes::TOPIC_REPLACED,
+            "the table's topic is gone or another one",
+        ),
+        TopicFault::PartitionsMissing | TopicFault::PartitionsAdded => (
+            codes::TOPIC_PARTITIONS_CHANGED,
+            "the topic's partitions are not what the table can take",
+        ),
+        TopicFault::CutBack => (
+            codes::LOG_CUT_BACK,
+            "the topic ends before what the table has of it",
+        ),
+    };
+    let became = match written {
+        true => "the records of this request are in the topic as it is now, not in the table",
+        false => "nothing was written",
+    };
+    Problem::new(409, code, title)
+        .detail(format!("{}; {became}", changed.found))
+        .hint(changed.resolve.clone())
+        .into()
 }
 
 /// A body that was checked, and did not get through to the log for sure.

@@ -32,7 +32,7 @@ use tidelake_manifest::Snapshot;
 use tidelake_schema::TableSchema;
 use tidelake_service::Problem;
 
-pub(crate) use live::{LiveTable, Tables};
+pub(crate) use live::{LiveTable, Reached, Tables};
 
 use crate::Gateway;
 use crate::problem::Answer;

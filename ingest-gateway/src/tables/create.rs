@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt;
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use tidelake_schema::TableSchema;
 use tidelake_service::Problem;
 
 use super::live::{LiveTable, Tables};
+use crate::moment;
 use crate::problem::{Answer, refuse, table_exists};
 use crate::settings::TableSettings;
 
@@ -253,7 +254,9 @@ impl Tables {
         let topic_id = self.make_topic(new, &topic).await?;
         self.make_delta(&new.id, new.mode, &new.schema, &new.properties)
             .await?;
-        let dead_letters = self.make_dead_letters(&new.id, new.retention_ms).await?;
+        let dead_letters = self
+            .make_dead_letters(&new.id, new.retention_ms, true)
+            .await?;
         Ok(TableEntry {
             id: new.id.clone(),
             mode: new.mode,
@@ -282,16 +285,18 @@ impl Tables {
             .await?
             .ok_or_else(|| tidelake_log::LogError::NoTopic(topic.to_owned()))?;
         if created == TopicCreated::Exists {
-            self.check_adoptable(new, topic, info.buckets).await?;
+            self.check_adoptable(&new.id, new.buckets, topic, info.buckets)
+                .await?;
         }
         Ok(info.id)
     }
 
     /// A topic that is there before its table: left by a maker that died, made by hand, or by a
     /// maker at work right now.
-    async fn check_adoptable(
+    pub(super) async fn check_adoptable(
         &self,
-        new: &NewTable,
+        id: &TableId,
+        wanted: u32,
         topic: &str,
         buckets: u32,
     ) -> Result<(), Answer> {
@@ -299,13 +304,13 @@ impl Tables {
         let ends = self.log.end_offsets(topic, &all).await?;
         let reason = if ends.iter().any(|(_, end)| *end > Offset(0)) {
             "holds messages".to_owned()
-        } else if buckets != new.buckets {
-            format!("has {buckets} buckets, and the table wants {}", new.buckets)
+        } else if buckets != wanted {
+            format!("has {buckets} buckets, and the table wants {wanted}")
         } else {
             return Ok(());
         };
         self.refuse_leftover(
-            &new.id,
+            id,
             "TOPIC_EXISTS",
             format!("topic {topic} exists and {reason}"),
         )
@@ -354,9 +359,9 @@ impl Tables {
         code: &'static str,
         detail: String,
     ) -> Result<(), Answer> {
-        let started = Instant::now();
+        let started = moment::now();
         let mut looks = tokio::time::interval(MAKER_LOOK_INTERVAL);
-        while started.elapsed() < MAKER_WAIT_MAX {
+        while moment::age(started) < MAKER_WAIT_MAX {
             looks.tick().await;
             if self.catalog.find_fresh(id).await?.is_some() {
                 return Err(table_exists(id).into());

@@ -1,13 +1,14 @@
 //! The tables in use: catalog entry, Delta log, whose turn it is among the buckets.
 
 mod table;
+mod topic;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tidelake_catalog::{Catalog, TableEntry, TableMode};
+use tidelake_catalog::{Catalog, TableEntry, TableMode, TopicChanged};
 use tidelake_core::clock::{SharedClock, UnixMillis};
 use tidelake_core::ids::SharedIds;
 use tidelake_core::{Bucket, TableId, TenantId, Watermark};
@@ -16,12 +17,14 @@ use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
 use tidelake_storage::Store;
 
 use crate::log::TableLog;
+use crate::moment;
 use crate::problem::{self, Answer};
-use crate::produce::ProduceError;
+use crate::produce::{ProduceError, Written};
 use crate::request::shared;
 use crate::settings::TableSettings;
 
 pub(crate) use table::LiveTable;
+pub(crate) use topic::Reached;
 
 /// All tables, and what they are made with.
 #[derive(Debug)]
@@ -56,7 +59,7 @@ impl Tables {
             ids,
             settings,
             live: RwLock::default(),
-            catalog_read: Mutex::new(Instant::now()),
+            catalog_read: Mutex::new(moment::now()),
         }
     }
 
@@ -81,10 +84,10 @@ impl Tables {
     /// store is away, the view that is there must do: the log can take records without it.
     pub(crate) async fn current(&self, id: &TableId) -> Result<Arc<LiveTable>, Answer> {
         let age_max = Duration::from_millis(self.settings.catalog_age_ms_max);
-        let entry = if self.catalog_read.lock().elapsed() < age_max {
+        let entry = if moment::age(*self.catalog_read.lock()) < age_max {
             self.catalog.find(id).await?
         } else {
-            let asked = Instant::now();
+            let asked = moment::now();
             match self.catalog.find_fresh(id).await {
                 Ok(entry) => {
                     *self.catalog_read.lock() = asked;
@@ -130,6 +133,24 @@ impl Tables {
         Ok(logged)
     }
 
+    /// The table with the schema of its own log, if that is another than `known` has: by a look that
+    /// began now or later.
+    pub(crate) async fn logged_since(
+        &self,
+        table: &Arc<LiveTable>,
+        known: &Arc<TableEntry>,
+    ) -> Result<Option<Arc<TableEntry>>, Answer> {
+        let logged = match table.logged_anew(known).await {
+            Ok(logged) => logged,
+            Err(error) => return Err(self.unreadable(table, &error).await),
+        };
+        if Arc::ptr_eq(&logged, known) || logged.schema == known.schema {
+            return Ok(None);
+        }
+        check_key(&table.entry, &logged)?;
+        Ok(Some(logged))
+    }
+
     /// The table's latest version, or one that was the latest within `age_max`.
     pub(crate) async fn snapshot(
         &self,
@@ -142,14 +163,76 @@ impl Tables {
         }
     }
 
+    /// Refuses a table whose topic is not the one that it is filled from: what is written to it
+    /// would not be in the table.
+    pub(crate) async fn check_topic(&self, table: &Arc<LiveTable>) -> Result<(), Answer> {
+        match table.check_topic(&self.log).await {
+            Ok(()) => Ok(()),
+            Err(changed) => Err(self.topic_changed(table, &changed, false).await),
+        }
+    }
+
+    /// Refuses records that the log acknowledged, and that the table will not have.
+    pub(crate) async fn check_written(
+        &self,
+        table: &Arc<LiveTable>,
+        written: &Written,
+    ) -> Result<(), Answer> {
+        if written.behind.is_empty() {
+            return Ok(());
+        }
+        let log = self.log.as_ref();
+        match table.judge_behind(log, &written.behind).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(changed)) => Err(self.topic_changed(table, &changed, true).await),
+            Err(error) => {
+                table.doubt_topic();
+                Err(problem::of_produce(
+                    &table.entry.id,
+                    &ProduceError::Unknown(error),
+                ))
+            }
+        }
+    }
+
+    /// `written`: the records of this request are in the log.
+    async fn topic_changed(
+        &self,
+        table: &LiveTable,
+        changed: &TopicChanged,
+        written: bool,
+    ) -> Answer {
+        let entry = &table.entry;
+        match self.catalog.find_fresh(&entry.id).await {
+            // It was dropped, and its topic with it.
+            Ok(None) => problem::no_table(entry.id.table.as_str()).into(),
+            Ok(Some(now)) if now.topic_id != entry.topic_id && !written => {
+                problem::table_replaced(&entry.id).into()
+            }
+            Ok(Some(_)) | Err(_) => problem::of_topic(changed, written),
+        }
+    }
+
     /// Why records are not known to be in the log, as clients are told. A log that does not know
     /// the topic of a table that the catalog has may not know it for a moment only.
-    pub(crate) async fn not_produced(&self, entry: &TableEntry, error: &ProduceError) -> Answer {
+    pub(crate) async fn not_produced(
+        &self,
+        table: &Arc<LiveTable>,
+        error: &ProduceError,
+    ) -> Answer {
+        table.doubt_topic();
+        let entry = &table.entry;
         if let ProduceError::Nothing(LogError::NoTopic(_))
         | ProduceError::Unknown(LogError::NoTopic(_)) = error
-            && matches!(self.is_current(entry).await, Ok(false))
         {
-            return problem::no_table(entry.id.table.as_str()).into();
+            if matches!(self.is_current(entry).await, Ok(false)) {
+                return problem::no_table(entry.id.table.as_str()).into();
+            }
+            if let ProduceError::Nothing(_) = error
+                && let Err(answer) = self.check_topic(table).await
+            {
+                return answer;
+            }
         }
         problem::of_produce(&entry.id, error)
     }

@@ -13,7 +13,7 @@ use tidelake_storage::{NumberedLog, PutOnce, StorageError, Store};
 use tokio::sync::Mutex;
 
 use crate::cache::{Dropped, Name, State};
-use crate::entry::{self, Event, LastVersions, Record, TableEntry};
+use crate::entry::{self, Event, LastVersions, Record, TableEntry, Topics};
 
 const PREFIX: &str = "_tidelake/catalog";
 const ENGINE: &str = concat!("Tidelake/", env!("CARGO_PKG_VERSION"));
@@ -225,6 +225,29 @@ impl Catalog {
                 true,
             ),
             _ => Decision::Answer(false),
+        })
+        .await
+    }
+
+    /// Fills the table from other topics from here on. Whoever calls it has seen to it that nobody
+    /// goes on with the old ones. `None`: the table is gone, or has other topics than `entry` by now.
+    pub async fn adopt_topic(
+        &self,
+        entry: &TableEntry,
+        to: Topics,
+    ) -> Result<Option<Arc<TableEntry>>, CatalogError> {
+        let (id, from) = (&entry.id, entry.topics());
+        self.append(|state, _| match state.table(id) {
+            Some(now) if now.topics() == to => Decision::Answer(Some(Arc::clone(now))),
+            Some(now) if now.topics() == from => Decision::Append(
+                Event::AdoptTopic {
+                    table: id.clone(),
+                    from,
+                    to,
+                },
+                Some(Arc::new(now.with_topics(to))),
+            ),
+            _ => Decision::Answer(None),
         })
         .await
     }

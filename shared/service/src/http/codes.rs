@@ -74,6 +74,10 @@ pub const ALL: &[(&str, &str)] = &[
         "TABLE_UNAVAILABLE",
         "the table exists, and its log can't be used now",
     ),
+    (
+        "SCHEMA_CHANGED",
+        "the table's schema changed while the records came: retry",
+    ),
     ("TOPIC_EXISTS", "a topic of the table's name is in the way"),
     ("TOPIC_REPLACED", "the table's topic is gone or another one"),
     (
