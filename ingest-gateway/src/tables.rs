@@ -5,9 +5,11 @@
 //!
 //! ```text
 //!  create: topic ─► Delta log, version 0 ─► the same for dead letters ─► catalog: create_table
+//!  adopt:  commit of the table's log ─► catalog: adopt_topic; see adopt.rs
 //!  drop:   catalog: drop_table ─► fence ─► topics ─► folders ─► catalog: purged; see also dropped.rs
 //! ```
 
+pub(crate) mod adopt;
 mod create;
 pub(crate) mod dead_letters;
 pub(crate) mod dropped;

@@ -30,6 +30,8 @@ struct State {
 struct Topic {
     id: TopicId,
     spec: TopicSpec,
+    /// What retention removed before is gone.
+    start: i64,
     buckets: Vec<Vec<Message>>,
 }
 
@@ -62,6 +64,10 @@ impl MemoryLog {
         for bucket in &mut state.topics.get_mut(name).unwrap().buckets {
             bucket.truncate(end);
         }
+    }
+
+    pub(crate) fn cut_before(&self, name: &str, start: i64) {
+        self.0.lock().topics.get_mut(name).unwrap().start = start;
     }
 
     pub(crate) fn described(&self) -> usize {
@@ -145,6 +151,7 @@ impl State {
         let topic = Topic {
             id: TopicId([self.topics_made; 16]),
             spec: spec.clone(),
+            start: 0,
             buckets: vec![Vec::new(); spec.buckets as usize],
         };
         self.topics.insert(spec.name.clone(), topic);
@@ -207,6 +214,18 @@ impl TableLog for MemoryLog {
                 .iter()
                 .map(|bucket| (*bucket, end(bucket)))
                 .collect())
+        }
+        .boxed()
+    }
+
+    fn start_offsets<'a>(
+        &'a self,
+        topic: &'a str,
+        buckets: &'a [Bucket],
+    ) -> BoxFuture<'a, Result<Vec<(Bucket, Offset)>, LogError>> {
+        async move {
+            let start = Offset(self.0.lock().topic(topic)?.start);
+            Ok(buckets.iter().map(|bucket| (*bucket, start)).collect())
         }
         .boxed()
     }

@@ -127,7 +127,6 @@ async fn a_gateway_that_never_wrote_knows_by_the_watermarks() {
     post_three(&harness).await;
     flush(&harness, 1).await;
     let another = harness.another().await;
-    another.get("/v1/tables/orders/status?token=").await;
     another.post(JSON, r#"{"id":3}"#).await.answered();
     harness.log.remake_topic(TOPIC);
     for _ in 0..2 {
@@ -168,18 +167,15 @@ async fn a_log_that_lost_what_no_commit_covers_goes_on() {
 #[tokio::test]
 async fn added_partitions_stop_an_upsert_table_once_they_hold_records() {
     let harness = Harness::new().await;
-    let mut upsert = orders();
-    upsert["mode"] = "upsert".into();
-    upsert["schema"]["identifier-field-ids"] = json!([1]);
-    harness.create(upsert).await.answered();
+    make_upsert(&harness).await;
     harness.log.add_bucket(TOPIC);
     moment::advance(Duration::from_secs(3));
     harness.post(JSON, r#"{"id":1}"#).await.answered();
-    let stray = tidelake_log::Message::new(TOPIC, Bucket(3), "{\"id\":2}");
+    let misplaced = tidelake_log::Message::new(TOPIC, Bucket(3), "{\"id\":2}");
     harness
         .gateway
         .log
-        .enqueue(stray)
+        .enqueue(misplaced)
         .await
         .unwrap()
         .await
@@ -270,4 +266,160 @@ async fn a_new_table_takes_over_no_dead_letters_of_others() {
         .create(orders())
         .await
         .is_problem(409, "TOPIC_EXISTS");
+}
+
+async fn adopt(harness: &Harness) -> Reply {
+    let path = "/v1/tables/orders/adopt-topic";
+    harness.call(Method::POST, path, Body::empty()).await
+}
+
+async fn make_upsert(harness: &Harness) {
+    let mut upsert = orders();
+    upsert["mode"] = "upsert".into();
+    upsert["schema"]["identifier-field-ids"] = json!([1]);
+    harness.create(upsert).await.answered();
+}
+
+#[tokio::test]
+async fn a_table_adopts_the_topic_that_is_there_from_its_beginning() {
+    let harness = with_orders().await;
+    let another = harness.another().await;
+    post_three(&harness).await;
+    flush(&harness, 1).await;
+    let left = topic_id(&harness).await;
+    harness.log.remake_topic(TOPIC);
+    let foreign = tidelake_log::Message::new(TOPIC, Bucket(0), r#"{"id":7}"#);
+    harness
+        .gateway
+        .log
+        .enqueue(foreign)
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    let reply = another.post(JSON, r#"{"id":9}"#).await;
+    is_refused(&reply, "TOPIC_REPLACED", "was deleted and made again");
+    let adopted = adopt(&harness).await.answered();
+    assert_eq!(adopted["left_topic_id"], left.to_string());
+    assert_eq!(adopted["begins"], json!({"0": 0, "1": 0, "2": 0}));
+    let described = harness.get("/v1/tables/orders").await.answered();
+    assert_eq!(described["topic_id"], adopted["topic_id"]);
+    assert_eq!(described["watermarks"], json!({"0": 0, "1": 0, "2": 0}));
+    // What was written to it before it was adopted belongs to the table, too.
+    assert_eq!(described["lag_records"], 1);
+    assert_eq!(described["version"], 2);
+    for gateway in [&harness, &another] {
+        gateway.post(JSON, r#"{"id":9}"#).await.answered();
+    }
+    // Asked for again it changes nothing.
+    let again = adopt(&another).await.answered();
+    assert_eq!(again["left_topic_id"], Value::Null);
+    assert_eq!(again["topic_id"], adopted["topic_id"]);
+    assert_eq!(delta(&harness).snapshot().await.unwrap().version().0, 2);
+    // The old rows' watermarks stay what they were: a flush of them that hangs may come late.
+    let snapshot = delta(&harness).snapshot().await.unwrap();
+    assert_eq!(snapshot.watermark(&left, Bucket(0)), Some(Watermark(1)));
+}
+
+#[tokio::test]
+async fn a_late_flush_of_the_topic_that_an_upsert_table_left_is_part_of_no_version() {
+    let harness = Harness::new().await;
+    make_upsert(&harness).await;
+    post_three(&harness).await;
+    let left = topic_id(&harness).await;
+    let delta = delta(&harness);
+    let base = delta.snapshot().await.unwrap();
+    let late = |from, to| {
+        let mark = MarkMove {
+            topic_id: left,
+            bucket: Bucket(1),
+            from: Watermark(from),
+            to: Watermark(to),
+        };
+        Transaction::flush(Vec::new(), vec![mark])
+    };
+    harness.log.remake_topic(TOPIC);
+    adopt(&harness).await.answered();
+    for base in [base, delta.snapshot().await.unwrap()] {
+        let outcome = delta.commit(&base, late(0, 1)).await.unwrap();
+        assert!(
+            matches!(
+                outcome,
+                CommitOutcome::Conflicted(tidelake_manifest::Conflict::WatermarkMoved { .. })
+            ),
+            "{outcome:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_adoption_that_died_before_the_catalog_was_told_goes_on() {
+    let harness = Harness::new().await;
+    make_upsert(&harness).await;
+    post_three(&harness).await;
+    harness.log.remake_topic(TOPIC);
+    harness.log.cut_before(TOPIC, 5);
+    adopt(&harness).await.answered();
+    // It was written down by the table's log alone.
+    let told = "_tidelake/catalog/00000000000000000001.json";
+    harness.store.delete(told).await.unwrap();
+    let harness = harness.another().await;
+    let reply = harness.post(JSON, r#"{"id":9}"#).await;
+    is_refused(&reply, "TOPIC_REPLACED", "was deleted and made again");
+    let adopted = adopt(&harness).await.answered();
+    // What retention removed before the topic was adopted is behind the table's beginning.
+    assert_eq!(adopted["begins"], json!({"0": 5, "1": 5, "2": 5}));
+    let described = harness.get("/v1/tables/orders").await.answered();
+    assert_eq!(described["watermarks"], json!({"0": 5, "1": 5, "2": 5}));
+}
+
+#[tokio::test]
+async fn a_topic_that_is_gone_is_made_and_one_of_other_partitions_is_not_adopted() {
+    let harness = Harness::new().await;
+    make_upsert(&harness).await;
+    let before = topic_id(&harness).await;
+    let spec = harness.log.spec(TOPIC);
+    harness.log.delete_topic(TOPIC).await.unwrap();
+    let wide = tidelake_log::TopicSpec {
+        buckets: 4,
+        ..spec.clone()
+    };
+    harness.log.create_topic(&wide).await.unwrap();
+    let reply = adopt(&harness).await;
+    let problem = reply.is_problem(409, "TOPIC_PARTITIONS_CHANGED");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("has 4 partitions"),
+        "{problem}"
+    );
+    harness.log.delete_topic(TOPIC).await.unwrap();
+    let adopted = adopt(&harness).await.answered();
+    assert_eq!(harness.log.spec(TOPIC).buckets, 3);
+    assert_eq!(harness.log.spec(TOPIC).retention_ms, spec.retention_ms);
+    assert_ne!(adopted["topic_id"], before.to_string());
+    harness.post(JSON, r#"{"id":1}"#).await.answered();
+}
+
+#[tokio::test]
+async fn the_topic_of_dead_letters_is_adopted_with_its_table_s() {
+    let harness = with_orders().await;
+    let dead_letters = "/v1/tables/orders__dead_letters";
+    let before = harness.get(dead_letters).await.answered();
+    harness.log.remake_topic("tidelake.default.orders.dlq");
+    adopt(&harness).await.answered();
+    let after = harness.get(dead_letters).await.answered();
+    assert_ne!(after["topic_id"], before["topic_id"]);
+    let path = format!("{dead_letters}/adopt-topic");
+    let reply = harness.call(Method::POST, &path, Body::empty()).await;
+    reply.is_problem(422, "DEAD_LETTER_TABLE");
+    let reply = harness
+        .call(
+            Method::POST,
+            "/v1/tables/nothing/adopt-topic",
+            Body::empty(),
+        )
+        .await;
+    reply.is_problem(404, "TABLE_NOT_FOUND");
 }
