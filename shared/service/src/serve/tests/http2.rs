@@ -58,6 +58,21 @@ struct Got {
     payload: Vec<u8>,
 }
 
+/// The next frame; none once the connection is closed.
+async fn frame_of(read: &mut OwnedReadHalf) -> Option<Got> {
+    let mut header = [0_u8; 9];
+    read.read_exact(&mut header).await.ok()?;
+    let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+    let mut payload = vec![0; length as usize];
+    read.read_exact(&mut payload).await.ok()?;
+    Some(Got {
+        kind: header[3],
+        flags: header[4],
+        stream: u32::from_be_bytes(header[5..9].try_into().unwrap()) & 0x7fff_ffff,
+        payload,
+    })
+}
+
 /// A client that answers pings and settings, and takes what it is told to.
 struct Client {
     read: OwnedReadHalf,
@@ -87,17 +102,7 @@ impl Client {
     /// The next frame; none once the connection is closed.
     async fn next(&mut self) -> Option<Got> {
         loop {
-            let mut header = [0_u8; 9];
-            self.read.read_exact(&mut header).await.ok()?;
-            let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
-            let mut payload = vec![0; length as usize];
-            self.read.read_exact(&mut payload).await.ok()?;
-            let got = Got {
-                kind: header[3],
-                flags: header[4],
-                stream: u32::from_be_bytes(header[5..9].try_into().unwrap()) & 0x7fff_ffff,
-                payload,
-            };
+            let got = frame_of(&mut self.read).await?;
             match got.kind {
                 PING if got.flags & ACK == 0 => {
                     self.send(&frame(PING, ACK, 0, &got.payload)).await;
@@ -264,20 +269,35 @@ async fn an_answer_that_is_taken_byte_by_byte_is_given_up() {
     let (address, given_up, _shutdown) = served(impatient()).await;
     let mut client = Client::connect(address, &[(INITIAL_WINDOW_SIZE, 1)]).await;
     client.send(&get(1, "/chunks")).await;
+    let Client {
+        mut read,
+        mut write,
+    } = client;
+    let (to, mut pings) = tokio::sync::mpsc::channel(8);
+    tokio::spawn(async move {
+        while let Some(got) = frame_of(&mut read).await {
+            if got.kind == PING && got.flags & ACK == 0 && to.send(got.payload).await.is_err() {
+                return;
+            }
+        }
+    });
     let taking = async {
         let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        while client
-            .send(&frame(WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes()))
-            .await
-        {
-            ticks.tick().await;
+        let more = frame(WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes());
+        loop {
+            let bytes = tokio::select! {
+                _ = ticks.tick() => more.clone(),
+                Some(ping) = pings.recv() => frame(PING, ACK, 0, &ping),
+            };
+            if write.write_all(&bytes).await.is_err() {
+                return;
+            }
         }
     };
-    let given_up = tokio::time::timeout(WAIT, given_up.notified());
-    tokio::select! {
-        given_up = given_up => given_up.unwrap(),
-        () = taking => {}
-    }
+    tokio::time::timeout(WAIT, taking).await.unwrap();
+    tokio::time::timeout(WAIT, given_up.notified())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
