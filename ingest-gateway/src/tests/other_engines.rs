@@ -151,3 +151,32 @@ async fn refused_records_share_their_looks_at_the_log() {
     // The catalog costs each body one request here.
     assert!(spent < 200 + 50, "{spent} requests");
 }
+
+#[tokio::test]
+async fn a_table_that_no_commit_of_ours_can_follow_takes_no_records() {
+    let harness = with_orders().await;
+    harness.post(JSON, r#"{"id":1}"#).await.answered();
+    let log = harness.store.scoped("default/orders/_delta_log");
+    let protocol = json!({"protocol": {
+        "minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["clustering", "rowTracking"],
+    }});
+    let version = "00000000000000000001.json";
+    log.put(version, protocol.to_string().into()).await.unwrap();
+    moment::advance(Duration::from_secs(1));
+    let before = harness.log.message_count();
+    for _ in 0..2 {
+        let reply = harness.post(JSON, r#"{"id":2}"#).await;
+        let problem = reply.is_problem(503, "TABLE_UNAVAILABLE");
+        assert!(
+            problem["detail"].as_str().unwrap().contains("rowTracking"),
+            "{problem}"
+        );
+    }
+    assert_eq!(harness.log.message_count(), before);
+    // It goes on where somebody takes it back.
+    let version = "00000000000000000002.json";
+    let protocol = json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}});
+    log.put(version, protocol.to_string().into()).await.unwrap();
+    moment::advance(Duration::from_secs(1));
+    harness.post(JSON, r#"{"id":2}"#).await.answered();
+}

@@ -51,6 +51,8 @@ struct Seen {
     snapshot: Arc<Snapshot>,
     /// The table with the schema of its log.
     logged: Arc<TableEntry>,
+    /// Commits of ours can follow: other engines may have switched on what ours can't keep.
+    writable: bool,
     /// The look began then, or one that failed while the store was away.
     at: Instant,
 }
@@ -98,15 +100,15 @@ impl LiveTable {
             if moment::age(seen.at) >= SCHEMA_AGE_GOOD {
                 self.look_beside();
             }
-            return Ok(seen.logged);
+            return self.taking(seen);
         }
         let asked = moment::now();
         let _turn = self.looking.lock().await;
         if let Some(seen) = self.seen_since(asked) {
-            return Ok(seen.logged);
+            return self.taking(seen);
         }
         match self.look().await {
-            Ok(seen) => Ok(seen.logged),
+            Ok(seen) => self.taking(seen),
             Err(error) => self.bridge(asked, &error).ok_or(error),
         }
     }
@@ -124,7 +126,7 @@ impl LiveTable {
         if let Some(seen) = seen
             && (seen.at >= asked || seen.logged.schema != known.schema)
         {
-            return Ok(seen.logged);
+            return self.taking(seen);
         }
         let turns = turns.get_or_insert_with(|| {
             let mut turns = tokio::time::interval(LOOK_ANEW_INTERVAL);
@@ -134,7 +136,7 @@ impl LiveTable {
         turns.tick().await;
         let _turn = self.looking.lock().await;
         match self.look().await {
-            Ok(seen) => Ok(seen.logged),
+            Ok(seen) => self.taking(seen),
             Err(error) => self.bridge(asked, &error).ok_or(error),
         }
     }
@@ -194,15 +196,28 @@ impl LiveTable {
                 ..self.entry.as_ref().clone()
             }),
         };
+        let writable = match self.seen.read().as_ref() {
+            Some(seen) if is_alike(&seen.snapshot, &snapshot) => seen.writable,
+            _ => self.delta.check_writable(&snapshot).is_ok(),
+        };
         let seen = Seen {
             snapshot,
             logged,
+            writable,
             at,
         };
         self.reached
             .commit(&seen.snapshot.watermarks(&self.entry.topic_id));
         *self.seen.write() = Some(seen.clone());
         Ok(seen)
+    }
+
+    /// What records are checked by, unless no commit could hold them.
+    fn taking(&self, seen: Seen) -> Result<Arc<TableEntry>, ManifestError> {
+        if !seen.writable {
+            self.delta.check_writable(&seen.snapshot)?;
+        }
+        Ok(seen.logged)
     }
 
     fn seen_within(&self, age_max: Duration) -> Option<Seen> {
@@ -224,4 +239,9 @@ impl LiveTable {
             snapshot.watermark(topic_id, bucket).unwrap_or_default()
         })
     }
+}
+
+/// True where what decides about writing is the same in both.
+fn is_alike(one: &Snapshot, other: &Snapshot) -> bool {
+    std::ptr::eq(one.metadata(), other.metadata()) && std::ptr::eq(one.protocol(), other.protocol())
 }
