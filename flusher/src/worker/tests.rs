@@ -1,5 +1,7 @@
 //! The loop on a log that is made up.
 
+mod adopted;
+
 use std::pin::Pin;
 
 use tidelake_catalog::{Catalog, TableEntry, TableMode};
