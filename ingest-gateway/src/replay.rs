@@ -13,6 +13,7 @@
 //! would however replace one that came in between. Nothing is ever marked and not there.
 
 mod judge;
+mod patience;
 mod request;
 
 use std::sync::Arc;
@@ -31,11 +32,12 @@ use tidelake_service::Problem;
 use crate::Gateway;
 use crate::body;
 use crate::decode::BodyError;
-use crate::log::{Delivered, TableLog};
+use crate::log::Delivered;
 use crate::problem::{self, Answer, chain};
 use crate::request::Table;
 use crate::tables::Reached;
 use judge::{Judge, Refusal};
+use patience::Patience;
 use request::Letter;
 
 /// Letters of one request.
@@ -252,34 +254,6 @@ impl Job {
         let more = more.map(|(name, text)| (name.into(), Bytes::from(text.into_bytes())));
         message.headers.extend(more);
         message
-    }
-}
-
-/// How long the log may be silent. Once it was, nobody waits any more.
-struct Patience(Duration);
-
-impl Patience {
-    async fn enqueue(
-        &mut self,
-        log: &dyn TableLog,
-        message: Message,
-    ) -> Result<Delivered, LogError> {
-        let outcome = tokio::time::timeout(self.0, log.enqueue(message)).await;
-        outcome.unwrap_or_else(|_| {
-            self.0 = Duration::ZERO;
-            Err(LogError::QueueFull)
-        })
-    }
-
-    async fn wait(&mut self, delivered: Delivered) -> Result<Offset, LogError> {
-        let outcome = tokio::time::timeout(self.0, delivered).await;
-        outcome.unwrap_or_else(|_| {
-            self.0 = Duration::ZERO;
-            Err(LogError::Unavailable {
-                what: "the log".into(),
-                reason: "it acknowledged nothing in time".into(),
-            })
-        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The tables in use: catalog entry, Delta log, whose turn it is among the buckets.
 
+mod standing;
 mod table;
 mod topic;
 
@@ -8,18 +9,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tidelake_catalog::{Catalog, TableEntry, TableMode, TopicChanged};
+use tidelake_catalog::{Catalog, TableEntry, TableMode};
 use tidelake_core::clock::{SharedClock, UnixMillis};
 use tidelake_core::ids::SharedIds;
 use tidelake_core::{Bucket, TableId, TenantId, Watermark};
-use tidelake_log::{LogError, topics};
-use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
+use tidelake_log::topics;
+use tidelake_manifest::{DeltaTable, Snapshot};
 use tidelake_storage::Store;
 
 use crate::log::TableLog;
 use crate::moment;
 use crate::problem::{self, Answer};
-use crate::produce::{ProduceError, Written};
 use crate::request::shared;
 use crate::settings::TableSettings;
 
@@ -161,99 +161,6 @@ impl Tables {
             Ok(snapshot) => Ok(snapshot),
             Err(error) => Err(self.unreadable(table, &error).await),
         }
-    }
-
-    /// Refuses a table whose topic is not the one that it is filled from: what is written to it
-    /// would not be in the table.
-    pub(crate) async fn check_topic(&self, table: &Arc<LiveTable>) -> Result<(), Answer> {
-        match table.check_topic(&self.log).await {
-            Ok(()) => Ok(()),
-            Err(changed) => Err(self.topic_changed(table, &changed, false).await),
-        }
-    }
-
-    /// Refuses records that the log acknowledged, and that the table will not have.
-    pub(crate) async fn check_written(
-        &self,
-        table: &Arc<LiveTable>,
-        written: &Written,
-    ) -> Result<(), Answer> {
-        if written.behind.is_empty() {
-            return Ok(());
-        }
-        let log = self.log.as_ref();
-        match table.judge_behind(log, &written.behind).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(changed)) => Err(self.topic_changed(table, &changed, true).await),
-            Err(error) => {
-                table.doubt_topic();
-                Err(problem::of_produce(
-                    &table.entry.id,
-                    &ProduceError::Unknown(error),
-                ))
-            }
-        }
-    }
-
-    /// `written`: the records of this request are in the log.
-    async fn topic_changed(
-        &self,
-        table: &LiveTable,
-        changed: &TopicChanged,
-        written: bool,
-    ) -> Answer {
-        let entry = &table.entry;
-        match self.catalog.find_fresh(&entry.id).await {
-            // It was dropped, and its topic with it.
-            Ok(None) => problem::no_table(entry.id.table.as_str()).into(),
-            Ok(Some(now)) if now.topic_id != entry.topic_id && !written => {
-                problem::table_replaced(&entry.id).into()
-            }
-            Ok(Some(_)) | Err(_) => problem::of_topic(changed, written),
-        }
-    }
-
-    /// Why records are not known to be in the log, as clients are told. A log that does not know
-    /// the topic of a table that the catalog has may not know it for a moment only.
-    pub(crate) async fn not_produced(
-        &self,
-        table: &Arc<LiveTable>,
-        error: &ProduceError,
-    ) -> Answer {
-        table.doubt_topic();
-        let entry = &table.entry;
-        if let ProduceError::Nothing(LogError::NoTopic(_))
-        | ProduceError::Unknown(LogError::NoTopic(_)) = error
-        {
-            if matches!(self.is_current(entry).await, Ok(false)) {
-                return problem::no_table(entry.id.table.as_str()).into();
-            }
-            if let ProduceError::Nothing(_) = error
-                && let Err(answer) = self.check_topic(table).await
-            {
-                return answer;
-            }
-        }
-        problem::of_produce(&entry.id, error)
-    }
-
-    /// Why the table's log can't be read, as clients are told. What the catalog has is no missing
-    /// table, whatever became of its log.
-    pub(crate) async fn unreadable(&self, table: &LiveTable, error: &ManifestError) -> Answer {
-        if let ManifestError::NoTable { .. } = error {
-            match self.is_current(&table.entry).await {
-                Err(answer) => return answer,
-                Ok(false) => return problem::no_table(table.entry.id.table.as_str()).into(),
-                Ok(true) => {}
-            }
-        }
-        problem::unreadable(&table.entry.id, error)
-    }
-
-    /// True where the catalog, as of now, still has this incarnation of the table.
-    pub(crate) async fn is_current(&self, entry: &TableEntry) -> Result<bool, Answer> {
-        let now = self.catalog.find_fresh(&entry.id).await?;
-        Ok(now.is_some_and(|now| now.topic_id == entry.topic_id))
     }
 
     /// The tenant's tables by name, as of now; with or without dead-letter tables.

@@ -299,6 +299,10 @@ async fn a_table_adopts_the_topic_that_is_there_from_its_beginning() {
         .unwrap();
     let reply = another.post(JSON, r#"{"id":9}"#).await;
     is_refused(&reply, "TOPIC_REPLACED", "was deleted and made again");
+    // Described it says so, and claims no lag.
+    let described = another.get("/v1/tables/orders").await.answered();
+    assert_eq!(described["topic_changed"]["code"], "TOPIC_REPLACED");
+    assert_eq!(described["lag_records"], Value::Null);
     let adopted = adopt(&harness).await.answered();
     assert_eq!(adopted["left_topic_id"], left.to_string());
     assert_eq!(adopted["begins"], json!({"0": 0, "1": 0, "2": 0}));
@@ -307,6 +311,7 @@ async fn a_table_adopts_the_topic_that_is_there_from_its_beginning() {
     assert_eq!(described["watermarks"], json!({"0": 0, "1": 0, "2": 0}));
     // What was written to it before it was adopted belongs to the table, too.
     assert_eq!(described["lag_records"], 1);
+    assert_eq!(described["topic_changed"], Value::Null);
     assert_eq!(described["version"], 2);
     for gateway in [&harness, &another] {
         gateway.post(JSON, r#"{"id":9}"#).await.answered();

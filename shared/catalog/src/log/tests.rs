@@ -9,6 +9,7 @@ use tidelake_storage::faults::{FaultStore, Odds};
 
 use super::*;
 use crate::TableMode;
+use crate::entry::{LastVersions, Topics};
 
 fn memory() -> Store {
     Store::open("memory:///", &tidelake_storage::StoreOptions::default()).unwrap()
