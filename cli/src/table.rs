@@ -39,6 +39,8 @@ pub(crate) enum TableCommand {
     Drop(DropArgs),
     /// Bring back a table that was dropped
     Undrop(OneTable),
+    /// Go on with the topic that is in the place of the one that the table was filled from
+    AdoptTopic(OneTable),
 }
 
 #[derive(Args, Debug)]
@@ -111,6 +113,7 @@ pub(crate) async fn run(command: TableCommand, global: &Global) -> Result<(), Fa
         TableCommand::Flush(args) => flush(&client, &args, format).await,
         TableCommand::Drop(args) => drop_table(&client, &args, format).await,
         TableCommand::Undrop(args) => undrop(&client, &args.table, format).await,
+        TableCommand::AdoptTopic(args) => adopt_topic(&client, &args.table, format).await,
     }
 }
 
@@ -329,6 +332,26 @@ async fn undrop(client: &Client, table: &str, format: Format) -> Result<(), Fail
         )),
         _ => print_object(&answer, format),
     }
+}
+
+/// `POST /v1/tables/{t}/adopt-topic`
+async fn adopt_topic(client: &Client, table: &str, format: Format) -> Result<(), Failure> {
+    let name = table_name(table)?;
+    let path = format!("/v1/tables/{name}/adopt-topic");
+    let answer = json_of(send(client.gateway(Method::POST, &path)).await?).await?;
+    if format != Format::Table {
+        return print_object(&answer, format);
+    }
+    let topic = cell(&answer["topic"]);
+    if answer["left_topic_id"].is_null() {
+        return say(&format!(
+            "table {name} is filled from topic {topic} already"
+        ));
+    }
+    say(&format!(
+        "table {name} goes on with topic {topic} (id {}) from its beginning",
+        cell(&answer["topic_id"])
+    ))
 }
 
 /// A time as people read it, in whole seconds.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use tidelake_catalog::{TableEntry, TableMode};
+use tidelake_catalog::{FoundTopic, TableEntry, TableMode, TopicChanged, TopicFault};
 use tidelake_core::{Bucket, Offset, TopicId, Watermark};
 use tidelake_log::TopicInfo;
 use tidelake_manifest::Snapshot;
@@ -66,43 +66,24 @@ fn has_orphaned_rows(snapshot: &Snapshot, bucket: Bucket) -> bool {
 
 /// Whether the topic as a whole is the table's.
 pub fn check_topic(entry: &TableEntry, found: Option<&TopicInfo>) -> Result<(), Trouble> {
-    let (topic, id) = (&entry.topic, &entry.id);
-    let Some(found) = found else {
-        let text = format!(
-            "table {id}: its topic {topic} is not there; its rows are kept, but nothing can be \
-             written to it: {}",
-            begin_anew(entry)
-        );
-        return Err(Trouble::new(Cause::TopicMissing, text));
-    };
-    if found.id != entry.topic_id {
-        return Err(replaced(entry, found.id));
-    }
-    if found.buckets < entry.buckets {
-        let text = format!(
-            "table {id}: topic {topic} has {} partitions, the table has {}: {}",
-            found.buckets,
-            entry.buckets,
-            begin_anew(entry)
-        );
-        return Err(Trouble::new(Cause::PartitionsMissing, text));
-    }
-    Ok(())
+    let found = found.map(|found| FoundTopic {
+        id: found.id,
+        partitions: found.buckets,
+    });
+    entry
+        .check_topic(found)
+        .map_err(|changed| trouble(&changed))
 }
 
-fn replaced(entry: &TableEntry, found: TopicId) -> Trouble {
-    let text = format!(
-        "table {}: topic {} was deleted and made again (its id is {found}, the table \
-         was filled from {}); records of the new topic would be passed over: {}; between the two, \
-         delete topic {} with a Kafka tool: it is not the table's, so the drop leaves it, and a \
-         table is made over no records of others",
-        entry.id,
-        entry.topic,
-        entry.topic_id,
-        begin_anew(entry),
-        entry.topic
-    );
-    Trouble::new(Cause::TopicReplaced, text)
+fn trouble(changed: &TopicChanged) -> Trouble {
+    let cause = match changed.fault {
+        TopicFault::Missing => Cause::TopicMissing,
+        TopicFault::Replaced => Cause::TopicReplaced,
+        TopicFault::PartitionsMissing => Cause::PartitionsMissing,
+        TopicFault::PartitionsAdded => Cause::PartitionsAdded,
+        TopicFault::CutBack => Cause::LogCutBack,
+    };
+    Trouble::new(cause, changed.to_string())
 }
 
 /// Whether a bucket can be consumed from its watermark.
@@ -111,15 +92,8 @@ pub fn check_bucket(entry: &TableEntry, topic: &TopicState, mark: &Mark) -> Resu
     let at = format!("table {id} bucket {bucket}");
     if bucket.0 >= entry.buckets && entry.mode == TableMode::Upsert {
         let partitions = topic.info.map_or(0, |info| info.buckets);
-        let text = format!(
-            "{at}: topic {} was given more partitions ({partitions}) than the table has buckets \
-             ({}), so keys would live in two; what is written to this partition waits in \
-             the log: {}",
-            entry.topic,
-            entry.buckets,
-            begin_anew(entry)
-        );
-        return Err(Trouble::new(Cause::PartitionsAdded, text));
+        let waiting = "what is written to this partition waits in the log";
+        return Err(trouble(&entry.added(bucket, partitions, waiting)));
     }
     if mark.lost {
         let text = format!(
@@ -127,20 +101,14 @@ pub fn check_bucket(entry: &TableEntry, topic: &TopicState, mark: &Mark) -> Resu
              tidelake/{}/{bucket} in its log); reading from the log's beginning would double \
              them: {}",
             entry.topic_id,
-            begin_anew(entry)
+            entry.begin_anew()
         );
         return Err(Trouble::new(Cause::WatermarkLost, text));
     }
     let watermark = mark.watermark.unwrap_or_default();
-    if let Some(end) = topic.ends.get(&bucket)
-        && end.0 < watermark.0
-    {
-        let text = format!(
-            "{at}: the log ends at {end}, before the table's watermark {watermark}: it was cut \
-             back, and what is written up to there would be passed over: {}",
-            begin_anew(entry)
-        );
-        return Err(Trouble::new(Cause::LogCutBack, text));
+    if let Some(end) = topic.ends.get(&bucket) {
+        let checked = entry.check_end(bucket, *end, watermark);
+        checked.map_err(|changed| trouble(&changed))?;
     }
     if let Some(start) = topic.starts.get(&bucket)
         && start.0 > watermark.0
@@ -149,23 +117,11 @@ pub fn check_bucket(entry: &TableEntry, topic: &TopicState, mark: &Mark) -> Resu
             "{at}: the log begins at {start}, after the table's watermark {watermark}: retention \
              removed {} records that no commit covers: {}",
             start.0 - watermark.0,
-            begin_anew(entry)
+            entry.begin_anew()
         );
         return Err(Trouble::new(Cause::RetentionOverrun, text));
     }
     Ok(())
-}
-
-/// The commands that resolve it.
-fn begin_anew(entry: &TableEntry) -> String {
-    // A dead-letter table comes and goes with its table.
-    let of = entry.id.table.dead_letters_of();
-    let table = of.as_ref().unwrap_or(&entry.id.table);
-    format!(
-        "keep what you need of it (`tidelake query \"SELECT * FROM {table}\" \
-         --consistency committed -o json`), then run \
-         `tidelake table drop {table}` and `tidelake table create {table} …`, and load it again"
-    )
 }
 
 #[cfg(test)]

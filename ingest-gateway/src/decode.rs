@@ -97,6 +97,19 @@ pub(crate) enum BodyError {
 }
 
 impl BodyError {
+    /// True where a record that can be read does not fit the table's schema: another schema may take
+    /// it.
+    pub(crate) fn is_by_schema(&self) -> bool {
+        let Self::Rejected { rejection, .. } = self else {
+            return false;
+        };
+        let is_large = matches!(
+            rejection.reason,
+            Reason::TooLarge { .. } | Reason::DecodedTooLarge { .. } | Reason::BatchTooLarge { .. }
+        );
+        !is_large && !rejection.reason.is_malformed()
+    }
+
     /// True where more room may help.
     pub(crate) fn wants_room(&self) -> bool {
         match self {

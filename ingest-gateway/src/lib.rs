@@ -31,6 +31,7 @@ mod body;
 mod decode;
 mod log;
 mod metrics;
+mod moment;
 mod packer;
 mod problem;
 mod produce;

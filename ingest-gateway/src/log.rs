@@ -29,6 +29,11 @@ pub(crate) trait TableLog: Debug + Send + Sync + 'static {
         topic: &'a str,
         buckets: &'a [Bucket],
     ) -> BoxFuture<'a, Result<Vec<(Bucket, Offset)>, LogError>>;
+    fn start_offsets<'a>(
+        &'a self,
+        topic: &'a str,
+        buckets: &'a [Bucket],
+    ) -> BoxFuture<'a, Result<Vec<(Bucket, Offset)>, LogError>>;
     fn alive(&self) -> BoxFuture<'_, Result<(), LogError>>;
 }
 
@@ -78,6 +83,14 @@ impl TableLog for KafkaLog {
         buckets: &'a [Bucket],
     ) -> BoxFuture<'a, Result<Vec<(Bucket, Offset)>, LogError>> {
         self.admin.end_offsets(topic, buckets).boxed()
+    }
+
+    fn start_offsets<'a>(
+        &'a self,
+        topic: &'a str,
+        buckets: &'a [Bucket],
+    ) -> BoxFuture<'a, Result<Vec<(Bucket, Offset)>, LogError>> {
+        self.admin.start_offsets(topic, buckets).boxed()
     }
 
     fn alive(&self) -> BoxFuture<'_, Result<(), LogError>> {

@@ -4,20 +4,23 @@
 //! all (P5): up to [`ROWS_MAX`] rows whose columns take up to [`COLUMN_BYTES_MAX`]. More rows are
 //! cut at those bounds, except where that would encode to more than [`MESSAGE_VALUE_BYTES_MAX`].
 
+mod bytes;
+
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use ::bytes::Bytes;
+use arrow::array::RecordBatch;
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::concat_batches;
-use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
-use bytes::Bytes;
 use tidelake_catalog::TableEntry;
 use tidelake_codec::key::KeyText;
 use tidelake_codec::{CodecError, packed};
 use tidelake_core::Bucket;
 use tidelake_core::limits::MESSAGE_BYTES_MAX;
+
+pub(crate) use self::bytes::column_bytes;
 
 /// Rows of one message.
 pub(crate) const ROWS_MAX: usize = 64 * 1024;
@@ -310,65 +313,6 @@ impl Numbers {
             Self::Listed(all) => all.get(index).copied().unwrap_or_default(),
         }
     }
-}
-
-/// Bytes that a batch's rows take, without what lies outside of its slice.
-pub(crate) fn column_bytes(batch: &RecordBatch) -> usize {
-    batch
-        .columns()
-        .iter()
-        .map(|column| array_bytes(column.as_ref()))
-        .sum()
-}
-
-fn array_bytes(array: &dyn Array) -> usize {
-    let rows = array.len();
-    let validity = if array.nulls().is_some() {
-        rows.div_ceil(8)
-    } else {
-        0
-    };
-    let values = match array.data_type() {
-        DataType::Boolean => rows.div_ceil(8),
-        DataType::Utf8 => 4 * rows + spanned(array.as_string::<i32>().value_offsets()),
-        DataType::Binary => 4 * rows + spanned(array.as_binary::<i32>().value_offsets()),
-        DataType::List(_) => {
-            let list = array.as_list::<i32>();
-            let offsets = list.value_offsets();
-            4 * rows + child_bytes(list.values().as_ref(), offsets)
-        }
-        DataType::Map(..) => {
-            let map = array.as_map();
-            4 * rows + child_bytes(map.entries(), map.value_offsets())
-        }
-        DataType::Struct(_) => array
-            .as_struct()
-            .columns()
-            .iter()
-            .map(|column| array_bytes(column.as_ref()))
-            .sum(),
-        other => match other.primitive_width() {
-            Some(width) => width * rows,
-            None => array.to_data().get_slice_memory_size().unwrap_or(0),
-        },
-    };
-    validity + values
-}
-
-fn span(offsets: &[i32]) -> (usize, usize) {
-    match (offsets.first(), offsets.last()) {
-        (Some(first), Some(last)) => (*first as usize, (*last - *first) as usize),
-        _ => (0, 0),
-    }
-}
-
-fn spanned(offsets: &[i32]) -> usize {
-    span(offsets).1
-}
-
-fn child_bytes(child: &dyn Array, offsets: &[i32]) -> usize {
-    let (first, len) = span(offsets);
-    array_bytes(child.slice(first, len).as_ref())
 }
 
 #[cfg(test)]

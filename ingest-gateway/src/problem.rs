@@ -1,22 +1,19 @@
 //! Errors to answers: which error gets which status, code and advice.
 
+mod body;
+
 use axum::response::{IntoResponse, Response};
-use tidelake_catalog::CatalogError;
-use tidelake_codec::{Reason, Rejection};
+use tidelake_catalog::{CatalogError, TopicChanged, TopicFault};
 use tidelake_core::{ErrorKind, TableId};
 use tidelake_log::LogError;
 use tidelake_manifest::ManifestError;
-use tidelake_service::Problem;
 pub(crate) use tidelake_service::chain;
+use tidelake_service::{Problem, codes};
 use tidelake_storage::StorageError;
 
 use crate::admission::Overloaded;
-use crate::body::Fault;
-use crate::decode::BodyError;
-use crate::packer::PackError;
 use crate::produce::ProduceError;
 use crate::request::RefusalCode;
-use crate::spool::SpoolError;
 
 /// A refusal on its way to the client; boxed, since it is rare and large.
 #[derive(Debug)]
@@ -190,6 +187,41 @@ fn log_unavailable(detail: &str) -> Problem {
     unavailable("LOG_UNAVAILABLE", "the log is not available", detail)
 }
 
+pub(crate) fn table_replaced(id: &TableId) -> Problem {
+    Problem::new(409, "TABLE_REPLACED", "the table is another one by now")
+        .detail(format!(
+            "table {} was created anew, or given another topic, meanwhile",
+            id.table
+        ))
+        .hint("nothing was written: send it again")
+}
+
+/// A topic that is not the table's. `written`: the records of this request are in it.
+pub(crate) fn of_topic(changed: &TopicChanged, written: bool) -> Answer {
+    let (code, title) = match changed.fault {
+        TopicFault::Missing | TopicFault::Replaced => (
+            codes::TOPIC_REPLACED,
+            "the table's topic is gone or another one",
+        ),
+        TopicFault::PartitionsMissing | TopicFault::PartitionsAdded => (
+            codes::TOPIC_PARTITIONS_CHANGED,
+            "the topic's partitions are not what the table can take",
+        ),
+        TopicFault::CutBack => (
+            codes::LOG_CUT_BACK,
+            "the topic ends before what the table has of it",
+        ),
+    };
+    let became = match written {
+        true => "the records of this request are in the topic as it is now, not in the table",
+        false => "nothing was written",
+    };
+    Problem::new(409, code, title)
+        .detail(format!("{}; {became}", changed.found))
+        .hint(changed.resolve.clone())
+        .into()
+}
+
 /// A body that was checked, and did not get through to the log for sure.
 pub(crate) fn of_produce(id: &TableId, error: &ProduceError) -> Answer {
     tracing::warn!(table = %id, error = chain(error), "records were not acknowledged");
@@ -202,89 +234,6 @@ pub(crate) fn of_produce(id: &TableId, error: &ProduceError) -> Answer {
                 .hint("some or all records may be in the table: sending again may repeat them")
                 .into()
         }
-        ProduceError::Spool(error) => of_spool(error).into(),
-    }
-}
-
-fn of_spool(error: &SpoolError) -> Problem {
-    tracing::warn!(error = chain(error), "a body could not be spooled");
-    let detail = match error {
-        SpoolError::DiskBudget(_) => error.to_string(),
-        SpoolError::File { .. } | SpoolError::Merge(_) => {
-            "a temporary file could not be used".to_owned()
-        }
-    };
-    unavailable("OVERLOADED", "no room for a body of this size now", detail)
-        .hint("nothing was written: send it again later, or in smaller bodies")
-}
-
-impl From<BodyError> for Answer {
-    fn from(error: BodyError) -> Self {
-        match error {
-            BodyError::Empty => Problem::new(400, "EMPTY_BODY", "the body is empty")
-                .hint("send at least one record")
-                .into(),
-            BodyError::Fault(fault) => of_fault(&fault).into(),
-            BodyError::Rejected { row, rejection } => of_rejection(row, &rejection).into(),
-            BodyError::Pack(PackError::RowTooLarge { row, bytes }) => {
-                let pack = PackError::RowTooLarge { row, bytes };
-                Problem::new(413, "RECORD_TOO_LARGE", "a record is too large")
-                    .detail(pack.to_string())
-                    .row(row)
-                    .into()
-            }
-            BodyError::Pack(error @ PackError::Encode(_)) => {
-                Problem::from_kind(ErrorKind::Bug, error.to_string()).into()
-            }
-            BodyError::Schema(reason) | BodyError::Worker(reason) => {
-                Problem::from_kind(ErrorKind::Bug, reason).into()
-            }
-            // Such a body gets more room instead.
-            BodyError::Outgrown => Problem::from_kind(ErrorKind::Bug, error.to_string()).into(),
-            BodyError::Spool(error) => of_spool(&error).into(),
-        }
-    }
-}
-
-fn of_fault(fault: &Fault) -> Problem {
-    let (status, code, title) = match fault {
-        Fault::CutShort(_) => (400, "BODY_CUT_SHORT", "the body was cut short"),
-        Fault::Idle(_) | Fault::Slow(_) => (408, "BODY_TIMEOUT", "the body did not come in time"),
-        Fault::TooLarge(_) => (413, "BODY_TOO_LARGE", "the body is too large"),
-        Fault::Coding { .. } => (400, "MALFORMED_ENCODING", "the body can't be decompressed"),
-    };
-    let problem = Problem::new(status, code, title).detail(fault.to_string());
-    match fault {
-        Fault::TooLarge(_) => problem.hint("nothing was written: send it in several bodies"),
-        Fault::Slow(_) => problem.hint("nothing was written: send it faster, or in smaller bodies"),
-        _ => problem,
-    }
-}
-
-fn of_rejection(row: u64, rejection: &Rejection) -> Problem {
-    let (status, title) = match &rejection.reason {
-        Reason::TooLarge { .. } => (413, "a record is too large"),
-        Reason::DecodedTooLarge { .. } => (413, "records become too large"),
-        Reason::BatchTooLarge { .. } => (413, "a batch is too large"),
-        reason if reason.is_malformed() => (400, "the body is malformed"),
-        _ => (422, "a record does not fit the schema"),
-    };
-    let at = match &rejection.field {
-        Some(field) => format!("row {row}, field {field:?}: "),
-        None => format!("row {row}: "),
-    };
-    let code = match &rejection.reason {
-        Reason::TooLarge {
-            what: "the record", ..
-        } => "RECORD_TOO_LARGE",
-        _ => rejection.code(),
-    };
-    let problem = Problem::new(status, code, title)
-        .detail(format!("{at}{}", rejection.reason))
-        .row(row)
-        .hint("no record of this body was written");
-    match &rejection.field {
-        Some(field) => problem.field(field.clone()),
-        None => problem,
+        ProduceError::Spool(error) => body::of_spool(error).into(),
     }
 }

@@ -1,5 +1,6 @@
 //! A checked body into the log: bounded in flight, every acknowledgement awaited.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tidelake_log::{LogError, Message, headers};
 use crate::log::{Delivered, TableLog};
 use crate::packer::Packed;
 use crate::spool::{Spool, SpoolError};
+use crate::tables::Reached;
 
 /// Why a body is not known to be in the log.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,8 @@ pub(crate) enum ProduceError {
 #[derive(Debug, Clone)]
 pub(crate) struct Destination {
     pub topic: Arc<str>,
+    /// Up to where the topic is known to reach.
+    pub reached: Arc<Reached>,
     pub buckets: u32,
     /// The bucket of the first message that may go to any; the next ones take turns.
     pub first_bucket: u32,
@@ -43,20 +47,37 @@ pub(crate) struct Destination {
     pub timeout: Duration,
 }
 
+/// What the log has acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    pub token: Token,
+    /// The least offsets that lie before what the topic had given out already: it was made anew, or
+    /// cut back.
+    pub behind: BTreeMap<Bucket, Offset>,
+}
+
 /// Bytes that may be on their way whatever their number: small messages of many buckets must not wait
 /// for each other.
 const IN_FLIGHT_BYTES_MIN: usize = 1 << 20;
 
-/// The bucket, the message's bytes, the outcome.
-type Awaited = BoxFuture<'static, (Bucket, usize, Result<Offset, LogError>)>;
+/// A message on its way.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    bucket: Bucket,
+    bytes: usize,
+    /// The least offset that it can get.
+    floor: Offset,
+}
+
+type Awaited = BoxFuture<'static, (Sent, Result<Offset, LogError>)>;
 
 /// Writes the spool's messages and answers with the token that covers them.
 pub(crate) async fn write(
     log: &dyn TableLog,
     mut spool: Spool,
     to: &Destination,
-) -> Result<Token, ProduceError> {
-    let mut token = Token::default();
+) -> Result<Written, ProduceError> {
+    let mut written = Written::default();
     let mut in_flight = FuturesUnordered::<Awaited>::new();
     let mut bucket = to.first_bucket % to.buckets;
     let (mut sent, mut in_flight_bytes) = (0u64, 0usize);
@@ -81,24 +102,29 @@ pub(crate) async fn write(
         while in_flight.len() >= to.in_flight_max.max(1)
             && in_flight_bytes + bytes > IN_FLIGHT_BYTES_MIN
         {
-            in_flight_bytes -= acknowledge(&mut in_flight, &mut token, to.timeout).await?;
+            in_flight_bytes -= acknowledge(&mut in_flight, &mut written, to).await?;
         }
         let this = message.bucket.unwrap_or_else(|| {
             let turn = Bucket(bucket);
             bucket = (bucket + 1) % to.buckets;
             turn
         });
+        let now = Sent {
+            bucket: this,
+            bytes,
+            floor: to.reached.floor(this),
+        };
         let delivered = enqueue(log, packed_message(to, this, message), to.timeout)
             .await
             .map_err(|error| failed(sent, error))?;
-        in_flight.push(delivered.map(move |outcome| (this, bytes, outcome)).boxed());
+        in_flight.push(delivered.map(move |outcome| (now, outcome)).boxed());
         in_flight_bytes += bytes;
         sent += 1;
     }
     while !in_flight.is_empty() {
-        acknowledge(&mut in_flight, &mut token, to.timeout).await?;
+        acknowledge(&mut in_flight, &mut written, to).await?;
     }
-    Ok(token)
+    Ok(written)
 }
 
 /// Asks every bucket's flusher to commit what stands before the marker; the token covers the
@@ -106,21 +132,26 @@ pub(crate) async fn write(
 pub(crate) async fn write_flush_markers(
     log: &dyn TableLog,
     to: &Destination,
-) -> Result<Token, ProduceError> {
-    let mut token = Token::default();
+) -> Result<Written, ProduceError> {
+    let mut written = Written::default();
     let mut in_flight = FuturesUnordered::<Awaited>::new();
     for bucket in (0..to.buckets).map(Bucket) {
         let ask = vec![(headers::OP, Bytes::from_static(headers::OP_FLUSH))];
         let message = Message::marker(Arc::clone(&to.topic), bucket, ask);
+        let now = Sent {
+            bucket,
+            bytes: 0,
+            floor: to.reached.floor(bucket),
+        };
         let delivered = enqueue(log, message, to.timeout)
             .await
             .map_err(ProduceError::Unknown)?;
-        in_flight.push(delivered.map(move |outcome| (bucket, 0, outcome)).boxed());
+        in_flight.push(delivered.map(move |outcome| (now, outcome)).boxed());
     }
     while !in_flight.is_empty() {
-        acknowledge(&mut in_flight, &mut token, to.timeout).await?;
+        acknowledge(&mut in_flight, &mut written, to).await?;
     }
-    Ok(token)
+    Ok(written)
 }
 
 fn packed_message(to: &Destination, bucket: Bucket, packed: Packed) -> Message {
@@ -155,16 +186,23 @@ fn failed(sent: u64, error: LogError) -> ProduceError {
 /// Waits for one more acknowledgement; the bytes it was for.
 async fn acknowledge(
     in_flight: &mut FuturesUnordered<Awaited>,
-    token: &mut Token,
-    timeout: Duration,
+    written: &mut Written,
+    to: &Destination,
 ) -> Result<usize, ProduceError> {
-    match tokio::time::timeout(timeout, in_flight.next()).await {
-        Err(_) => Err(ProduceError::Silent(timeout)),
+    match tokio::time::timeout(to.timeout, in_flight.next()).await {
+        Err(_) => Err(ProduceError::Silent(to.timeout)),
         Ok(None) => Ok(0),
-        Ok(Some((bucket, bytes, Ok(offset)))) => {
-            token.raise(bucket, Watermark::after(offset));
-            Ok(bytes)
+        Ok(Some((sent, Ok(offset)))) => {
+            let bucket = sent.bucket;
+            written.token.raise(bucket, Watermark::after(offset));
+            if offset < sent.floor {
+                let least = written.behind.entry(bucket).or_insert(offset);
+                *least = offset.min(*least);
+            } else {
+                to.reached.acknowledge(bucket, offset);
+            }
+            Ok(sent.bytes)
         }
-        Ok(Some((_, _, Err(error)))) => Err(ProduceError::Unknown(error)),
+        Ok(Some((_, Err(error)))) => Err(ProduceError::Unknown(error)),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -11,6 +11,7 @@ use tidelake_core::{Bucket, Token, Watermark};
 use tidelake_service::Problem;
 
 use crate::Gateway;
+use crate::moment;
 use crate::problem::{Answer, refuse};
 use crate::produce;
 use crate::request::{Query, Table};
@@ -85,11 +86,14 @@ pub(crate) async fn flush(
         .timeout_ms
         .map_or(FLUSH_TIMEOUT_DEFAULT, Duration::from_millis);
     let timeout = timeout.min(Duration::from_millis(gateway.tables.wait_ms_max()));
+    gateway.tables.check_topic(&table).await?;
     let to = gateway.destination(&table);
-    let token = match produce::write_flush_markers(gateway.log.as_ref(), &to).await {
-        Ok(token) => token,
-        Err(error) => return Err(gateway.tables.not_produced(&table.entry, &error).await),
+    let written = match produce::write_flush_markers(gateway.log.as_ref(), &to).await {
+        Ok(written) => written,
+        Err(error) => return Err(gateway.tables.not_produced(&table, &error).await),
     };
+    gateway.tables.check_written(&table, &written).await?;
+    let token = written.token;
     if !wait_committed(&gateway, &table, &token, timeout).await? {
         let snapshot = gateway.tables.snapshot(&table, LOOK_INTERVAL).await?;
         return Err(behind(&token, &table.watermarks(&snapshot), timeout).into());
@@ -129,7 +133,7 @@ async fn wait_committed(
     token: &Token,
     wait: Duration,
 ) -> Result<bool, Answer> {
-    let started = Instant::now();
+    let started = moment::now();
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -139,7 +143,7 @@ async fn wait_committed(
         if token.is_covered_by(|bucket| marks.get(&bucket).copied().unwrap_or_default()) {
             return Ok(true);
         }
-        if started.elapsed() >= wait {
+        if moment::age(started) >= wait {
             return Ok(false);
         }
     }

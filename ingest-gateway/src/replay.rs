@@ -13,6 +13,7 @@
 //! would however replace one that came in between. Nothing is ever marked and not there.
 
 mod judge;
+mod patience;
 mod request;
 
 use std::sync::Arc;
@@ -31,10 +32,12 @@ use tidelake_service::Problem;
 use crate::Gateway;
 use crate::body;
 use crate::decode::BodyError;
-use crate::log::{Delivered, TableLog};
-use crate::problem::{Answer, chain};
+use crate::log::Delivered;
+use crate::problem::{self, Answer, chain};
 use crate::request::Table;
+use crate::tables::Reached;
 use judge::{Judge, Refusal};
+use patience::Patience;
 use request::Letter;
 
 /// Letters of one request.
@@ -96,16 +99,16 @@ pub(crate) async fn replay(
     let job = Job {
         gateway: Arc::clone(&gateway),
         topic: Arc::clone(&table.topic),
+        reached: Arc::clone(&table.reached),
         dead_letters: gateway.tables.dead_letter_topic(&id),
     };
     let now = gateway.tables.current(&id).await?;
     if now.entry.topic_id != table.entry.topic_id {
-        let problem = Problem::new(409, "TABLE_REPLACED", "the table is another one by now");
-        return Err(problem
-            .detail(format!("table {} was dropped and created anew", id.table))
+        return Err(problem::table_replaced(&id)
             .hint("nothing was replayed")
             .into());
     }
+    gateway.tables.check_topic(&table).await?;
     let replayed = tokio::spawn(async move { job.run(judged).await });
     let (replayed, bytes) = replayed.await.map_err(died)?;
     let count = replayed.replayed;
@@ -133,6 +136,8 @@ fn judged(body: &[u8], mut judge: Judge, turn: u32) -> Result<Judged, Answer> {
 struct Job {
     gateway: Gateway,
     topic: Arc<str>,
+    /// Up to where the topic is known to reach.
+    reached: Arc<Reached>,
     dead_letters: Arc<str>,
 }
 
@@ -140,6 +145,8 @@ struct Job {
 struct Sent {
     place: usize,
     bucket: Bucket,
+    /// The least offset that the record can get.
+    floor: Offset,
     delivered: Delivered,
 }
 
@@ -156,11 +163,13 @@ impl Job {
                 Err(refusal) => Some(End::Refused(refusal)),
                 Ok(bucket) => {
                     let record = letter.record(Arc::clone(&self.topic), bucket);
+                    let floor = self.reached.floor(bucket);
                     match patience.enqueue(log, record).await {
                         Ok(delivered) => {
                             sent.push(Sent {
                                 place,
                                 bucket,
+                                floor,
                                 delivered,
                             });
                             None
@@ -177,10 +186,15 @@ impl Job {
         for Sent {
             place,
             bucket,
+            floor,
             delivered,
         } in sent
         {
             let offset = match patience.wait(delivered).await {
+                Ok(offset) if offset < floor => {
+                    ends[place] = Some(End::Refused(elsewhere()));
+                    continue;
+                }
                 Ok(offset) => offset,
                 Err(error) => {
                     ends[place] = Some(End::Refused(unknown(&error)));
@@ -243,38 +257,17 @@ impl Job {
     }
 }
 
-/// How long the log may be silent. Once it was, nobody waits any more.
-struct Patience(Duration);
-
-impl Patience {
-    async fn enqueue(
-        &mut self,
-        log: &dyn TableLog,
-        message: Message,
-    ) -> Result<Delivered, LogError> {
-        let outcome = tokio::time::timeout(self.0, log.enqueue(message)).await;
-        outcome.unwrap_or_else(|_| {
-            self.0 = Duration::ZERO;
-            Err(LogError::QueueFull)
-        })
-    }
-
-    async fn wait(&mut self, delivered: Delivered) -> Result<Offset, LogError> {
-        let outcome = tokio::time::timeout(self.0, delivered).await;
-        outcome.unwrap_or_else(|_| {
-            self.0 = Duration::ZERO;
-            Err(LogError::Unavailable {
-                what: "the log".into(),
-                reason: "it acknowledged nothing in time".into(),
-            })
-        })
-    }
-}
-
 /// The record is not in the log.
 fn not_taken(error: &LogError) -> Refusal {
     tracing::warn!(error = chain(error), "a letter was not replayed");
     Refusal::new("LOG_UNAVAILABLE", "the log does not take the record")
+}
+
+/// The record is in a topic that was made again, or cut back.
+fn elsewhere() -> Refusal {
+    let reason = "the table's topic is another one by now, or was cut back: the record is in it, \
+                  and may be in the table or not";
+    Refusal::new(tidelake_service::codes::TOPIC_REPLACED, reason)
 }
 
 /// The record may be in the log.

@@ -16,6 +16,10 @@ pub(crate) fn routes(gateway: Gateway) -> Router {
             get(tables::describe).delete(tables::drop_table),
         )
         .route("/v1/tables/{table}/undrop", post(tables::undrop))
+        .route(
+            "/v1/tables/{table}/adopt-topic",
+            post(tables::adopt::adopt_topic),
+        )
         .layer(DefaultBodyLimit::max(CONTROL_BODY_BYTES_MAX))
         .route(
             "/v1/tables/{table}/records",

@@ -5,11 +5,14 @@
 //!
 //! ```text
 //!  create: topic ─► Delta log, version 0 ─► the same for dead letters ─► catalog: create_table
+//!  adopt:  commit of the table's log ─► catalog: adopt_topic; see adopt.rs
 //!  drop:   catalog: drop_table ─► fence ─► topics ─► folders ─► catalog: purged; see also dropped.rs
 //! ```
 
+pub(crate) mod adopt;
 mod create;
 pub(crate) mod dead_letters;
+mod describe;
 pub(crate) mod dropped;
 mod live;
 mod purge;
@@ -27,12 +30,11 @@ use futures::StreamExt;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidelake_catalog::TableMode;
-use tidelake_core::{Bucket, TableName, TenantId, TopicId, Watermark};
-use tidelake_manifest::Snapshot;
-use tidelake_schema::TableSchema;
+use tidelake_core::{Bucket, TableName, TenantId, TopicId};
 use tidelake_service::Problem;
 
-pub(crate) use live::{LiveTable, Tables};
+use describe::{Description, describe_one, describe_within};
+pub(crate) use live::{LiveTable, Reached, Tables};
 
 use crate::Gateway;
 use crate::problem::Answer;
@@ -44,33 +46,6 @@ const LOOKS_IN_FLIGHT_MAX: usize = 8;
 const LIST_AGE_MAX: Duration = Duration::from_secs(5);
 /// Tables of one answer.
 const LIST_MAX: usize = 1000;
-
-/// A table as clients see it.
-#[derive(Debug, Serialize)]
-pub(crate) struct Description {
-    name: TableName,
-    tenant: TenantId,
-    mode: TableMode,
-    /// The key's columns in key order; empty for append tables.
-    primary_key: Vec<String>,
-    buckets: u32,
-    topic: String,
-    topic_id: TopicId,
-    schema: TableSchema,
-    properties: BTreeMap<String, String>,
-    created_ms: i64,
-    version: u64,
-    rows: u64,
-    files: usize,
-    bytes: u64,
-    watermarks: BTreeMap<Bucket, Watermark>,
-    /// Null while the log does not answer.
-    end_offsets: Option<BTreeMap<Bucket, Watermark>>,
-    /// Messages in the log that the table does not cover yet; null while the log does not answer.
-    lag_records: Option<i64>,
-    /// The folder below the store's root.
-    location: String,
-}
 
 #[derive(Debug, Serialize)]
 pub(crate) struct List {
@@ -239,62 +214,6 @@ pub(crate) async fn drop_table(
 
 fn died(error: tokio::task::JoinError) -> Problem {
     Problem::from_kind(tidelake_core::ErrorKind::Bug, error.to_string())
-}
-
-async fn describe_one(gateway: &Gateway, table: &LiveTable) -> Result<Description, Answer> {
-    describe_within(gateway, table, Duration::ZERO).await
-}
-
-async fn describe_within(
-    gateway: &Gateway,
-    table: &LiveTable,
-    age_max: Duration,
-) -> Result<Description, Answer> {
-    let snapshot = gateway.tables.snapshot(table, age_max).await?;
-    let end_offsets = match gateway.tables.end_offsets(table).await {
-        Ok(ends) => Some(ends),
-        Err(Answer(problem)) => {
-            tracing::warn!(table = %table.entry.id, detail = problem.detail, "no end offsets");
-            None
-        }
-    };
-    Ok(description(table, &snapshot, end_offsets))
-}
-
-fn description(
-    table: &LiveTable,
-    snapshot: &Snapshot,
-    end_offsets: Option<BTreeMap<Bucket, Watermark>>,
-) -> Description {
-    let entry = &table.entry;
-    let watermarks = table.watermarks(snapshot);
-    let lag = |ends: &BTreeMap<Bucket, Watermark>| {
-        let mark = |bucket| watermarks.get(bucket).copied().unwrap_or_default();
-        ends.iter()
-            .map(|(bucket, end)| (end.0 - mark(bucket).0).max(0))
-            .sum()
-    };
-    let key = snapshot.schema().identifier_fields();
-    Description {
-        name: entry.id.table.clone(),
-        tenant: entry.id.tenant.clone(),
-        mode: entry.mode,
-        primary_key: key.iter().map(|field| field.name.clone()).collect(),
-        buckets: entry.buckets,
-        topic: entry.topic.clone(),
-        topic_id: entry.topic_id,
-        schema: TableSchema::clone(snapshot.schema()),
-        properties: entry.properties.clone(),
-        created_ms: entry.created_ms,
-        version: snapshot.version().0,
-        rows: snapshot.total_rows(),
-        files: snapshot.file_count(),
-        bytes: snapshot.total_bytes(),
-        lag_records: end_offsets.as_ref().map(lag),
-        watermarks,
-        end_offsets,
-        location: entry.location(),
-    }
 }
 
 /// One value for each bucket.

@@ -7,6 +7,7 @@ mod memory_log;
 mod other_engines;
 mod records;
 mod tables;
+mod topics;
 mod undrop;
 mod upserts;
 

@@ -1,5 +1,6 @@
 //! The loop on a log that is made up.
 
+mod adopted;
 mod made_again;
 mod world;
 

@@ -1,12 +1,13 @@
 //! How fast a body must come: one that drips keeps its place from others.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
 use futures::StreamExt;
 
 use super::Fault;
+use crate::moment;
 
 /// How fast a body must come. What the decoder keeps the client waiting for does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +44,9 @@ impl Paced {
         loop {
             let idle_left = self.pace.idle.saturating_sub(paused);
             let window_left = self.pace.window.saturating_sub(self.waited);
-            let began = Instant::now();
+            let began = moment::now();
             let chunk = tokio::time::timeout(idle_left.min(window_left), self.body.next()).await;
-            let waited = began.elapsed();
+            let waited = moment::age(began);
             self.waited += waited;
             paused += waited;
             match chunk {

@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, ListBuilder, StringArray, StringBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListBuilder, StringArray, StringBuilder};
 use proptest::prelude::*;
 use tidelake_schema::TableSchema;
 
+use super::bytes::array_bytes;
 use super::*;
 
 fn schema() -> TableSchema {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{TableId, TopicId};
-use tidelake_log::{LogError, TopicSpec, topics};
+use tidelake_log::{LogError, TopicCreated, TopicSpec, topics};
 use tidelake_schema::dead_letters;
 use tidelake_service::{Problem, Shutdown};
 
@@ -43,11 +43,13 @@ impl LiveTable {
 }
 
 impl Tables {
-    /// Topic and Delta log of a table's dead letters; both may be there already.
+    /// Topic and Delta log of a table's dead letters; both may be there already. `empty`: the topic
+    /// must hold no records, which would be somebody else's.
     pub(super) async fn make_dead_letters(
         &self,
         of: &TableId,
         retention_ms: i64,
+        empty: bool,
     ) -> Result<TopicId, Answer> {
         let name = topics::dead_letter_topic(&self.topic_prefix, of);
         let spec = TopicSpec {
@@ -56,9 +58,12 @@ impl Tables {
             retention_ms: Some(retention_ms),
             config: BTreeMap::new(),
         };
-        self.log.create_topic(&spec).await?;
+        let created = self.log.create_topic(&spec).await?;
         let topic = self.log.describe(&name).await?;
-        let topic = topic.ok_or(LogError::NoTopic(name))?;
+        let topic = topic.ok_or_else(|| LogError::NoTopic(name.clone()))?;
+        if created == TopicCreated::Exists && empty {
+            self.check_adoptable(of, 1, &name, topic.buckets).await?;
+        }
         let id = of.dead_letters();
         let schema = dead_letters::schema();
         self.make_delta(&id, TableMode::Upsert, schema, &BTreeMap::new())
@@ -72,7 +77,9 @@ impl Tables {
             return Ok(());
         }
         let retention_ms = retention(&entry.properties, self.settings())?;
-        let topic_id = self.make_dead_letters(&entry.id, retention_ms).await?;
+        let topic_id = self
+            .make_dead_letters(&entry.id, retention_ms, false)
+            .await?;
         if self.catalog.add_dead_letters(entry, topic_id).await? {
             tracing::info!(table = %entry.id, "its dead letters are a table now");
         }

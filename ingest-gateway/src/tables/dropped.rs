@@ -163,7 +163,7 @@ impl Tables {
             return Err(busy(id, "its drop has not ended"));
         }
         let entry = Arc::clone(&held.entry);
-        self.check_topic(&entry).await?;
+        self.check_topics(&entry).await?;
         self.check_folders(&entry).await?;
         let held = self.catalog.claim_kept(&held).await?;
         let held = held.ok_or_else(|| busy(id, "somebody else restores or removes it"))?;
@@ -184,19 +184,21 @@ impl Tables {
     }
 
     /// A dropped table of another topic has lost what was not committed: it can't go on.
-    async fn check_topic(&self, entry: &TableEntry) -> Result<(), Answer> {
-        let topic = self.log.describe(&entry.topic).await?;
-        if topic.is_some_and(|topic| topic.id == entry.topic_id) {
-            return Ok(());
+    async fn check_topics(&self, entry: &TableEntry) -> Result<(), Answer> {
+        let dead_letters = entry.dead_letters();
+        let dead_letters = dead_letters.iter().map(|of| (&of.topic, of.topic_id));
+        for (topic, id) in std::iter::once((&entry.topic, entry.topic_id)).chain(dead_letters) {
+            let found = self.log.describe(topic).await?;
+            if found.is_some_and(|found| found.id == id) {
+                continue;
+            }
+            let problem = Problem::new(409, "TOPIC_REPLACED", "the table can't be restored");
+            return Err(problem
+                .detail(format!("topic {topic} is gone, or is another one by now"))
+                .hint("drop the table with ?purge=true to free its name")
+                .into());
         }
-        let problem = Problem::new(409, "TOPIC_REPLACED", "the table can't be restored");
-        Err(problem
-            .detail(format!(
-                "topic {} is gone, or is another one by now",
-                entry.topic
-            ))
-            .hint("drop the table with ?purge=true to free its name")
-            .into())
+        Ok(())
     }
 
     /// An engine that goes on writing to the emptied folder makes a table of its own there, without

@@ -1,6 +1,8 @@
 //! The tables in use: catalog entry, Delta log, whose turn it is among the buckets.
 
+mod standing;
 mod table;
+mod topic;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,17 +13,18 @@ use tidelake_catalog::{Catalog, TableEntry, TableMode};
 use tidelake_core::clock::{SharedClock, UnixMillis};
 use tidelake_core::ids::SharedIds;
 use tidelake_core::{Bucket, TableId, TenantId, Watermark};
-use tidelake_log::{LogError, topics};
-use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
+use tidelake_log::topics;
+use tidelake_manifest::{DeltaTable, Snapshot};
 use tidelake_storage::Store;
 
 use crate::log::TableLog;
+use crate::moment;
 use crate::problem::{self, Answer};
-use crate::produce::ProduceError;
 use crate::request::shared;
 use crate::settings::TableSettings;
 
 pub(crate) use table::LiveTable;
+pub(crate) use topic::Reached;
 
 /// All tables, and what they are made with.
 #[derive(Debug)]
@@ -56,7 +59,7 @@ impl Tables {
             ids,
             settings,
             live: RwLock::default(),
-            catalog_read: Mutex::new(Instant::now()),
+            catalog_read: Mutex::new(moment::now()),
         }
     }
 
@@ -81,10 +84,10 @@ impl Tables {
     /// store is away, the view that is there must do: the log can take records without it.
     pub(crate) async fn current(&self, id: &TableId) -> Result<Arc<LiveTable>, Answer> {
         let age_max = Duration::from_millis(self.settings.catalog_age_ms_max);
-        let entry = if self.catalog_read.lock().elapsed() < age_max {
+        let entry = if moment::age(*self.catalog_read.lock()) < age_max {
             self.catalog.find(id).await?
         } else {
-            let asked = Instant::now();
+            let asked = moment::now();
             match self.catalog.find_fresh(id).await {
                 Ok(entry) => {
                     *self.catalog_read.lock() = asked;
@@ -133,6 +136,24 @@ impl Tables {
         Ok(logged)
     }
 
+    /// The table with the schema of its own log, if that is another than `known` has: by a look that
+    /// began now or later.
+    pub(crate) async fn logged_since(
+        &self,
+        table: &Arc<LiveTable>,
+        known: &Arc<TableEntry>,
+    ) -> Result<Option<Arc<TableEntry>>, Answer> {
+        let logged = match table.logged_anew(known).await {
+            Ok(logged) => logged,
+            Err(error) => return Err(self.unreadable(table, &error).await),
+        };
+        if Arc::ptr_eq(&logged, known) || logged.schema == known.schema {
+            return Ok(None);
+        }
+        check_key(&table.entry, &logged)?;
+        Ok(Some(logged))
+    }
+
     /// The table's latest version, or one that was the latest within `age_max`.
     pub(crate) async fn snapshot(
         &self,
@@ -143,37 +164,6 @@ impl Tables {
             Ok(snapshot) => Ok(snapshot),
             Err(error) => Err(self.unreadable(table, &error).await),
         }
-    }
-
-    /// Why records are not known to be in the log, as clients are told. A log that does not know
-    /// the topic of a table that the catalog has may not know it for a moment only.
-    pub(crate) async fn not_produced(&self, entry: &TableEntry, error: &ProduceError) -> Answer {
-        if let ProduceError::Nothing(LogError::NoTopic(_))
-        | ProduceError::Unknown(LogError::NoTopic(_)) = error
-            && matches!(self.is_current(entry).await, Ok(false))
-        {
-            return problem::no_table(entry.id.table.as_str()).into();
-        }
-        problem::of_produce(&entry.id, error)
-    }
-
-    /// Why the table's log can't be read, as clients are told. What the catalog has is no missing
-    /// table, whatever became of its log.
-    pub(crate) async fn unreadable(&self, table: &LiveTable, error: &ManifestError) -> Answer {
-        if let ManifestError::NoTable { .. } = error {
-            match self.is_current(&table.entry).await {
-                Err(answer) => return answer,
-                Ok(false) => return problem::no_table(table.entry.id.table.as_str()).into(),
-                Ok(true) => {}
-            }
-        }
-        problem::unreadable(&table.entry.id, error)
-    }
-
-    /// True where the catalog, as of now, still has this incarnation of the table.
-    pub(crate) async fn is_current(&self, entry: &TableEntry) -> Result<bool, Answer> {
-        let now = self.catalog.find_fresh(&entry.id).await?;
-        Ok(now.is_some_and(|now| now.topic_id == entry.topic_id))
     }
 
     /// The tenant's tables by name, as of now; with or without dead-letter tables.

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt};
 use tidelake_catalog::{DropTable, Dropped, location};
 use tidelake_core::clock::UnixMillis;
-use tidelake_core::{TableId, TableVersion};
+use tidelake_core::{TableId, TableVersion, TopicId};
 use tidelake_log::topics;
 use tidelake_service::Problem;
 use tidelake_storage::{StorageError, Store};
 
 use super::dropped;
 use super::live::Tables;
+use crate::moment;
 use crate::problem::{self, Answer};
 
 /// How long a purger's claim holds.
@@ -81,7 +82,7 @@ impl Tables {
     /// takes over from one that is gone.
     pub(super) async fn finish_purge(&self, id: &TableId) -> Result<(), Answer> {
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        let started = Instant::now();
+        let started = moment::now();
         let mut seen = None;
         loop {
             looks.tick().await;
@@ -102,17 +103,17 @@ impl Tables {
             // longer ago (a purger that died before we looked).
             let since = match &seen {
                 Some((claim, since)) if *claim == dropped => *since,
-                _ => seen.insert((dropped.clone(), Instant::now())).1,
+                _ => seen.insert((dropped.clone(), moment::now())).1,
             };
             let stamped = u64::try_from(self.clock.now_ms() - dropped.claimed_ms).unwrap_or(0);
-            if since.elapsed().max(Duration::from_millis(stamped)) >= LEASE {
+            if moment::age(since).max(Duration::from_millis(stamped)) >= LEASE {
                 if let Some(held) = self.catalog.claim_purge(&dropped).await? {
                     tracing::info!(table = %id, "taking over the removal of a dropped table");
                     if self.purge(held).await? {
                         return Ok(());
                     }
                 }
-            } else if started.elapsed() >= 3 * LEASE {
+            } else if moment::age(started) >= 3 * LEASE {
                 let problem = Problem::new(409, "TABLE_BEING_DROPPED", "the name is not free yet");
                 return Err(problem
                     .detail(format!(
@@ -132,7 +133,7 @@ impl Tables {
         let mut claim = Claim {
             tables: self,
             held,
-            since: Instant::now(),
+            since: moment::now(),
         };
         if claim.held.last.is_none() {
             let last = self.fence(&entry).await?;
@@ -142,19 +143,15 @@ impl Tables {
             }
         }
         let last = claim.held.last.unwrap_or_default();
-        // A topic of the same name but another id is not the table's.
-        let topic = self.log.describe(&entry.topic).await?;
-        if topic.is_some_and(|topic| topic.id == entry.topic_id) {
-            if !claim.holds().await? {
+        let dead_letters = topics::dead_letter_topic(&self.topic_prefix, &entry.id);
+        for (topic, id) in [
+            (&entry.topic, Some(entry.topic_id)),
+            (&dead_letters, entry.dead_letters_topic_id),
+        ] {
+            if !self.remove_topic(topic, id, &mut claim).await? {
                 return Ok(false);
             }
-            self.log.delete_topic(&entry.topic).await?;
         }
-        let dead_letters = topics::dead_letter_topic(&self.topic_prefix, &entry.id);
-        if !claim.holds().await? {
-            return Ok(false);
-        }
-        self.log.delete_topic(&dead_letters).await?;
         let dead_letters = location(&entry.id.dead_letters());
         let aside = dropped::folder(&entry);
         for (folder, last) in [
@@ -167,6 +164,29 @@ impl Tables {
             }
         }
         Ok(self.catalog.purged(&claim.held).await?)
+    }
+
+    /// Removes a topic, if it is the table's: one of the same name but another id belongs to somebody
+    /// else. False: another purger took over.
+    async fn remove_topic(
+        &self,
+        topic: &str,
+        id: Option<TopicId>,
+        claim: &mut Claim<'_>,
+    ) -> Result<bool, Answer> {
+        let found = self.log.describe(topic).await?;
+        if let Some(found) = found.filter(|found| Some(found.id) != id) {
+            tracing::warn!(topic, found = %found.id, "a topic that is not the table's stays");
+            return Ok(true);
+        }
+        if found.is_none() {
+            return Ok(true);
+        }
+        if !claim.holds().await? {
+            return Ok(false);
+        }
+        self.log.delete_topic(topic).await?;
+        Ok(true)
     }
 
     /// Removes all that a folder holds. False: another purger took over.
@@ -222,10 +242,10 @@ struct Claim<'a> {
 impl Claim<'_> {
     /// True where we are the purger for long enough to go on.
     async fn holds(&mut self) -> Result<bool, Answer> {
-        if self.since.elapsed() < LEASE / 2 {
+        if moment::age(self.since) < LEASE / 2 {
             return Ok(true);
         }
-        let since = Instant::now();
+        let since = moment::now();
         match self.tables.catalog.claim_purge(&self.held).await? {
             Some(held) => {
                 self.held = held;

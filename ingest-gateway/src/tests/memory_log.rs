@@ -18,6 +18,8 @@ pub(crate) struct MemoryLog(Mutex<State>);
 struct State {
     topics: BTreeMap<String, Topic>,
     topics_made: u8,
+    /// How often somebody asked what a topic is.
+    described: usize,
     /// Nothing is taken.
     down: bool,
     /// So many messages are still acknowledged.
@@ -28,6 +30,8 @@ struct State {
 struct Topic {
     id: TopicId,
     spec: TopicSpec,
+    /// What retention removed before is gone.
+    start: i64,
     buckets: Vec<Vec<Message>>,
 }
 
@@ -38,6 +42,36 @@ impl MemoryLog {
 
     pub(crate) fn acknowledge_only(&self, messages: usize) {
         self.0.lock().acknowledges = Some(messages);
+    }
+
+    /// Deletes a topic and makes it again at once, empty.
+    pub(crate) fn remake_topic(&self, name: &str) {
+        let mut state = self.0.lock();
+        let topic = state.topics.remove(name).unwrap();
+        state.create(&topic.spec).unwrap();
+    }
+
+    pub(crate) fn add_bucket(&self, name: &str) {
+        let mut state = self.0.lock();
+        let topic = state.topics.get_mut(name).unwrap();
+        topic.spec.buckets += 1;
+        topic.buckets.push(Vec::new());
+    }
+
+    /// Loses what each bucket holds from `end` on.
+    pub(crate) fn cut_back(&self, name: &str, end: usize) {
+        let mut state = self.0.lock();
+        for bucket in &mut state.topics.get_mut(name).unwrap().buckets {
+            bucket.truncate(end);
+        }
+    }
+
+    pub(crate) fn cut_before(&self, name: &str, start: i64) {
+        self.0.lock().topics.get_mut(name).unwrap().start = start;
+    }
+
+    pub(crate) fn described(&self) -> usize {
+        self.0.lock().described
     }
 
     pub(crate) fn topics(&self) -> Vec<String> {
@@ -117,6 +151,7 @@ impl State {
         let topic = Topic {
             id: TopicId([self.topics_made; 16]),
             spec: spec.clone(),
+            start: 0,
             buckets: vec![Vec::new(); spec.buckets as usize],
         };
         self.topics.insert(spec.name.clone(), topic);
@@ -155,7 +190,8 @@ impl TableLog for MemoryLog {
         topic: &'a str,
     ) -> BoxFuture<'a, Result<Option<TopicInfo>, LogError>> {
         async move {
-            let state = self.0.lock();
+            let mut state = self.0.lock();
+            state.described += 1;
             state.check()?;
             Ok(state.topics.get(topic).map(|topic| TopicInfo {
                 id: topic.id,
@@ -178,6 +214,18 @@ impl TableLog for MemoryLog {
                 .iter()
                 .map(|bucket| (*bucket, end(bucket)))
                 .collect())
+        }
+        .boxed()
+    }
+
+    fn start_offsets<'a>(
+        &'a self,
+        topic: &'a str,
+        buckets: &'a [Bucket],
+    ) -> BoxFuture<'a, Result<Vec<(Bucket, Offset)>, LogError>> {
+        async move {
+            let start = Offset(self.0.lock().topic(topic)?.start);
+            Ok(buckets.iter().map(|bucket| (*bucket, start)).collect())
         }
         .boxed()
     }

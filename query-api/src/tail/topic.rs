@@ -13,12 +13,10 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidelake_catalog::{TableEntry, TableMode};
+use tidelake_catalog::{FoundTopic, TableEntry, TableMode, TopicChanged, TopicFault};
 use tidelake_core::{Bucket, ErrorKind, Offset, Watermark};
 use tidelake_log::TopicInfo;
-use tidelake_service::codes::{
-    LOG_CUT_BACK as CUT_BACK, TOPIC_PARTITIONS_CHANGED as PARTITIONS, TOPIC_REPLACED as REPLACED,
-};
+use tidelake_service::codes;
 use tokio::time::Instant;
 
 use super::TailSource;
@@ -112,27 +110,13 @@ fn went_back(before: &[(Bucket, Offset)], now: &[(Bucket, Offset)]) -> bool {
 }
 
 fn check(entry: &TableEntry, found: Option<TopicInfo>) -> Result<TopicInfo, QueryError> {
-    let (id, topic) = (&entry.id, &entry.topic);
-    let Some(found) = found else {
-        let text = format!("table {id}: its topic {topic} is not there; its rows are kept");
-        return Err(changed(entry, REPLACED, text));
-    };
-    if found.id != entry.topic_id {
-        let text = format!(
-            "table {id}: topic {topic} was deleted and made again (its id is {}, the table was \
-             filled from {})",
-            found.id, entry.topic_id
-        );
-        return Err(changed(entry, REPLACED, text));
-    }
-    if found.buckets < entry.buckets {
-        let text = format!(
-            "table {id}: topic {topic} has {} partitions, the table has {}",
-            found.buckets, entry.buckets
-        );
-        return Err(changed(entry, PARTITIONS, text));
-    }
-    Ok(found)
+    let topic = found.map(|found| FoundTopic {
+        id: found.id,
+        partitions: found.buckets,
+    });
+    entry.check_topic(topic).map_err(changed)?;
+    // One that is not there was refused.
+    found.ok_or_else(|| tidelake_log::LogError::NoTopic(entry.topic.clone()).into())
 }
 
 fn of_table(
@@ -143,16 +127,9 @@ fn of_table(
     if entry.mode == TableMode::Append {
         return Ok(ends);
     }
-    let added = |(bucket, _): &&(Bucket, Offset)| bucket.0 >= entry.buckets;
-    if let Some((bucket, end)) = ends.iter().filter(added).find(|(_, end)| end.0 > 0) {
-        let text = format!(
-            "table {} bucket {bucket}: topic {} was given more partitions ({}) than the table has \
-             buckets ({}), so keys would live in two; {end} records of this partition wait in \
-             the log",
-            entry.id, entry.topic, info.buckets, entry.buckets
-        );
-        return Err(changed(entry, PARTITIONS, text));
-    }
+    entry
+        .check_added(info.buckets, ends.iter().copied())
+        .map_err(changed)?;
     ends.retain(|(bucket, _)| bucket.0 < entry.buckets);
     Ok(ends)
 }
@@ -165,26 +142,18 @@ pub(super) fn check_end(
     end: Offset,
     watermark: Watermark,
 ) -> Result<(), QueryError> {
-    if end.0 >= watermark.0 {
-        return Ok(());
-    }
-    let text = format!(
-        "table {} bucket {bucket}: the log ends at {end}, before the table's watermark \
-         {watermark}: it was cut back",
-        entry.id
-    );
-    Err(changed(entry, CUT_BACK, text))
+    entry.check_end(bucket, end, watermark).map_err(changed)
 }
 
 /// What was found and the commands that resolve it.
-fn changed(entry: &TableEntry, code: &'static str, found: String) -> QueryError {
-    // A dead-letter table comes and goes with its table.
-    let of = entry.id.table.dead_letters_of();
-    let table = of.as_ref().unwrap_or(&entry.id.table);
-    let found = format!(
-        "{found}: keep what you need of it (`tidelake query \"SELECT * FROM {table}\" \
-         --consistency committed -o json`), then run `tidelake table drop {table}` and \
-         `tidelake table create {table} …`, and load it again"
-    );
+fn changed(changed: TopicChanged) -> QueryError {
+    let code = match changed.fault {
+        TopicFault::Missing | TopicFault::Replaced => codes::TOPIC_REPLACED,
+        TopicFault::PartitionsMissing | TopicFault::PartitionsAdded => {
+            codes::TOPIC_PARTITIONS_CHANGED
+        }
+        TopicFault::CutBack => codes::LOG_CUT_BACK,
+    };
+    let found = changed.to_string();
     QueryError::TopicChanged { code, found }
 }

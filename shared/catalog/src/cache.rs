@@ -116,6 +116,15 @@ impl State {
                 self.show_dead_letters(&entry);
                 (table.clone(), Name::Live(Arc::new(entry)))
             }
+            Event::AdoptTopic { table, from, to } => {
+                let entry = self
+                    .table(table)
+                    .filter(|entry| entry.topics() == *from)
+                    .ok_or("gives a table other topics that has not those it names")?;
+                let entry = entry.with_topics(*to);
+                self.show_dead_letters(&entry);
+                (table.clone(), Name::Live(Arc::new(entry)))
+            }
             Event::DropTable {
                 table,
                 purger,

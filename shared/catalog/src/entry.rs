@@ -86,6 +86,24 @@ impl TableEntry {
         }
     }
 
+    /// The topics that it is filled from.
+    pub fn topics(&self) -> Topics {
+        Topics {
+            table: self.topic_id,
+            dead_letters: self.dead_letters_topic_id,
+        }
+    }
+
+    /// The table as it is once it is filled from other topics.
+    #[must_use]
+    pub(crate) fn with_topics(&self, to: Topics) -> Self {
+        Self {
+            topic_id: to.table,
+            dead_letters_topic_id: to.dead_letters,
+            ..self.clone()
+        }
+    }
+
     /// True where a table that was opened by `other` is still the one of this entry.
     pub fn is_same_table(&self, other: &Self) -> bool {
         self.topic_id == other.topic_id && self.restores == other.restores
@@ -107,6 +125,14 @@ pub fn location(id: &TableId) -> String {
     format!("{}/{}", id.tenant, id.table)
 }
 
+/// The incarnations of the topics that a table and its dead letters are filled from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topics {
+    pub table: TopicId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<TopicId>,
+}
+
 /// Where the logs of a dropped table ended; none where there was no log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastVersions {
@@ -126,7 +152,7 @@ pub(crate) struct Record {
 }
 
 /// The newest format that this program reads.
-pub(crate) const FORMAT_MAX: u32 = 3;
+pub(crate) const FORMAT_MAX: u32 = 4;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -138,6 +164,12 @@ pub(crate) enum Event {
     AddDeadLetters {
         table: TableId,
         topic_id: TopicId,
+    },
+    /// From here on the table is filled from other topics than those named by `from`.
+    AdoptTopic {
+        table: TableId,
+        from: Topics,
+        to: Topics,
     },
     /// From here on the table does not exist; `purger` ends its log, and removes what it left
     /// behind at once or from `kept_until_ms` on.
@@ -174,6 +206,7 @@ impl Event {
     /// The oldest format that has such an event: older programs ask to be upgraded.
     pub(crate) fn format(&self) -> u32 {
         match self {
+            Self::AdoptTopic { .. } => 4,
             Self::EndLogs { .. }
             | Self::RestoreTable { .. }
             | Self::ClaimPurge { keeps: true, .. }

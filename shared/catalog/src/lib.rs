@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  _tidelake/catalog/00000000000000000000.json   one event a file, create-if-absent:
-//!                    00000000000000000001.json   create_table | add_dead_letters
+//!                    00000000000000000001.json   create_table | add_dead_letters | adopt_topic
 //!                                                drop_table | end_logs | restore_table | claim_purge | purged
 //! ```
 //!
@@ -17,6 +17,8 @@
 //!   name uses one again;
 //! - a table and its dead-letter table are entries of one event, so there is never one without the
 //!   other (`add_dead_letters` is for tables made before there were any);
+//! - which topic a table is filled from changes by `adopt_topic` alone, which names the one that it
+//!   leaves: a table has one incarnation of its topic at a time;
 //! - what a dropped table left behind is removed by one purger at a time: the one that the last
 //!   `drop_table` or `claim_purge` names. `purged` says that nothing is left.
 //!
@@ -35,8 +37,10 @@ mod cache;
 mod entry;
 mod installation;
 mod log;
+mod topic;
 
 pub use cache::Dropped;
-pub use entry::{LastVersions, TableEntry, TableMode, location};
+pub use entry::{LastVersions, TableEntry, TableMode, Topics, location};
 pub use installation::InstallationId;
 pub use log::{AddTable, Catalog, CatalogError, DropTable};
+pub use topic::{FoundTopic, TopicChanged, TopicFault};

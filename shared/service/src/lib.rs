@@ -25,6 +25,7 @@ mod health;
 mod http;
 pub mod memory;
 mod metrics;
+mod moment;
 pub mod program;
 mod routes;
 mod serve;

@@ -1,55 +1,43 @@
 //! An HTTP listener that drains before it closes, and that a few slow clients can't fill.
 //!
 //! ```text
-//!  accept ─► a place among all connections ─► one among the peer's ─► HTTP/1 or HTTP/2 ─► router
+//!  accept ─► a place among all connections ─► one among the peer's ─► HTTP/1 ─────────────────────► router
+//!                                                                  └─► a place for HTTP/2 ─┘
 //! ```
 //!
 //! Invariants: no more connections are open than the settings allow; one that brings no whole
 //! request in time, or does not take its answer, is closed; requests under way at the stop are
 //! answered, [`DRAIN_MAX`] at most.
 
+mod answers;
 mod connections;
+mod http1;
+mod http2;
 mod pace;
 #[cfg(test)]
 mod tests;
 
 use std::io::{self, Cursor};
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
-use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
-use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tidelake_core::ErrorKind;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tower::Service;
 
 use crate::{ServiceError, Shutdown};
 use connections::{Connection, Connections};
-use pace::{PacedBody, PacedWrite};
+use pace::PacedWrite;
 
 /// How long requests under way may take to finish once the stop is requested.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// Between two tries to accept while the process has no file handles left.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// What every connection with HTTP/2 begins with.
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Bytes of a request's headers. With HTTP/1 also what is read or written at once: each connection
-/// may hold so much of a request that never gets whole.
-const HEADERS_BYTES_MAX: u32 = 64 << 10;
-/// Requests of one HTTP/2 connection at a time.
-const STREAMS_MAX: u32 = 128;
 
 /// Bounds on the connections of one listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +49,10 @@ pub struct HttpSettings {
     /// Connections of one address; more are closed at once. Behind a proxy every client has the
     /// proxy's address: there it wants to be as large as `connections_max`.
     pub peer_connections_max: usize,
+    /// Connections that speak HTTP/2, among all; one address may have half of them, and more are
+    /// closed at once. Each serves 128 requests at a time, and a hostile client can make each hold
+    /// some 5 MiB of headers, bodies and answers.
+    pub http2_connections_max: usize,
     /// How long a connection may stand without a whole request: from its beginning or the last
     /// answer to the end of the next headers. Also how long a body may stand still, or an answer may
     /// wait to be taken, over all of it: each KiB that moves gives a second back. Shorter frees
@@ -73,6 +65,7 @@ impl Default for HttpSettings {
         Self {
             connections_max: 4096,
             peer_connections_max: 2048,
+            http2_connections_max: 256,
             idle_timeout_ms: 60_000,
         }
     }
@@ -140,6 +133,8 @@ async fn serve_until(
     drain_max: Duration,
 ) -> io::Result<()> {
     let connections = Connections::new(settings.connections_max, settings.peer_connections_max);
+    let http2_max = settings.http2_connections_max;
+    let of_http2 = Connections::new(http2_max, http2_max.div_ceil(2));
     loop {
         let accepted = tokio::select! {
             () = shutdown.requested() => break,
@@ -147,14 +142,13 @@ async fn serve_until(
         };
         match accepted {
             Ok(Some((stream, place))) => {
-                let (router, stop) = (router.clone(), shutdown.clone());
-                tokio::spawn(connection(
-                    stream,
-                    router,
-                    stop,
-                    settings.idle_timeout(),
-                    place,
-                ));
+                let serving = Serving {
+                    router: router.clone(),
+                    shutdown: shutdown.clone(),
+                    idle_timeout: settings.idle_timeout(),
+                    of_http2: Arc::clone(&of_http2),
+                };
+                tokio::spawn(serving.connection(stream, place));
             }
             Ok(None) => {}
             Err(error) => {
@@ -205,133 +199,55 @@ fn is_of_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Answers one connection's requests until its end.
-async fn connection(
-    stream: TcpStream,
+/// What one connection is served with.
+struct Serving {
     router: Router,
     shutdown: Shutdown,
     idle_timeout: Duration,
-    _place: Connection,
-) {
-    let (mut read, write) = stream.into_split();
-    let begun = tokio::select! {
-        begun = tokio::time::timeout(idle_timeout, first_bytes(&mut read)) => begun,
-        () = shutdown.requested() => return,
-    };
-    let first = match begun {
-        Ok(Ok(first)) => first,
-        Ok(Err(error)) => return tracing::debug!(%error, "a connection ended before its beginning"),
-        Err(_) => return tracing::debug!("a connection brought nothing in time"),
-    };
-    let is_http2 = first == HTTP2_PREFACE;
-    let write = PacedWrite::new(write, idle_timeout);
-    let io = TokioIo::new(tokio::io::join(Cursor::new(first).chain(read), write));
-    let outcome = if is_http2 {
-        http2(io, router, &shutdown, idle_timeout).await
-    } else {
-        http1(io, router, &shutdown, idle_timeout).await
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "a connection ended");
+    of_http2: Arc<Connections>,
+}
+
+impl Serving {
+    /// Answers the connection's requests until its end.
+    async fn connection(self, stream: TcpStream, place: Connection) {
+        let (shutdown, idle_timeout) = (&self.shutdown, self.idle_timeout);
+        let (mut read, write) = stream.into_split();
+        let begun = tokio::select! {
+            begun = tokio::time::timeout(idle_timeout, first_bytes(&mut read)) => begun,
+            () = shutdown.requested() => return,
+        };
+        let first = match begun {
+            Ok(Ok(first)) => first,
+            Ok(Err(error)) => {
+                return tracing::debug!(%error, "a connection ended before its beginning");
+            }
+            Err(_) => return tracing::debug!("a connection brought nothing in time"),
+        };
+        let is_http2 = first == http2::PREFACE;
+        let write = PacedWrite::new(write, idle_timeout);
+        let io = TokioIo::new(tokio::io::join(Cursor::new(first).chain(read), write));
+        let outcome = if is_http2 {
+            let Some(_place) = self.of_http2.place_now(place.peer()) else {
+                return tracing::debug!("too many connections speak HTTP/2");
+            };
+            http2::serve(io, self.router, shutdown, idle_timeout).await
+        } else {
+            http1::serve(io, self.router, shutdown, idle_timeout).await
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "a connection ended");
+        }
     }
 }
 
 /// As many bytes as tell HTTP/2 from HTTP/1, which has no request that begins like its preface.
 async fn first_bytes(read: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
-    let mut first = Vec::with_capacity(HTTP2_PREFACE.len());
-    while first.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&first) {
-        let missing = (HTTP2_PREFACE.len() - first.len()) as u64;
+    let mut first = Vec::with_capacity(http2::PREFACE.len());
+    while first.len() < http2::PREFACE.len() && http2::PREFACE.starts_with(&first) {
+        let missing = (http2::PREFACE.len() - first.len()) as u64;
         if (&mut *read).take(missing).read_buf(&mut first).await? == 0 {
             break;
         }
     }
     Ok(first)
-}
-
-async fn http1<I: Read + Write + Unpin>(
-    io: I,
-    router: Router,
-    shutdown: &Shutdown,
-    idle_timeout: Duration,
-) -> hyper::Result<()> {
-    let service = Asked {
-        router,
-        patience: idle_timeout,
-        asked: Arc::default(),
-    };
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // Begins anew with each answer, so it ends idle connections too.
-        .header_read_timeout(idle_timeout)
-        .max_buf_size(HEADERS_BYTES_MAX as usize)
-        .serve_connection(io, TowerToHyperService::new(service));
-    let mut serving = pin!(serving);
-    tokio::select! {
-        outcome = serving.as_mut() => return outcome,
-        () = shutdown.requested() => serving.as_mut().graceful_shutdown(),
-    }
-    serving.await
-}
-
-async fn http2<I: Read + Write + Unpin>(
-    io: I,
-    router: Router,
-    shutdown: &Shutdown,
-    idle_timeout: Duration,
-) -> hyper::Result<()> {
-    let asked = Arc::new(AtomicBool::new(false));
-    let service = TowerToHyperService::new(Asked {
-        router,
-        patience: idle_timeout,
-        asked: Arc::clone(&asked),
-    });
-    let serving = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        // A peer that went away without a word is noticed.
-        .keep_alive_interval(idle_timeout)
-        .keep_alive_timeout(idle_timeout)
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEADERS_BYTES_MAX)
-        .serve_connection(io, service);
-    let mut serving = pin!(serving);
-    tokio::select! {
-        begun = tokio::time::timeout(idle_timeout, serving.as_mut()) => match begun {
-            Ok(outcome) => return outcome,
-            Err(_) if asked.load(Ordering::Relaxed) => {}
-            Err(_) => {
-                tracing::debug!("a connection brought no request in time");
-                return Ok(());
-            }
-        },
-        () = shutdown.requested() => {}
-    }
-    tokio::select! {
-        outcome = serving.as_mut() => return outcome,
-        () = shutdown.requested() => serving.as_mut().graceful_shutdown(),
-    }
-    serving.await
-}
-
-/// The router, noting that there was a request, whose body must come in time.
-#[derive(Clone)]
-struct Asked {
-    router: Router,
-    patience: Duration,
-    asked: Arc<AtomicBool>,
-}
-
-impl Service<Request<Incoming>> for Asked {
-    type Response = <Router as Service<Request<PacedBody<Incoming>>>>::Response;
-    type Error = <Router as Service<Request<PacedBody<Incoming>>>>::Error;
-    type Future = <Router as Service<Request<PacedBody<Incoming>>>>::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Service::<Request<PacedBody<Incoming>>>::poll_ready(&mut self.router, cx)
-    }
-
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        self.asked.store(true, Ordering::Relaxed);
-        let request = request.map(|body| PacedBody::new(body, self.patience));
-        self.router.call(request)
-    }
 }

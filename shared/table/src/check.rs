@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
-use tidelake_core::{ErrorKind, TopicId};
+use tidelake_core::{Bucket, ErrorKind, TopicId, Watermark};
 use tidelake_manifest::{DataFile, DeltaTable, Snapshot};
 
 use crate::TableError;
@@ -154,17 +154,36 @@ fn misplaced(file: &DataFile, keys: &RowKeys, deleted: &RowSet, report: &mut Rep
     }
 }
 
-/// Files hold nothing from behind the watermark that the log states.
+/// Files hold nothing from behind the watermark that the log states. Which incarnation of the topic
+/// a file is of is not in it: where the table has adopted another one, the furthest watermark counts.
 fn offsets(snapshot: &Snapshot, topic_id: &TopicId, report: &mut Report) {
+    let mut marks = snapshot.watermarks(topic_id);
+    for (bucket, mark) in left_marks(snapshot, topic_id) {
+        let furthest = marks.entry(bucket).or_default();
+        *furthest = mark.max(*furthest);
+    }
     for file in snapshot.files() {
         for (bucket, (from, to)) in file.offsets().unwrap_or_default() {
-            let mark = snapshot.watermark(topic_id, bucket).unwrap_or_default();
+            let mark = marks.get(&bucket).copied().unwrap_or_default();
             if from.0 > to.0 || to.0 > mark.0 {
                 let detail = format!("offsets {from}..{to} of bucket {bucket}, watermark {mark}");
                 report.add("files_end_at_the_watermark", file.path(), detail);
             }
         }
     }
+}
+
+/// The watermarks of incarnations of the topic that the table has left.
+fn left_marks<'a>(
+    snapshot: &'a Snapshot,
+    topic_id: &TopicId,
+) -> impl Iterator<Item = (Bucket, Watermark)> + 'a {
+    let own = topic_id.to_string();
+    snapshot.txns().filter_map(move |txn| {
+        let (topic, bucket) = txn.app_id.strip_prefix("tidelake/")?.split_once('/')?;
+        let bucket = bucket.parse().ok().map(Bucket)?;
+        (topic != own).then_some((bucket, Watermark(txn.version)))
+    })
 }
 
 /// Reads a file's vector and keys.
@@ -296,4 +315,71 @@ fn differs(index: &Index, entries: &Entries) -> Result<Option<String>, TableErro
         ));
     }
     Ok(problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tidelake_core::clock::ManualClock;
+    use tidelake_core::ids::CountingIds;
+    use tidelake_manifest::{Add, CommitOutcome, MarkMove, Transaction};
+    use tidelake_storage::{Store, StoreOptions};
+
+    use super::*;
+
+    const SCHEMA: &str = r#"{"type":"struct","fields":[
+        {"id":1,"name":"a","required":true,"type":"long"}]}"#;
+
+    /// A table with a file of offsets `[0, to)` of bucket 0, which was filled from topic 1.
+    async fn filled(to: i64) -> Arc<Snapshot> {
+        let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
+        let ids = Arc::new(CountingIds::default());
+        let table = DeltaTable::new(store, Arc::new(ManualClock::at(7)), ids);
+        let spec = tidelake_manifest::CreateTable {
+            name: "t".into(),
+            schema: tidelake_schema::TableSchema::from_iceberg_json(SCHEMA).unwrap(),
+            append_only: true,
+            properties: BTreeMap::new(),
+            first_version: tidelake_core::TableVersion(0),
+        };
+        let created = table.create(spec).await.unwrap();
+        let tag = |name: &str, text: String| (name.to_owned(), Some(text));
+        let add = Add {
+            path: "a.parquet".into(),
+            size: 1,
+            data_change: true,
+            stats: Some(r#"{"numRecords":5}"#.into()),
+            tags: Some(BTreeMap::from([
+                tag("tidelake.bucket", "0".into()),
+                tag("tidelake.offsets", format!(r#"{{"0":[0,{to}]}}"#)),
+            ])),
+            ..Add::default()
+        };
+        let mark = MarkMove {
+            topic_id: TopicId([1; 16]),
+            bucket: Bucket(0),
+            from: Watermark(0),
+            to: Watermark(5),
+        };
+        let flush = Transaction::flush(vec![add], vec![mark]);
+        match table.commit(created.snapshot(), flush).await.unwrap() {
+            CommitOutcome::Committed { snapshot, .. } => snapshot,
+            CommitOutcome::Conflicted(conflict) => panic!("{conflict}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn files_of_a_topic_that_was_left_end_at_its_watermark() {
+        let problems = async |topic: u8, to| {
+            let mut report = Report::default();
+            let snapshot = filled(to).await;
+            offsets(&snapshot, &TopicId([topic; 16]), &mut report);
+            report.problems
+        };
+        for topic in [1, 2] {
+            assert_eq!(problems(topic, 5).await, 0, "topic {topic}");
+            assert_eq!(problems(topic, 6).await, 1, "topic {topic}");
+        }
+    }
 }

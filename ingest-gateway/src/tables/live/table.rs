@@ -10,8 +10,11 @@ use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{Bucket, ErrorKind, Watermark};
 use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
 use tidelake_schema::TableSchema;
+use tokio::time::Interval;
 
 use super::super::by_bucket;
+use super::topic::{Reached, TopicWatch};
+use crate::moment;
 use crate::request::shared;
 
 /// How old a view of the table's own log may be that records are checked by. Another engine may
@@ -20,11 +23,16 @@ const SCHEMA_AGE_MAX: Duration = Duration::from_secs(1);
 /// From this age on the next look is made beside the requests, so that none waits for it.
 const SCHEMA_AGE_GOOD: Duration = Duration::from_millis(500);
 
+/// Between two looks that refused records ask for.
+const LOOK_ANEW_INTERVAL: Duration = Duration::from_millis(100);
+
 /// One incarnation of a table.
 #[derive(Debug)]
 pub(crate) struct LiveTable {
     pub(crate) entry: Arc<TableEntry>,
     pub(crate) topic: Arc<str>,
+    pub(crate) reached: Arc<Reached>,
+    pub(super) topic_watch: TopicWatch,
     delta: DeltaTable,
     /// Rises by one for each body, so that bodies of one message take turns too.
     turn: AtomicU32,
@@ -33,6 +41,8 @@ pub(crate) struct LiveTable {
     written: AtomicBool,
     /// One look at the log at a time.
     looking: Arc<tokio::sync::Mutex<()>>,
+    /// When refused records may ask for the next one.
+    looking_anew: tokio::sync::Mutex<Option<Interval>>,
 }
 
 /// What a look at the table's log showed.
@@ -43,6 +53,8 @@ struct Seen {
     logged: Arc<TableEntry>,
     /// Why no row may follow, where another engine changed the columns or the key.
     misfit: Option<Arc<ManifestError>>,
+    /// Commits of ours can follow: other engines may have switched on what ours can't keep.
+    writable: bool,
     /// The look began then, or one that failed while the store was away.
     at: Instant,
 }
@@ -52,11 +64,14 @@ impl LiveTable {
         Self {
             entry: Arc::clone(entry),
             topic: shared(&entry.topic),
+            reached: Arc::new(Reached::new(entry.buckets)),
+            topic_watch: TopicWatch::new(),
             delta,
             turn: AtomicU32::new(0),
             seen: RwLock::default(),
             written: AtomicBool::new(false),
             looking: Arc::default(),
+            looking_anew: tokio::sync::Mutex::default(),
         }
     }
 
@@ -70,7 +85,7 @@ impl LiveTable {
         if let Some(seen) = self.seen_within(age_max) {
             return Ok(seen.snapshot);
         }
-        let asked = Instant::now();
+        let asked = moment::now();
         let _turn = self.looking.lock().await;
         match self.seen_since(asked).or_else(|| self.seen_within(age_max)) {
             Some(seen) => Ok(seen.snapshot),
@@ -84,18 +99,46 @@ impl LiveTable {
     pub(super) async fn logged(self: &Arc<Self>) -> Result<Arc<TableEntry>, ManifestError> {
         self.written.store(true, Ordering::Relaxed);
         if let Some(seen) = self.seen_within(SCHEMA_AGE_MAX) {
-            if seen.at.elapsed() >= SCHEMA_AGE_GOOD {
+            if moment::age(seen.at) >= SCHEMA_AGE_GOOD {
                 self.look_beside();
             }
-            return Ok(seen.logged);
+            return self.taking(seen);
         }
-        let asked = Instant::now();
+        let asked = moment::now();
         let _turn = self.looking.lock().await;
         if let Some(seen) = self.seen_since(asked) {
-            return Ok(seen.logged);
+            return self.taking(seen);
         }
         match self.look().await {
-            Ok(seen) => Ok(seen.logged),
+            Ok(seen) => self.taking(seen),
+            Err(error) => self.bridge(asked, &error).ok_or(error),
+        }
+    }
+
+    /// [`Self::logged`], by a look that began after this was called, unless another schema than
+    /// `known` has was seen already. Refused records ask for it: those of a table share a look each
+    /// [`LOOK_ANEW_INTERVAL`], which they wait for.
+    pub(super) async fn logged_anew(
+        &self,
+        known: &Arc<TableEntry>,
+    ) -> Result<Arc<TableEntry>, ManifestError> {
+        let asked = moment::now();
+        let mut turns = self.looking_anew.lock().await;
+        let seen = self.seen.read().clone();
+        if let Some(seen) = seen
+            && (seen.at >= asked || seen.logged.schema != known.schema)
+        {
+            return self.taking(seen);
+        }
+        let turns = turns.get_or_insert_with(|| {
+            let mut turns = tokio::time::interval(LOOK_ANEW_INTERVAL);
+            turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            turns
+        });
+        turns.tick().await;
+        let _turn = self.looking.lock().await;
+        match self.look().await {
+            Ok(seen) => self.taking(seen),
             Err(error) => self.bridge(asked, &error).ok_or(error),
         }
     }
@@ -137,7 +180,7 @@ impl LiveTable {
 
     /// Whose turn it is to look.
     async fn look(&self) -> Result<Seen, ManifestError> {
-        let at = Instant::now();
+        let at = moment::now();
         let before = self.seen.read().clone();
         let snapshot = match &before {
             Some(seen) => self.delta.refresh(&seen.snapshot).await?,
@@ -155,20 +198,35 @@ impl LiveTable {
                 ..self.entry.as_ref().clone()
             }),
         };
+        let writable = match self.seen.read().as_ref() {
+            Some(seen) if is_alike(&seen.snapshot, &snapshot) => seen.writable,
+            _ => self.delta.check_writable(&snapshot).is_ok(),
+        };
         let seen = Seen {
             misfit: self.check_columns_of(&snapshot).err().map(Arc::new),
             snapshot,
             logged,
+            writable,
             at,
         };
+        self.reached
+            .commit(&seen.snapshot.watermarks(&self.entry.topic_id));
         *self.seen.write() = Some(seen.clone());
         Ok(seen)
+    }
+
+    /// What records are checked by, unless no commit could hold them.
+    fn taking(&self, seen: Seen) -> Result<Arc<TableEntry>, ManifestError> {
+        if !seen.writable {
+            self.delta.check_writable(&seen.snapshot)?;
+        }
+        Ok(seen.logged)
     }
 
     fn seen_within(&self, age_max: Duration) -> Option<Seen> {
         let seen = self.seen.read();
         seen.as_ref()
-            .filter(|seen| seen.at.elapsed() < age_max)
+            .filter(|seen| moment::age(seen.at) < age_max)
             .cloned()
     }
 
@@ -200,4 +258,9 @@ impl LiveTable {
             snapshot.watermark(topic_id, bucket).unwrap_or_default()
         })
     }
+}
+
+/// True where what decides about writing is the same in both.
+fn is_alike(one: &Snapshot, other: &Snapshot) -> bool {
+    std::ptr::eq(one.metadata(), other.metadata()) && std::ptr::eq(one.protocol(), other.protocol())
 }

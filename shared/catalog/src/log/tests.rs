@@ -9,6 +9,7 @@ use tidelake_storage::faults::{FaultStore, Odds};
 
 use super::*;
 use crate::TableMode;
+use crate::entry::{LastVersions, Topics};
 
 fn memory() -> Store {
     Store::open("memory:///", &tidelake_storage::StoreOptions::default()).unwrap()
@@ -70,6 +71,35 @@ async fn a_dead_letter_table_comes_and_goes_with_its_table() {
     assert!(drop_and_purge(&catalog, "orders").await);
     assert_eq!(catalog.list_all(), []);
     assert_eq!(other.find_fresh(&letters.id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_table_is_given_other_topics_by_one_who_knows_those_it_has() {
+    let store = memory();
+    let (catalog, other) = (open(&store).await, open(&store).await);
+    catalog.add_table(entry("orders", 4)).await.unwrap();
+    let before = catalog.get(&id("orders")).unwrap();
+    let topics = |topic: u8| Topics {
+        table: TopicId([topic; 16]),
+        dead_letters: Some(TopicId([topic + 1; 16])),
+    };
+    let adopted = other
+        .adopt_topic(&before, topics(6))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(adopted.topics(), topics(6));
+    assert!(!adopted.is_same_table(&before));
+    // Asked for again it is what it is; who still speaks of the old ones changes nothing.
+    let again = catalog.adopt_topic(&before, topics(6)).await.unwrap();
+    assert_eq!(again.as_ref(), Some(&adopted));
+    assert_eq!(catalog.adopt_topic(&before, topics(8)).await.unwrap(), None);
+    let catalog = open(&store).await;
+    assert_eq!(catalog.get(&id("orders")), Some(adopted));
+    let dead_letters = catalog.get(&id("orders__dead_letters")).unwrap();
+    assert_eq!(dead_letters.topic_id, TopicId([7; 16]));
+    assert!(drop_and_purge(&catalog, "orders").await);
+    assert_eq!(catalog.adopt_topic(&before, topics(8)).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -421,6 +451,7 @@ async fn replay(store: &Store) -> (BTreeMap<TableId, TableEntry>, Vec<(usize, Op
                 assert!(model.remove(&table).is_some());
             }
             Event::AddDeadLetters { .. }
+            | Event::AdoptTopic { .. }
             | Event::EndLogs { .. }
             | Event::RestoreTable { .. }
             | Event::ClaimPurge { .. }

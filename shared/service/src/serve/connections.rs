@@ -51,6 +51,16 @@ impl Connections {
         }
     }
 
+    /// A place for a peer's connection, where one is free and the peer may have it.
+    pub(super) fn place_now(self: &Arc<Self>, peer: IpAddr) -> Option<Connection> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let free = FreePlace {
+            connections: self,
+            permit,
+        };
+        free.of_peer(peer)
+    }
+
     /// Waits until none is open.
     pub(super) async fn all_closed(&self) {
         let all = self.places.acquire_many(self.places_max).await;
@@ -73,6 +83,12 @@ impl FreePlace<'_> {
             peer,
             _permit: self.permit,
         })
+    }
+}
+
+impl Connection {
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
     }
 }
 

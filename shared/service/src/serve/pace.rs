@@ -9,12 +9,14 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::AsyncWrite;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until};
+
+use crate::moment;
 
 /// What buys a second of patience.
 const BYTES_PER_S_MIN: u64 = 1024;
@@ -23,6 +25,11 @@ const BYTES_PER_S_MIN: u64 = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client sends or takes less than {BYTES_PER_S_MIN} bytes a second")]
 pub(super) struct TooSlow;
+
+/// The patience that so many bytes give back.
+pub(super) fn bought(bytes: usize) -> Duration {
+    Duration::from_millis(bytes as u64 * 1000 / BYTES_PER_S_MIN)
+}
 
 #[derive(Debug)]
 struct Patience {
@@ -45,8 +52,8 @@ impl Patience {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<TooSlow> {
         let left = self.left;
         let (_, end) = self.waiting.get_or_insert_with(|| {
-            let now = Instant::now();
-            (now, Box::pin(sleep_until(now + left)))
+            let now = moment::now();
+            (now, Box::pin(sleep_until((now + left).into())))
         });
         end.as_mut().poll(cx).map(|()| TooSlow)
     }
@@ -54,11 +61,10 @@ impl Patience {
     /// So many bytes moved.
     fn moved(&mut self, bytes: usize) {
         if let Some((since, _)) = self.waiting.take() {
-            self.left = self.left.saturating_sub(since.elapsed());
+            self.left = self.left.saturating_sub(moment::age(since));
         }
         if self.left < self.most {
-            let bought = Duration::from_millis(bytes as u64 * 1000 / BYTES_PER_S_MIN);
-            self.left = self.left.saturating_add(bought).min(self.most);
+            self.left = self.left.saturating_add(bought(bytes)).min(self.most);
         }
     }
 }

@@ -1,0 +1,122 @@
+//! A table as clients see it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tidelake_catalog::TableMode;
+use tidelake_core::{Bucket, TableName, TenantId, TopicId, Watermark};
+use tidelake_manifest::Snapshot;
+use tidelake_schema::TableSchema;
+
+use super::live::LiveTable;
+use crate::Gateway;
+use crate::problem::Answer;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Description {
+    name: TableName,
+    tenant: TenantId,
+    mode: TableMode,
+    /// The key's columns in key order; empty for append tables.
+    primary_key: Vec<String>,
+    buckets: u32,
+    topic: String,
+    topic_id: TopicId,
+    schema: TableSchema,
+    properties: BTreeMap<String, String>,
+    created_ms: i64,
+    version: u64,
+    rows: u64,
+    files: usize,
+    bytes: u64,
+    watermarks: BTreeMap<Bucket, Watermark>,
+    /// Null while the log does not answer.
+    end_offsets: Option<BTreeMap<Bucket, Watermark>>,
+    /// Messages in the log that the table does not cover yet; null while the log does not answer, or
+    /// has another topic in its place.
+    lag_records: Option<i64>,
+    /// Why the table takes no records: its topic is another by now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic_changed: Option<TopicNote>,
+    /// The folder below the store's root.
+    location: String,
+}
+
+/// A topic that is not the table's, as writes are told.
+#[derive(Debug, Serialize)]
+struct TopicNote {
+    code: &'static str,
+    detail: String,
+    hint: Option<String>,
+}
+
+pub(super) async fn describe_one(
+    gateway: &Gateway,
+    table: &Arc<LiveTable>,
+) -> Result<Description, Answer> {
+    let mut description = describe_within(gateway, table, Duration::ZERO).await?;
+    if let Err(Answer(problem)) = gateway.tables.check_topic(table).await {
+        description.lag_records = None;
+        description.topic_changed = Some(TopicNote {
+            code: problem.code,
+            detail: problem.detail,
+            hint: problem.hint,
+        });
+    }
+    Ok(description)
+}
+
+pub(super) async fn describe_within(
+    gateway: &Gateway,
+    table: &LiveTable,
+    age_max: Duration,
+) -> Result<Description, Answer> {
+    let snapshot = gateway.tables.snapshot(table, age_max).await?;
+    let end_offsets = match gateway.tables.end_offsets(table).await {
+        Ok(ends) => Some(ends),
+        Err(Answer(problem)) => {
+            tracing::warn!(table = %table.entry.id, detail = problem.detail, "no end offsets");
+            None
+        }
+    };
+    Ok(description(table, &snapshot, end_offsets))
+}
+
+fn description(
+    table: &LiveTable,
+    snapshot: &Snapshot,
+    end_offsets: Option<BTreeMap<Bucket, Watermark>>,
+) -> Description {
+    let entry = &table.entry;
+    let watermarks = table.watermarks(snapshot);
+    let lag = |ends: &BTreeMap<Bucket, Watermark>| {
+        let mark = |bucket| watermarks.get(bucket).copied().unwrap_or_default();
+        ends.iter()
+            .map(|(bucket, end)| (end.0 - mark(bucket).0).max(0))
+            .sum()
+    };
+    let key = snapshot.schema().identifier_fields();
+    Description {
+        name: entry.id.table.clone(),
+        tenant: entry.id.tenant.clone(),
+        mode: entry.mode,
+        primary_key: key.iter().map(|field| field.name.clone()).collect(),
+        buckets: entry.buckets,
+        topic: entry.topic.clone(),
+        topic_id: entry.topic_id,
+        schema: TableSchema::clone(snapshot.schema()),
+        properties: entry.properties.clone(),
+        created_ms: entry.created_ms,
+        version: snapshot.version().0,
+        rows: snapshot.total_rows(),
+        files: snapshot.file_count(),
+        bytes: snapshot.total_bytes(),
+        lag_records: end_offsets.as_ref().map(lag),
+        topic_changed: None,
+        watermarks,
+        end_offsets,
+        location: entry.location(),
+    }
+}
