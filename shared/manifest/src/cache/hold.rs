@@ -40,6 +40,23 @@ pub struct CacheStats {
     pub evictions: u64,
 }
 
+impl CacheStats {
+    /// What has happened, by name.
+    pub fn events(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("hit", self.hits),
+            ("refresh", self.refreshes),
+            ("load", self.loads),
+            ("eviction", self.evictions),
+        ]
+    }
+
+    /// What is there, by unit.
+    pub fn held(&self) -> Vec<(&'static str, u64)> {
+        vec![("bytes", self.bytes), ("tables", self.tables)]
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     hits: AtomicU64,
@@ -312,8 +329,10 @@ impl Shared {
         self.change(slot, |contents| {
             let held = contents.newest.take();
             let is_later = held.as_ref().is_none_or(|held| {
-                held.snapshot.metadata().id == snapshot.metadata().id
-                    && held.snapshot.version() < snapshot.version()
+                let held = &held.snapshot;
+                // The same version with a checkpoint written since is the better one.
+                held.metadata().id == snapshot.metadata().id
+                    && (held.version, held.checkpoint) < (snapshot.version, snapshot.checkpoint)
             });
             if !is_later {
                 contents.newest = held;
