@@ -11,7 +11,9 @@ use tidelake_catalog::{Catalog, CatalogError, TableEntry};
 use tidelake_core::{Bucket, ErrorKind, Offset, TableId};
 use tidelake_log::topics::{dead_letter_topic, parse_table_topic};
 use tidelake_log::{LogAdmin, LogError};
-use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
+use tidelake_manifest::{
+    CachedTable, DeltaTable, Freshness, ManifestError, Snapshot, SnapshotCache,
+};
 use tidelake_service::Runtime;
 use tidelake_storage::Store;
 use tokio::sync::Semaphore;
@@ -32,6 +34,8 @@ pub struct OpenTable {
     /// Where its dead letters go; a dead-letter table has none itself.
     pub dead_letters: Option<Arc<str>>,
     pub delta: DeltaTable,
+    /// Where others of the process learn of its commits.
+    pub cached: CachedTable,
 }
 
 /// A table at its newest version, and which of the buckets asked for can be consumed.
@@ -104,6 +108,7 @@ pub struct Opener {
     pub admin: Arc<dyn LogAdmin>,
     pub topic_prefix: String,
     pub runtime: Runtime,
+    pub snapshots: SnapshotCache,
     pub turns: Arc<Semaphore>,
 }
 
@@ -115,12 +120,15 @@ impl Opener {
         let no_table = || OpenError::NoTable(topic.to_string());
         let id = parse_table_topic(&self.topic_prefix, topic).ok_or_else(no_table)?;
         let entry = self.catalog.find_fresh(&id).await?.ok_or_else(no_table)?;
-        let store = self.store.scoped(&entry.location());
-        let delta = DeltaTable::new(store, self.runtime.clock.clone(), self.runtime.ids.clone());
-        let snapshot = delta
-            .snapshot()
-            .await
-            .map_err(|source| OpenError::Manifest { table: id, source })?;
+        let location = entry.location();
+        let cached = self.snapshots.table(&location, entry.topic_id, || {
+            let (clock, ids) = (self.runtime.clock.clone(), self.runtime.ids.clone());
+            DeltaTable::new(self.store.scoped(&location), clock, ids)
+        });
+        let seen = cached.get(Freshness::Latest).await;
+        let snapshot = seen
+            .map_err(|source| OpenError::Manifest { table: id, source })?
+            .snapshot;
         if snapshot.is_dropped() {
             return Err(no_table());
         }
@@ -144,7 +152,8 @@ impl Opener {
             table: Arc::new(OpenTable {
                 entry,
                 dead_letters,
-                delta,
+                delta: cached.delta().clone(),
+                cached,
             }),
             snapshot,
             ready,

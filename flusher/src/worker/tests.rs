@@ -116,6 +116,7 @@ async fn workbench(client: &dyn LogClient, runtime: &Runtime) -> Workbench {
             admin: client.admin(),
             topic_prefix: settings.kafka.topic_prefix.clone(),
             runtime: runtime.clone(),
+            snapshots: tidelake_manifest::SnapshotCache::new(1 << 20),
             turns: Arc::new(Semaphore::new(1)),
         },
         writer: client.writer(ProducerSettings::default()).unwrap(),

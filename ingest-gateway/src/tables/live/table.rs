@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use tidelake_catalog::TableEntry;
 use tidelake_core::{Bucket, ErrorKind, Watermark};
-use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
+use tidelake_manifest::{CachedTable, Freshness, ManifestError, Snapshot};
 use tidelake_schema::TableSchema;
 
 use super::super::by_bucket;
@@ -25,20 +25,18 @@ const SCHEMA_AGE_GOOD: Duration = Duration::from_millis(500);
 pub(crate) struct LiveTable {
     pub(crate) entry: Arc<TableEntry>,
     pub(crate) topic: Arc<str>,
-    delta: DeltaTable,
+    cached: CachedTable,
     /// Rises by one for each body, so that bodies of one message take turns too.
     turn: AtomicU32,
     seen: RwLock<Option<Seen>>,
-    /// Records were written through this gateway, so its state is wanted again.
-    written: AtomicBool,
     /// One look at the log at a time.
     looking: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What a look at the table's log showed.
+/// What a look at the table's log showed. Not the version: that is the cache's to hold.
 #[derive(Debug, Clone)]
 struct Seen {
-    snapshot: Arc<Snapshot>,
+    schema: Arc<TableSchema>,
     /// The table with the schema of its log.
     logged: Arc<TableEntry>,
     /// The look began then, or one that failed while the store was away.
@@ -46,14 +44,13 @@ struct Seen {
 }
 
 impl LiveTable {
-    pub(super) fn new(entry: &Arc<TableEntry>, delta: DeltaTable) -> Self {
+    pub(super) fn new(entry: &Arc<TableEntry>, cached: CachedTable) -> Self {
         Self {
             entry: Arc::clone(entry),
             topic: shared(&entry.topic),
-            delta,
+            cached,
             turn: AtomicU32::new(0),
             seen: RwLock::default(),
-            written: AtomicBool::new(false),
             looking: Arc::default(),
         }
     }
@@ -65,22 +62,25 @@ impl LiveTable {
     /// The table's latest version, or one that was the latest within `age_max`. Callers that wait
     /// for the same look share it.
     pub(super) async fn snapshot(&self, age_max: Duration) -> Result<Arc<Snapshot>, ManifestError> {
-        if let Some(seen) = self.seen_within(age_max) {
-            return Ok(seen.snapshot);
+        let wanted = Freshness::NoOlderThan(age_max);
+        let snapshot = self.cached.get(wanted).await?.snapshot;
+        if snapshot.is_dropped() {
+            return Err(ManifestError::NoTable {
+                at: self.entry.location(),
+            });
         }
-        let asked = Instant::now();
-        let _turn = self.looking.lock().await;
-        match self.seen_since(asked).or_else(|| self.seen_within(age_max)) {
-            Some(seen) => Ok(seen.snapshot),
-            None => Ok(self.look().await?.snapshot),
-        }
+        Ok(snapshot)
+    }
+
+    /// True where its state is known, so that a look reads no more than what is new.
+    pub(crate) fn is_known(&self) -> bool {
+        self.cached.known().is_some()
     }
 
     /// The table with the schema of its own log, by which records are checked: of a version that
     /// was the latest within [`SCHEMA_AGE_MAX`]. While the store is away, what was seen last must
     /// do: nobody who needs the store changes the table either.
     pub(super) async fn logged(self: &Arc<Self>) -> Result<Arc<TableEntry>, ManifestError> {
-        self.written.store(true, Ordering::Relaxed);
         if let Some(seen) = self.seen_within(SCHEMA_AGE_MAX) {
             if seen.at.elapsed() >= SCHEMA_AGE_GOOD {
                 self.look_beside();
@@ -95,14 +95,6 @@ impl LiveTable {
         match self.look().await {
             Ok(seen) => Ok(seen.logged),
             Err(error) => self.bridge(asked, &error).ok_or(error),
-        }
-    }
-
-    /// Forgets the table's state, which is as large as its list of files, unless records are written
-    /// to it.
-    pub(crate) fn release(&self) {
-        if !self.written.load(Ordering::Relaxed) {
-            *self.seen.write() = None;
         }
     }
 
@@ -137,24 +129,16 @@ impl LiveTable {
     async fn look(&self) -> Result<Seen, ManifestError> {
         let at = Instant::now();
         let before = self.seen.read().clone();
-        let snapshot = match &before {
-            Some(seen) => self.delta.refresh(&seen.snapshot).await?,
-            None => self.delta.snapshot().await?,
-        };
-        if snapshot.is_dropped() {
-            return Err(ManifestError::NoTable {
-                at: self.entry.location(),
-            });
-        }
+        let snapshot = self.snapshot(Duration::ZERO).await?;
         let logged = match before {
-            Some(seen) if seen.snapshot.schema() == snapshot.schema() => seen.logged,
+            Some(seen) if seen.schema == *snapshot.schema() => seen.logged,
             _ => Arc::new(TableEntry {
                 schema: TableSchema::clone(snapshot.schema()),
                 ..self.entry.as_ref().clone()
             }),
         };
         let seen = Seen {
-            snapshot,
+            schema: Arc::clone(snapshot.schema()),
             logged,
             at,
         };
