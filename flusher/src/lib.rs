@@ -40,6 +40,7 @@ use std::sync::Arc;
 use tidelake_catalog::Catalog;
 use tidelake_core::ErrorKind;
 use tidelake_log::{KafkaLog, LogAdmin, LogClient, ProducerSettings, TopicSpec, topics};
+use tidelake_manifest::SnapshotCache;
 use tidelake_service::{Running, Runtime, ServiceError, serve, standard_routes};
 use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::index::IndexHome;
@@ -59,11 +60,51 @@ const INDEX_RUN_BYTES_IN_MEMORY: usize = 256 << 10;
 /// Buckets of the topic of commit events.
 const COMMITS_BUCKETS: u32 = 1;
 
+/// What services of one process may share.
+#[derive(Debug)]
+pub struct Parts {
+    pub store: Store,
+    pub log: Arc<dyn LogClient>,
+    pub snapshots: SnapshotCache,
+    /// Where key indexes live; by the settings where absent.
+    pub indexes: Option<IndexHome>,
+}
+
 /// Starts a flusher. It has joined its group, or goes on trying, when this returns.
 ///
 /// # Errors
 /// Settings that can't work, a store that can't be opened, an address that is taken.
 pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, ServiceError> {
+    let log = KafkaLog::new(settings.kafka.clone()).map_err(|error| {
+        ServiceError::caused_by(error.kind(), "open a client of the log", error)
+    })?;
+    let store = Store::open(&settings.store, &StoreOptions::default())
+        .map_err(|error| ServiceError::caused_by(error.kind(), "open the object store", error))?;
+    let snapshots = SnapshotCache::new(settings.snapshot_cache_bytes_max);
+    let (events, held) = (snapshots.clone(), snapshots.clone());
+    runtime.metrics.sampled_snapshot_cache(
+        "flusher",
+        move || events.stats().events(),
+        move || held.stats().held(),
+    );
+    let parts = Parts {
+        store,
+        log: Arc::new(log),
+        snapshots,
+        indexes: None,
+    };
+    start_with(settings, runtime, parts).await
+}
+
+/// As [`start`], over parts that others of the process have as well.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with(
+    settings: Settings,
+    runtime: Runtime,
+    parts: Parts,
+) -> Result<Running, ServiceError> {
     settings
         .check()
         .map_err(|why| ServiceError::new(ErrorKind::Invalid, why))?;
@@ -72,11 +113,9 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         ServiceError::caused_by(ErrorKind::Unavailable, what, error)
     })?;
     let address = listener.local_addr()?;
-    let log = KafkaLog::new(settings.kafka.clone()).map_err(|error| {
-        ServiceError::caused_by(error.kind(), "open a client of the log", error)
-    })?;
-    let bench = workbench(&settings, &runtime, &log).await?;
-    let worker = Worker::start(settings, runtime.clone(), bench, &log)?;
+    let log = Arc::clone(&parts.log);
+    let bench = workbench(&settings, &runtime, parts).await?;
+    let worker = Worker::start(settings, runtime.clone(), bench, log.as_ref())?;
     let router = standard_routes("flusher", &runtime);
     let task = tokio::spawn(async move {
         // Health and metrics answer until the last commit is known.
@@ -94,10 +133,14 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
 async fn workbench(
     settings: &Settings,
     runtime: &Runtime,
-    log: &dyn LogClient,
+    parts: Parts,
 ) -> Result<Workbench, ServiceError> {
-    let store = Store::open(&settings.store, &StoreOptions::default())
-        .map_err(|error| ServiceError::caused_by(error.kind(), "open the object store", error))?;
+    let Parts {
+        store,
+        log,
+        snapshots,
+        indexes,
+    } = parts;
     tidelake_storage::probe(&store, runtime.ids.as_ref())
         .await
         .map_err(|error| ServiceError::caused_by(error.kind(), "use the object store", error))?;
@@ -123,12 +166,10 @@ async fn workbench(
     if let Some(topic) = &announce {
         ensure_topic(&*admin, topic).await?;
     }
-    let index_folder = settings.index_folder();
-    let index_home =
-        IndexHome::open(&index_folder, INDEX_RUN_BYTES_IN_MEMORY).map_err(|error| {
-            let what = format!("use {} for key indexes", index_folder.display());
-            ServiceError::caused_by(error.kind(), what, error)
-        })?;
+    let index_home = match indexes {
+        Some(home) => home,
+        None => index_home(settings)?,
+    };
     let counted = store.clone();
     runtime.metrics.sampled_counters(
         "tidelake_store_requests_total",
@@ -145,6 +186,7 @@ async fn workbench(
             topic_prefix: prefix,
             group,
             runtime: runtime.clone(),
+            snapshots,
             turns: Arc::new(Semaphore::new(OPENS_MAX)),
         },
         writer,
@@ -152,6 +194,14 @@ async fn workbench(
         files: settings.files(),
         index_home: Arc::new(index_home),
         announce,
+    })
+}
+
+fn index_home(settings: &Settings) -> Result<IndexHome, ServiceError> {
+    let folder = settings.index_folder();
+    IndexHome::open(&folder, INDEX_RUN_BYTES_IN_MEMORY).map_err(|error| {
+        let what = format!("use {} for key indexes", folder.display());
+        ServiceError::caused_by(error.kind(), what, error)
     })
 }
 

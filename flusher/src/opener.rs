@@ -11,7 +11,9 @@ use tidelake_catalog::{Catalog, CatalogError, TableEntry, TableMode};
 use tidelake_core::{Bucket, ErrorKind, Offset, TableId};
 use tidelake_log::topics::{dead_letter_topic, parse_table_topic};
 use tidelake_log::{LogAdmin, LogError, TopicInfo};
-use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
+use tidelake_manifest::{
+    CachedTable, DeltaTable, Freshness, ManifestError, Snapshot, SnapshotCache,
+};
 use tidelake_service::Runtime;
 use tidelake_storage::Store;
 use tokio::sync::Semaphore;
@@ -32,6 +34,8 @@ pub struct OpenTable {
     /// Where its dead letters go; a dead-letter table has none itself.
     pub dead_letters: Option<Arc<str>>,
     pub delta: DeltaTable,
+    /// Where others of the process learn of its commits.
+    pub cached: CachedTable,
 }
 
 /// A table at its newest version, and which of the buckets asked for can be consumed.
@@ -120,6 +124,7 @@ pub struct Opener {
     pub topic_prefix: String,
     pub group: Group,
     pub runtime: Runtime,
+    pub snapshots: SnapshotCache,
     pub turns: Arc<Semaphore>,
 }
 
@@ -132,18 +137,22 @@ impl Opener {
         let id = parse_table_topic(&self.topic_prefix, topic).ok_or_else(no_table)?;
         let entry = self.catalog.find_fresh(&id).await?;
         let entry = entry.ok_or_else(|| self.missing(topic, &id))?;
-        let store = self.store.scoped(&entry.location());
-        let delta = DeltaTable::new(store, self.runtime.clock.clone(), self.runtime.ids.clone());
-        let snapshot = delta
-            .snapshot()
-            .await
-            .map_err(|source| OpenError::Manifest { table: id, source })?;
+        let location = entry.location();
+        let cached = self.snapshots.table(&location, entry.topic_id, || {
+            let (clock, ids) = (self.runtime.clock.clone(), self.runtime.ids.clone());
+            DeltaTable::new(self.store.scoped(&location), clock, ids)
+        });
+        let seen = cached.get(Freshness::Latest).await;
+        let snapshot = seen
+            .map_err(|source| OpenError::Manifest { table: id, source })?
+            .snapshot;
         if snapshot.is_dropped() {
             return Err(no_table());
         }
         // Rows are decoded by the columns that are there now, and must fit those before.
         let key = entry.mode == TableMode::Upsert;
-        delta
+        cached
+            .delta()
             .check_columns(&snapshot, &entry.schema, key)
             .map_err(|source| OpenError::Manifest {
                 table: entry.id.clone(),
@@ -169,7 +178,8 @@ impl Opener {
             table: Arc::new(OpenTable {
                 entry,
                 dead_letters,
-                delta,
+                delta: cached.delta().clone(),
+                cached,
             }),
             snapshot,
             ready,

@@ -31,6 +31,9 @@ pub struct Settings {
     /// How far the log client reads ahead; twice this is taken out of `memory_bytes_max`, and it is
     /// an eighth of that at most. Less makes catching up slower.
     pub prefetch_bytes_max: usize,
+    /// Memory for versions of tables that are not open here just now, so that buckets which come
+    /// back are begun sooner. In a process of several services its own setting counts, not this one.
+    pub snapshot_cache_bytes_max: u64,
     /// A table is flushed when it holds so much: larger files, more to read again after a crash.
     pub flush_bytes: usize,
     /// A table is flushed when its oldest row is this old: how far other engines lag behind.
@@ -58,6 +61,7 @@ impl Default for Settings {
             instance_id: String::new(),
             memory_bytes_max: 1 << 30,
             prefetch_bytes_max: 32 << 20,
+            snapshot_cache_bytes_max: 64 << 20,
             flush_bytes: 128 << 20,
             flush_age_ms: 5_000,
             discovery_ms: 1_000,

@@ -54,6 +54,8 @@ use std::time::Duration;
 use tidelake_catalog::Catalog;
 use tidelake_core::ErrorKind;
 use tidelake_core::ids::SharedIds;
+use tidelake_log::{KafkaLog, LogClient};
+use tidelake_manifest::SnapshotCache;
 use tidelake_service::{HealthHandle, Running, Runtime, ServiceError, Shutdown, standard_routes};
 use tidelake_storage::{Store, StoreOptions};
 use tokio::net::TcpListener;
@@ -61,7 +63,7 @@ use tokio::net::TcpListener;
 pub use settings::{IngestSettings, Settings, TableSettings};
 
 use admission::Admission;
-use log::{KafkaLog, TableLog};
+use log::{ClientLog, TableLog};
 use metrics::GatewayMetrics;
 use spool::SpoolBudget;
 use tables::Tables;
@@ -83,6 +85,14 @@ struct Shared {
 
 type Gateway = Arc<Shared>;
 
+/// What services of one process may share.
+#[derive(Debug)]
+pub struct Parts {
+    pub store: Store,
+    pub log: Arc<dyn LogClient>,
+    pub snapshots: SnapshotCache,
+}
+
 /// Starts the gateway: reads the catalog, then listens. Ends when `runtime`'s shutdown is
 /// requested and requests under way are answered.
 ///
@@ -90,9 +100,35 @@ type Gateway = Arc<Shared>;
 /// When the store can't be used or the address can't be listened on. A log that is away is no
 /// error: the gateway is not ready until it answers.
 pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, ServiceError> {
-    let log = KafkaLog::new(&settings.kafka)
+    let log = KafkaLog::new(settings.kafka.clone())
         .map_err(|error| caused(error.kind(), "the log's settings can't be used", error))?;
-    let (gateway, log) = assemble(&settings, &runtime, Arc::new(log)).await?;
+    let store = Store::open(&settings.store, &StoreOptions::default())
+        .map_err(|error| caused(error.kind(), "the object store can't be opened", error))?;
+    let snapshots = SnapshotCache::new(settings.tables.snapshot_cache_bytes_max);
+    let (events, held) = (snapshots.clone(), snapshots.clone());
+    runtime.metrics.sampled_snapshot_cache(
+        "gateway",
+        move || events.stats().events(),
+        move || held.stats().held(),
+    );
+    let parts = Parts {
+        store,
+        log: Arc::new(log),
+        snapshots,
+    };
+    start_with(settings, runtime, parts).await
+}
+
+/// As [`start`], over parts that others of the process have as well.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with(
+    settings: Settings,
+    runtime: Runtime,
+    parts: Parts,
+) -> Result<Running, ServiceError> {
+    let (gateway, log) = assemble(&settings, &runtime, parts).await?;
     let listener = TcpListener::bind(&settings.listen).await.map_err(|error| {
         caused(
             ErrorKind::Invalid,
@@ -139,14 +175,20 @@ pub async fn run(settings: Settings, runtime: Runtime) -> Result<(), ServiceErro
 async fn assemble(
     settings: &Settings,
     runtime: &Runtime,
-    log: Arc<dyn TableLog>,
+    parts: Parts,
 ) -> Result<(Gateway, Arc<dyn TableLog>), ServiceError> {
-    let store = Store::open(&settings.store, &StoreOptions::default())
-        .map_err(|error| caused(error.kind(), "the object store can't be opened", error))?;
+    let Parts {
+        store,
+        log,
+        snapshots,
+    } = parts;
+    let log = ClientLog::new(log.as_ref())
+        .map_err(|error| caused(error.kind(), "the log's settings can't be used", error))?;
+    let log: Arc<dyn TableLog> = Arc::new(log);
     tidelake_storage::probe(&store, runtime.ids.as_ref())
         .await
         .map_err(|error| caused(error.kind(), "the object store can't be used", error))?;
-    let gateway = gateway(settings, runtime, store, Arc::clone(&log)).await?;
+    let gateway = gateway(settings, runtime, store, Arc::clone(&log), snapshots).await?;
     Ok((gateway, log))
 }
 
@@ -155,6 +197,7 @@ async fn gateway(
     runtime: &Runtime,
     store: Store,
     log: Arc<dyn TableLog>,
+    snapshots: SnapshotCache,
 ) -> Result<Gateway, ServiceError> {
     let seams = (Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
     let counted = store.clone();
@@ -176,6 +219,7 @@ async fn gateway(
         prefix,
         seams,
         settings.tables.clone(),
+        snapshots,
     );
     let ingest = settings.ingest.clone();
     Ok(Arc::new(Shared {

@@ -1,13 +1,14 @@
 //! The log as the gateway needs it: a seam, so that tests run without a broker.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tidelake_core::{Bucket, Offset};
 use tidelake_log::{
-    Admin, KafkaSettings, LogError, Message, Producer, ProducerSettings, TopicCreated, TopicInfo,
-    TopicSpec,
+    LogAdmin, LogClient, LogError, Message, ProducerSettings, TopicCreated, TopicInfo, TopicSpec,
+    TopicWriter,
 };
 
 /// Resolves once the log has the message on disk, or will never say.
@@ -37,26 +38,25 @@ pub(crate) trait TableLog: Debug + Send + Sync + 'static {
     fn alive(&self) -> BoxFuture<'_, Result<(), LogError>>;
 }
 
-/// Kafka, or what speaks its protocol.
+/// A log as its client gives it.
 #[derive(Debug)]
-pub(crate) struct KafkaLog {
-    producer: Producer,
-    admin: Admin,
+pub(crate) struct ClientLog {
+    writer: Arc<dyn TopicWriter>,
+    admin: Arc<dyn LogAdmin>,
 }
 
-impl KafkaLog {
-    pub(crate) fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
-        let producer = Producer::new(settings, ProducerSettings::default())?;
+impl ClientLog {
+    pub(crate) fn new(log: &dyn LogClient) -> Result<Self, LogError> {
         Ok(Self {
-            producer,
-            admin: Admin::new(settings)?,
+            writer: log.writer(ProducerSettings::default())?,
+            admin: log.admin(),
         })
     }
 }
 
-impl TableLog for KafkaLog {
+impl TableLog for ClientLog {
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Delivered, LogError>> {
-        async move { Ok(self.producer.enqueue_waiting(message).await?.boxed()) }.boxed()
+        async move { Ok(self.writer.enqueue_waiting(message).await?.boxed()) }.boxed()
     }
 
     fn create_topic<'a>(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidelake_log::KafkaSettings;
+use tidelake_manifest::cache::SNAPSHOT_CACHE_BYTES;
 use tidelake_service::{HttpSettings, MetricsSettings};
 
 use crate::body::Pace;
@@ -133,6 +134,10 @@ pub struct TableSettings {
     /// How long a dropped table can be restored, unless its name is used again before. Until then its
     /// topic and files stay and take their room; 0 removes them at once.
     pub undrop_grace_ms: u64,
+    /// Memory for versions of tables between looks at them: their lists of files. Less means that
+    /// tables which are seldom asked for are loaded anew. In a process of several services its own
+    /// setting counts, not this one.
+    pub snapshot_cache_bytes_max: u64,
     /// Longest wait of `flush` and of `status?wait_ms=`.
     pub wait_ms_max: u64,
 }
@@ -144,6 +149,7 @@ impl Default for TableSettings {
             retention_ms_default: 7 * 24 * 3600 * 1000,
             catalog_age_ms_max: 2_000,
             undrop_grace_ms: 24 * 3600 * 1000,
+            snapshot_cache_bytes_max: SNAPSHOT_CACHE_BYTES,
             wait_ms_max: 120_000,
         }
     }

@@ -46,6 +46,9 @@ const LOOKS_IN_FLIGHT_MAX: usize = 8;
 const LIST_AGE_MAX: Duration = Duration::from_secs(5);
 /// Tables of one answer.
 const LIST_MAX: usize = 1000;
+/// Tables whose whole state is read for one list. More are listed without it: a list must not load
+/// everything that there is.
+const LIST_LOADS_MAX: usize = 32;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct List {
@@ -60,6 +63,21 @@ pub(crate) struct List {
 #[serde(untagged)]
 enum Listed {
     Described(Box<Description>),
+    /// Nobody has looked at it for long, and the list has loaded enough: describing it tells more.
+    Named {
+        name: TableName,
+        tenant: TenantId,
+        mode: TableMode,
+        buckets: u32,
+        topic: String,
+        topic_id: TopicId,
+        /// As it was created.
+        schema: Box<TableSchema>,
+        properties: BTreeMap<String, String>,
+        created_ms: i64,
+        /// Always null.
+        version: Option<u64>,
+    },
     Unreadable {
         name: TableName,
         tenant: TenantId,
@@ -71,6 +89,25 @@ enum Listed {
         code: &'static str,
         detail: String,
     },
+}
+
+impl Listed {
+    /// Without what only its log tells.
+    fn of_catalog(table: &LiveTable) -> Self {
+        let entry = &table.entry;
+        Self::Named {
+            name: entry.id.table.clone(),
+            tenant: entry.id.tenant.clone(),
+            mode: entry.mode,
+            buckets: entry.buckets,
+            topic: entry.topic.clone(),
+            topic_id: entry.topic_id,
+            schema: Box::new(entry.schema.clone()),
+            properties: entry.properties.clone(),
+            created_ms: entry.created_ms,
+            version: None,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -134,10 +171,23 @@ pub(crate) async fn list(
     tables.truncate(limit);
     let last = tables.last().filter(|_| more);
     let next_after = last.map(|table| table.entry.id.table.clone());
-    let tables: Vec<_> = futures::stream::iter(tables)
-        .map(|table| {
+    let mut loads = LIST_LOADS_MAX;
+    let looks = tables.into_iter().map(|table| {
+        let looked = table.is_known() || loads > 0;
+        if !table.is_known() {
+            loads = loads.saturating_sub(1);
+        }
+        (table, looked)
+    });
+    let tables: Vec<_> = futures::stream::iter(looks.collect::<Vec<_>>())
+        .map(|(table, looked)| {
             let gateway = gateway.clone();
-            async move { listed(&gateway, &table).await }
+            async move {
+                match looked {
+                    true => listed(&gateway, &table).await,
+                    false => Listed::of_catalog(&table),
+                }
+            }
         })
         .buffered(LOOKS_IN_FLIGHT_MAX)
         .collect()
@@ -146,10 +196,7 @@ pub(crate) async fn list(
 }
 
 async fn listed(gateway: &Gateway, table: &LiveTable) -> Listed {
-    let described = describe_within(gateway, table, LIST_AGE_MAX).await;
-    // A list must not make the gateway hold the state of every table there is.
-    table.release();
-    match described {
+    match describe_within(gateway, table, LIST_AGE_MAX).await {
         Ok(description) => Listed::Described(Box::new(description)),
         Err(Answer(problem)) => Listed::Unreadable {
             name: table.entry.id.table.clone(),

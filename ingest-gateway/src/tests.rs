@@ -83,7 +83,8 @@ impl Harness {
 
     async fn over(store: Store, log: Arc<MemoryLog>, settings: Settings, runtime: Runtime) -> Self {
         let shared: Arc<dyn TableLog> = log.clone();
-        let gateway = gateway(&settings, &runtime, store.clone(), shared)
+        let snapshots = tidelake_manifest::SnapshotCache::new(1 << 20);
+        let gateway = gateway(&settings, &runtime, store.clone(), shared, snapshots)
             .await
             .unwrap();
         let router = routes::routes(gateway.clone());

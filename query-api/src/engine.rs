@@ -32,6 +32,7 @@ use tidelake_catalog::Catalog;
 use tidelake_core::clock::SharedClock;
 use tidelake_core::ids::SharedIds;
 use tidelake_core::{Bucket, TableId, TableVersion, TenantId, Watermark};
+use tidelake_manifest::SnapshotCache;
 use tidelake_storage::Store;
 use tidelake_table::index::IndexHome;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -45,7 +46,7 @@ use crate::queries::{Queries, QueryId, QueryInfo, Running};
 use crate::request::Request;
 use crate::settings::QuerySettings;
 use crate::sql;
-use crate::tail::{TailSource, Tails};
+use crate::tail::{TailLog, Tails};
 
 /// Parts of a key index up to this size stay in memory, larger ones become files.
 const INDEX_RUN_MEMORY_BYTES: usize = 1 << 20;
@@ -76,7 +77,10 @@ pub struct Parts {
     pub settings: QuerySettings,
     pub store: Store,
     pub catalog: Catalog,
-    pub tail: Arc<dyn TailSource>,
+    pub tail: TailLog,
+    pub snapshots: SnapshotCache,
+    /// Where key indexes live; by the settings where absent.
+    pub indexes: Option<IndexHome>,
     pub clock: SharedClock,
     pub ids: SharedIds,
     pub metrics: QueryMetrics,
@@ -138,6 +142,8 @@ impl Engine {
             store,
             catalog,
             tail,
+            snapshots,
+            indexes,
             clock,
             ids,
             metrics,
@@ -149,11 +155,11 @@ impl Engine {
             settings.page_cache_bytes_max,
             metrics.clone(),
         );
-        let home = Arc::new(index_home(&settings));
-        let pins = Pins::new(store, catalog, Arc::clone(&clock), Arc::clone(&ids));
-        let pins = Arc::new(pins);
+        let home = Arc::new(indexes.unwrap_or_else(|| index_home(&settings)));
+        let seams = (Arc::clone(&clock), Arc::clone(&ids));
+        let pins = Arc::new(Pins::new(store, catalog, snapshots, seams.0, seams.1));
         let tails = Tails::new(
-            tail,
+            Arc::new(tail),
             Arc::clone(&pins),
             settings.clone(),
             home,

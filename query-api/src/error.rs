@@ -181,11 +181,11 @@ impl QueryError {
             | Self::TopicChanged { .. }
             | Self::SnapshotsFull(_) => ErrorKind::Conflict,
             Self::LogGap { .. } | Self::Corrupt(_) => ErrorKind::Corrupt,
-            Self::Manifest(error) => error.kind(),
-            Self::Catalog(error) => error.kind(),
-            Self::Log(error) => error.kind(),
-            Self::Schema(error) => error.kind(),
-            Self::Table(error) => error.kind(),
+            Self::Manifest(error) => of_state(error.kind()),
+            Self::Catalog(error) => of_state(error.kind()),
+            Self::Log(error) => of_state(error.kind()),
+            Self::Schema(error) => of_state(error.kind()),
+            Self::Table(error) => of_state(error.kind()),
             Self::Engine(_) => ErrorKind::Bug,
             Self::Closed => ErrorKind::Closed,
         }
@@ -197,7 +197,12 @@ impl QueryError {
             Self::Timeout(_) => "timeout",
             Self::Cancelled => "cancelled",
             Self::Overloaded { .. } => "refused",
-            Self::TopicChanged { .. } => "failed",
+            Self::TopicChanged { .. }
+            | Self::Manifest(_)
+            | Self::Catalog(_)
+            | Self::Log(_)
+            | Self::Schema(_)
+            | Self::Table(_) => "failed",
             _ => match self.kind() {
                 ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Conflict => "invalid",
                 _ => "failed",
@@ -210,6 +215,15 @@ impl QueryError {
             field,
             reason: reason.into(),
         }
+    }
+}
+
+/// What is stored or set up in a way that can't be used is no fault of whoever asks, and is not
+/// absent either: somebody else has to change it first.
+fn of_state(kind: ErrorKind) -> ErrorKind {
+    match kind {
+        ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::TooLarge => ErrorKind::Conflict,
+        other => other,
     }
 }
 

@@ -54,9 +54,11 @@ use std::time::Duration;
 
 use tidelake_catalog::Catalog;
 use tidelake_core::ErrorKind;
-use tidelake_log::Admin;
+use tidelake_log::{KafkaLog, LogAdmin, LogClient};
+use tidelake_manifest::SnapshotCache;
 use tidelake_service::{HealthHandle, Running, Runtime, ServiceError, Shutdown};
 use tidelake_storage::{Store, StoreOptions};
+use tidelake_table::index::IndexHome;
 
 pub use engine::{Answer, Engine, Parts, Seen};
 pub use error::QueryError;
@@ -66,7 +68,7 @@ pub use request::{Consistency, Request, Tokens};
 pub use routes::router;
 pub use settings::{QuerySettings, Settings};
 pub use sql::AsOf;
-pub use tail::{Fed, Feed, KafkaTail, Messages, RawMessage, TailSource};
+pub use tail::TailLog;
 
 /// How often the log is asked whether it is there.
 const LOG_CHECK: Duration = Duration::from_secs(10);
@@ -79,14 +81,22 @@ pub async fn run(settings: Settings, runtime: Runtime) -> Result<(), ServiceErro
     start(settings, runtime).await?.wait().await
 }
 
+/// What services of one process may share.
+#[derive(Debug)]
+pub struct Shared {
+    pub store: Store,
+    pub log: Arc<dyn LogClient>,
+    pub snapshots: SnapshotCache,
+    /// Where key indexes live; by the settings where absent.
+    pub indexes: Option<IndexHome>,
+}
+
 /// Starts the service; it runs until the runtime's shutdown is triggered. A log that does not answer
 /// yet is no obstacle: `committed` queries do without.
 ///
 /// # Errors
 /// Settings that can't be used, a store that does not answer, an address that is taken.
 pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, ServiceError> {
-    let store_health = runtime.health.component("store");
-    let log_health = runtime.health.component("log");
     if settings.store.is_empty() {
         let what = "setting store is missing: give the object store's URL";
         return Err(ServiceError::new(ErrorKind::Invalid, what));
@@ -94,6 +104,41 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
     let store = Store::open(&settings.store, &StoreOptions::default()).map_err(|error| {
         ServiceError::caused_by(error.kind(), "could not open the store", error)
     })?;
+    let log = KafkaLog::new(settings.kafka.clone())
+        .map_err(|error| ServiceError::caused_by(error.kind(), "could not reach the log", error))?;
+    let snapshots = SnapshotCache::new(settings.query.snapshot_cache_bytes_max);
+    let (events, held) = (snapshots.clone(), snapshots.clone());
+    runtime.metrics.sampled_snapshot_cache(
+        "query",
+        move || events.stats().events(),
+        move || held.stats().held(),
+    );
+    let shared = Shared {
+        store,
+        log: Arc::new(log),
+        snapshots,
+        indexes: None,
+    };
+    start_with(settings, runtime, shared).await
+}
+
+/// As [`start`], over parts that others of the process have as well.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with(
+    settings: Settings,
+    runtime: Runtime,
+    shared: Shared,
+) -> Result<Running, ServiceError> {
+    let store_health = runtime.health.component("store");
+    let log_health = runtime.health.component("log");
+    let Shared {
+        store,
+        log,
+        snapshots,
+        indexes,
+    } = shared;
     let catalog = Catalog::open(&store, Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
     let catalog = catalog.await.map_err(|error| {
         ServiceError::caused_by(error.kind(), "could not read the catalog", error)
@@ -107,14 +152,14 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         move || counted.requests().by_name(),
     );
     store_health.ready();
-    let admin = Admin::new(&settings.kafka)
-        .map_err(|error| ServiceError::caused_by(error.kind(), "could not reach the log", error))?;
-    let tail = KafkaTail::new(settings.kafka.clone(), admin.clone());
+    let tail = TailLog::new(log.as_ref(), &settings.kafka.topic_prefix);
     let engine = Engine::new(Parts {
         settings: settings.query,
         store,
         catalog,
-        tail: Arc::new(tail),
+        tail,
+        snapshots,
+        indexes,
         clock: Arc::clone(&runtime.clock),
         ids: Arc::clone(&runtime.ids),
         metrics: QueryMetrics::new(&runtime.metrics),
@@ -129,13 +174,13 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
     let address = listener.local_addr()?;
     let router = router(engine, &runtime);
     let shutdown = runtime.shutdown.clone();
-    tokio::spawn(watch_log(admin, log_health, shutdown.clone()));
+    tokio::spawn(watch_log(log.admin(), log_health, shutdown.clone()));
     let task =
         tokio::spawn(async move { Ok(tidelake_service::serve(listener, router, shutdown).await?) });
     Ok(Running { address, task })
 }
 
-async fn watch_log(admin: Admin, health: HealthHandle, shutdown: Shutdown) {
+async fn watch_log(admin: Arc<dyn LogAdmin>, health: HealthHandle, shutdown: Shutdown) {
     loop {
         match admin.alive().await {
             Ok(()) => health.ready(),

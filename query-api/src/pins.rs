@@ -1,20 +1,23 @@
 //! Which version of a table a query reads.
 //!
-//! Owns the snapshots kept between queries, one newest and a few past ones for each table, and what
-//! was worked out from them. Invariant: what is kept belongs to the table's present incarnation: a
-//! table that was dropped and created again has another topic id and starts empty.
+//! Owns what is worked out from a version to plan queries over it ([`Pinned`]). Versions themselves,
+//! and what was worked out from them, live in the process's [`SnapshotCache`]: nothing is kept here.
+//! Invariant: a version is of the incarnation that the catalog's entry names; a table that was
+//! dropped and created again has another topic id.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tidelake_catalog::{Catalog, TableEntry, TableMode};
 use tidelake_core::clock::SharedClock;
 use tidelake_core::ids::SharedIds;
-use tidelake_core::{Bucket, ErrorKind, SnapshotName, TableId, TableVersion, TopicId, Watermark};
-use tidelake_manifest::{DeltaTable, ManifestError, NamedSnapshot, Snapshot};
+use tidelake_core::{Bucket, SnapshotName, TableId, Watermark};
+use tidelake_manifest::cache::Derived;
+use tidelake_manifest::{
+    CachedTable, DeltaTable, Freshness, ManifestError, NamedSnapshot, Snapshot, SnapshotCache,
+};
 use tidelake_storage::Store;
 use tokio::time::Instant;
 
@@ -24,8 +27,8 @@ use crate::provider::facts::FileFacts;
 use crate::provider::shape::{Shape, is_same};
 use crate::sql::AsOf;
 
-/// Past versions kept of each table.
-const PAST_MAX: usize = 4;
+/// What is known of a data file, its bounds parsed, and its place by name.
+const FACTS_BYTES: u64 = 1024;
 
 /// One version of a table, ready to be planned.
 #[derive(Debug)]
@@ -66,7 +69,7 @@ pub(crate) struct Pins {
     catalog: Catalog,
     clock: SharedClock,
     ids: SharedIds,
-    held: Mutex<HashMap<TableId, Arc<Held>>>,
+    snapshots: SnapshotCache,
     made: Instant,
     /// When the catalog was read last, milliseconds after `made`.
     looked: AtomicU64,
@@ -74,24 +77,30 @@ pub(crate) struct Pins {
     looking: AtomicBool,
 }
 
-/// One incarnation of a table.
-#[derive(Debug)]
-struct Held {
-    topic_id: TopicId,
-    table: Arc<DeltaTable>,
-    /// One refresh at a time; who waited for one takes its result.
-    newest: tokio::sync::Mutex<Option<(Arc<Pinned>, Instant)>>,
-    past: Mutex<VecDeque<Arc<Pinned>>>,
+impl Derived for Pinned {
+    fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.files.len() as u64 * FACTS_BYTES
+    }
 }
 
 impl Pins {
-    pub(crate) fn new(store: Store, catalog: Catalog, clock: SharedClock, ids: SharedIds) -> Self {
+    pub(crate) fn new(
+        store: Store,
+        catalog: Catalog,
+        snapshots: SnapshotCache,
+        clock: SharedClock,
+        ids: SharedIds,
+    ) -> Self {
         Self {
             store,
             catalog,
             clock,
             ids,
-            held: Mutex::default(),
+            snapshots,
             made: Instant::now(),
             looked: AtomicU64::new(0),
             looking: AtomicBool::new(false),
@@ -106,9 +115,6 @@ impl Pins {
     pub(crate) async fn entry(&self, id: &TableId) -> Result<Option<Arc<TableEntry>>, QueryError> {
         let entry = self.catalog.find_fresh(id).await?;
         self.looked.store(self.now_ms(), Ordering::Relaxed);
-        if entry.is_none() {
-            self.held.lock().remove(id);
-        }
         Ok(entry)
     }
 
@@ -161,35 +167,9 @@ impl Pins {
         entry: &Arc<TableEntry>,
         age_max: Duration,
     ) -> Result<(Arc<Pinned>, Instant), QueryError> {
-        let asked = Instant::now();
-        let held = self.held(entry);
-        let mut newest = held.newest.lock().await;
-        if let Some((pinned, read)) = newest.as_ref()
-            && (*read + age_max >= asked)
-        {
-            return Ok((Arc::clone(pinned), *read));
-        }
-        let read = Instant::now();
-        let (snapshot, before) = match newest.as_ref() {
-            Some((pinned, _)) => {
-                let snapshot = held.table.refresh(&pinned.snapshot).await?;
-                (snapshot, Some(Arc::clone(pinned)))
-            }
-            None => (held.table.snapshot().await?, None),
-        };
-        let pinned = match before {
-            Some(before) if before.snapshot.version() == snapshot.version() => before,
-            before => Arc::new(held.prepare(entry, snapshot, before.as_deref())?),
-        };
-        *newest = Some((Arc::clone(&pinned), read));
-        Ok((pinned, read))
-    }
-
-    /// The newest version that is known without asking the store.
-    async fn known(&self, entry: &Arc<TableEntry>) -> Option<Arc<Pinned>> {
-        let held = self.held(entry);
-        let newest = held.newest.lock().await;
-        newest.as_ref().map(|(pinned, _)| Arc::clone(pinned))
+        let table = self.cached(entry);
+        let seen = table.get(Freshness::NoOlderThan(age_max)).await?;
+        Ok((pin(&table, entry, &seen.snapshot).await?, seen.at))
     }
 
     /// A version by number or time.
@@ -198,41 +178,28 @@ impl Pins {
         entry: &Arc<TableEntry>,
         as_of: &AsOf,
     ) -> Result<Arc<Pinned>, QueryError> {
-        let held = self.held(entry);
-        let not_found = |error: ManifestError| match error.kind() {
-            ErrorKind::NotFound | ErrorKind::Invalid => {
-                let asked = match as_of {
+        let table = self.cached(entry);
+        let not_found = |error: ManifestError| match error.is_no_such_version() {
+            true => QueryError::VersionNotFound {
+                table: entry.id.clone(),
+                asked: match as_of {
                     AsOf::Latest => "latest".to_owned(),
                     AsOf::Version(version) => version.to_string(),
                     AsOf::Timestamp(ms) => format!("at {}", moment(*ms)),
                     AsOf::Snapshot(name) => format!("named {name}"),
-                };
-                let (table, reason) = (entry.id.clone(), error.to_string());
-                QueryError::VersionNotFound {
-                    table,
-                    asked,
-                    reason,
-                }
-            }
-            _ => error.into(),
+                },
+                reason: error.to_string(),
+            },
+            false => error.into(),
         };
         let version = match as_of {
             AsOf::Latest => return self.newest(entry, Duration::ZERO).await,
             AsOf::Version(version) => *version,
-            AsOf::Timestamp(ms) => held.table.version_at(*ms).await.map_err(not_found)?,
+            AsOf::Timestamp(ms) => table.delta().version_at(*ms).await.map_err(not_found)?,
             AsOf::Snapshot(name) => self.named(entry, name).await?.version,
         };
-        if let Some(pinned) = held.kept(version).await {
-            return Ok(pinned);
-        }
-        let snapshot = held.table.snapshot_at(version).await.map_err(not_found)?;
-        let pinned = Arc::new(held.prepare(entry, snapshot, None)?);
-        let mut past = held.past.lock();
-        past.push_back(Arc::clone(&pinned));
-        if past.len() > PAST_MAX {
-            past.pop_front();
-        }
-        Ok(pinned)
+        let snapshot = table.at(version).await.map_err(not_found)?;
+        pin(&table, entry, &snapshot).await
     }
 
     /// The version that a snapshot's name stands for.
@@ -252,59 +219,46 @@ impl Pins {
 
     /// The table's id in its metadata. It never changes, so any version tells.
     pub(crate) async fn metadata_id(&self, entry: &Arc<TableEntry>) -> Result<String, QueryError> {
-        let known = match self.known(entry).await {
+        let table = self.cached(entry);
+        let known = match table.known() {
             Some(known) => known,
-            None => self.newest(entry, Duration::ZERO).await?,
+            None => table.get(Freshness::Latest).await?.snapshot,
         };
-        Ok(known.snapshot.metadata().id.clone())
+        Ok(known.metadata().id.clone())
     }
 
     /// The table's Delta log, for what is not about one version.
     pub(crate) fn table(&self, entry: &Arc<TableEntry>) -> Arc<DeltaTable> {
-        Arc::clone(&self.held(entry).table)
+        Arc::new(self.cached(entry).delta().clone())
     }
 
-    fn held(&self, entry: &Arc<TableEntry>) -> Arc<Held> {
-        let mut all = self.held.lock();
-        if let Some(held) = all.get(&entry.id)
-            && held.topic_id == entry.topic_id
-        {
-            return Arc::clone(held);
-        }
-        let store = self.store.scoped(&entry.location());
-        let (clock, ids) = (Arc::clone(&self.clock), Arc::clone(&self.ids));
-        let held = Arc::new(Held {
-            topic_id: entry.topic_id,
-            table: Arc::new(DeltaTable::new(store, clock, ids)),
-            newest: tokio::sync::Mutex::default(),
-            past: Mutex::default(),
-        });
-        all.insert(entry.id.clone(), Arc::clone(&held));
-        held
+    fn cached(&self, entry: &TableEntry) -> CachedTable {
+        let location = entry.location();
+        self.snapshots.table(&location, entry.topic_id, || {
+            let (clock, ids) = (Arc::clone(&self.clock), Arc::clone(&self.ids));
+            DeltaTable::new(self.store.scoped(&location), clock, ids)
+        })
     }
 }
 
-impl Held {
-    async fn kept(&self, version: TableVersion) -> Option<Arc<Pinned>> {
-        let is_it = |pinned: &&Arc<Pinned>| pinned.snapshot.version() == version;
-        if let Some(pinned) = self.past.lock().iter().find(is_it) {
-            return Some(Arc::clone(pinned));
-        }
-        let newest = self.newest.lock().await;
-        newest
-            .as_ref()
-            .map(|(pinned, _)| pinned)
-            .filter(is_it)
-            .cloned()
-    }
+/// A version of a table, ready to be planned; worked out once.
+async fn pin(
+    table: &CachedTable,
+    entry: &Arc<TableEntry>,
+    snapshot: &Arc<Snapshot>,
+) -> Result<Arc<Pinned>, QueryError> {
+    let make = |before: Option<&Pinned>| Pinned::of(table.delta(), entry, snapshot, before);
+    table.derive(snapshot, make).await
+}
 
+impl Pinned {
     /// Takes over what `before` knows of files that are still there.
-    fn prepare(
-        &self,
+    fn of(
+        table: &DeltaTable,
         entry: &Arc<TableEntry>,
-        snapshot: Arc<Snapshot>,
-        before: Option<&Pinned>,
-    ) -> Result<Pinned, QueryError> {
+        snapshot: &Arc<Snapshot>,
+        before: Option<&Self>,
+    ) -> Result<Self, QueryError> {
         let metadata = snapshot.metadata();
         let same_shape = before.filter(|b| is_same(b.snapshot.metadata(), metadata));
         let shape = match same_shape {
@@ -316,10 +270,11 @@ impl Held {
             .flat_map(|before| before.files.iter())
             .map(|file| (file.name(), file))
             .collect();
+        let table = Arc::new(table.clone());
         let files = snapshot.files().map(|file| {
             match known.get(file.path()).filter(|known| known.is_of(file)) {
                 Some(known) => Arc::clone(known),
-                None => Arc::new(FileFacts::new(&self.table, file, &shape)),
+                None => Arc::new(FileFacts::new(&table, file, &shape)),
             }
         });
         let files = Arc::new(files.collect());
@@ -330,9 +285,9 @@ impl Held {
             }
             None => None,
         };
-        Ok(Pinned {
+        Ok(Self {
             entry: Arc::clone(entry),
-            snapshot,
+            snapshot: Arc::clone(snapshot),
             shape,
             files,
             keys,

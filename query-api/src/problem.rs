@@ -1,7 +1,10 @@
 //! Errors as answers: status, stable code, and what to do about it.
 
 use tidelake_core::ErrorKind;
+use tidelake_manifest::ManifestError;
 use tidelake_service::{Problem, chain};
+use tidelake_storage::StorageError;
+use tidelake_table::TableError;
 
 use crate::error::QueryError;
 
@@ -195,11 +198,72 @@ impl From<&QueryError> for Problem {
                     .hint("\"consistency\":\"committed\" does without the log")
                     .retry_after_s(1)
             }
+            QueryError::Manifest(source) => of_manifest(error, source),
+            QueryError::Table(source) => of_table(error, source),
+            QueryError::Schema(source) => of_state(error, source.kind()),
+            QueryError::Catalog(source) => of_state(error, source.kind()),
             _ => Self::from_kind(error.kind(), chain(error)),
         }
+    }
+}
+
+/// Why a table's own log, which the catalog has, could not be read.
+fn of_manifest(error: &QueryError, source: &ManifestError) -> Problem {
+    match source {
+        ManifestError::Storage(storage) => of_store(error, storage),
+        ManifestError::Shared(shared) => of_manifest(error, shared),
+        _ if source.is_no_such_version() => {
+            Problem::new(404, "VERSION_NOT_FOUND", "there is no such version")
+                .detail(source.to_string())
+        }
+        _ => of_state(error, source.kind()),
+    }
+}
+
+fn of_table(error: &QueryError, source: &TableError) -> Problem {
+    match source {
+        TableError::Manifest(source) => of_manifest(error, source),
+        TableError::Storage(storage) => of_store(error, storage),
+        _ => of_state(error, source.kind()),
+    }
+}
+
+/// What is told does not name the store's paths; the server's log does.
+fn of_store(error: &QueryError, source: &StorageError) -> Problem {
+    match source.kind() {
+        kind @ (ErrorKind::Corrupt | ErrorKind::Bug) => Problem::from_kind(kind, chain(error)),
+        ErrorKind::NotFound => {
+            tracing::warn!(error = chain(error), "a file of a table is gone");
+            Problem::new(410, "FILE_GONE", "a file of this version was removed")
+                .detail("a file that this version is made of is not in the store any more")
+                .hint("ask again; a past version may have expired")
+        }
+        _ => {
+            tracing::warn!(error = chain(error), "the object store refuses");
+            Problem::new(503, "STORE_UNAVAILABLE", "the object store does not answer")
+                .detail("the object store does not answer as it should")
+                .retry_after_s(1)
+        }
+    }
+}
+
+/// By what has to happen first: a table that Tidelake can't read as it stands is neither absent nor
+/// a mistake of the request, and no repetition helps until somebody changes it.
+fn of_state(error: &QueryError, kind: ErrorKind) -> Problem {
+    match kind {
+        ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::TooLarge | ErrorKind::Conflict => {
+            tracing::warn!(error = chain(error), "a table can't be used");
+            Problem::new(503, "TABLE_UNAVAILABLE", "the table can't be used now")
+                .detail(chain(error))
+                .hint("another engine may have changed the table; its rows are kept as they are")
+        }
+        kind => Problem::from_kind(kind, chain(error)),
     }
 }
 
 fn invalid(code: &'static str, title: &str, detail: String) -> Problem {
     Problem::new(400, code, title).detail(detail)
 }
+
+#[cfg(test)]
+mod tests;

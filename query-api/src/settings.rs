@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tidelake_log::KafkaSettings;
+use tidelake_manifest::cache::SNAPSHOT_CACHE_BYTES;
 
 /// Settings of the service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +60,10 @@ pub struct QuerySettings {
     pub spill_folder: Option<PathBuf>,
     /// Bytes of an `application/json` answer, which is built in memory. Other formats stream.
     pub json_bytes_max: usize,
+    /// Memory for versions of tables between queries: their lists of files and what is known of each
+    /// file. Less means that tables which are seldom asked for are loaded anew; versions in use come
+    /// on top. In a process of several services its own setting counts, not this one.
+    pub snapshot_cache_bytes_max: u64,
     /// Memory for Parquet footers and page indexes.
     pub metadata_cache_bytes_max: usize,
     /// Memory for decompressed Parquet pages that rows were read from by key; 0 keeps none.
@@ -104,6 +109,7 @@ impl Default for QuerySettings {
             spill_bytes_max: 4096 * MIB as u64,
             spill_folder: None,
             json_bytes_max: 64 * MIB,
+            snapshot_cache_bytes_max: SNAPSHOT_CACHE_BYTES,
             metadata_cache_bytes_max: 128 * MIB,
             page_cache_bytes_max: 256 * MIB as u64,
             tail_bytes_max: 512 * MIB,

@@ -10,7 +10,7 @@
 //! waits until the follower has come that far, and takes the [`View`] that stands then: a snapshot,
 //! everything behind its watermarks, and for upsert tables the state of each bucket after it.
 //!
-//! Owns the seam to the log ([`TailSource`]), decoding, followers and views. Does not own what a
+//! Owns what is asked of the log ([`TailLog`]), decoding, followers and views. Does not own what a
 //! newer record does to older rows: that is `tidelake_table::apply`.
 //!
 //! Invariants:
@@ -25,7 +25,7 @@ mod commits;
 mod decode;
 mod ends;
 mod follower;
-mod kafka;
+mod log;
 mod pieces;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -40,12 +40,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use parking_lot::Mutex;
 use tidelake_catalog::TableEntry;
-use tidelake_core::{Bucket, Offset, TableId, TableVersion};
-use tidelake_intake::Seen;
-use tidelake_log::{LogError, TopicInfo};
+use tidelake_core::{TableId, TableVersion};
 use tidelake_table::index::IndexHome;
 use tokio_util::sync::CancellationToken;
 
@@ -53,67 +50,10 @@ use crate::metrics::QueryMetrics;
 use crate::pins::Pins;
 use crate::settings::QuerySettings;
 
-pub use kafka::KafkaTail;
+pub use log::TailLog;
 pub(crate) use pieces::{BucketTail, Piece};
 pub(crate) use topic::look;
 pub(crate) use view::{Followed, Following, View};
-
-/// One message, borrowed from what was read.
-#[derive(Debug, Clone, Copy)]
-pub struct RawMessage<'a> {
-    pub bucket: Bucket,
-    pub seen: Seen<'a>,
-}
-
-/// Messages that were read together; those of one bucket in the order of their offsets.
-pub trait Messages: Send {
-    fn visit(&self, visit: &mut dyn FnMut(RawMessage<'_>));
-}
-
-/// What came of the buckets that are followed.
-pub struct Fed {
-    pub messages: Box<dyn Messages>,
-    /// Buckets read up to their end: the next offset of each.
-    pub ends: Vec<(Bucket, Offset)>,
-}
-
-impl Debug for Fed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fed")
-            .field("ends", &self.ends)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Buckets of one topic, followed.
-#[async_trait]
-pub trait Feed: Send {
-    /// Waits for what comes next. May be dropped while it waits: nothing is lost.
-    ///
-    /// # Errors
-    /// [`LogError::OffsetOutOfRange`] where the log does not reach back to where a bucket begins.
-    /// The feed has ended then, as after every error.
-    async fn next(&mut self) -> Result<Fed, LogError>;
-}
-
-/// Where the tail comes from: the log, or memory in tests.
-#[async_trait]
-pub trait TailSource: Debug + Send + Sync {
-    /// The high watermark of the topic's first `buckets` partitions.
-    async fn ends(&self, topic: &str, buckets: u32) -> Result<Vec<(Bucket, Offset)>, LogError>;
-
-    /// Id and partitions; `None` only where there is surely no such topic.
-    async fn describe(&self, topic: &str) -> Result<Option<TopicInfo>, LogError>;
-
-    /// The first offset that the log still has.
-    async fn start(&self, topic: &str, bucket: Bucket) -> Result<Offset, LogError>;
-
-    /// Follows buckets, each from an offset on.
-    fn follow(&self, topic: &str, from: &[(Bucket, Offset)]) -> Result<Box<dyn Feed>, LogError>;
-
-    /// Follows the commit events from now on.
-    fn commits(&self) -> Result<Box<dyn Feed>, LogError>;
-}
 
 /// Followers by table. The last handle's drop ends them all.
 #[derive(Debug)]
@@ -124,7 +64,7 @@ pub(crate) struct Tails {
 /// What followers and queries share.
 #[derive(Debug)]
 struct Shared {
-    source: Arc<dyn TailSource>,
+    source: Arc<TailLog>,
     pins: Arc<Pins>,
     settings: QuerySettings,
     metrics: QueryMetrics,
@@ -147,12 +87,12 @@ impl Tails {
     }
 
     /// The log itself.
-    pub(crate) fn source(&self) -> &Arc<dyn TailSource> {
+    pub(crate) fn source(&self) -> &Arc<TailLog> {
         &self.shared.source
     }
 
     pub(crate) fn new(
-        source: Arc<dyn TailSource>,
+        source: Arc<TailLog>,
         pins: Arc<Pins>,
         settings: QuerySettings,
         home: Arc<IndexHome>,

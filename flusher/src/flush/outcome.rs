@@ -61,6 +61,7 @@ impl Job {
             return Ended::Changed;
         }
         let snapshot = self.checkpoint(flushed.snapshot).await;
+        self.table.cached.offer(&snapshot);
         Ended::Committed {
             snapshot,
             moved,

@@ -133,6 +133,7 @@ async fn workbench_over(
             topic_prefix: settings.kafka.topic_prefix.clone(),
             group: group.unwrap(),
             runtime: runtime.clone(),
+            snapshots: tidelake_manifest::SnapshotCache::new(1 << 20),
             turns: Arc::new(Semaphore::new(1)),
         },
         writer: client.writer(ProducerSettings::default()).unwrap(),

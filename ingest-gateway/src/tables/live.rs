@@ -14,7 +14,7 @@ use tidelake_core::clock::{SharedClock, UnixMillis};
 use tidelake_core::ids::SharedIds;
 use tidelake_core::{Bucket, TableId, TenantId, Watermark};
 use tidelake_log::topics;
-use tidelake_manifest::{DeltaTable, Snapshot};
+use tidelake_manifest::{CachedTable, DeltaTable, Snapshot, SnapshotCache};
 use tidelake_storage::Store;
 
 use crate::log::TableLog;
@@ -35,6 +35,7 @@ pub(crate) struct Tables {
     pub(super) topic_prefix: String,
     pub(super) clock: SharedClock,
     pub(super) ids: SharedIds,
+    snapshots: SnapshotCache,
     settings: TableSettings,
     live: RwLock<HashMap<TableId, Arc<LiveTable>>>,
     catalog_read: Mutex<Instant>,
@@ -48,6 +49,7 @@ impl Tables {
         topic_prefix: String,
         seams: (SharedClock, SharedIds),
         settings: TableSettings,
+        snapshots: SnapshotCache,
     ) -> Self {
         let (clock, ids) = seams;
         Self {
@@ -57,6 +59,7 @@ impl Tables {
             topic_prefix,
             clock,
             ids,
+            snapshots,
             settings,
             live: RwLock::default(),
             catalog_read: Mutex::new(moment::now()),
@@ -199,6 +202,12 @@ impl Tables {
         DeltaTable::new(store, Arc::clone(&self.clock), Arc::clone(&self.ids))
     }
 
+    fn cached(&self, entry: &TableEntry) -> CachedTable {
+        let location = entry.location();
+        let delta = || self.delta(&location);
+        self.snapshots.table(&location, entry.topic_id, delta)
+    }
+
     pub(super) fn live(&self, entry: &Arc<TableEntry>) -> Arc<LiveTable> {
         let same = |live: &&Arc<LiveTable>| live.entry.topic_id == entry.topic_id;
         if let Some(live) = self.live.read().get(&entry.id).filter(same) {
@@ -208,7 +217,7 @@ impl Tables {
         if let Some(live) = all.get(&entry.id).filter(same) {
             return Arc::clone(live);
         }
-        let live = Arc::new(LiveTable::new(entry, self.delta(&entry.location())));
+        let live = Arc::new(LiveTable::new(entry, self.cached(entry)));
         all.insert(entry.id.clone(), Arc::clone(&live));
         live
     }

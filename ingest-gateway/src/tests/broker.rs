@@ -1,9 +1,12 @@
 //! The same routes over a broker that speaks Kafka's protocol.
 
 use tidelake_core::{Bucket, Token, Watermark};
+use tidelake_log::KafkaLog;
+use tidelake_manifest::SnapshotCache;
 use tidelake_testkit::EmbeddedBroker;
 
 use super::*;
+use crate::log::ClientLog;
 
 async fn call(
     router: &Router,
@@ -35,11 +38,19 @@ async fn a_table_lives_and_dies_on_a_real_log() {
         kafka: broker.settings(),
         ..Settings::default()
     };
-    let log: Arc<dyn TableLog> = Arc::new(KafkaLog::new(&settings.kafka).unwrap());
+    let kafka = KafkaLog::new(settings.kafka.clone()).unwrap();
+    let log: Arc<dyn TableLog> = Arc::new(ClientLog::new(&kafka).unwrap());
+    let snapshots = SnapshotCache::new(1 << 20);
     let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
-    let gateway = gateway(&settings, &Runtime::new(), store, Arc::clone(&log))
-        .await
-        .unwrap();
+    let gateway = gateway(
+        &settings,
+        &Runtime::new(),
+        store,
+        Arc::clone(&log),
+        snapshots,
+    )
+    .await
+    .unwrap();
     let router = routes::routes(gateway);
     log.alive().await.unwrap();
 

@@ -489,3 +489,27 @@ async fn a_list_comes_in_pages_and_one_bad_table_hides_no_other() {
     assert_eq!(rest["tables"].as_array().unwrap().len(), 1);
     assert_eq!(rest["next_after"], serde_json::Value::Null);
 }
+
+#[tokio::test]
+async fn a_list_does_not_load_every_table_there_is() {
+    let harness = Harness::new().await;
+    for i in 0..40 {
+        let mut table = orders();
+        table["name"] = json!(format!("t{i:02}"));
+        harness.create(table).await.answered();
+    }
+    // A gateway that has just started knows none of them.
+    let fresh = harness.another().await;
+    let looked_at = |list: &Value| {
+        let tables = list["tables"].as_array().unwrap();
+        assert_eq!(tables.len(), 40);
+        let all = |key: &str| tables.iter().all(|table| !table[key].is_null());
+        assert!(all("name") && all("topic_id") && all("schema"), "{list}");
+        tables.iter().filter(|table| table["version"] == 0).count()
+    };
+    let list = fresh.get("/v1/tables").await.answered();
+    assert_eq!(looked_at(&list), 32);
+    // What was loaded once is only followed, so the next list goes on.
+    let list = fresh.get("/v1/tables").await.answered();
+    assert_eq!(looked_at(&list), 40);
+}

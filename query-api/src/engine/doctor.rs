@@ -32,7 +32,7 @@ impl Engine {
         let checked = check::check(&table, snapshot, &entry.topic_id, loader.as_ref(), repair);
         let mut report = checked.await?;
         let source = self.inner.tails.source();
-        let ends = match look(source.as_ref(), &entry).await {
+        let ends = match look(source, &entry).await {
             Ok(ends) => ends,
             Err(QueryError::TopicChanged { found, .. }) => {
                 report.add("the_topic_is_the_tables", entry.topic.clone(), found);

@@ -60,7 +60,7 @@ async fn latest_sees_the_tail_and_committed_does_not() {
 #[tokio::test]
 async fn committed_does_without_the_log() {
     let (world, _table) = world().await;
-    *world.log.broken.lock() = true;
+    world.log.set_down(true);
     let committed = json!({"sql": "SELECT max(id) FROM orders", "consistency": "committed"});
     assert_eq!(world.rows_of(committed).await, json!([[9]]));
     let (status, code) = world.code(json!({"sql": "SELECT 1 FROM orders"})).await;
@@ -319,6 +319,7 @@ async fn a_table_created_again_starts_empty() {
     for object in world.store.list(&table.entry.location()).await.unwrap() {
         world.store.delete(object.location.as_ref()).await.unwrap();
     }
+    world.log.remove_topic(&table.entry.topic).await;
     world.catalog.purged(&held).await.unwrap();
     let again = world.table("orders", ORDERS, 1).await;
     again.push(0, &orders(0..1));

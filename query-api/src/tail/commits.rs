@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use tidelake_core::{TableId, TableName, TableVersion, TenantId};
+use tidelake_intake::Seen;
 use tidelake_log::LogError;
 use tokio_util::sync::CancellationToken;
 
-use super::{RawMessage, Shared};
+use super::Shared;
+use super::log::visit;
 
 /// The parts of an event that matter here.
 #[derive(Debug, Deserialize)]
@@ -32,16 +34,16 @@ pub(super) async fn run(shared: Arc<Shared>, until: CancellationToken) {
 async fn follow(shared: &Shared) -> Result<(), LogError> {
     let mut feed = shared.source.commits()?;
     loop {
-        let fed = feed.next().await?;
-        fed.messages.visit(&mut |message| {
-            if let Some((id, version)) = read(&message) {
+        let news = feed.next().await?;
+        visit(&news.messages, |_, message| {
+            if let Some((id, version)) = read(message) {
                 shared.announced(&id, version);
             }
         });
     }
 }
 
-fn read(message: &RawMessage<'_>) -> Option<(TableId, TableVersion)> {
-    let event: Event = serde_json::from_slice(message.seen.value?).ok()?;
+fn read(message: &Seen<'_>) -> Option<(TableId, TableVersion)> {
+    let event: Event = serde_json::from_slice(message.value?).ok()?;
     Some((TableId::new(event.tenant, event.table), event.version))
 }

@@ -7,10 +7,11 @@ use prometheus::IntCounter;
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{Bucket, Offset};
 use tidelake_intake::{BucketIntake, IntakeTable, TableKind, Taken};
+use tidelake_log::News;
 use tidelake_manifest::Snapshot;
 use tidelake_table::{Chunk, Deletes};
 
-use super::Fed;
+use super::log::visit;
 use crate::error::QueryError;
 
 /// What came of one bucket.
@@ -58,13 +59,12 @@ impl Decoders {
     /// Decodes what lies at or behind `reached`; what lies before was decoded already.
     pub(super) fn decode(
         &mut self,
-        fed: &Fed,
+        news: &News,
         reached: &BTreeMap<Bucket, Offset>,
     ) -> Result<BTreeMap<Bucket, Came>, QueryError> {
         let mut came: BTreeMap<Bucket, Came> = BTreeMap::new();
         let mut failed = None;
-        fed.messages.visit(&mut |message| {
-            let (bucket, seen) = (message.bucket, message.seen);
+        visit(&news.messages, |bucket, seen| {
             let known = reached.get(&bucket);
             if known.is_none_or(|reached| seen.offset < *reached) {
                 return;
@@ -83,7 +83,7 @@ impl Decoders {
             };
             let came = came.entry(bucket).or_default();
             came.reached = came.reached.max(seen.offset.next());
-            match intake.take(&seen) {
+            match intake.take(seen) {
                 // A misrouted record comes again where it belongs, and counts there once.
                 Taken::Rows(_) | Taken::Marker | Taken::Repeated | Taken::Misrouted(_) => {}
                 Taken::Refused(_) => self.rejected.inc(),
@@ -92,7 +92,7 @@ impl Decoders {
         if let Some(error) = failed {
             return Err(error);
         }
-        for (bucket, end) in &fed.ends {
+        for (bucket, end) in &news.ends {
             if reached.get(bucket).is_some_and(|reached| reached < end) {
                 let came = came.entry(*bucket).or_default();
                 came.reached = came.reached.max(*end);

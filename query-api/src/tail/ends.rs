@@ -7,7 +7,7 @@ use tidelake_catalog::TableEntry;
 use tidelake_core::{Bucket, Offset};
 use tokio::sync::oneshot;
 
-use super::TailSource;
+use super::TailLog;
 use super::topic::TopicSeen;
 use crate::error::QueryError;
 
@@ -35,7 +35,7 @@ struct Asked {
 impl Ends {
     pub(super) async fn get(
         self: &Arc<Self>,
-        source: &Arc<dyn TailSource>,
+        source: &Arc<TailLog>,
         entry: &Arc<TableEntry>,
     ) -> Result<BucketEnds, QueryError> {
         let (tell, told) = oneshot::channel();
@@ -63,7 +63,7 @@ struct Rounds {
 }
 
 impl Rounds {
-    async fn run(&mut self, source: &dyn TailSource, entry: &TableEntry) {
+    async fn run(&mut self, source: &TailLog, entry: &TableEntry) {
         loop {
             let waiting = {
                 let mut asked = self.ends.asked.lock();
@@ -100,9 +100,8 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
     use async_trait::async_trait;
-    use tidelake_log::{LogError, TopicInfo};
+    use tidelake_log::{LogAdmin, LogError, TopicCreated, TopicInfo, TopicSpec};
 
-    use super::super::Feed;
     use super::*;
     use crate::testing::entry;
 
@@ -117,8 +116,12 @@ mod tests {
     }
 
     #[async_trait]
-    impl TailSource for Log {
-        async fn ends(&self, _: &str, _: u32) -> Result<Vec<(Bucket, Offset)>, LogError> {
+    impl LogAdmin for Log {
+        async fn end_offsets(
+            &self,
+            _: &str,
+            _: &[Bucket],
+        ) -> Result<Vec<(Bucket, Offset)>, LogError> {
             let end = self.acknowledged.load(Ordering::SeqCst);
             self.requests.fetch_add(1, Ordering::SeqCst);
             assert_eq!(self.at_a_time.fetch_add(1, Ordering::SeqCst), 0);
@@ -138,22 +141,38 @@ mod tests {
             Ok(Some(TopicInfo { id, buckets: 1 }))
         }
 
-        async fn start(&self, _: &str, _: Bucket) -> Result<Offset, LogError> {
+        async fn create_topic(&self, _: &TopicSpec) -> Result<TopicCreated, LogError> {
             Err(LogError::Closed)
         }
 
-        fn follow(&self, _: &str, _: &[(Bucket, Offset)]) -> Result<Box<dyn Feed>, LogError> {
+        async fn delete_topic(&self, _: &str) -> Result<(), LogError> {
             Err(LogError::Closed)
         }
 
-        fn commits(&self) -> Result<Box<dyn Feed>, LogError> {
+        async fn list_topics(&self) -> Result<Vec<String>, LogError> {
+            Err(LogError::Closed)
+        }
+
+        async fn start_offsets(
+            &self,
+            _: &str,
+            _: &[Bucket],
+        ) -> Result<Vec<(Bucket, Offset)>, LogError> {
+            Err(LogError::Closed)
+        }
+
+        async fn alive(&self) -> Result<(), LogError> {
+            Err(LogError::Closed)
+        }
+
+        async fn cluster_id(&self) -> Result<String, LogError> {
             Err(LogError::Closed)
         }
     }
 
-    fn log() -> (Arc<Log>, Arc<dyn TailSource>, Arc<Ends>, Arc<TableEntry>) {
+    fn log() -> (Arc<Log>, Arc<TailLog>, Arc<Ends>, Arc<TableEntry>) {
         let log = Arc::new(Log::default());
-        let source: Arc<dyn TailSource> = log.clone();
+        let source = Arc::new(TailLog::of_admin(log.clone()));
         (log, source, Arc::default(), Arc::new(entry("t", 1)))
     }
 

@@ -15,17 +15,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidelake_core::{Bucket, Offset, Watermark};
-use tidelake_log::LogError;
+use tidelake_log::{LogError, News};
 use tidelake_table::StateLoader;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::Shared;
 use super::decode::Decoders;
 use super::pieces::{BucketTail, Piece, Rows, piece_name};
 use super::topic::check_end;
 use super::upsert::{self, UpsertState};
 use super::view::{Followed, View};
-use super::{Fed, Shared};
 use crate::error::QueryError;
 use crate::pins::Pinned;
 use crate::provider::shape::is_same;
@@ -91,8 +91,8 @@ async fn follow(
         let next = table.rebase_at().filter(|_| rebase.is_none());
         let wake = next.map_or(idle, |next| next.min(idle));
         tokio::select! {
-            fed = feed.next() => match fed {
-                Ok(fed) => table.take(fed).await?,
+            news = feed.next() => match news {
+                Ok(news) => table.take(news).await?,
                 Err(LogError::OffsetOutOfRange { bucket, .. }) => {
                     return table.overrun(bucket).await;
                 }
@@ -278,7 +278,7 @@ impl<'a> Table<'a> {
     }
 
     /// Takes messages in and tells the view that holds them.
-    async fn take(&mut self, fed: Fed) -> Result<(), QueryError> {
+    async fn take(&mut self, news: News) -> Result<(), QueryError> {
         let Some(mut decoders) = self.decoders.take() else {
             return Err(QueryError::Engine("the tail's decoders are lost".into()));
         };
@@ -287,8 +287,8 @@ impl<'a> Table<'a> {
         let mut named = self.named;
         let work = move || -> Result<_, QueryError> {
             let reached = tails.iter().map(|(bucket, tail)| (*bucket, tail.reached));
-            let came = decoders.decode(&fed, &reached.collect())?;
-            drop(fed);
+            let came = decoders.decode(&news, &reached.collect())?;
+            drop(news);
             for (bucket, came) in came {
                 let Some(tail) = tails.get_mut(&bucket) else {
                     continue;

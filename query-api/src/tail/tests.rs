@@ -81,19 +81,19 @@ async fn what_was_read_is_not_read_again() {
             .push(&table.entry.topic, 0, message(&table, n, false));
     }
     ids(&world).await;
-    let delivered = world.log.delivered();
+    let delivered = world.log.delivered(&table.entry.topic);
     ids(&world).await;
     assert_eq!(
-        world.log.delivered(),
+        world.log.delivered(&table.entry.topic),
         delivered,
         "nothing new, nothing read"
     );
     world
         .log
         .push(&table.entry.topic, 0, message(&table, 10, false));
-    let delivered = world.log.delivered();
+    let delivered = world.log.delivered(&table.entry.topic);
     assert_eq!(ids(&world).await.len(), 11);
-    assert_eq!(world.log.delivered() - delivered, 1);
+    assert_eq!(world.log.delivered(&table.entry.topic) - delivered, 1);
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn many_messages_are_read_in_steps() {
         world.rows("SELECT count(*), sum(id) FROM t").await,
         json!([[6_000, 17_997_000]])
     );
-    let delivered = world.log.delivered();
+    let delivered = world.log.delivered(&table.entry.topic);
     assert!(delivered <= 6_000 + 200, "{delivered}");
 }
 

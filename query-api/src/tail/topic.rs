@@ -19,7 +19,7 @@ use tidelake_log::TopicInfo;
 use tidelake_service::codes;
 use tokio::time::Instant;
 
-use super::TailSource;
+use super::TailLog;
 use crate::error::QueryError;
 
 /// A topic that is queried without a break is described once in this time.
@@ -45,7 +45,7 @@ impl TopicSeen {
     /// [`QueryError::TopicChanged`] where the topic is not the table's any more.
     pub(super) async fn ends(
         &self,
-        source: &dyn TailSource,
+        source: &TailLog,
         entry: &TableEntry,
     ) -> Result<Vec<(Bucket, Offset)>, QueryError> {
         let last = self.last.lock().clone();
@@ -78,7 +78,7 @@ impl TopicSeen {
 
 /// The ends of the table's partitions, with nothing known of its topic.
 pub(crate) async fn look(
-    source: &dyn TailSource,
+    source: &TailLog,
     entry: &TableEntry,
 ) -> Result<Vec<(Bucket, Offset)>, QueryError> {
     let (info, ends) = ask(source, entry, entry.buckets).await?;
@@ -87,7 +87,7 @@ pub(crate) async fn look(
 
 /// What the topic is, and its ends: at once where it has as many partitions as are believed.
 async fn ask(
-    source: &dyn TailSource,
+    source: &TailLog,
     entry: &TableEntry,
     buckets: u32,
 ) -> Result<(TopicInfo, Vec<(Bucket, Offset)>), QueryError> {

@@ -1,7 +1,6 @@
 //! Another log behind a table's name is noticed, and more partitions are read or refused.
 
 use serde_json::json;
-use tidelake_core::TopicId;
 
 use crate::settings::QuerySettings;
 use crate::testing::{TestTable, Wire, World};
@@ -52,7 +51,7 @@ async fn rows_of_a_topic_that_was_made_again_are_not_the_tables() {
     let (world, mut table) = world(APPEND).await;
     push(&table, 0, 0..100);
     table.flush(0, 100).await;
-    table.log.add_topic(&table.entry.topic, TopicId([9; 16]), 1);
+    table.log.remake_topic(&table.entry.topic);
     push(&table, 0, 1000..1250);
     is_refused(&world, "TOPIC_REPLACED", "was deleted and made again", 100).await;
 }
@@ -63,10 +62,10 @@ async fn a_followed_topic_that_was_made_again_is_noticed_at_once_where_it_is_sho
     push(&table, 0, 0..100);
     table.flush(0, 50).await;
     assert_eq!(world.rows(COUNT).await, json!([[100]]));
-    table.log.add_topic(&table.entry.topic, TopicId([9; 16]), 1);
+    table.log.remake_topic(&table.entry.topic);
     push(&table, 0, 1000..1090);
     is_refused(&world, "TOPIC_REPLACED", "its id is", 50).await;
-    table.log.remove_topic(&table.entry.topic);
+    table.log.remove_topic(&table.entry.topic).await;
     is_refused(&world, "TOPIC_REPLACED", "is not there", 50).await;
 }
 
@@ -121,7 +120,7 @@ async fn a_lookup_of_what_is_newest_is_refused_and_one_of_what_is_committed_is_n
     let (world, mut table) = world(UPSERT).await;
     push(&table, 0, 0..3);
     table.flush_upserts(&[(0, 3)]).await;
-    table.log.add_topic(&table.entry.topic, TopicId([9; 16]), 1);
+    table.log.remake_topic(&table.entry.topic);
     push(&table, 0, 5..9);
     let (status, problem) = world.get("/v1/tables/t/rows/1?consistency=latest").await;
     assert_eq!((status, &problem["code"]), (409, &json!("TOPIC_REPLACED")));

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::ends::{BucketEnds, Ends};
 use super::pieces::BucketTail;
 use super::topic::check_end;
-use super::{Shared, TailSource};
+use super::{Shared, TailLog};
 use crate::error::QueryError;
 use crate::pins::Pinned;
 
@@ -141,10 +141,7 @@ impl Followed {
     ///
     /// # Errors
     /// [`QueryError::TopicChanged`] where the topic is not the table's any more.
-    pub(super) async fn ends(
-        &self,
-        source: &Arc<dyn TailSource>,
-    ) -> Result<BucketEnds, QueryError> {
+    pub(super) async fn ends(&self, source: &Arc<TailLog>) -> Result<BucketEnds, QueryError> {
         let ends = self.ends.get(source, &self.entry).await?;
         let buckets = ends.len() as u32;
         if self.buckets.fetch_max(buckets, Ordering::Relaxed) < buckets {

@@ -13,6 +13,7 @@ mod client;
 mod group;
 mod state;
 
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidelake_core::clock::SharedClock;
@@ -36,6 +37,9 @@ struct Shared {
     /// Something is there that was not before.
     changed: Notify,
     clock: SharedClock,
+    /// Requests for ends, and feeds that are open: for who wants to know what something costs.
+    end_requests: AtomicU64,
+    feeds: AtomicUsize,
 }
 
 impl Shared {
@@ -73,6 +77,8 @@ impl MemoryLog {
                 state: Mutex::new(State::default()),
                 changed: Notify::new(),
                 clock,
+                end_requests: AtomicU64::new(0),
+                feeds: AtomicUsize::new(0),
             }),
         }
     }
@@ -95,6 +101,29 @@ impl MemoryLog {
         partition.map_or_else(Vec::new, |partition| {
             partition.messages.iter().cloned().collect()
         })
+    }
+
+    /// The next offset of a bucket; none where there is no such bucket.
+    pub fn end(&self, at: &TopicBucket) -> Option<Offset> {
+        let state = self.shared.state();
+        let partition = state.partition(&at.topic, at.bucket)?;
+        Some(Offset(partition.end))
+    }
+
+    /// Requests for ends so far.
+    pub fn end_requests(&self) -> u64 {
+        self.shared.end_requests.load(Ordering::SeqCst)
+    }
+
+    /// Messages of a topic that were handed to feeds so far.
+    pub fn delivered(&self, topic: &str) -> u64 {
+        let state = self.shared.state();
+        state.topics.get(topic).map_or(0, |topic| topic.delivered)
+    }
+
+    /// Feeds that are open.
+    pub fn feeds(&self) -> usize {
+        self.shared.feeds.load(Ordering::SeqCst)
     }
 
     /// What a group has told lag tools.

@@ -81,6 +81,9 @@ pub enum ManifestError {
     Schema { at: String, source: SchemaError },
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// What somebody else's look at the same log met, told to all who waited for it.
+    #[error(transparent)]
+    Shared(std::sync::Arc<ManifestError>),
 }
 
 /// A broken predicate.
@@ -93,6 +96,14 @@ pub struct Violation {
 }
 
 impl ManifestError {
+    /// True where the table is there and sound, and the version that was asked for is not.
+    pub fn is_no_such_version(&self) -> bool {
+        matches!(
+            self,
+            Self::VersionGone { .. } | Self::VersionAhead { .. } | Self::BeforeFirst { .. }
+        )
+    }
+
     /// What the caller should do.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -111,6 +122,7 @@ impl ManifestError {
             Self::Invariant { .. } | Self::Checkpoint { .. } => ErrorKind::Bug,
             Self::Schema { source, .. } => source.kind(),
             Self::Storage(error) => error.kind(),
+            Self::Shared(error) => error.kind(),
         }
     }
 }

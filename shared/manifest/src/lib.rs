@@ -3,7 +3,7 @@
 //! Owns the actions ([`action`]), their replay into a [`Snapshot`], the [`Transaction`] with its
 //! rules of [`Conflict`] and rebase, the [`invariants`] of every commit, classic
 //! checkpoints, the formats of deletion vectors ([`vector`]) and statistics ([`Stats`]), and the
-//! [`NamedSnapshot`]s that vacuum must respect. Protocol logic does no I/O; [`DeltaTable`] is the
+//! [`NamedSnapshot`]s that vacuum must respect, and the one [`SnapshotCache`] of a process. Protocol logic does no I/O; [`DeltaTable`] is the
 //! thin shell that does.
 //! Does not know Parquet data files, Kafka or indexes: that is `tidelake_table` and above.
 //!
@@ -52,6 +52,7 @@
 //! ```
 
 pub mod action;
+pub mod cache;
 mod checkpoint;
 mod checkpointer;
 mod commit;
@@ -74,11 +75,14 @@ mod rules;
 mod snapshot;
 pub mod stats;
 mod table;
+#[cfg(test)]
+mod testing;
 mod transaction;
 mod trust;
 pub mod vector;
 
 pub use action::{Add, Metadata, Protocol, Remove, Txn, VectorDescriptor};
+pub use cache::{CachedTable, Freshness, Seen, SnapshotCache};
 pub use commit_file::Commit;
 pub use conflict::Conflict;
 pub use error::{ManifestError, Result, Violation};

@@ -40,6 +40,7 @@ pub(crate) struct Replay {
     files: Layered<Arc<str>, Arc<DataFile>>,
     txns: Layered<Arc<str>, Txn>,
     totals: Totals,
+    held_bytes: u64,
     fingerprint: Option<Fingerprint>,
     grounded: bool,
 }
@@ -60,6 +61,7 @@ impl Replay {
             files: Layered::default(),
             txns: Layered::default(),
             totals: Totals::default(),
+            held_bytes: 0,
             fingerprint: None,
             grounded: false,
         }
@@ -81,6 +83,7 @@ impl Replay {
             files: from.files,
             txns: from.txns,
             totals: from.totals,
+            held_bytes: from.held_bytes,
             fingerprint: from.fingerprint,
             grounded: true,
         }
@@ -220,6 +223,7 @@ impl Replay {
                 sum.saturating_sub(by)
             };
         };
+        change(&mut self.held_bytes, file.held_bytes());
         change(&mut totals.bytes, file.size());
         match file.live_rows() {
             Some(rows) => change(&mut totals.rows, rows),
@@ -264,6 +268,7 @@ impl Replay {
             files: self.files,
             txns: self.txns,
             totals: self.totals,
+            held_bytes: self.held_bytes,
         })
     }
 }

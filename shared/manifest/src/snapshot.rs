@@ -20,6 +20,15 @@ use crate::retyped::Retyped;
 use crate::stats::{Stats, widened};
 use crate::trust::Proof;
 
+/// What a text takes once it is parsed as well, in its own lengths.
+const PARSED_SHARE: u64 = 3;
+/// A file's entry without its texts: the action, the counts, its places in the map.
+const FILE_BYTES: u64 = size_of::<DataFile>() as u64 + 128;
+/// An application's newest transaction: two texts of an id, and its place in the map.
+const TXN_BYTES: u64 = 256;
+/// What a snapshot takes without files.
+const SNAPSHOT_BYTES: u64 = 4096;
+
 /// A live file of a table.
 #[derive(Debug)]
 pub struct DataFile {
@@ -87,6 +96,18 @@ impl DataFile {
     /// The deletion vector, if the file has one.
     pub fn dv(&self) -> Option<&VectorDescriptor> {
         self.add.deletion_vector.as_ref()
+    }
+
+    /// About how much memory its entry in a snapshot takes, its statistics parsed.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let add = &self.add;
+        let stats = add.stats.as_ref().map_or(0, String::len) as u64 * PARSED_SHARE;
+        let vector = add.deletion_vector.as_ref();
+        let vector = vector.map_or(0, |vector| vector.path_or_inline_dv.len());
+        let tags = add.tags.iter().flatten();
+        let tags = tags.map(|(key, value)| key.len() + value.as_ref().map_or(0, String::len) + 64);
+        let texts = 2 * self.path.len() + add.path.len() + vector + tags.sum::<usize>();
+        FILE_BYTES + stats + texts as u64
     }
 
     /// The file's statistics, parsed at the first call. None where absent or not understood.
@@ -162,6 +183,8 @@ pub struct Snapshot {
     pub(crate) files: Layered<Arc<str>, Arc<DataFile>>,
     pub(crate) txns: Layered<Arc<str>, Txn>,
     pub(crate) totals: Totals,
+    /// Of the files' entries; see [`Snapshot::held_bytes`].
+    pub(crate) held_bytes: u64,
 }
 
 impl Snapshot {
@@ -222,6 +245,13 @@ impl Snapshot {
 
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// About how much memory this version takes by itself: mostly its list of files. Versions of one
+    /// table share most of theirs.
+    pub fn held_bytes(&self) -> u64 {
+        let schema = self.metadata.schema_string.len() as u64 * PARSED_SHARE;
+        SNAPSHOT_BYTES + schema + self.held_bytes + self.txns.len() as u64 * TXN_BYTES
     }
 
     /// How far the table covers a bucket; none where it never had a flush.

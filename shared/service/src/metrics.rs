@@ -52,9 +52,30 @@ struct Inner {
 type Read = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
 
 struct Sampled {
-    counters: IntCounterVec,
+    into: Samples,
     owner: &'static str,
     read: Read,
+}
+
+enum Samples {
+    Counters(IntCounterVec),
+    Gauges(IntGaugeVec),
+}
+
+impl Sampled {
+    fn sample(&self) {
+        for (value, count) in (self.read)() {
+            match &self.into {
+                Samples::Counters(counters) => {
+                    let counter = counters.with_label_values(&[self.owner, value]);
+                    counter.inc_by(count.saturating_sub(counter.get()));
+                }
+                Samples::Gauges(gauges) => gauges
+                    .with_label_values(&[self.owner, value])
+                    .set(i64::try_from(count).unwrap_or(i64::MAX)),
+            }
+        }
+    }
 }
 
 struct Process {
@@ -172,11 +193,54 @@ impl Metrics {
         label: &str,
         read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
     ) {
-        let sampled = Sampled {
-            counters: self.int_counter_vec(name, help, &["service", label]),
+        self.sample(Sampled {
+            into: Samples::Counters(self.int_counter_vec(name, help, &["service", label])),
             owner,
             read: Box::new(read),
-        };
+        });
+    }
+
+    /// As [`Self::sampled_counters`], for values that may fall.
+    pub fn sampled_gauges(
+        &self,
+        name: &str,
+        help: &str,
+        owner: &'static str,
+        label: &str,
+        read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
+    ) {
+        self.sample(Sampled {
+            into: Samples::Gauges(self.int_gauge_vec(name, help, &["service", label])),
+            owner,
+            read: Box::new(read),
+        });
+    }
+
+    /// What `owner`'s cache of tables' versions holds and has saved.
+    pub fn sampled_snapshot_cache(
+        &self,
+        owner: &'static str,
+        events: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
+        held: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
+    ) {
+        self.sampled_counters(
+            "tidelake_snapshot_cache_total",
+            "Versions of tables by how they were had: known (hit), followed (refresh), read as a \
+             whole (load); and those that had to go (eviction).",
+            owner,
+            "event",
+            events,
+        );
+        self.sampled_gauges(
+            "tidelake_snapshot_cache_held",
+            "What is held of tables' versions between uses: bytes, and tables.",
+            owner,
+            "unit",
+            held,
+        );
+    }
+
+    fn sample(&self, sampled: Sampled) {
         let mut all = self
             .0
             .sampled
@@ -214,10 +278,7 @@ impl Metrics {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         for sampled in all.iter() {
-            for (value, count) in (sampled.read)() {
-                let counter = sampled.counters.with_label_values(&[sampled.owner, value]);
-                counter.inc_by(count.saturating_sub(counter.get()));
-            }
+            sampled.sample();
         }
         drop(all);
         let mut text = String::new();

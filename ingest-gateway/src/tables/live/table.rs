@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{Bucket, ErrorKind, Watermark};
-use tidelake_manifest::{DeltaTable, ManifestError, Snapshot};
+use tidelake_manifest::{CachedTable, Freshness, ManifestError, Snapshot};
 use tidelake_schema::TableSchema;
 use tokio::time::Interval;
 
@@ -33,43 +33,40 @@ pub(crate) struct LiveTable {
     pub(crate) topic: Arc<str>,
     pub(crate) reached: Arc<Reached>,
     pub(super) topic_watch: TopicWatch,
-    delta: DeltaTable,
+    cached: CachedTable,
     /// Rises by one for each body, so that bodies of one message take turns too.
     turn: AtomicU32,
     seen: RwLock<Option<Seen>>,
-    /// Records were written through this gateway, so its state is wanted again.
-    written: AtomicBool,
     /// One look at the log at a time.
     looking: Arc<tokio::sync::Mutex<()>>,
     /// When refused records may ask for the next one.
     looking_anew: tokio::sync::Mutex<Option<Interval>>,
 }
 
-/// What a look at the table's log showed.
+/// What a look at the table's log showed. Not the version: that is the cache's to hold.
 #[derive(Debug, Clone)]
 struct Seen {
-    snapshot: Arc<Snapshot>,
+    schema: Arc<TableSchema>,
     /// The table with the schema of its log.
     logged: Arc<TableEntry>,
     /// Why no row may follow, where another engine changed the columns or the key.
     misfit: Option<Arc<ManifestError>>,
-    /// Commits of ours can follow: other engines may have switched on what ours can't keep.
-    writable: bool,
+    /// Why no commit of ours can follow, where another engine switched on what ours can't keep.
+    unwritable: Option<Arc<ManifestError>>,
     /// The look began then, or one that failed while the store was away.
     at: Instant,
 }
 
 impl LiveTable {
-    pub(super) fn new(entry: &Arc<TableEntry>, delta: DeltaTable) -> Self {
+    pub(super) fn new(entry: &Arc<TableEntry>, cached: CachedTable) -> Self {
         Self {
             entry: Arc::clone(entry),
             topic: shared(&entry.topic),
             reached: Arc::new(Reached::new(entry.buckets)),
             topic_watch: TopicWatch::new(),
-            delta,
+            cached,
             turn: AtomicU32::new(0),
             seen: RwLock::default(),
-            written: AtomicBool::new(false),
             looking: Arc::default(),
             looking_anew: tokio::sync::Mutex::default(),
         }
@@ -82,22 +79,25 @@ impl LiveTable {
     /// The table's latest version, or one that was the latest within `age_max`. Callers that wait
     /// for the same look share it.
     pub(super) async fn snapshot(&self, age_max: Duration) -> Result<Arc<Snapshot>, ManifestError> {
-        if let Some(seen) = self.seen_within(age_max) {
-            return Ok(seen.snapshot);
+        let wanted = Freshness::NoOlderThan(age_max);
+        let snapshot = self.cached.get(wanted).await?.snapshot;
+        if snapshot.is_dropped() {
+            return Err(ManifestError::NoTable {
+                at: self.entry.location(),
+            });
         }
-        let asked = moment::now();
-        let _turn = self.looking.lock().await;
-        match self.seen_since(asked).or_else(|| self.seen_within(age_max)) {
-            Some(seen) => Ok(seen.snapshot),
-            None => Ok(self.look().await?.snapshot),
-        }
+        Ok(snapshot)
+    }
+
+    /// True where its state is known, so that a look reads no more than what is new.
+    pub(crate) fn is_known(&self) -> bool {
+        self.cached.known().is_some()
     }
 
     /// The table with the schema of its own log, by which records are checked: of a version that
     /// was the latest within [`SCHEMA_AGE_MAX`]. While the store is away, what was seen last must
     /// do: nobody who needs the store changes the table either.
     pub(super) async fn logged(self: &Arc<Self>) -> Result<Arc<TableEntry>, ManifestError> {
-        self.written.store(true, Ordering::Relaxed);
         if let Some(seen) = self.seen_within(SCHEMA_AGE_MAX) {
             if moment::age(seen.at) >= SCHEMA_AGE_GOOD {
                 self.look_beside();
@@ -143,14 +143,6 @@ impl LiveTable {
         }
     }
 
-    /// Forgets the table's state, which is as large as its list of files, unless records are written
-    /// to it.
-    pub(crate) fn release(&self) {
-        if !self.written.load(Ordering::Relaxed) {
-            *self.seen.write() = None;
-        }
-    }
-
     /// What was seen last, if `error` says only that the store is away; nobody tries again at once.
     fn bridge(&self, at: Instant, error: &ManifestError) -> Option<Arc<TableEntry>> {
         if error.kind() != ErrorKind::Unavailable {
@@ -182,45 +174,34 @@ impl LiveTable {
     async fn look(&self) -> Result<Seen, ManifestError> {
         let at = moment::now();
         let before = self.seen.read().clone();
-        let snapshot = match &before {
-            Some(seen) => self.delta.refresh(&seen.snapshot).await?,
-            None => self.delta.snapshot().await?,
-        };
-        if snapshot.is_dropped() {
-            return Err(ManifestError::NoTable {
-                at: self.entry.location(),
-            });
-        }
+        let snapshot = self.snapshot(Duration::ZERO).await?;
         let logged = match before {
-            Some(seen) if seen.snapshot.schema() == snapshot.schema() => seen.logged,
+            Some(seen) if seen.schema == *snapshot.schema() => seen.logged,
             _ => Arc::new(TableEntry {
                 schema: TableSchema::clone(snapshot.schema()),
                 ..self.entry.as_ref().clone()
             }),
         };
-        let writable = match self.seen.read().as_ref() {
-            Some(seen) if is_alike(&seen.snapshot, &snapshot) => seen.writable,
-            _ => self.delta.check_writable(&snapshot).is_ok(),
-        };
+        let unwritable = self.cached.delta().check_writable(&snapshot).err();
         let seen = Seen {
             misfit: self.check_columns_of(&snapshot).err().map(Arc::new),
-            snapshot,
+            schema: Arc::clone(snapshot.schema()),
             logged,
-            writable,
+            unwritable: unwritable.map(Arc::new),
             at,
         };
         self.reached
-            .commit(&seen.snapshot.watermarks(&self.entry.topic_id));
+            .commit(&snapshot.watermarks(&self.entry.topic_id));
         *self.seen.write() = Some(seen.clone());
         Ok(seen)
     }
 
     /// What records are checked by, unless no commit could hold them.
     fn taking(&self, seen: Seen) -> Result<Arc<TableEntry>, ManifestError> {
-        if !seen.writable {
-            self.delta.check_writable(&seen.snapshot)?;
+        match seen.unwritable {
+            Some(unwritable) => Err(ManifestError::Shared(unwritable)),
+            None => Ok(seen.logged),
         }
-        Ok(seen.logged)
     }
 
     fn seen_within(&self, age_max: Duration) -> Option<Seen> {
@@ -248,7 +229,9 @@ impl LiveTable {
     /// columns.
     fn check_columns_of(&self, snapshot: &Snapshot) -> Result<(), ManifestError> {
         let key = self.entry.mode == TableMode::Upsert;
-        self.delta.check_columns(snapshot, &self.entry.schema, key)
+        self.cached
+            .delta()
+            .check_columns(snapshot, &self.entry.schema, key)
     }
 
     /// How far the table's log covers each bucket.
@@ -258,9 +241,4 @@ impl LiveTable {
             snapshot.watermark(topic_id, bucket).unwrap_or_default()
         })
     }
-}
-
-/// True where what decides about writing is the same in both.
-fn is_alike(one: &Snapshot, other: &Snapshot) -> bool {
-    std::ptr::eq(one.metadata(), other.metadata()) && std::ptr::eq(one.protocol(), other.protocol())
 }

@@ -1,6 +1,7 @@
 //! Writers, readers and administration of the log in memory.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -76,6 +77,9 @@ impl LogAdmin for MemoryLog {
         topic: &str,
         buckets: &[Bucket],
     ) -> Result<Vec<(Bucket, Offset)>, LogError> {
+        self.shared.end_requests.fetch_add(1, Ordering::SeqCst);
+        // As over a network: others come to wait meanwhile.
+        tokio::task::yield_now().await;
         self.offsets(topic, buckets, Partition::readable_end)
     }
 
@@ -151,6 +155,7 @@ impl BucketReader for MemoryLog {
         });
         let seats = seats.collect();
         drop(state);
+        self.shared.feeds.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(MemoryFeed {
             shared: self.shared.clone(),
             seats,
@@ -169,6 +174,12 @@ impl BucketReader for MemoryLog {
 struct MemoryFeed {
     shared: Arc<Shared>,
     seats: Vec<Seat>,
+}
+
+impl Drop for MemoryFeed {
+    fn drop(&mut self) {
+        self.shared.feeds.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[derive(Debug)]
@@ -205,6 +216,12 @@ impl Feed for MemoryFeed {
                         seat.told = Some(seat.next);
                         ends.push((seat.at.bucket, Offset(seat.next)));
                     }
+                }
+                // A feed is of one topic.
+                if let Some(seat) = seats.first()
+                    && let Some(topic) = state.topics.get_mut(&*seat.at.topic)
+                {
+                    topic.delivered += messages.len() as u64;
                 }
                 let messages = MessageBatch::owned(messages);
                 let news = !messages.is_empty() || !ends.is_empty();

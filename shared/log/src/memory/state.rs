@@ -37,6 +37,8 @@ pub(super) struct Topic {
     pub name: Arc<str>,
     pub spec: TopicSpec,
     pub buckets: Vec<Partition>,
+    /// Messages handed to feeds.
+    pub delivered: u64,
 }
 
 #[derive(Debug, Default)]
@@ -169,6 +171,7 @@ impl State {
             name: Arc::from(spec.name.as_str()),
             spec: spec.clone(),
             buckets: (0..spec.buckets).map(|_| Partition::default()).collect(),
+            delivered: 0,
         };
         self.topics.insert(spec.name.clone(), topic);
         self.rebalance_all();
