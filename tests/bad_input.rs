@@ -214,23 +214,23 @@ async fn a_bad_record_through_kafka_becomes_a_dead_letter_and_stops_nobody() {
             .unwrap();
         assert_eq!(ids, [0, 1, 2, 3, 99], "{consistency}");
     }
-    let letters = format!("{topic}.dlq");
+    let dead_letters = format!("{topic}.dlq");
     let ends = Admin::new(&kafka)
         .unwrap()
-        .end_offsets(&letters, &[Bucket(0)])
+        .end_offsets(&dead_letters, &[Bucket(0)])
         .await
         .unwrap();
     assert_eq!(ends, [(Bucket(0), Offset(5))]);
-    let reader = TailReader::open(&kafka, &letters).unwrap();
+    let reader = TailReader::open(&kafka, &dead_letters).unwrap();
     let range = vec![(Bucket(0), Offset(0), Offset(5))];
     let batches = reader.read(range, WAIT_MAX).await.unwrap();
     let found: Vec<_> = batches
         .iter()
         .flat_map(tidelake_log::MessageBatch::iter)
         .collect();
-    for ((letter, value), offset) in found.iter().zip(bad).zip(offsets) {
-        let header = |name| String::from_utf8_lossy(letter.header(name).unwrap()).into_owned();
-        assert_eq!(letter.value(), Some(value));
+    for ((message, value), offset) in found.iter().zip(bad).zip(offsets) {
+        let header = |name| String::from_utf8_lossy(message.header(name).unwrap()).into_owned();
+        assert_eq!(message.value(), Some(value));
         assert_eq!(header(headers::dead_letter::SOURCE_TOPIC), topic);
         assert_eq!(header(headers::dead_letter::SOURCE_BUCKET), "0");
         assert_eq!(

@@ -40,7 +40,7 @@ impl Answer {
 }
 
 /// Nothing that a test asks for takes longer on a busy machine.
-const REQUEST_MAX: Duration = Duration::from_secs(120);
+const REQUEST_MAX: Duration = Duration::from_secs(150);
 
 impl Client {
     /// # Errors
@@ -101,11 +101,20 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::create_table`].
-    pub async fn create_keyed(&self, name: &str, schema: &Value, buckets: u32) -> Result<Value> {
+    pub async fn create_upsert(&self, name: &str, schema: &Value, buckets: u32) -> Result<Value> {
         let body = json!({"name": name, "mode": "upsert", "buckets": buckets, "schema": schema});
         self.post("/v1/tables", "application/json", body.to_string())
             .await?
             .ok()
+    }
+
+    /// Drops a table for good, or with a grace in which it may be brought back.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn drop_table(&self, name: &str, purge: bool) -> Result<Answer> {
+        let url = format!("{}/v1/tables/{name}?purge={purge}", self.gateway);
+        self.send(self.http.delete(url)).await
     }
 
     /// Sends NDJSON.
@@ -120,7 +129,7 @@ impl Client {
     /// # Errors
     /// As [`Self::send`], and when the flush is not answered in time.
     pub async fn flush(&self, table: &str) -> Result<Value> {
-        let path = format!("/v1/tables/{table}/flush?timeout_ms=60000");
+        let path = format!("/v1/tables/{table}/flush?timeout_ms=120000");
         self.post(&path, "application/json", "").await?.ok()
     }
 
@@ -210,13 +219,34 @@ impl Client {
             .with_context(|| format!("no version in {flushed}"))
     }
 
+    /// Why a table stands still, by the metrics of the flusher at `address`: the causes' words.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn stopped(&self, address: &str, table: &str) -> Result<Vec<String>> {
+        let text = self.text(&format!("{address}/metrics")).await?;
+        let of_table = format!("\",table=\"{table}\",tenant=\"default\"}} 1");
+        let reasons = text.lines().filter_map(|line| {
+            let line = line.strip_prefix("tidelake_table_stopped{reason=\"")?;
+            Some(line.strip_suffix(&of_table)?.to_owned())
+        });
+        Ok(reasons.collect())
+    }
+
+    /// The body of any answer.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn text(&self, url: &str) -> Result<String> {
+        Ok(self.http.get(url).send().await?.text().await?)
+    }
+
     /// A figure of the service at `address`, its labels included in the name; 0 where it is not told.
     ///
     /// # Errors
     /// When there is no answer, or the figure is no number.
     pub async fn metric(&self, address: &str, name: &str) -> Result<f64> {
-        let answer = self.http.get(format!("{address}/metrics")).send().await?;
-        let text = answer.text().await?;
+        let text = self.text(&format!("{address}/metrics")).await?;
         let figure = text
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

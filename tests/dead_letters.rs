@@ -12,7 +12,7 @@ use tidelake_tests::Installation;
 use crate::numbered;
 
 const TOPIC: &str = "tidelake.default.t";
-const LETTERS: &str = "tidelake.default.t.dlq";
+const DEAD_LETTERS: &str = "tidelake.default.t.dlq";
 
 fn kafka(local: &Installation) -> KafkaSettings {
     KafkaSettings {
@@ -81,7 +81,7 @@ async fn every_bad_record_is_one_row_whatever_it_was() {
     let tombstone = Message::marker(TOPIC, Bucket(0), Vec::new());
     producer.send(tombstone).await.unwrap();
     // Anybody can write there: it is a row, and nothing stops.
-    let foreign = Message::new(LETTERS, Bucket(0), "hello");
+    let foreign = Message::new(DEAD_LETTERS, Bucket(0), "hello");
     producer.send(foreign).await.unwrap();
     local.client.flush("t").await.unwrap();
 
@@ -111,7 +111,7 @@ async fn every_bad_record_is_one_row_whatever_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_written_again_after_a_crash_are_the_same_rows() {
+async fn dead_letters_written_again_after_a_crash_are_the_same_rows() {
     let mut local = Installation::start().await.unwrap();
     local
         .client
@@ -120,7 +120,7 @@ async fn letters_written_again_after_a_crash_are_the_same_rows() {
         .unwrap();
     // The flusher has the table open: offset 0 is a flush marker.
     local.client.flush("t").await.unwrap();
-    // Commits fail: letters are written, and the watermark stays before their records.
+    // Commits fail: dead letters are written, and the watermark stays before their records.
     let log = local.table_folder("t").unwrap().join("_delta_log");
     let aside = log.with_file_name("aside");
     std::fs::rename(&log, &aside).unwrap();
@@ -130,8 +130,8 @@ async fn letters_written_again_after_a_crash_are_the_same_rows() {
         let bad = Message::new(TOPIC, Bucket(0), "bad");
         producer.send(bad).await.unwrap();
     }
-    wait_until("the letters", WAIT_MAX, async || {
-        (end_of(&local, LETTERS).await? >= Offset(20)).then_some(())
+    wait_until("the dead letters", WAIT_MAX, async || {
+        (end_of(&local, DEAD_LETTERS).await? >= Offset(20)).then_some(())
     })
     .await
     .unwrap();
@@ -139,8 +139,8 @@ async fn letters_written_again_after_a_crash_are_the_same_rows() {
     std::fs::remove_file(&log).unwrap();
     std::fs::rename(&aside, &log).unwrap();
     local.restart().await.unwrap();
-    wait_until("the letters again", WAIT_MAX, async || {
-        (end_of(&local, LETTERS).await? >= Offset(40)).then_some(())
+    wait_until("the dead letters again", WAIT_MAX, async || {
+        (end_of(&local, DEAD_LETTERS).await? >= Offset(40)).then_some(())
     })
     .await
     .unwrap();
@@ -151,7 +151,7 @@ async fn letters_written_again_after_a_crash_are_the_same_rows() {
         rows_become(&local, sql, consistency, &[json!([20, 20, 20])]).await;
     }
     // Every message of the topic is in: nothing more can come.
-    let described = wait_until("the last letter", WAIT_MAX, async || {
+    let described = wait_until("the last dead letter", WAIT_MAX, async || {
         let path = "/v1/tables/t__dead_letters";
         let table = local.client.get(path).await.ok()?.ok().ok()?;
         (table["lag_records"] == 0).then_some(table)
@@ -175,9 +175,9 @@ async fn a_record_that_is_good_now_is_replayed_and_others_stay() {
         .unwrap();
     let producer = producer(&local);
     // Its cause was mended: what it holds fits the table.
-    let letter = |offset: &str, value: &str| {
-        let mut letter = Message::new(LETTERS, Bucket(0), value.to_owned());
-        letter.key = Some(format!("0/{offset}").into());
+    let dead_letter = |offset: &str, value: &str| {
+        let mut message = Message::new(DEAD_LETTERS, Bucket(0), value.to_owned());
+        message.key = Some(format!("0/{offset}").into());
         let named = [
             (headers::dead_letter::SOURCE_BUCKET, "0"),
             (headers::dead_letter::SOURCE_OFFSET, offset),
@@ -185,11 +185,11 @@ async fn a_record_that_is_good_now_is_replayed_and_others_stay() {
             (headers::dead_letter::REASON, "it was wrong then"),
         ];
         let named = named.map(|(name, text)| (name.into(), text.to_owned().into()));
-        letter.headers.extend(named);
-        letter
+        message.headers.extend(named);
+        message
     };
     for (offset, value) in [("70", "{\"id\":70}"), ("71", "{\"id\":71}"), ("72", "bad")] {
-        producer.send(letter(offset, value)).await.unwrap();
+        producer.send(dead_letter(offset, value)).await.unwrap();
     }
     let open = "SELECT source_offset FROM t__dead_letters WHERE replayed_at IS NULL \
                 ORDER BY source_offset";

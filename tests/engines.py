@@ -12,6 +12,7 @@ import time
 import uuid
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable, Field, write_deltalake
 
 
@@ -29,6 +30,26 @@ def rows(ids, value):
 
 def append(path, _version):
     write_deltalake(path, rows(range(5000, 5040), 1), mode="append")
+
+
+def append_bare(path, _version):
+    """A file without statistics, and a commit that says of itself what it likes."""
+    name = f"part-00000-{uuid.uuid4()}.parquet"
+    pq.write_table(rows(range(5000, 5040), 2), f"{path}/{name}")
+    add = {
+        "path": name,
+        "partitionValues": {},
+        "size": os.path.getsize(f"{path}/{name}"),
+        "modificationTime": int(time.time() * 1000),
+        "dataChange": True,
+    }
+    said = {"operationParameters": {"how": {"deep": [1, None]}}, "engineInfo": 7, "more": [True]}
+    commit(path, "by hand", [{"add": add}], said)
+
+
+def overwrite(path, _version):
+    predicate = "id >= 30 AND id < 50"
+    write_deltalake(path, rows(range(30, 40), 3), mode="overwrite", predicate=predicate)
 
 
 def delete(path, _version):
@@ -92,6 +113,18 @@ def set_property(path, _version):
     DeltaTable(path).alter.set_table_properties({"delta.logRetentionDuration": "interval 30 days"})
 
 
+def set_by_hand(path, _version):
+    metadata = newest(path, "metaData")
+    properties = {
+        "delta.checkpointInterval": "3",
+        "delta.logRetentionDuration": "interval 2 days",
+        "delta.deletedFileRetentionDuration": "interval 0 hours",
+        "somebody.else": "ü",
+    }
+    configuration = {**metadata["configuration"], **properties}
+    commit(path, "SET TBLPROPERTIES", [{"metaData": {**metadata, "configuration": configuration}}])
+
+
 def commits(path):
     names = os.listdir(f"{path}/_delta_log")
     return sorted(name for name in names if re.fullmatch(r"\d{20}\.json", name))
@@ -107,9 +140,9 @@ def newest(path, action):
     raise LookupError(action)
 
 
-def commit(path, operation, actions):
+def commit(path, operation, actions, said=None):
     """Put if absent of the next number, until nobody else was faster."""
-    info = {"timestamp": int(time.time() * 1000), "operation": operation}
+    info = {"timestamp": int(time.time() * 1000), "operation": operation, **(said or {})}
     text = "".join(json.dumps(action) + "\n" for action in [{"commitInfo": info}, *actions])
     while True:
         number = int(commits(path)[-1][:20]) + 1
@@ -169,12 +202,16 @@ def drop(path, _version):
 
 
 def main():
+    # Whatever an engine prints is no answer.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     for operation, path, version in json.loads(sys.argv[1]):
         try:
             globals()[operation](path, version)
-            print("null")
+            print("null", file=answers)
         except Exception as error:
-            print(json.dumps(f"{type(error).__name__}: {error}"[:300]))
+            print(json.dumps(f"{type(error).__name__}: {error}"[:300]), file=answers)
+    answers.close()
 
 
 main()

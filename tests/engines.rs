@@ -2,14 +2,16 @@
 //! append table are written, handed from flusher to flusher and restarted, and at every version
 //! since, all readers find what a model says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tidelake_testkit::{Process, Program, Reader, Readers, Reading, WAIT_MAX, wait_until};
 use tidelake_tests::Installation;
 
-use crate::keyed_load::keyed;
+use crate::others;
+use crate::upsert_load::schema;
 
 const SCRIPT: &str = include_str!("engines.py");
 const BUCKETS: u32 = 4;
@@ -52,9 +54,16 @@ impl Operation {
     }
 }
 
-const ROWS: [Operation; 5] = [
+const ROWS: [Operation; 7] = [
     Operation::rows("append", |rows, _| {
         rows.extend((5000..5040).map(|id| (id, 1)))
+    }),
+    Operation::rows("append_bare", |rows, _| {
+        rows.extend((5000..5040).map(|id| (id, 2)))
+    }),
+    Operation::rows("overwrite", |rows, _| {
+        rows.retain(|id, _| !(30..50).contains(id));
+        rows.extend((30..40).map(|id| (id, 3)));
     }),
     Operation::rows("delete", |rows, _| rows.retain(|id, _| id % 5 != 0)),
     Operation::rows("update", |rows, _| {
@@ -88,7 +97,10 @@ const SCHEMA: [Operation; 5] = [
 ];
 
 /// delta-rs names the variant type in the protocol as soon as it sets a property.
-const PROPERTIES: [Operation; 1] = [Operation::files("set_property")];
+const PROPERTIES: [Operation; 2] = [
+    Operation::files("set_property"),
+    Operation::files("set_by_hand"),
+];
 
 /// A table, and what it must hold.
 struct Subject<'a> {
@@ -153,14 +165,14 @@ impl Subject<'_> {
 }
 
 /// Count, distinct keys, sums of keys and of values.
-fn figures(rows: &Rows) -> [String; 4] {
-    let (count, keys) = (rows.len(), rows.keys().sum::<u64>());
-    let values = rows.values().sum::<u64>();
+fn figures(rows: &[(u64, u64)]) -> [String; 4] {
+    let keys: BTreeSet<u64> = rows.iter().map(|(id, _)| *id).collect();
+    let sum = |column: fn(&(u64, u64)) -> u64| rows.iter().map(column).sum::<u64>();
     [
-        count.to_string(),
-        count.to_string(),
-        keys.to_string(),
-        values.to_string(),
+        rows.len().to_string(),
+        keys.len().to_string(),
+        sum(|row| row.0).to_string(),
+        sum(|row| row.1).to_string(),
     ]
 }
 
@@ -180,9 +192,12 @@ async fn subjects<'a>(
             let kind = if upsert { "upsert" } else { "append" };
             let name = format!("{}_{kind}", operation.name);
             if upsert {
-                local.client.create_keyed(&name, &keyed(), BUCKETS).await?;
+                local
+                    .client
+                    .create_upsert(&name, &schema(), BUCKETS)
+                    .await?;
             } else {
-                let mut schema = keyed();
+                let mut schema = schema();
                 schema
                     .as_object_mut()
                     .and_then(|schema| schema.remove("identifier-field-ids"));
@@ -285,7 +300,8 @@ async fn compare(local: &Installation, readers: &Readers, subject: &Subject<'_>)
             .ok()?;
         let ours = texts(ours["rows"][0].as_array().context("no row")?);
         if let Some(rows) = subject.known.get(&version) {
-            let model = figures(rows);
+            let rows: Vec<_> = rows.iter().map(|(id, v)| (*id, *v)).collect();
+            let model = figures(&rows);
             ensure!(
                 ours == model,
                 "{} at {version}: {ours:?}, not {model:?}",
@@ -295,6 +311,13 @@ async fn compare(local: &Installation, readers: &Readers, subject: &Subject<'_>)
         ensure!(
             ours[0] == ours[1],
             "{} at {version}: doubled {ours:?}",
+            subject.name
+        );
+        let rows = others::kernel_pairs(Path::new(&path), version, ["id", subject.value])?;
+        let kernel = figures(&rows);
+        ensure!(
+            ours == kernel,
+            "{}, delta_kernel at {version}: {kernel:?}, not {ours:?}",
             subject.name
         );
         for reader in Reader::ALL {

@@ -1,6 +1,6 @@
 //! The services as processes of their own, over an empty store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
@@ -43,6 +43,11 @@ impl Fleet {
     /// When a service is not what it says.
     pub fn client(&self) -> Result<Client> {
         self.services.client(&self.gateway, &self.query)
+    }
+
+    /// The store's root.
+    pub fn store_folder(&self) -> &Path {
+        self.dir.path()
     }
 
     /// The folder of a table of tenant `default`.

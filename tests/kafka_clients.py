@@ -35,7 +35,7 @@ async def main(bootstrap):
     await consumer.start()
     seen = set()
     while len(seen) < 100:
-        message = await asyncio.wait_for(consumer.getone(), 30)
+        message = await asyncio.wait_for(consumer.getone(), 90)
         assert message.headers == (("h", b"x"),), message.headers
         seen.add((message.partition, message.offset))
     await consumer.commit()
@@ -58,4 +58,4 @@ async def main(bootstrap):
     print("ok")
 
 
-asyncio.run(asyncio.wait_for(main(sys.argv[1]), 120))
+asyncio.run(asyncio.wait_for(main(sys.argv[1]), 200))

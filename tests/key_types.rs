@@ -378,7 +378,7 @@ async fn history(client: Client, kafka: String, case: Case) -> Result<[(u64, Vec
     }
     let identifiers: Vec<usize> = (1..=case.types.len()).collect();
     let schema = json!({"type": "struct", "schema-id": 0, "identifier-field-ids": identifiers, "fields": fields});
-    client.create_keyed(case.name, &schema, BUCKETS).await?;
+    client.create_upsert(case.name, &schema, BUCKETS).await?;
     let all: Vec<usize> = (0..case.keys.len()).collect();
     let mut table = Table {
         direct: Direct::new(&kafka, case.name, BUCKETS)?,
@@ -479,7 +479,8 @@ const FORMS: [(&str, &str, &[&str]); 6] = [
     ),
 ];
 
-/// Such a text has another bucket than the key, mostly: the record is a stray then, the row the same.
+/// Such a text has another bucket than the key, mostly: the record is misrouted then, the row
+/// the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_written_in_another_way_is_the_same_key() {
     let settings = [("TIDELAKE__FLUSHER__DISCOVERY_MS", "200")];
@@ -503,7 +504,7 @@ async fn another_way(
         {"id": 1, "name": "k", "required": true, "type": ty},
         {"id": 2, "name": "v", "required": false, "type": "long"},
     ]});
-    client.create_keyed(name, &schema, 8).await?;
+    client.create_upsert(name, &schema, 8).await?;
     let direct = Direct::new(&local.kafka, name, 8)?;
     let sql = format!("SELECT 1, v FROM {name}");
     let rows = async |consistency| client.pairs(&sql, consistency).await;
@@ -537,7 +538,7 @@ async fn another_way(
     Ok(())
 }
 
-/// Once the flusher has brought a stray to its bucket.
+/// Once the flusher has brought a misrouted record to its bucket.
 async fn shows(
     client: &Client,
     table: &str,
@@ -545,7 +546,7 @@ async fn shows(
     expected: &[(u64, u64)],
 ) -> Result<()> {
     client.flush(table).await?;
-    wait_until("the stray to come home", WAIT_MAX, async || {
+    wait_until("the record to come home", WAIT_MAX, async || {
         (rows("latest").await.ok()? == expected).then_some(())
     })
     .await?;

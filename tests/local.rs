@@ -153,14 +153,10 @@ async fn shutdown_commits_what_was_accepted() {
         .ok()
         .unwrap();
     // The flusher has taken the rows in: only then does the shutdown have something to commit.
-    let lag = "tidelake_flusher_records_total{table=\"t\",tenant=\"default\"} 1000";
+    let taken = "tidelake_flusher_records_total{table=\"t\",tenant=\"default\"}";
     wait_until("the rows to be read", WAIT_MAX, async || {
-        let metrics = local
-            .client
-            .http
-            .get(format!("{}/metrics", local.client.gateway));
-        let text = metrics.send().await.ok()?.text().await.ok()?;
-        text.contains(lag).then_some(())
+        let metric = local.client.metric(&local.client.gateway, taken);
+        (metric.await.ok()? >= 1000.0).then_some(())
     })
     .await
     .unwrap();
@@ -212,14 +208,14 @@ async fn every_listener_tells_how_it_is() {
     let local = Installation::start().await.unwrap();
     for base in [&local.client.gateway, &local.client.query] {
         for path in ["/livez", "/readyz", "/health", "/version"] {
-            let answer = local
-                .client
-                .http
-                .get(format!("{base}{path}"))
-                .send()
-                .await
-                .unwrap();
-            assert_eq!(answer.status(), 200, "{base}{path}");
+            // It may be unready for a moment: a busy log answers late.
+            wait_until(&format!("{base}{path}"), WAIT_MAX, async || {
+                let request = local.client.http.get(format!("{base}{path}"));
+                let status = request.send().await.ok()?.status();
+                (status == 200).then_some(())
+            })
+            .await
+            .unwrap();
         }
     }
     let request = local

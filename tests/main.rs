@@ -1,21 +1,25 @@
 //! The promises, one file each.
 
 mod bad_input;
+mod bombs;
 mod dead_letters;
+mod drops;
 mod engines;
 mod exactly_once;
 mod faults;
 mod interop;
 mod kafka_clients;
 mod key_types;
-mod keyed_load;
 mod local;
+mod log_away;
 mod misrouted;
 mod others;
 mod rebalance;
 mod spark;
 mod time_travel;
 mod tokens;
+mod topics;
+mod upsert_load;
 mod upserts;
 mod versions;
 mod whole_messages;

@@ -23,11 +23,7 @@ pub struct State {
 /// Every reader finds these rows, no more and no fewer.
 pub async fn agree(states: &[State], [first, second]: [&str; 2]) -> Result<()> {
     for state in states {
-        let batches = kernel(&state.folder, Some(state.version))?;
-        let columns = [longs(&batches, first)?, longs(&batches, second)?];
-        let [first, second] = columns;
-        let mut rows: Vec<_> = first.into_iter().zip(second).collect();
-        rows.sort_unstable();
+        let rows = kernel_pairs(&state.folder, state.version, [first, second])?;
         same("delta_kernel", state, &rows)?;
     }
     let Some(readers) = Readers::new()? else {
@@ -108,6 +104,19 @@ pub fn kernel(folder: &Path, version: Option<u64>) -> Result<Vec<RecordBatch>> {
         batches.push(data.try_into_record_batch()?);
     }
     Ok(batches)
+}
+
+/// Two columns of whole numbers through delta_kernel, in their order.
+pub fn kernel_pairs(
+    folder: &Path,
+    version: u64,
+    [first, second]: [&str; 2],
+) -> Result<Vec<(u64, u64)>> {
+    let batches = kernel(folder, Some(version))?;
+    let (first, second) = (longs(&batches, first)?, longs(&batches, second)?);
+    let mut rows: Vec<_> = first.into_iter().zip(second).collect();
+    rows.sort_unstable();
+    Ok(rows)
 }
 
 fn longs(batches: &[RecordBatch], name: &str) -> Result<Vec<u64>> {

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tidelake_tests::{Client, Installation};
 
-use crate::keyed_load::keyed;
 use crate::others::{self, State};
+use crate::upsert_load::schema;
 
 const KEYS: u64 = 400;
 const ROUNDS: usize = 24;
@@ -85,7 +85,7 @@ fn applied(model: &Model, changes: &[Value]) -> Result<Model> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_version_and_every_difference_is_exact() {
     let mut local = Installation::start().await.unwrap();
-    local.client.create_keyed("t", &keyed(), 3).await.unwrap();
+    local.client.create_upsert("t", &schema(), 3).await.unwrap();
     let mut random = Random(0x7469_6465_6c61_6b65);
     let mut model = Model::new();
     let mut versions: Vec<(u64, Model)> = Vec::new();

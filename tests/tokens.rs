@@ -6,7 +6,7 @@ use tidelake_core::{Bucket, Token, Watermark};
 use tidelake_testkit::EmbeddedBroker;
 use tidelake_tests::{Client, Fleet};
 
-use crate::keyed_load::keyed;
+use crate::upsert_load::schema;
 
 const FLUSHER: [(&str, &str); 2] = [
     ("TIDELAKE__FLUSH_AGE_MS", "250"),
@@ -42,7 +42,7 @@ async fn a_write_is_seen_at_once_on_every_node_by_its_token() {
     let mut second = fleet.services.start("query-api", &[]).await.unwrap();
     let near = fleet.client().unwrap();
     let far = fleet.services.client(&fleet.gateway, &second).unwrap();
-    near.create_keyed("t", &keyed(), 3).await.unwrap();
+    near.create_upsert("t", &schema(), 3).await.unwrap();
     for value in 0..60 {
         let lines: String = (0..KEYS)
             .map(|id| format!("{{\"id\":{id},\"v\":{value}}}\n"))
@@ -63,12 +63,12 @@ async fn a_write_is_seen_at_once_on_every_node_by_its_token() {
 
     let token = Token::new([(Bucket(1), Watermark(1_000_000))]).to_string();
     for client in [&near, &far] {
-        let request = json!({ "token": token, "timeout_ms": 300 });
+        let request = json!({ "token": token, "timeout_ms": 2000 });
         let sql = client
             .sql_with("SELECT count(*) FROM t", request)
             .await
             .unwrap();
-        let request = json!({ "keys": [1], "token": token, "timeout_ms": 300 });
+        let request = json!({ "keys": [1], "token": token, "timeout_ms": 2000 });
         let lookup = client.lookup("t", &request).await.unwrap();
         for answer in [sql, lookup] {
             assert_eq!((answer.status, answer.code()), (503, "TOKEN_NOT_COVERED"));

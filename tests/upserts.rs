@@ -4,18 +4,18 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use tidelake_testkit::{Kafka, KeyedHistory};
+use tidelake_testkit::{Kafka, UpsertHistory};
 use tidelake_tests::{Fleet, Installation};
 use tokio::sync::Mutex;
 
-use crate::keyed_load::{Load, compare, keyed, progress, readers_agree};
+use crate::upsert_load::{Load, compare, progress, readers_agree, schema};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_nine_leaves_every_key_as_its_last_record_says() {
     let settings = [("TIDELAKE__FLUSHER__FLUSH_AGE_MS", "150")];
     let mut local = Installation::start_with(&[], &settings).await.unwrap();
-    local.client.create_keyed("t", &keyed(), 3).await.unwrap();
-    let history = Arc::new(Mutex::new(KeyedHistory::new()));
+    local.client.create_upsert("t", &schema(), 3).await.unwrap();
+    let history = Arc::new(Mutex::new(UpsertHistory::new()));
     let serial = Arc::new(AtomicU64::new(0));
     for round in 0..5 {
         let load = Load::start(&local.client, &history, &serial);
@@ -43,8 +43,11 @@ async fn kill_nine_of_flusher_and_query_node_on_apache_kafka_keeps_every_key() {
     };
     let mut fleet = Fleet::start(&kafka.bootstrap(), &FLUSHER).await.unwrap();
     let client = |fleet: &Fleet| fleet.client().unwrap();
-    client(&fleet).create_keyed("t", &keyed(), 3).await.unwrap();
-    let history = Arc::new(Mutex::new(KeyedHistory::new()));
+    client(&fleet)
+        .create_upsert("t", &schema(), 3)
+        .await
+        .unwrap();
+    let history = Arc::new(Mutex::new(UpsertHistory::new()));
     let serial = Arc::new(AtomicU64::new(0));
     for round in 0..4 {
         let load = Load::start(&client(&fleet), &history, &serial);

@@ -8,7 +8,7 @@ use serde_json::json;
 use tidelake_testkit::{EmbeddedBroker, WAIT_MAX, wait_until};
 use tidelake_tests::{Client, Fleet};
 
-use crate::keyed_load::keyed;
+use crate::upsert_load::schema;
 
 const KEYS: u64 = 3000;
 /// Every so many bodies the keys are all deleted.
@@ -90,7 +90,7 @@ async fn a_body_of_one_bucket_is_seen_whole_or_not_at_all() {
     let broker = EmbeddedBroker::start().await.unwrap();
     let mut fleet = Fleet::start(&broker.bootstrap(), &FLUSHER).await.unwrap();
     let client = fleet.client().unwrap();
-    client.create_keyed("t", &keyed(), 1).await.unwrap();
+    client.create_upsert("t", &schema(), 1).await.unwrap();
     let (written, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let (latest, committed) = (AtomicU64::new(0), AtomicU64::new(0));
     let progress = async |more: u64| {

@@ -30,7 +30,7 @@ fn percentiles(mut times: Vec<Duration>) -> Value {
 /// Point lookups by one and by sixteen clients that keep their connections.
 pub async fn lookup(live: u64) -> Result<()> {
     let system = Arc::new(System::start(&every_second())?);
-    system.create_keyed(TABLE, 4).await?;
+    system.create_upsert(TABLE, 4).await?;
     fill(&system, TABLE, live).await?;
     // The first lookups load the index.
     look(&system, live, 1, 500, 99).await?;
@@ -117,7 +117,7 @@ pub async fn freshness(live: u64, seconds: u64) -> Result<()> {
     const RATE: u64 = 50_000;
     const TICK: Duration = Duration::from_millis(20);
     let system = Arc::new(System::start(&every_second())?);
-    system.create_keyed(TABLE, 4).await?;
+    system.create_upsert(TABLE, 4).await?;
     fill(&system, TABLE, live).await?;
     look(&system, live, 1, 200, 5).await?;
     let watch = Stopwatch::start(&[("tidelake", system.pid())]);
@@ -190,7 +190,7 @@ pub async fn freshness(live: u64, seconds: u64) -> Result<()> {
 /// Aggregates after a fifth of all rows got newer ones, beside DuckDB on the same folder.
 pub async fn scan_after_updates(live: u64, rounds: u32) -> Result<()> {
     let system = Arc::new(System::start(&every_second())?);
-    system.create_keyed(TABLE, 4).await?;
+    system.create_upsert(TABLE, 4).await?;
     fill(&system, TABLE, live).await?;
     let mut dice = Dice::new(21);
     let mut left = live / 5;
@@ -251,7 +251,7 @@ pub async fn scan_after_updates(live: u64, rounds: u32) -> Result<()> {
 /// What a table costs that nobody writes or reads.
 pub async fn idle(live: u64) -> Result<()> {
     let system = Arc::new(System::start(&every_second())?);
-    system.create_keyed(TABLE, 4).await?;
+    system.create_upsert(TABLE, 4).await?;
     fill(&system, TABLE, live).await?;
     look(&system, live, 1, 100, 1).await?;
     // Followers stop some time after the last query.

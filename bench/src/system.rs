@@ -121,7 +121,7 @@ impl System {
     }
 
     /// Creates an upsert table of the usual records, with `id` as its key.
-    pub async fn create_keyed(&self, name: &str, buckets: u32) -> Result<()> {
+    pub async fn create_upsert(&self, name: &str, buckets: u32) -> Result<()> {
         let mut schema: Value = serde_json::from_str(records::SCHEMA)?;
         schema["identifier-field-ids"] = json!([1]);
         for field in schema["fields"].as_array_mut().into_iter().flatten() {

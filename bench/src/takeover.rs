@@ -73,7 +73,7 @@ pub async fn run(live: u64, kafka: Option<&str>) -> Result<()> {
         system.folder.path().join("data/store").display()
     );
     let kafka = system.kafka.clone();
-    system.create_keyed("clicks", 4).await?;
+    system.create_upsert("clicks", 4).await?;
     let first = Flusher::start(&kafka, &store)?;
     fill(&system, "clicks", live).await?;
     let version = version(&system).await?;

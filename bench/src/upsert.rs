@@ -174,7 +174,7 @@ async fn send(system: &Arc<System>, table: &str, bodies: Vec<Vec<i64>>) -> Resul
 /// Fills a table of `live` keys, then measures `count` updates.
 pub async fn run(name: &str, keys: Keys, live: u64, count: u64, target: f64) -> Result<()> {
     let system = Arc::new(System::start(&every_second())?);
-    system.create_keyed("clicks", 4).await?;
+    system.create_upsert("clicks", 4).await?;
     let loading = Stopwatch::start(&[("tidelake", system.pid())]);
     fill(&system, "clicks", live).await?;
     loading.report("upsert_load", live, None, json!({"for": name}));

@@ -29,7 +29,7 @@ pub async fn run(live: u64, count: u64, kafka: Option<&str>) -> Result<()> {
         ..every_second()
     };
     let system = Arc::new(System::start(&options)?);
-    system.create_keyed("clicks", BUCKETS).await?;
+    system.create_upsert("clicks", BUCKETS).await?;
     fill(&system, "clicks", live).await?;
     let topic = system.describe("clicks").await?["topic"]
         .as_str()

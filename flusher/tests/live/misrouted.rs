@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use tidelake_core::Bucket;
 use tidelake_log::Message;
+use tidelake_testkit::{WAIT_MAX, wait_until};
 
 use super::*;
 
@@ -28,10 +29,9 @@ async fn a_misrouted_record_too_large_for_the_log_becomes_a_dead_letter() {
     room.covered(&table, 0, 1).await;
     room.covered(&table, 1, 1).await;
     let dead = room.dead_letters(&table);
-    let outcome =
-        tidelake_testkit::wait_until("a dead letter", Duration::from_secs(20), async || {
-            (dead.snapshot().await.ok()?.total_rows() == 1).then_some(())
-        });
+    let outcome = wait_until("a dead letter", WAIT_MAX, async || {
+        (dead.snapshot().await.ok()?.total_rows() == 1).then_some(())
+    });
     outcome.await.unwrap();
     room.stop().await;
 }
@@ -45,7 +45,7 @@ async fn misrouted_records_reach_the_bucket_of_their_keys_once() {
     room.write(&table, 0, 0..200, 10).await;
     room.write(&table, 1, 0..200, 10).await;
     let what = "200 keys, each once";
-    let outcome = tidelake_testkit::wait_until(what, Duration::from_secs(30), async || {
+    let outcome = wait_until(what, WAIT_MAX, async || {
         let snapshot = table.delta.snapshot().await.ok()?;
         (snapshot.total_rows() == 200).then_some(())
     });

@@ -1,6 +1,6 @@
 //! Buckets that go from one flusher to another and back.
 
-use tidelake_testkit::wait_until;
+use tidelake_testkit::{WAIT_MAX, wait_until};
 
 use super::*;
 
@@ -17,7 +17,7 @@ async fn flushers_that_come_and_go_commit_every_record_once() {
         let other = room.another().await;
         // Both own some, while messages go on coming.
         let what = format!("round {round}: the second flusher owns buckets");
-        let owned = wait_until(&what, Duration::from_secs(30), async || {
+        let owned = wait_until(&what, WAIT_MAX, async || {
             let text = other.runtime.metrics.render();
             let buckets = text
                 .lines()

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tidelake_catalog::{Catalog, TableEntry, TableMode};
 use tidelake_core::{Bucket, TableId, TableName, TableVersion, TenantId, Watermark};
@@ -13,11 +12,9 @@ use tidelake_manifest::{CreateTable, DeltaTable, Snapshot};
 use tidelake_schema::{TableSchema, dead_letters};
 use tidelake_service::{Running, Runtime};
 use tidelake_storage::{Store, StoreOptions};
-use tidelake_testkit::{EmbeddedBroker, wait_until};
+use tidelake_testkit::{EmbeddedBroker, WAIT_MAX, wait_until};
 
 pub use tidelake_catalog::TableMode as Mode;
-
-const WAIT: Duration = Duration::from_secs(40);
 
 pub struct Room {
     pub broker: EmbeddedBroker,
@@ -187,7 +184,7 @@ impl Room {
     /// Waits until the table covers so many offsets of the bucket.
     pub async fn covered(&self, table: &Table, bucket: u32, offsets: i64) -> Arc<Snapshot> {
         let what = format!("{} covers {offsets} of bucket {bucket}", table.entry.id);
-        let outcome = wait_until(&what, WAIT, async || {
+        let outcome = wait_until(&what, WAIT_MAX, async || {
             let snapshot = table.delta.snapshot().await.ok()?;
             let mark = snapshot.watermark(&table.entry.topic_id, Bucket(bucket));
             (mark == Some(Watermark(offsets))).then_some(snapshot)
@@ -198,7 +195,7 @@ impl Room {
 
     /// Waits for a line of the metrics.
     pub async fn shows(&self, line: &str) {
-        let outcome = wait_until(line, WAIT, async || {
+        let outcome = wait_until(line, WAIT_MAX, async || {
             let text = self.runtime.metrics.render();
             text.lines()
                 .any(|shown| shown.starts_with(line))

@@ -31,7 +31,7 @@ async fn a_topic_made_again_stops_its_table_by_name_and_nothing_is_passed_over()
     // It grows old for everybody to see.
     room.shows(&format!("{LAG} 250")).await;
     let before = room.metric(FRESHNESS).unwrap();
-    tokio::time::timeout(Duration::from_secs(10), async {
+    tokio::time::timeout(tidelake_testkit::WAIT_MAX, async {
         let mut looks = tokio::time::interval(Duration::from_millis(50));
         while room.metric(FRESHNESS).unwrap() < before + 1.0 {
             looks.tick().await;

@@ -8,6 +8,8 @@ use tempfile::TempDir;
 use tidelake_broker::{Broker, BrokerSettings};
 use tidelake_log::KafkaSettings;
 
+use crate::wait::free_port;
+
 /// The embedded broker on a free port, over a folder of its own.
 #[derive(Debug)]
 pub struct EmbeddedBroker {
@@ -21,11 +23,9 @@ impl EmbeddedBroker {
     /// When the broker does not start.
     pub async fn start() -> Result<Self> {
         let dir = tempfile::tempdir().context("no folder for the broker")?;
-        let broker = start(
-            dir.path().join("log"),
-            SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        )
-        .await?;
+        // A port that nobody else takes while it is down.
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let broker = start(dir.path().join("log"), address).await?;
         Ok(Self {
             dir,
             address: broker.address(),

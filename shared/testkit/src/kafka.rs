@@ -103,6 +103,24 @@ impl Kafka {
         self.process.take().context("kafka is not running")?.kill()
     }
 
+    /// SIGSTOP: connections stay open and nothing is answered. [`Self::resume`] ends it.
+    ///
+    /// # Errors
+    /// When it does not run, or the system refuses.
+    pub fn pause(&self) -> Result<()> {
+        let process = self.process.as_ref();
+        process.context("kafka is not running")?.pause()
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When it does not run, or the system refuses.
+    pub fn resume(&self) -> Result<()> {
+        let process = self.process.as_ref();
+        process.context("kafka is not running")?.resume()
+    }
+
     /// An orderly stop.
     ///
     /// # Errors

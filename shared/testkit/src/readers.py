@@ -52,6 +52,7 @@ def duckdb_rows(path, version, sql):
     connection = duckdb.connect()
     connection.execute(f"LOAD '{glob.glob(folder + '/extensions/*/delta.duckdb_extension')[0]}'")
     connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_progress_bar = false")
     at = "" if version is None else f", version={version}"
     connection.execute(f"CREATE VIEW t AS SELECT * FROM delta_scan('{path}'{at})")
     cursor = connection.execute(sql)
@@ -119,9 +120,13 @@ READERS = {
 
 
 def main():
+    # Readers print what they like, such as progress of slow statements: that is no answer.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     for reader, path, version, sql in json.loads(sys.argv[1]):
         rows = [{name: plain(value) for name, value in row.items()} for row in READERS[reader](path, version, sql)]
-        print(json.dumps(rows, ensure_ascii=False))
+        print(json.dumps(rows, ensure_ascii=False), file=answers)
+    answers.close()
 
 
 main()

@@ -1,12 +1,16 @@
-//! Waiting on conditions, never on time.
+//! Waiting on conditions, never on time; and ports that stay one's own.
 
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener};
-use std::time::{Duration, Instant};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 /// Long enough for anything on a busy machine; only a failing test waits so long.
-pub const WAIT_MAX: Duration = Duration::from_secs(60);
+pub const WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -20,27 +24,52 @@ pub async fn wait_until<T>(
     timeout: Duration,
     mut probe: impl AsyncFnMut() -> Option<T>,
 ) -> Result<T> {
-    let begun = Instant::now();
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let begun = looks.tick().await;
     loop {
-        looks.tick().await;
         if let Some(found) = probe().await {
             return Ok(found);
         }
-        if begun.elapsed() > timeout {
+        if looks.tick().await - begun > timeout {
             bail!("waited {} s in vain: {what}", timeout.as_secs());
         }
     }
 }
 
-/// A loopback port that nobody listens on now. For programs that can't pick one themselves.
+/// Below the ports that systems hand out by themselves (from 32768 on Linux, from 49152 elsewhere):
+/// a program that is down for a moment finds its port free again.
+const PORTS: Range<u16> = 12_000..32_000;
+
+/// A port's lock is kept until the test program ends.
+static TAKEN: Mutex<BTreeMap<u16, File>> = Mutex::new(BTreeMap::new());
+
+/// A loopback port that nobody listens on, and that is given out to no other test until this
+/// program ends. For programs that can't pick one themselves, or must come back on the same.
 ///
 /// # Errors
-/// When the machine has none left.
+/// When there is none left.
 pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
-    Ok(listener.local_addr()?.port())
+    let folder = std::env::temp_dir().join("tidelake-test-ports");
+    fs::create_dir_all(&folder).context("no folder for the locks of ports")?;
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    // Programs that run side by side look in different places first.
+    let ports = u32::from(PORTS.end - PORTS.start);
+    let first = std::process::id().wrapping_mul(61) % ports;
+    for step in 0..ports {
+        let port = PORTS.start + u16::try_from((first + step) % ports)?;
+        if taken.contains_key(&port) {
+            continue;
+        }
+        let path = folder.join(port.to_string());
+        let lock = OpenOptions::new().append(true).create(true).open(path);
+        let lock = lock.context("no lock of a port")?;
+        if lock.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            taken.insert(port, lock);
+            return Ok(port);
+        }
+    }
+    bail!("no free port from {} to {}", PORTS.start, PORTS.end)
 }
 
 #[cfg(test)]
@@ -61,5 +90,12 @@ mod tests {
     async fn a_wait_in_vain_says_for_what() {
         let never = wait_until("a miracle", Duration::from_millis(1), async || None::<()>);
         assert!(never.await.unwrap_err().to_string().contains("a miracle"));
+    }
+
+    #[test]
+    fn a_port_is_given_out_once() {
+        let ports: std::collections::BTreeSet<_> = (0..20).map(|_| free_port().unwrap()).collect();
+        assert_eq!(ports.len(), 20);
+        assert!(ports.iter().all(|port| PORTS.contains(port)));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use tidelake_testkit::{KeyedHistory, WAIT_MAX, wait_until};
+use tidelake_testkit::{UpsertHistory, WAIT_MAX, wait_until};
 use tidelake_tests::Client;
 use tokio::sync::Mutex;
 
@@ -17,7 +17,7 @@ const CLIENTS: u64 = 3;
 const KEYS: u64 = 150;
 const BODY_RECORDS: u64 = 40;
 
-pub fn keyed() -> Value {
+pub fn schema() -> Value {
     json!({"type": "struct", "schema-id": 0, "identifier-field-ids": [1], "fields": [
         {"id": 1, "name": "id", "required": true, "type": "long"},
         {"id": 2, "name": "v", "required": false, "type": "long"},
@@ -34,7 +34,7 @@ pub struct Load {
 impl Load {
     pub fn start(
         client: &Client,
-        history: &Arc<Mutex<KeyedHistory>>,
+        history: &Arc<Mutex<UpsertHistory>>,
         serial: &Arc<AtomicU64>,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
@@ -64,7 +64,7 @@ impl Load {
 /// One body: upserts, some keys twice; or deletes; sometimes with a bad record at its end.
 async fn body(
     client: &Client,
-    history: &Arc<Mutex<KeyedHistory>>,
+    history: &Arc<Mutex<UpsertHistory>>,
     serial: &Arc<AtomicU64>,
     number: u64,
 ) {
@@ -123,7 +123,7 @@ async fn body(
 }
 
 /// Waits until so many more records were acknowledged: a kill then hits work under way.
-pub async fn progress(history: &Arc<Mutex<KeyedHistory>>, more: usize) -> Result<()> {
+pub async fn progress(history: &Arc<Mutex<UpsertHistory>>, more: usize) -> Result<()> {
     let before = history.lock().await.acknowledged_count();
     wait_until("records to be acknowledged", WAIT_MAX, async || {
         (history.lock().await.acknowledged_count() >= before + more).then_some(())
@@ -131,7 +131,7 @@ pub async fn progress(history: &Arc<Mutex<KeyedHistory>>, more: usize) -> Result
     .await
 }
 
-pub async fn compare(client: &Client, history: &Arc<Mutex<KeyedHistory>>) -> Result<()> {
+pub async fn compare(client: &Client, history: &Arc<Mutex<UpsertHistory>>) -> Result<()> {
     for consistency in ["latest", "committed"] {
         if consistency == "committed" {
             client.flush("t").await?;

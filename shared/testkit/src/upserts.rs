@@ -19,21 +19,21 @@ pub type State = Option<u64>;
 
 /// The states that every key may be in. Keys that are not named are absent.
 #[derive(Debug, Clone, Default)]
-pub struct KeyedHistory {
+pub struct UpsertHistory {
     possible: BTreeMap<u64, BTreeSet<State>>,
     acknowledged: usize,
 }
 
 /// What a reading says about a history.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct KeyedVerdict {
+pub struct UpsertVerdict {
     /// Keys that are there more than once.
     pub doubled: Vec<u64>,
     /// Keys that are what they can't be: key, found, what would be right.
     pub wrong: Vec<(u64, State, Vec<State>)>,
 }
 
-impl KeyedHistory {
+impl UpsertHistory {
     pub fn new() -> Self {
         Self::default()
     }
@@ -70,8 +70,8 @@ impl KeyedHistory {
     }
 
     /// Compares with the keys and values that a reader found, in any order.
-    pub fn check(&self, found: impl IntoIterator<Item = (u64, u64)>) -> KeyedVerdict {
-        let mut verdict = KeyedVerdict::default();
+    pub fn check(&self, found: impl IntoIterator<Item = (u64, u64)>) -> UpsertVerdict {
+        let mut verdict = UpsertVerdict::default();
         let mut seen: BTreeMap<u64, u64> = BTreeMap::new();
         for (key, value) in found {
             if seen.insert(key, value).is_some() {
@@ -91,7 +91,7 @@ impl KeyedHistory {
     }
 }
 
-impl KeyedVerdict {
+impl UpsertVerdict {
     pub fn is_clean(&self) -> bool {
         self.doubled.is_empty() && self.wrong.is_empty()
     }
@@ -103,7 +103,7 @@ impl KeyedVerdict {
     }
 }
 
-impl fmt::Display for KeyedVerdict {
+impl fmt::Display for UpsertVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let doubled = &self.doubled[..self.doubled.len().min(SHOWN_MAX)];
         let wrong = &self.wrong[..self.wrong.len().min(SHOWN_MAX)];
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_key_is_what_its_last_answer_says() {
-        let mut history = KeyedHistory::new();
+        let mut history = UpsertHistory::new();
         history.sent(1, Some(10));
         assert!(history.check([]).is_clean() && history.check([(1, 10)]).is_clean());
         history.acknowledged(1, Some(10));
