@@ -4,8 +4,8 @@
 //! each form that it takes elsewhere: Iceberg schema JSON (the canonical one, by
 //! [`TableSchema::from_iceberg_json`] and serde), Arrow ([`arrow`]) and Delta ([`delta`]). Each
 //! file's head has its table of types. [`evolution`] says which changes of a table's columns by other
-//! engines are followed. Knows nothing of rows' bytes (that is `tidelake-codec`), of
-//! files or of the log.
+//! engines are followed. Knows nothing of rows' bytes (that is `tidelake-codec`), of files or of the
+//! log.
 //!
 //! ```
 //! use tidelake_schema::TableSchema;
@@ -30,6 +30,7 @@ mod iceberg;
 mod ids;
 mod json;
 mod types;
+mod validate;
 
 #[cfg(test)]
 mod tests;
