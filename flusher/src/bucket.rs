@@ -15,7 +15,7 @@ use tidelake_intake::{dead_letter, misrouted};
 use tidelake_log::{Run, TopicBucket};
 use tidelake_manifest::Snapshot;
 use tidelake_manifest::action::Txn;
-use tidelake_table::{Memtable, Sealed};
+use tidelake_table::{Memtable, Sealed, flush_needs};
 
 use crate::policy::Moment;
 use crate::seats::Held;
@@ -71,6 +71,9 @@ pub struct BucketState {
     pub at: TopicBucket,
     memtable: Memtable,
     intake: BucketIntake,
+    kind: TableKind,
+    /// Of the memtable.
+    deletes: usize,
     /// To be re-published before a commit passes them.
     misrouted: Vec<Misrouted>,
     dead_letters: Vec<Outgoing>,
@@ -106,13 +109,16 @@ impl BucketState {
         entry: &TableEntry,
         snapshot: &Snapshot,
     ) -> Result<Self, IntakeError> {
-        let table = IntakeTable::of(kind_of(entry), entry.topic_id, entry.buckets, snapshot);
+        let kind = kind_of(entry);
+        let table = IntakeTable::of(kind, entry.topic_id, entry.buckets, snapshot);
         let from = snapshot
             .watermark(&entry.topic_id, at.bucket)
             .unwrap_or_default();
         Ok(Self {
             memtable: Memtable::new(at.bucket, from),
             intake: BucketIntake::open(&table, at.bucket, snapshot)?,
+            kind,
+            deletes: 0,
             misrouted: Vec::new(),
             dead_letters: Vec::new(),
             at,
@@ -217,6 +223,7 @@ impl BucketState {
     fn drain(&mut self) -> Result<(), CodecError> {
         let drained = self.intake.drain()?;
         for deletes in drained.deletes {
+            self.deletes += deletes.keys.num_rows();
             self.memtable.delete(deletes);
         }
         for chunk in drained.chunks {
@@ -236,7 +243,7 @@ impl BucketState {
         self.in_flight_oldest_ms = self.oldest_ms.take();
         self.first_taken = None;
         self.asked = None;
-        self.aside_bytes = 0;
+        (self.aside_bytes, self.deletes) = (0, 0);
         Ok(Some(SealedBucket {
             sealed,
             misrouted: std::mem::take(&mut self.misrouted),
@@ -255,13 +262,21 @@ impl BucketState {
     /// What the bucket holds that no flush has taken. What the intake keeps room for while it holds
     /// no rows is told apart: no flush frees it.
     pub fn held(&self) -> Held {
-        let bytes = self.memtable.bytes() + self.intake.bytes() + self.aside_bytes;
+        let encoded = self.memtable.bytes() + self.intake.bytes();
+        let bytes = encoded + self.aside_bytes;
         let (rows, room) = match self.first_taken {
             Some(_) => (bytes, 0),
             None => (0, bytes),
         };
+        let records = || self.memtable.rows() + self.deletes + self.intake.rows();
+        let beside = match (self.first_taken, self.kind) {
+            (None, _) => 0,
+            (Some(_), TableKind::Append) => flush_needs(encoded, None),
+            (Some(_), _) => flush_needs(encoded, Some(records())),
+        };
         Held {
             rows,
+            beside,
             room,
             since: self.first_taken,
             asked: self.asked,

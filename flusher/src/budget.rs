@@ -1,8 +1,8 @@
 //! The flusher's memory: who may go on reading, and who gives memory back.
 //!
 //! Everything that the flusher holds is counted here: rows, the room that decoders keep, messages
-//! to send, what a flush needs beside its rows, key indexes, and what the log client reads ahead.
-//! Room that no flush can free is given back first ([`Verdict::shrink`]), so that reading is never
+//! to send, what their flush needs beside them, key indexes; and set aside, what the log client
+//! reads ahead and what writers of files hold. Room that no flush can free is given back first ([`Verdict::shrink`]), so that reading is never
 //! paused for it. Indexes stay for as long as their buckets: they take from what is left for rows,
 //! but never more than three quarters of it, so that rows get through whatever there is.
 //!
@@ -28,7 +28,8 @@ pub struct Holding {
     pub rows: usize,
     /// Rows of the flush under way.
     pub flying: usize,
-    /// What it holds beside them: keys in order, encoded files.
+    /// What a flush holds beside rows, keys in order and encoded files: the one under way, or the
+    /// next one, for which it is kept free.
     pub beside: usize,
     /// Key indexes.
     pub index: usize,
@@ -64,10 +65,9 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Of `bytes_max`, so much is read ahead by the log client: what it has fetched, and as much
-    /// again on its way to the loop.
-    pub fn new(bytes_max: usize, prefetch_bytes: usize) -> Self {
-        let rows_max = bytes_max.saturating_sub(prefetch_bytes * 2);
+    /// Of `bytes_max`, so much is set aside for what is bounded by itself.
+    pub fn new(bytes_max: usize, aside: usize) -> Self {
+        let rows_max = bytes_max.saturating_sub(aside);
         Self {
             rows_max: rows_max.max(bytes_max / 2),
             full: false,
@@ -188,10 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_ahead_is_part_of_the_budget() {
-        let pressure = |all, ahead| Budget::new(all * MIB, ahead * MIB).pressure_bytes(&[]);
-        assert_eq!(pressure(100, 10), 40 * MIB);
-        assert_eq!(pressure(16, 32), 4 * MIB);
+    fn what_is_set_aside_is_part_of_the_budget() {
+        let pressure = |all, aside| Budget::new(all * MIB, aside * MIB).pressure_bytes(&[]);
+        assert_eq!(pressure(100, 20), 40 * MIB);
+        assert_eq!(pressure(16, 64), 4 * MIB);
     }
 
     #[test]

@@ -42,6 +42,7 @@ use tidelake_core::ErrorKind;
 use tidelake_log::{KafkaLog, LogAdmin, LogClient, ProducerSettings, TopicSpec, topics};
 use tidelake_service::{Running, Runtime, ServiceError, serve, standard_routes};
 use tidelake_storage::{Store, StoreOptions};
+use tidelake_table::Encoders;
 use tidelake_table::index::IndexHome;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -150,6 +151,7 @@ async fn workbench(
         writer,
         metrics: FlusherMetrics::new(&runtime.metrics),
         files: settings.files(),
+        encoders: Encoders::new(settings.encoder_bytes()),
         index_home: Arc::new(index_home),
         announce,
     })

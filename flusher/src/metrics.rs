@@ -114,7 +114,8 @@ impl FlusherMetrics {
             ),
             memory_bytes: metrics.int_gauge(
                 "tidelake_flusher_memory_bytes",
-                "Memory held for rows, their decoders, messages to send and flushes under way.",
+                "Memory held for rows, their decoders, messages to send and key indexes, and held or \
+                 kept free for flushes.",
             ),
             tables: TableMetrics::new(metrics),
             buffer_bytes: metrics.int_gauge(

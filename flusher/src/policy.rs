@@ -98,7 +98,8 @@ impl Cause {
             | Self::PartitionsAdded
             | Self::PartitionsMissing
             | Self::WatermarkLost => (1_000, 30_000),
-            Self::GaveWay => (2_000, 30_000),
+            // Each try reads a share of the memory at most.
+            Self::GaveWay => (2_000, 10_000),
             // Each try reads rows again.
             Self::LogDamaged
             | Self::Corrupt

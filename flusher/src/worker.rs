@@ -74,7 +74,7 @@ impl Worker {
         let (news, told) = mpsc::channel(NEWS_MAX);
         let health = runtime.health.component("flusher");
         health.ready();
-        let budget = Budget::new(settings.memory_bytes_max, prefetch_bytes);
+        let budget = Budget::new(settings.memory_bytes_max, settings.aside_bytes());
         let limits = Limits {
             flush_bytes: settings.flush_bytes,
             flush_age: Duration::from_millis(settings.flush_age_ms),

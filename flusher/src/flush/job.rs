@@ -13,7 +13,7 @@ use tidelake_core::{Bucket, Watermark};
 use tidelake_log::TopicWriter;
 use tidelake_manifest::{Conflict, Snapshot};
 use tidelake_table::index::IndexHome;
-use tidelake_table::{FileSettings, Flush, FlushOutcome, FlushRows, TableError};
+use tidelake_table::{Encoders, FileSettings, Flush, FlushOutcome, FlushRows, TableError};
 use tokio::sync::{mpsc, watch};
 
 use crate::bucket::SealedBucket;
@@ -55,6 +55,8 @@ pub struct Workbench {
     pub writer: Arc<dyn TopicWriter>,
     pub metrics: FlusherMetrics,
     pub files: FileSettings,
+    /// Of all flushes together.
+    pub encoders: Encoders,
     /// Where key indexes live.
     pub index_home: Arc<IndexHome>,
     /// Topic of commit events, where they are wanted.
@@ -195,7 +197,8 @@ impl Job {
             reason: self.reason.as_str(),
             now_ms: runtime.clock.now_ms(),
         };
-        Ok(flush.run(&self.table.delta, &self.base).await?.outcome)
+        let flushed = flush.run_within(&bench.encoders, &self.table.delta, &self.base);
+        Ok(flushed.await?.outcome)
     }
 }
 

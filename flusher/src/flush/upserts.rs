@@ -154,7 +154,8 @@ impl Upserts {
             reason: job.reason.as_str(),
             now_ms,
         };
-        let flushed = flush.run(&job.table.delta, &job.base).await?;
+        let flushed = flush.run_within(&bench.encoders, &job.table.delta, &job.base);
+        let flushed = flushed.await?;
         states.extend(flushed.states);
         Ok(flushed.outcome)
     }

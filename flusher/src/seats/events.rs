@@ -112,6 +112,8 @@ pub enum Command {
 pub struct Held {
     /// Freed by a flush.
     pub rows: usize,
+    /// What that flush will need beside them.
+    pub beside: usize,
     /// Kept by the decoder while it holds no rows.
     pub room: usize,
     /// When the oldest of it came in; none where a flush would move no watermark.

@@ -30,6 +30,7 @@ impl Seats {
         for (topic, table) in &self.tables {
             let mut load = Load {
                 bytes: 0,
+                weight: 0,
                 age: None,
                 asked: None,
                 awaits_markers: false,
@@ -39,11 +40,11 @@ impl Seats {
             let mut holding = Holding {
                 tenant: table.tenant.clone(),
                 flying: table.flying,
-                beside: table.beside,
                 index: table.index,
                 troubled: table.trouble.is_some(),
                 ..Holding::default()
             };
+            let mut next_beside = 0;
             while let Some((_, seat)) = seats.next_if(|(at, _)| at.topic <= *topic) {
                 let (State::Open { held, .. } | State::Leaving { held, .. }) = &seat.state else {
                     continue;
@@ -51,14 +52,18 @@ impl Seats {
                 let leaving = matches!(seat.state, State::Leaving { .. });
                 let age = |since: Moment| now.saturating_sub(since);
                 load.bytes += held.rows;
+                load.weight += held.rows + held.beside;
                 load.age = load.age.max(held.since.map(age));
                 load.asked = load.asked.max(held.asked.map(age));
                 // Nothing comes through a bucket that is not fetched.
                 load.awaits_markers |= held.asked.is_none() && !leaving && seat.is_fetched();
                 load.leaving |= leaving && held.since.is_some();
                 holding.rows += held.rows;
+                next_beside += held.beside;
                 holding.room += held.room;
             }
+            // One flush at a time: the next one takes what the one before it gives back.
+            holding.beside = table.beside.max(next_beside);
             topics.push(topic.clone());
             loads.push(load);
             holdings.push(holding);
