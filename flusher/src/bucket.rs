@@ -29,7 +29,7 @@ const REPUBLISHED_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
 
 /// A record of another bucket's key.
 #[derive(Debug, Clone)]
-pub struct Misrouted {
+pub(crate) struct Misrouted {
     /// Where it stands.
     pub offset: Offset,
     /// Hash of its row's key text: the message's own key may be another, or none.
@@ -40,7 +40,7 @@ pub struct Misrouted {
 
 /// What a bucket hands to a flush.
 #[derive(Debug)]
-pub struct SealedBucket {
+pub(crate) struct SealedBucket {
     pub sealed: Sealed,
     pub dead_letters: Vec<Outgoing>,
     pub misrouted: Vec<Misrouted>,
@@ -52,7 +52,7 @@ pub struct SealedBucket {
 
 /// What a run of messages brought.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
+pub(crate) struct Taken {
     pub messages: u64,
     pub rows: u64,
     pub bytes: u64,
@@ -67,7 +67,7 @@ pub struct Taken {
 
 /// A bucket's state between two commits.
 #[derive(Debug)]
-pub struct BucketState {
+pub(crate) struct BucketState {
     pub at: TopicBucket,
     memtable: Memtable,
     intake: BucketIntake,
@@ -95,7 +95,7 @@ pub struct BucketState {
 }
 
 /// What the messages of a table's topic are to it.
-pub fn kind_of(entry: &TableEntry) -> TableKind {
+pub(crate) fn kind_of(entry: &TableEntry) -> TableKind {
     match entry.mode {
         _ if entry.is_dead_letters() => TableKind::DeadLetters,
         TableMode::Append => TableKind::Append,
@@ -104,7 +104,7 @@ pub fn kind_of(entry: &TableEntry) -> TableKind {
 }
 
 impl BucketState {
-    pub fn new(
+    pub(crate) fn new(
         at: TopicBucket,
         entry: &TableEntry,
         snapshot: &Snapshot,
@@ -135,7 +135,7 @@ impl BucketState {
     }
 
     /// Takes messages in. Those before the position were taken before and are skipped.
-    pub fn take(&mut self, run: &Run<'_>, now: Moment) -> Result<Taken, CodecError> {
+    pub(crate) fn take(&mut self, run: &Run<'_>, now: Moment) -> Result<Taken, CodecError> {
         let mut taken = Taken::default();
         if self.muted {
             return Ok(taken);
@@ -161,7 +161,7 @@ impl BucketState {
 
     /// Goes on behind offsets without a message for us, up to `to`. True where that moves the
     /// position; the next commit covers them.
-    pub fn pass(&mut self, to: Offset, now: Moment) -> bool {
+    pub(crate) fn pass(&mut self, to: Offset, now: Moment) -> bool {
         if self.muted || to.0 <= self.next.0 {
             return false;
         }
@@ -233,7 +233,7 @@ impl BucketState {
     }
 
     /// Hands over everything taken in so far; `None` where a commit would not move the watermark.
-    pub fn seal(&mut self, now_ms: UnixMillis) -> Result<Option<SealedBucket>, CodecError> {
+    pub(crate) fn seal(&mut self, now_ms: UnixMillis) -> Result<Option<SealedBucket>, CodecError> {
         self.drain()?;
         self.memtable.advance(self.next);
         if self.memtable.is_empty() {
@@ -254,14 +254,14 @@ impl BucketState {
     }
 
     /// A commit covers everything before `to`.
-    pub fn committed(&mut self, to: Watermark) {
+    pub(crate) fn committed(&mut self, to: Watermark) {
         self.committed = to;
         self.in_flight_oldest_ms = None;
     }
 
     /// What the bucket holds that no flush has taken. What the intake keeps room for while it holds
     /// no rows is told apart: no flush frees it.
-    pub fn held(&self) -> Held {
+    pub(crate) fn held(&self) -> Held {
         let encoded = self.memtable.bytes() + self.intake.bytes();
         let bytes = encoded + self.aside_bytes;
         let (rows, room) = match self.first_taken {
@@ -284,27 +284,27 @@ impl BucketState {
     }
 
     /// Gives back the room that the intake keeps, where it holds no rows.
-    pub fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         if self.first_taken.is_none() {
             self.intake.shrink();
         }
     }
 
     /// Timestamp of the oldest message that no commit covers.
-    pub fn oldest_uncommitted_ms(&self) -> Option<i64> {
+    pub(crate) fn oldest_uncommitted_ms(&self) -> Option<i64> {
         match (self.in_flight_oldest_ms, self.oldest_ms) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
     }
 
-    pub fn next_offset(&self) -> Offset {
+    pub(crate) fn next_offset(&self) -> Offset {
         Offset(self.next.0)
     }
 }
 
 /// Why a record that the log does not take becomes a dead letter.
-pub fn too_large() -> Rejection {
+pub(crate) fn too_large() -> Rejection {
     let what = "a record of another bucket's key, which is sent there with its headers,";
     let max = REPUBLISHED_BYTES_MAX;
     Rejection::of_row(0, Reason::TooLarge { what, max })

@@ -22,7 +22,7 @@ const TROUBLED_SHARE_MIN: usize = 8 << 20;
 
 /// What a table holds now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Holding {
+pub(crate) struct Holding {
     pub tenant: Arc<str>,
     /// Rows and messages that the next flush takes.
     pub rows: usize,
@@ -47,7 +47,7 @@ impl Holding {
 
 /// What follows for the tables, by their place in the list that was asked about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Read no further; all others do.
     pub paused: BTreeSet<usize>,
     /// Drop rows, and the flush under way: others need the memory.
@@ -58,7 +58,7 @@ pub struct Verdict {
 
 /// Decides about reading, with room between pausing and resuming so that it does not flap.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     rows_max: usize,
     full: bool,
     tight: bool,
@@ -66,7 +66,7 @@ pub struct Budget {
 
 impl Budget {
     /// Of `bytes_max`, so much is set aside for what is bounded by itself.
-    pub fn new(bytes_max: usize, aside: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize, aside: usize) -> Self {
         let rows_max = bytes_max.saturating_sub(aside);
         Self {
             rows_max: rows_max.max(bytes_max / 2),
@@ -76,16 +76,16 @@ impl Budget {
     }
 
     /// From here on the largest table is flushed first.
-    pub fn pressure_bytes(&self, tables: &[Holding]) -> usize {
+    pub(crate) fn pressure_bytes(&self, tables: &[Holding]) -> usize {
         self.left_for_rows(tables) / 2
     }
 
     /// All that is held, key indexes aside.
-    pub fn held(tables: &[Holding]) -> usize {
+    pub(crate) fn held(tables: &[Holding]) -> usize {
         tables.iter().map(Holding::held).sum()
     }
 
-    pub fn indexes(tables: &[Holding]) -> usize {
+    pub(crate) fn indexes(tables: &[Holding]) -> usize {
         tables.iter().map(|table| table.index).sum()
     }
 
@@ -94,7 +94,7 @@ impl Budget {
         left.max(self.rows_max / 4)
     }
 
-    pub fn decide(&mut self, tables: &[Holding]) -> Verdict {
+    pub(crate) fn decide(&mut self, tables: &[Holding]) -> Verdict {
         let rows_max = self.left_for_rows(tables);
         let held = Self::held(tables);
         // Room can always be given back at once, so it is no reason to pause.

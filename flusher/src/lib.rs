@@ -32,6 +32,7 @@ mod outbox;
 mod policy;
 mod seats;
 mod settings;
+mod time;
 mod worker;
 
 use std::collections::BTreeMap;
