@@ -15,7 +15,7 @@ use tidelake_intake::{dead_letter, misrouted};
 use tidelake_log::{Run, TopicBucket};
 use tidelake_manifest::Snapshot;
 use tidelake_manifest::action::Txn;
-use tidelake_table::{Memtable, Sealed};
+use tidelake_table::{Memtable, Sealed, flush_needs};
 
 use crate::policy::Moment;
 use crate::seats::Held;
@@ -29,7 +29,7 @@ const REPUBLISHED_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
 
 /// A record of another bucket's key.
 #[derive(Debug, Clone)]
-pub struct Misrouted {
+pub(crate) struct Misrouted {
     /// Where it stands.
     pub offset: Offset,
     /// Hash of its row's key text: the message's own key may be another, or none.
@@ -40,7 +40,7 @@ pub struct Misrouted {
 
 /// What a bucket hands to a flush.
 #[derive(Debug)]
-pub struct SealedBucket {
+pub(crate) struct SealedBucket {
     pub sealed: Sealed,
     pub dead_letters: Vec<Outgoing>,
     pub misrouted: Vec<Misrouted>,
@@ -52,7 +52,7 @@ pub struct SealedBucket {
 
 /// What a run of messages brought.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
+pub(crate) struct Taken {
     pub messages: u64,
     pub rows: u64,
     pub bytes: u64,
@@ -67,10 +67,13 @@ pub struct Taken {
 
 /// A bucket's state between two commits.
 #[derive(Debug)]
-pub struct BucketState {
+pub(crate) struct BucketState {
     pub at: TopicBucket,
     memtable: Memtable,
     intake: BucketIntake,
+    kind: TableKind,
+    /// Of the memtable.
+    deletes: usize,
     /// To be re-published before a commit passes them.
     misrouted: Vec<Misrouted>,
     dead_letters: Vec<Outgoing>,
@@ -92,7 +95,7 @@ pub struct BucketState {
 }
 
 /// What the messages of a table's topic are to it.
-pub fn kind_of(entry: &TableEntry) -> TableKind {
+pub(crate) fn kind_of(entry: &TableEntry) -> TableKind {
     match entry.mode {
         _ if entry.is_dead_letters() => TableKind::DeadLetters,
         TableMode::Append => TableKind::Append,
@@ -101,18 +104,21 @@ pub fn kind_of(entry: &TableEntry) -> TableKind {
 }
 
 impl BucketState {
-    pub fn new(
+    pub(crate) fn new(
         at: TopicBucket,
         entry: &TableEntry,
         snapshot: &Snapshot,
     ) -> Result<Self, IntakeError> {
-        let table = IntakeTable::of(kind_of(entry), entry.topic_id, entry.buckets, snapshot);
+        let kind = kind_of(entry);
+        let table = IntakeTable::of(kind, entry.topic_id, entry.buckets, snapshot);
         let from = snapshot
             .watermark(&entry.topic_id, at.bucket)
             .unwrap_or_default();
         Ok(Self {
             memtable: Memtable::new(at.bucket, from),
             intake: BucketIntake::open(&table, at.bucket, snapshot)?,
+            kind,
+            deletes: 0,
             misrouted: Vec::new(),
             dead_letters: Vec::new(),
             at,
@@ -129,7 +135,7 @@ impl BucketState {
     }
 
     /// Takes messages in. Those before the position were taken before and are skipped.
-    pub fn take(&mut self, run: &Run<'_>, now: Moment) -> Result<Taken, CodecError> {
+    pub(crate) fn take(&mut self, run: &Run<'_>, now: Moment) -> Result<Taken, CodecError> {
         let mut taken = Taken::default();
         if self.muted {
             return Ok(taken);
@@ -155,7 +161,7 @@ impl BucketState {
 
     /// Goes on behind offsets without a message for us, up to `to`. True where that moves the
     /// position; the next commit covers them.
-    pub fn pass(&mut self, to: Offset, now: Moment) -> bool {
+    pub(crate) fn pass(&mut self, to: Offset, now: Moment) -> bool {
         if self.muted || to.0 <= self.next.0 {
             return false;
         }
@@ -217,6 +223,7 @@ impl BucketState {
     fn drain(&mut self) -> Result<(), CodecError> {
         let drained = self.intake.drain()?;
         for deletes in drained.deletes {
+            self.deletes += deletes.keys.num_rows();
             self.memtable.delete(deletes);
         }
         for chunk in drained.chunks {
@@ -226,7 +233,7 @@ impl BucketState {
     }
 
     /// Hands over everything taken in so far; `None` where a commit would not move the watermark.
-    pub fn seal(&mut self, now_ms: UnixMillis) -> Result<Option<SealedBucket>, CodecError> {
+    pub(crate) fn seal(&mut self, now_ms: UnixMillis) -> Result<Option<SealedBucket>, CodecError> {
         self.drain()?;
         self.memtable.advance(self.next);
         if self.memtable.is_empty() {
@@ -236,7 +243,7 @@ impl BucketState {
         self.in_flight_oldest_ms = self.oldest_ms.take();
         self.first_taken = None;
         self.asked = None;
-        self.aside_bytes = 0;
+        (self.aside_bytes, self.deletes) = (0, 0);
         Ok(Some(SealedBucket {
             sealed,
             misrouted: std::mem::take(&mut self.misrouted),
@@ -247,21 +254,29 @@ impl BucketState {
     }
 
     /// A commit covers everything before `to`.
-    pub fn committed(&mut self, to: Watermark) {
+    pub(crate) fn committed(&mut self, to: Watermark) {
         self.committed = to;
         self.in_flight_oldest_ms = None;
     }
 
     /// What the bucket holds that no flush has taken. What the intake keeps room for while it holds
     /// no rows is told apart: no flush frees it.
-    pub fn held(&self) -> Held {
-        let bytes = self.memtable.bytes() + self.intake.bytes() + self.aside_bytes;
+    pub(crate) fn held(&self) -> Held {
+        let encoded = self.memtable.bytes() + self.intake.bytes();
+        let bytes = encoded + self.aside_bytes;
         let (rows, room) = match self.first_taken {
             Some(_) => (bytes, 0),
             None => (0, bytes),
         };
+        let records = || self.memtable.rows() + self.deletes + self.intake.rows();
+        let beside = match (self.first_taken, self.kind) {
+            (None, _) => 0,
+            (Some(_), TableKind::Append) => flush_needs(encoded, None),
+            (Some(_), _) => flush_needs(encoded, Some(records())),
+        };
         Held {
             rows,
+            beside,
             room,
             since: self.first_taken,
             asked: self.asked,
@@ -269,27 +284,27 @@ impl BucketState {
     }
 
     /// Gives back the room that the intake keeps, where it holds no rows.
-    pub fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         if self.first_taken.is_none() {
             self.intake.shrink();
         }
     }
 
     /// Timestamp of the oldest message that no commit covers.
-    pub fn oldest_uncommitted_ms(&self) -> Option<i64> {
+    pub(crate) fn oldest_uncommitted_ms(&self) -> Option<i64> {
         match (self.in_flight_oldest_ms, self.oldest_ms) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
     }
 
-    pub fn next_offset(&self) -> Offset {
+    pub(crate) fn next_offset(&self) -> Offset {
         Offset(self.next.0)
     }
 }
 
 /// Why a record that the log does not take becomes a dead letter.
-pub fn too_large() -> Rejection {
+pub(crate) fn too_large() -> Rejection {
     let what = "a record of another bucket's key, which is sent there with its headers,";
     let max = REPUBLISHED_BYTES_MAX;
     Rejection::of_row(0, Reason::TooLarge { what, max })

@@ -1,8 +1,8 @@
 //! The flusher's memory: who may go on reading, and who gives memory back.
 //!
 //! Everything that the flusher holds is counted here: rows, the room that decoders keep, messages
-//! to send, what a flush needs beside its rows, key indexes, and what the log client reads ahead.
-//! Room that no flush can free is given back first ([`Verdict::shrink`]), so that reading is never
+//! to send, what their flush needs beside them, key indexes; and set aside, what the log client
+//! reads ahead and what writers of files hold. Room that no flush can free is given back first ([`Verdict::shrink`]), so that reading is never
 //! paused for it. Indexes stay for as long as their buckets: they take from what is left for rows,
 //! but never more than three quarters of it, so that rows get through whatever there is.
 //!
@@ -22,13 +22,14 @@ const TROUBLED_SHARE_MIN: usize = 8 << 20;
 
 /// What a table holds now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Holding {
+pub(crate) struct Holding {
     pub tenant: Arc<str>,
     /// Rows and messages that the next flush takes.
     pub rows: usize,
     /// Rows of the flush under way.
     pub flying: usize,
-    /// What it holds beside them: keys in order, encoded files.
+    /// What a flush holds beside rows, keys in order and encoded files: the one under way, or the
+    /// next one, for which it is kept free.
     pub beside: usize,
     /// Key indexes.
     pub index: usize,
@@ -46,7 +47,7 @@ impl Holding {
 
 /// What follows for the tables, by their place in the list that was asked about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Read no further; all others do.
     pub paused: BTreeSet<usize>,
     /// Drop rows, and the flush under way: others need the memory.
@@ -57,17 +58,16 @@ pub struct Verdict {
 
 /// Decides about reading, with room between pausing and resuming so that it does not flap.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     rows_max: usize,
     full: bool,
     tight: bool,
 }
 
 impl Budget {
-    /// Of `bytes_max`, so much is read ahead by the log client: what it has fetched, and as much
-    /// again on its way to the loop.
-    pub fn new(bytes_max: usize, prefetch_bytes: usize) -> Self {
-        let rows_max = bytes_max.saturating_sub(prefetch_bytes * 2);
+    /// Of `bytes_max`, so much is set aside for what is bounded by itself.
+    pub(crate) fn new(bytes_max: usize, aside: usize) -> Self {
+        let rows_max = bytes_max.saturating_sub(aside);
         Self {
             rows_max: rows_max.max(bytes_max / 2),
             full: false,
@@ -76,16 +76,16 @@ impl Budget {
     }
 
     /// From here on the largest table is flushed first.
-    pub fn pressure_bytes(&self, tables: &[Holding]) -> usize {
+    pub(crate) fn pressure_bytes(&self, tables: &[Holding]) -> usize {
         self.left_for_rows(tables) / 2
     }
 
     /// All that is held, key indexes aside.
-    pub fn held(tables: &[Holding]) -> usize {
+    pub(crate) fn held(tables: &[Holding]) -> usize {
         tables.iter().map(Holding::held).sum()
     }
 
-    pub fn indexes(tables: &[Holding]) -> usize {
+    pub(crate) fn indexes(tables: &[Holding]) -> usize {
         tables.iter().map(|table| table.index).sum()
     }
 
@@ -94,7 +94,7 @@ impl Budget {
         left.max(self.rows_max / 4)
     }
 
-    pub fn decide(&mut self, tables: &[Holding]) -> Verdict {
+    pub(crate) fn decide(&mut self, tables: &[Holding]) -> Verdict {
         let rows_max = self.left_for_rows(tables);
         let held = Self::held(tables);
         // Room can always be given back at once, so it is no reason to pause.
@@ -188,10 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_ahead_is_part_of_the_budget() {
-        let pressure = |all, ahead| Budget::new(all * MIB, ahead * MIB).pressure_bytes(&[]);
-        assert_eq!(pressure(100, 10), 40 * MIB);
-        assert_eq!(pressure(16, 32), 4 * MIB);
+    fn what_is_set_aside_is_part_of_the_budget() {
+        let pressure = |all, aside| Budget::new(all * MIB, aside * MIB).pressure_bytes(&[]);
+        assert_eq!(pressure(100, 20), 40 * MIB);
+        assert_eq!(pressure(16, 64), 4 * MIB);
     }
 
     #[test]

@@ -44,6 +44,8 @@ impl Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
     pub bytes: usize,
+    /// With what its flush will need beside them.
+    pub weight: usize,
     /// Since the oldest message came in; `None` where nothing is held.
     pub age: Option<Duration>,
     /// Since the first flush marker came through.
@@ -98,19 +100,19 @@ pub fn due(loads: &[Load], limits: &Limits, held: usize) -> Vec<(usize, Reason)>
         };
         match reason {
             Some(reason) => chosen.push((index, reason)),
-            None => rest.push((load.bytes, index)),
+            None => rest.push((load.weight, index)),
         }
     }
     // What is chosen or under way will be freed; flush the largest of the rest until the remainder
     // is below the line.
-    let mut staying: usize = rest.iter().map(|(bytes, _)| bytes).sum();
+    let mut staying: usize = rest.iter().map(|(weight, _)| weight).sum();
     if held >= limits.pressure_bytes {
         rest.sort_unstable_by(|a, b| b.cmp(a));
-        for (bytes, index) in rest {
+        for (weight, index) in rest {
             if staying < limits.pressure_bytes / 2 {
                 break;
             }
-            staying -= bytes;
+            staying -= weight;
             chosen.push((index, Reason::Pressure));
         }
     }
@@ -125,6 +127,7 @@ mod tests {
 
     const QUIET: Load = Load {
         bytes: 10,
+        weight: 10,
         age: Some(Duration::ZERO),
         asked: None,
         awaits_markers: false,
@@ -214,7 +217,7 @@ mod tests {
     #[test]
     fn pressure_takes_the_largest_first_and_no_more_than_needed() {
         let loads: Vec<Load> = [60, 90, 80, 30]
-            .map(|bytes| Load { bytes, ..QUIET })
+            .map(|weight| Load { weight, ..QUIET })
             .into_iter()
             .collect();
         let chosen = due(&loads, &limits(), 260);
@@ -227,7 +230,7 @@ mod tests {
             bytes in prop::collection::vec(0usize..99, 0..40),
         ) {
             let loads: Vec<Load> =
-                bytes.iter().map(|&bytes| Load { bytes, ..QUIET }).collect();
+                bytes.iter().map(|&weight| Load { weight, ..QUIET }).collect();
             let held = bytes.iter().sum();
             let chosen = due(&loads, &limits(), held);
             let freed: usize = chosen.iter().map(|(index, _)| bytes[*index]).sum();

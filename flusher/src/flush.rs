@@ -6,6 +6,6 @@ mod outcome;
 mod proof;
 mod upserts;
 
-pub use deliveries::{Deliveries, Routes};
-pub use job::{Ended, Job, Workbench};
-pub use upserts::Upserts;
+pub(crate) use deliveries::{Deliveries, Routes};
+pub(crate) use job::{Ended, Job, Workbench};
+pub(crate) use upserts::Upserts;

@@ -23,7 +23,7 @@ const SIGHTS_MAX: usize = 16;
 
 /// What a bucket's positions are now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Position {
+pub(crate) struct Position {
     /// Covered by a commit; none where the table's log can't be read, or can't be believed.
     pub committed: Option<Offset>,
     /// Read by this flusher.
@@ -38,7 +38,7 @@ pub struct Position {
 
 /// What follows from them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Behind {
+pub(crate) struct Behind {
     pub freshness_ms: i64,
     pub lag_ms: i64,
     pub lag_records: i64,
@@ -46,7 +46,7 @@ pub struct Behind {
 
 impl Behind {
     /// Of several buckets: the oldest record of all, and all records.
-    pub fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self {
             freshness_ms: self.freshness_ms.max(other.freshness_ms),
             lag_ms: self.lag_ms.max(other.lag_ms),
@@ -57,7 +57,7 @@ impl Behind {
 
 /// A bucket's log as it was seen to grow.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Ends, and when each was first seen: both rise.
     sights: VecDeque<(Offset, UnixMillis)>,
     /// Since when the bucket stands with nothing known of what is covered.
@@ -66,7 +66,7 @@ pub struct Progress {
 
 impl Progress {
     /// Takes the positions in and says how far behind they are.
-    pub fn note(&mut self, at: &Position, now_ms: UnixMillis) -> Behind {
+    pub(crate) fn note(&mut self, at: &Position, now_ms: UnixMillis) -> Behind {
         let committed = at.committed.unwrap_or_default();
         // A log that was cut back, or made again, has a history of its own.
         if let Some(end) = at.end

@@ -16,14 +16,18 @@ const PREFIX: &str = "tidelake-flusher-";
 
 /// The group, and whether its name is the installation's own.
 #[derive(Debug, Clone)]
-pub struct Group {
+pub(crate) struct Group {
     name: Arc<str>,
     by_hand: bool,
 }
 
 impl Group {
     /// The group that the settings name, or the installation's own where they name none.
-    pub async fn of(named: &str, store: &Store, ids: &dyn IdSource) -> Result<Self, CatalogError> {
+    pub(crate) async fn of(
+        named: &str,
+        store: &Store,
+        ids: &dyn IdSource,
+    ) -> Result<Self, CatalogError> {
         if !named.is_empty() {
             return Ok(Self {
                 name: named.into(),
@@ -37,12 +41,12 @@ impl Group {
         })
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The name, where others may have given it to their flushers too.
-    pub fn named_by_hand(&self) -> Option<Arc<str>> {
+    pub(crate) fn named_by_hand(&self) -> Option<Arc<str>> {
         self.by_hand.then(|| self.name.clone())
     }
 }

@@ -32,6 +32,7 @@ mod outbox;
 mod policy;
 mod seats;
 mod settings;
+mod time;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ use tidelake_log::{KafkaLog, LogAdmin, LogClient, ProducerSettings, TopicSpec, t
 use tidelake_manifest::SnapshotCache;
 use tidelake_service::{Running, Runtime, ServiceError, serve, standard_routes};
 use tidelake_storage::{Store, StoreOptions};
+use tidelake_table::Encoders;
 use tidelake_table::index::IndexHome;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -192,6 +194,7 @@ async fn workbench(
         writer,
         metrics: FlusherMetrics::new(&runtime.metrics),
         files: settings.files(),
+        encoders: Encoders::new(settings.encoder_bytes()),
         index_home: Arc::new(index_home),
         announce,
     })

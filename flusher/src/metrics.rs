@@ -10,7 +10,7 @@ use crate::freshness::Behind;
 
 /// Handles of the flusher's metrics.
 #[derive(Debug, Clone)]
-pub struct FlusherMetrics {
+pub(crate) struct FlusherMetrics {
     pub records: IntCounterVec,
     pub bytes: IntCounterVec,
     pub dead_letters: IntCounterVec,
@@ -35,7 +35,7 @@ pub struct FlusherMetrics {
 
 /// Where each table stands, as far as this flusher reads its buckets.
 #[derive(Debug, Clone)]
-pub struct TableMetrics {
+pub(crate) struct TableMetrics {
     pub index_bytes: IntGaugeVec,
     freshness_seconds: GaugeVec,
     lag_records: IntGaugeVec,
@@ -48,7 +48,7 @@ pub struct TableMetrics {
 const BY_TABLE: [&str; 2] = ["tenant", "table"];
 
 impl FlusherMetrics {
-    pub fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
             records: metrics.int_counter_vec(
                 "tidelake_flusher_records_total",
@@ -114,7 +114,8 @@ impl FlusherMetrics {
             ),
             memory_bytes: metrics.int_gauge(
                 "tidelake_flusher_memory_bytes",
-                "Memory held for rows, their decoders, messages to send and flushes under way.",
+                "Memory held for rows, their decoders, messages to send and key indexes, and held or \
+                 kept free for flushes.",
             ),
             tables: TableMetrics::new(metrics),
             buffer_bytes: metrics.int_gauge(
@@ -143,7 +144,7 @@ impl FlusherMetrics {
     }
 
     /// Counts what a run of messages brought.
-    pub fn taken(&self, table: &TableId, taken: &Taken) {
+    pub(crate) fn taken(&self, table: &TableId, taken: &Taken) {
         let labels = [table.tenant.as_str(), table.table.as_str()];
         let counts = [
             (&self.records, taken.rows),
@@ -205,7 +206,7 @@ impl TableMetrics {
     }
 
     /// Shows how far a table is, and its newest version where it is known.
-    pub fn shows(&self, table: &TableId, behind: &Behind, snapshot: Option<&Snapshot>) {
+    pub(crate) fn shows(&self, table: &TableId, behind: &Behind, snapshot: Option<&Snapshot>) {
         let labels = [table.tenant.as_str(), table.table.as_str()];
         let seconds = |ms: i64| ms as f64 / 1000.0;
         let freshness = self.freshness_seconds.with_label_values(&labels);
@@ -222,18 +223,18 @@ impl TableMetrics {
         }
     }
 
-    pub fn stopped(&self, table: &TableId, reason: &str) {
+    pub(crate) fn stopped(&self, table: &TableId, reason: &str) {
         let labels = [table.tenant.as_str(), table.table.as_str(), reason];
         self.table_stopped.with_label_values(&labels).set(1);
     }
 
-    pub fn no_longer_stopped(&self, table: &TableId, reason: &str) {
+    pub(crate) fn no_longer_stopped(&self, table: &TableId, reason: &str) {
         let labels = [table.tenant.as_str(), table.table.as_str(), reason];
         let _absent = self.table_stopped.remove_label_values(&labels);
     }
 
     /// Forgets a table, so that a dropped one does not look stuck for ever.
-    pub fn forget(&self, table: &TableId) {
+    pub(crate) fn forget(&self, table: &TableId) {
         let labels = [table.tenant.as_str(), table.table.as_str()];
         for gauge in [
             &self.lag_records,

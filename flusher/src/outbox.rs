@@ -21,7 +21,7 @@ use tidelake_intake::ORIGIN_WINDOW;
 
 /// One source's records for one target, in rising order of their offsets.
 #[derive(Debug)]
-pub struct Window {
+pub(crate) struct Window {
     offsets: Vec<Offset>,
     /// Hashes: two keys that share one only wait for each other.
     keys: Vec<u64>,
@@ -42,14 +42,14 @@ enum State {
 
 /// A record to send: its place in the list, and the floor to say with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Due {
+pub(crate) struct Due {
     pub index: usize,
     pub floor: Offset,
 }
 
 impl Window {
     /// Of records by their offsets, which rise strictly, and hashes of their keys.
-    pub fn new(records: impl IntoIterator<Item = (Offset, u64)>) -> Self {
+    pub(crate) fn new(records: impl IntoIterator<Item = (Offset, u64)>) -> Self {
         let (offsets, keys): (Vec<_>, Vec<_>) = records.into_iter().unzip();
         debug_assert!(offsets.is_sorted_by(|a, b| a < b));
         Self {
@@ -63,7 +63,7 @@ impl Window {
     }
 
     /// The next record to send; it counts as sent from here on.
-    pub fn next(&mut self) -> Option<Due> {
+    pub(crate) fn next(&mut self) -> Option<Due> {
         let floor = *self.offsets.get(self.first)?;
         let end = self.offsets.len().min(self.first + self.width);
         let index = (self.first..end)
@@ -81,7 +81,7 @@ impl Window {
     }
 
     /// The log has the record, or it was dealt with in another way: it is never sent again.
-    pub fn settled(&mut self, index: usize) {
+    pub(crate) fn settled(&mut self, index: usize) {
         if let Some(state) = self.states.get_mut(index) {
             *state = State::Settled;
         }
@@ -91,20 +91,20 @@ impl Window {
     }
 
     /// Whether the log has the record is not known: it is sent again.
-    pub fn failed(&mut self, index: usize) {
+    pub(crate) fn failed(&mut self, index: usize) {
         if let Some(state @ State::Sent) = self.states.get_mut(index) {
             *state = State::Waiting;
         }
     }
 
     /// What is on its way counts as failed: nobody waits for its acknowledgement any more.
-    pub fn interrupted(&mut self) {
+    pub(crate) fn interrupted(&mut self) {
         for index in self.first..self.fresh {
             self.failed(index);
         }
     }
 
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.first == self.offsets.len()
     }
 }

@@ -11,11 +11,11 @@ use std::time::Duration;
 use tidelake_core::ErrorKind;
 
 /// Time since the loop began. The state machines take it as an argument and never ask a clock.
-pub type Moment = Duration;
+pub(crate) type Moment = Duration;
 
 /// Why a bucket, or a table, does not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// The catalog has no table for the topic: it is being created, or was dropped.
     NoTable,
     /// The same, where others may be members of the group: a table of theirs would starve.
@@ -57,7 +57,7 @@ pub enum Cause {
 
 impl Cause {
     /// The stable word of metrics.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::NoTable => "no_table",
             Self::UnknownTable => "unknown_table",
@@ -83,7 +83,7 @@ impl Cause {
     }
 
     /// The wait before try `tries` (from 0): it doubles from the first to the longest.
-    pub fn retry(self, tries: u32) -> Duration {
+    pub(crate) fn retry(self, tries: u32) -> Duration {
         let (first_ms, longest_ms) = match self {
             Self::NoTable | Self::UnknownTable | Self::Unavailable | Self::Unsettled => {
                 (1_000, 10_000)
@@ -98,7 +98,8 @@ impl Cause {
             | Self::PartitionsAdded
             | Self::PartitionsMissing
             | Self::WatermarkLost => (1_000, 30_000),
-            Self::GaveWay => (2_000, 30_000),
+            // Each try reads a share of the memory at most.
+            Self::GaveWay => (2_000, 10_000),
             // Each try reads rows again.
             Self::LogDamaged
             | Self::Corrupt
@@ -113,7 +114,7 @@ impl Cause {
 
     /// True where people are told after `tries` failures in a row (from 1). What passes by itself
     /// gets a few seconds.
-    pub fn is_loud(self, tries: u32) -> bool {
+    pub(crate) fn is_loud(self, tries: u32) -> bool {
         match self {
             Self::NoTable => false,
             // A minute: a topic is made before its table, and outlives it.
@@ -124,13 +125,13 @@ impl Cause {
     }
 
     /// True where the catalog has no such table.
-    pub fn is_no_table(self) -> bool {
+    pub(crate) fn is_no_table(self) -> bool {
         matches!(self, Self::NoTable | Self::UnknownTable)
     }
 
     /// True where what the table's watermark says of the log can't be relied upon: records may be
     /// uncovered although the numbers look even.
-    pub fn doubts_watermark(self) -> bool {
+    pub(crate) fn doubts_watermark(self) -> bool {
         matches!(
             self,
             Self::TopicReplaced
@@ -143,7 +144,7 @@ impl Cause {
     }
 
     /// True where only a commit shows that it has passed; opening the table shows nothing.
-    pub fn outlives_opening(self) -> bool {
+    pub(crate) fn outlives_opening(self) -> bool {
         matches!(
             self,
             Self::LogRefused | Self::FlushFailing | Self::GaveWay | Self::Unfit | Self::Bug
@@ -153,13 +154,13 @@ impl Cause {
 
 /// A cause and what a person needs to know of it: what was found, what was expected, what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub(crate) struct Trouble {
     pub cause: Cause,
     pub text: Arc<str>,
 }
 
 impl Trouble {
-    pub fn new(cause: Cause, text: impl Into<Arc<str>>) -> Self {
+    pub(crate) fn new(cause: Cause, text: impl Into<Arc<str>>) -> Self {
         Self {
             cause,
             text: text.into(),
@@ -167,7 +168,7 @@ impl Trouble {
     }
 
     /// The trouble behind an error of the store, the catalog or the table engine.
-    pub fn of(kind: ErrorKind, error: &(dyn std::error::Error + 'static)) -> Self {
+    pub(crate) fn of(kind: ErrorKind, error: &(dyn std::error::Error + 'static)) -> Self {
         let cause = match kind {
             ErrorKind::NotFound => Cause::NoTable,
             ErrorKind::Unavailable | ErrorKind::TooLarge | ErrorKind::Closed => Cause::Unavailable,
@@ -187,7 +188,7 @@ impl fmt::Display for Trouble {
 }
 
 /// An error with its causes.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

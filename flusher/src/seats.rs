@@ -32,14 +32,14 @@ use std::time::Duration;
 use tidelake_core::{Bucket, Watermark};
 use tidelake_log::{TopicBucket, topics};
 
-pub use events::{Command, Event, FlushEnd, Found, Held, Incarnation};
+pub(crate) use events::{Command, Event, FlushEnd, Found, Held, Incarnation};
 
 use crate::budget::Budget;
 use crate::due::{Limits, Reason};
 use crate::policy::{Cause, Moment, Trouble};
 
 /// How long a revocation waits for its flush.
-pub const RELEASE_MAX: Duration = Duration::from_secs(10);
+pub(crate) const RELEASE_MAX: Duration = Duration::from_secs(10);
 /// An opening that was not answered by then is begun anew.
 const OPEN_MAX: Duration = Duration::from_secs(60);
 
@@ -106,7 +106,7 @@ struct Table {
 
 /// See the module's head.
 #[derive(Debug)]
-pub struct Seats {
+pub(crate) struct Seats {
     limits: Limits,
     budget: Budget,
     topic_prefix: String,
@@ -124,7 +124,7 @@ pub struct Seats {
 }
 
 impl Seats {
-    pub fn new(limits: Limits, budget: Budget, topic_prefix: &str) -> Self {
+    pub(crate) fn new(limits: Limits, budget: Budget, topic_prefix: &str) -> Self {
         Self {
             limits,
             budget,
@@ -140,7 +140,7 @@ impl Seats {
     }
 
     /// Takes an event in and says what to do, in this order.
-    pub fn on(&mut self, event: Event, now: Moment) -> Vec<Command> {
+    pub(crate) fn on(&mut self, event: Event, now: Moment) -> Vec<Command> {
         match event {
             Event::Assigned(buckets) => self.assigned(buckets, now),
             Event::Revoked(buckets) => self.revoked(buckets, now),

@@ -17,7 +17,7 @@ mod report;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidelake_core::{Bucket, Offset};
 use tidelake_log::{ConsumerSettings, Event as LogEvent, GroupLog, LogClient, LogError};
@@ -35,6 +35,7 @@ use crate::freshness::Progress;
 use crate::opener::{OpenError, OpenTable, Opened};
 use crate::policy::{Cause, Moment, Trouble, chain};
 use crate::seats::{Event, Seats};
+use crate::time::{Stopwatch, pass};
 
 const TICK: Duration = Duration::from_millis(50);
 /// While a flush that was asked for waits for markers.
@@ -46,13 +47,13 @@ const NEWS_MAX: usize = 64;
 
 /// A running worker.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     ended: oneshot::Receiver<Result<(), ServiceError>>,
 }
 
 impl Worker {
     /// Joins the group and begins.
-    pub fn start(
+    pub(crate) fn start(
         settings: Settings,
         runtime: Runtime,
         bench: Workbench,
@@ -74,7 +75,7 @@ impl Worker {
         let (news, told) = mpsc::channel(NEWS_MAX);
         let health = runtime.health.component("flusher");
         health.ready();
-        let budget = Budget::new(settings.memory_bytes_max, prefetch_bytes);
+        let budget = Budget::new(settings.memory_bytes_max, settings.aside_bytes());
         let limits = Limits {
             flush_bytes: settings.flush_bytes,
             flush_age: Duration::from_millis(settings.flush_age_ms),
@@ -87,7 +88,7 @@ impl Worker {
             runtime,
             bench,
             health,
-            begun: Instant::now(),
+            begun: Stopwatch::start(),
             tables: HashMap::new(),
             buckets: HashMap::new(),
             restarts: HashMap::new(),
@@ -113,7 +114,7 @@ impl Worker {
     }
 
     /// Waits for the end of the worker.
-    pub async fn wait(self) -> Result<(), ServiceError> {
+    pub(crate) async fn wait(self) -> Result<(), ServiceError> {
         self.ended.await.unwrap_or_else(|_| {
             let kind = tidelake_core::ErrorKind::Bug;
             Err(ServiceError::new(kind, "the flusher's loop died"))
@@ -153,7 +154,7 @@ struct Owner {
     runtime: Runtime,
     bench: Workbench,
     health: HealthHandle,
-    begun: Instant,
+    begun: Stopwatch,
     seats: Seats,
     tables: HashMap<Arc<str>, TableSlot>,
     buckets: HashMap<TopicBucket, BucketState>,
@@ -178,17 +179,17 @@ impl Owner {
         mut consumer: Box<dyn GroupLog>,
         mut told: mpsc::Receiver<News>,
     ) -> Result<(), ServiceError> {
-        let mut ticked = Instant::now();
+        let mut ticked = self.now();
         let shutdown = self.runtime.shutdown.clone();
-        let mut drain_until: Option<Instant> = None;
+        let mut drain_until: Option<Moment> = None;
         let mut failure = None;
         loop {
             let pause = self.pause();
-            let wake = tokio::time::Instant::from_std(ticked + pause);
+            let wait = (ticked + pause).saturating_sub(self.now());
             tokio::select! {
                 biased;
                 () = shutdown.requested(), if drain_until.is_none() => {
-                    drain_until = Some(Instant::now() + self.settings.drain());
+                    drain_until = Some(self.now() + self.settings.drain());
                     self.drain(&*consumer);
                 }
                 Some(news) = told.recv() => self.on_news(news, &*consumer),
@@ -200,15 +201,15 @@ impl Owner {
                     Some(event) => self.on_log_event(event, &*consumer),
                     None => break,
                 },
-                _ = tokio::time::timeout_at(wake, std::future::pending::<()>()) => {}
+                () = pass(wait) => {}
             }
             // Not a branch of its own: the one before it may be ready for hours.
-            if ticked.elapsed() >= pause {
-                ticked = Instant::now();
+            if self.now() >= ticked + pause {
+                ticked = self.now();
                 self.tick(&*consumer);
             }
             if let Some(deadline) = drain_until
-                && (self.seats.is_drained() || Instant::now() >= deadline)
+                && (self.seats.is_drained() || self.now() >= deadline)
             {
                 break;
             }

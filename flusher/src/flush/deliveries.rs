@@ -21,7 +21,7 @@ use crate::outbox::{Due, Window};
 const DEAD_LETTERS_MAX: usize = 1_000;
 
 /// Where messages go: a writer of the log, or what a test makes up.
-pub trait Sends: Sync {
+pub(crate) trait Sends: Sync {
     /// Resolves once the log has the message on disk.
     fn send(&self, message: Message) -> BoxFuture<'_, Result<Offset, LogError>>;
 }
@@ -34,7 +34,7 @@ impl Sends for dyn TopicWriter {
 
 /// The messages of one flush.
 #[derive(Debug)]
-pub struct Deliveries {
+pub(crate) struct Deliveries {
     routes: Routes,
     lanes: Vec<Lane>,
     /// Those that the log does not have yet.
@@ -43,7 +43,7 @@ pub struct Deliveries {
 
 /// Where messages go, and who signs them.
 #[derive(Debug, Clone)]
-pub struct Routes {
+pub(crate) struct Routes {
     pub topic: Arc<str>,
     /// None of dead-letter tables, which take every message.
     pub dead_letters: Option<Arc<str>>,
@@ -60,7 +60,7 @@ struct Lane {
 
 impl Deliveries {
     /// Takes the messages of sealed buckets out of them.
-    pub fn of(sealed: &mut [SealedBucket], routes: Routes) -> Self {
+    pub(crate) fn of(sealed: &mut [SealedBucket], routes: Routes) -> Self {
         let mut deliveries = Self {
             routes,
             lanes: Vec::new(),
@@ -85,7 +85,7 @@ impl Deliveries {
     }
 
     /// Sends until the log has everything. After an error, calling again goes on where it ended.
-    pub async fn deliver(&mut self, to: &(impl Sends + ?Sized)) -> Result<(), LogError> {
+    pub(crate) async fn deliver(&mut self, to: &(impl Sends + ?Sized)) -> Result<(), LogError> {
         let routes = &self.routes;
         let lanes = self.lanes.iter_mut().map(|lane| lane.deliver(routes, to));
         let delivered = futures::future::join_all(lanes).await;

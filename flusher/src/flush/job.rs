@@ -7,13 +7,13 @@
 //!   the proof is younger than the rows, and a flush that can't have it waits.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidelake_core::{Bucket, Watermark};
 use tidelake_log::TopicWriter;
 use tidelake_manifest::{Conflict, Snapshot};
 use tidelake_table::index::IndexHome;
-use tidelake_table::{FileSettings, Flush, FlushOutcome, FlushRows, TableError};
+use tidelake_table::{Encoders, FileSettings, Flush, FlushOutcome, FlushRows, TableError};
 use tokio::sync::{mpsc, watch};
 
 use crate::bucket::SealedBucket;
@@ -23,6 +23,7 @@ use crate::flush::{Deliveries, Upserts};
 use crate::metrics::FlusherMetrics;
 use crate::opener::{OpenTable, Opener};
 use crate::policy::{Cause, Trouble, chain};
+use crate::time::{Stopwatch, pass};
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -31,7 +32,7 @@ const FAILURES_TOLD: u32 = 2;
 
 /// A flush of one table.
 #[derive(Debug)]
-pub struct Job {
+pub(crate) struct Job {
     pub table: Arc<OpenTable>,
     pub base: Arc<Snapshot>,
     /// Of an upsert table.
@@ -41,7 +42,7 @@ pub struct Job {
     /// The log has said that the rows are of the table's topic.
     pub proven: bool,
     pub reason: Reason,
-    pub begun: Instant,
+    pub begun: Stopwatch,
     /// Becomes true once the memory of the rows is needed elsewhere.
     pub give_way: watch::Receiver<bool>,
     /// Where failures are told while the flush goes on trying.
@@ -50,11 +51,13 @@ pub struct Job {
 
 /// What every job needs.
 #[derive(Debug, Clone)]
-pub struct Workbench {
+pub(crate) struct Workbench {
     pub opener: Opener,
     pub writer: Arc<dyn TopicWriter>,
     pub metrics: FlusherMetrics,
     pub files: FileSettings,
+    /// Of all flushes together.
+    pub encoders: Encoders,
     /// Where key indexes live.
     pub index_home: Arc<IndexHome>,
     /// Topic of commit events, where they are wanted.
@@ -63,7 +66,7 @@ pub struct Workbench {
 
 /// How a flush ended.
 #[derive(Debug)]
-pub enum Ended {
+pub(crate) enum Ended {
     Committed {
         snapshot: Arc<Snapshot>,
         moved: Vec<(Bucket, Watermark)>,
@@ -79,12 +82,12 @@ pub enum Ended {
 impl Job {
     /// Runs to the end. Only errors that may pass are tried again, for as long as it takes: the
     /// rows are safe in the log, and the budget holds the reader back meanwhile.
-    pub async fn run(mut self, bench: Workbench) -> Ended {
+    pub(crate) async fn run(mut self, bench: Workbench) -> Ended {
         let mut pause = RETRY_FIRST;
         let mut fenced = Vec::new();
         let mut failures = 0;
         loop {
-            let attempted = Instant::now();
+            let attempted = Stopwatch::start();
             let why = match self.attempt(&bench).await {
                 Ok(FlushOutcome::Committed(flushed)) => {
                     let took = attempted.elapsed();
@@ -142,7 +145,7 @@ impl Job {
         tokio::select! {
             // A sender that is gone asks for nothing any more.
             Ok(_) = self.give_way.wait_for(|wanted| *wanted) => true,
-            () = back_off(pause) => false,
+            () = pass(pause) => false,
         }
     }
 
@@ -195,14 +198,7 @@ impl Job {
             reason: self.reason.as_str(),
             now_ms: runtime.clock.now_ms(),
         };
-        Ok(flush.run(&self.table.delta, &self.base).await?.outcome)
+        let flushed = flush.run_within(&bench.encoders, &self.table.delta, &self.base);
+        Ok(flushed.await?.outcome)
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place where a flush waits before a retry"
-)]
-async fn back_off(pause: Duration) {
-    tokio::time::sleep(pause).await;
 }

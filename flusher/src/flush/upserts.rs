@@ -25,7 +25,7 @@ use crate::policy::chain;
 
 /// The keys of one incarnation of a table.
 #[derive(Debug)]
-pub struct Upserts {
+pub(crate) struct Upserts {
     /// Topic id and schema that the states belong to.
     belongs_to: (tidelake_core::TopicId, String),
     loader: StateLoader,
@@ -36,7 +36,7 @@ pub struct Upserts {
 
 impl Upserts {
     /// `None` for append tables. What is known already is kept where it is of the same table.
-    pub fn open(
+    pub(crate) fn open(
         table: &OpenTable,
         snapshot: &Snapshot,
         before: Option<Arc<Self>>,
@@ -68,7 +68,12 @@ impl Upserts {
 
     /// Loads the states of buckets that were just taken over. A failure is left to the first flush,
     /// which tries again.
-    pub async fn warm(&self, table: &OpenTable, snapshot: &Arc<Snapshot>, buckets: Vec<Bucket>) {
+    pub(crate) async fn warm(
+        &self,
+        table: &OpenTable,
+        snapshot: &Arc<Snapshot>,
+        buckets: Vec<Bucket>,
+    ) {
         let mut states = self.states.lock().await;
         if let Err(error) = self.bring_up(&mut states, table, snapshot, &buckets).await {
             let table = &table.entry.id;
@@ -78,7 +83,7 @@ impl Upserts {
     }
 
     /// Memory that the indexes hold.
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.memory_bytes.load(Ordering::Relaxed)
     }
 
@@ -88,7 +93,11 @@ impl Upserts {
     }
 
     /// Commits a job's rows.
-    pub async fn flush(&self, job: &Job, bench: &Workbench) -> Result<FlushOutcome, TableError> {
+    pub(crate) async fn flush(
+        &self,
+        job: &Job,
+        bench: &Workbench,
+    ) -> Result<FlushOutcome, TableError> {
         let mut states = self.states.lock().await;
         let flushed = self.flush_with(&mut states, job, bench).await;
         // Whatever is wrong with a local file, it is rebuilt from what is stored.
@@ -154,7 +163,8 @@ impl Upserts {
             reason: job.reason.as_str(),
             now_ms,
         };
-        let flushed = flush.run(&job.table.delta, &job.base).await?;
+        let flushed = flush.run_within(&bench.encoders, &job.table.delta, &job.base);
+        let flushed = flushed.await?;
         states.extend(flushed.states);
         Ok(flushed.outcome)
     }
@@ -183,7 +193,7 @@ impl Upserts {
 
     /// Forgets buckets that somebody else owns now, unless a flush is under way: then they wait for
     /// the next call.
-    pub fn retain(&self, owned: impl Fn(Bucket) -> bool) {
+    pub(crate) fn retain(&self, owned: impl Fn(Bucket) -> bool) {
         if let Ok(mut states) = self.states.try_lock() {
             states.retain(|bucket, _| owned(*bucket));
             self.count(&states);

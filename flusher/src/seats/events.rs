@@ -11,7 +11,7 @@ use crate::policy::{Moment, Trouble};
 
 /// What happened.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     Assigned(Vec<TopicBucket>),
     Revoked(Vec<TopicBucket>),
     /// A try to open these buckets ended.
@@ -49,14 +49,14 @@ pub enum Event {
 /// Which table a name stands for: one that was dropped and made again, or restored, is another,
 /// whose log and offsets are its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Incarnation {
+pub(crate) struct Incarnation {
     pub topic_id: TopicId,
     pub restores: u32,
 }
 
 /// What the catalog said of a topic's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub(crate) enum Found {
     Table(Incarnation),
     NoTable,
     /// It could not be asked, or its answer could not be used.
@@ -65,7 +65,7 @@ pub enum Found {
 
 /// How a flush ended.
 #[derive(Debug)]
-pub enum FlushEnd {
+pub(crate) enum FlushEnd {
     Committed {
         moved: Vec<(Bucket, Watermark)>,
         /// Another flusher was faster: these begin anew at the watermark it left.
@@ -80,7 +80,7 @@ pub enum FlushEnd {
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     /// Answer an assignment: nothing of it is consumed yet.
     Begin(Vec<TopicBucket>),
     /// Look the table up.
@@ -109,9 +109,11 @@ pub enum Command {
 
 /// What a bucket holds that no flush has taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Held {
+pub(crate) struct Held {
     /// Freed by a flush.
     pub rows: usize,
+    /// What that flush will need beside them.
+    pub beside: usize,
     /// Kept by the decoder while it holds no rows.
     pub room: usize,
     /// When the oldest of it came in; none where a flush would move no watermark.
@@ -121,7 +123,7 @@ pub struct Held {
 }
 
 impl Incarnation {
-    pub fn of(entry: &TableEntry) -> Self {
+    pub(crate) fn of(entry: &TableEntry) -> Self {
         Self {
             topic_id: entry.topic_id,
             restores: entry.restores,

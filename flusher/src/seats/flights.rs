@@ -7,7 +7,7 @@ impl Seats {
         let Some(table) = self.tables.get_mut(topic) else {
             return;
         };
-        let mut buckets = BTreeMap::new();
+        let (mut buckets, mut beside) = (BTreeMap::new(), 0);
         for (at, seat) in of_topic_mut(&mut self.seats, topic) {
             let (State::Open { held, flying, .. } | State::Leaving { held, flying }) =
                 &mut seat.state
@@ -17,10 +17,12 @@ impl Seats {
             if held.since.is_some() {
                 *flying = held.rows;
                 table.flying += held.rows;
+                beside += held.beside;
                 *held = Held::default();
                 buckets.insert(at.bucket, seat.generation);
             }
         }
+        table.beside = beside;
         let of = table.incarnation;
         table.flight = Some(Flight { of, buckets });
         self.out.push(Command::Flush(topic.clone(), reason));

@@ -30,6 +30,7 @@ impl Seats {
         for (topic, table) in &self.tables {
             let mut load = Load {
                 bytes: 0,
+                weight: 0,
                 age: None,
                 asked: None,
                 awaits_markers: false,
@@ -39,11 +40,11 @@ impl Seats {
             let mut holding = Holding {
                 tenant: table.tenant.clone(),
                 flying: table.flying,
-                beside: table.beside,
                 index: table.index,
                 troubled: table.trouble.is_some(),
                 ..Holding::default()
             };
+            let mut next_beside = 0;
             while let Some((_, seat)) = seats.next_if(|(at, _)| at.topic <= *topic) {
                 let (State::Open { held, .. } | State::Leaving { held, .. }) = &seat.state else {
                     continue;
@@ -51,14 +52,18 @@ impl Seats {
                 let leaving = matches!(seat.state, State::Leaving { .. });
                 let age = |since: Moment| now.saturating_sub(since);
                 load.bytes += held.rows;
+                load.weight += held.rows + held.beside;
                 load.age = load.age.max(held.since.map(age));
                 load.asked = load.asked.max(held.asked.map(age));
                 // Nothing comes through a bucket that is not fetched.
                 load.awaits_markers |= held.asked.is_none() && !leaving && seat.is_fetched();
                 load.leaving |= leaving && held.since.is_some();
                 holding.rows += held.rows;
+                next_beside += held.beside;
                 holding.room += held.room;
             }
+            // One flush at a time: the next one takes what the one before it gives back.
+            holding.beside = table.beside.max(next_beside);
             topics.push(topic.clone());
             loads.push(load);
             holdings.push(holding);
@@ -150,7 +155,7 @@ impl Seats {
     }
 
     /// Everything that stands still, and why: buckets by name, tables whose commits fail.
-    pub fn troubles(&self) -> impl Iterator<Item = (&Arc<str>, Option<Bucket>, &Trouble)> {
+    pub(crate) fn troubles(&self) -> impl Iterator<Item = (&Arc<str>, Option<Bucket>, &Trouble)> {
         let stopped = self.seats.iter().filter_map(|(at, seat)| {
             let why = seat
                 .trouble()
@@ -166,14 +171,14 @@ impl Seats {
     }
 
     /// All buckets of ours, and whether each is consumed.
-    pub fn buckets(&self) -> impl Iterator<Item = (&TopicBucket, bool)> {
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (&TopicBucket, bool)> {
         self.seats
             .iter()
             .map(|(at, seat)| (at, matches!(seat.state, State::Open { .. })))
     }
 
     /// True where the catalog has no table for the bucket, and nobody is told of it.
-    pub fn has_quietly_no_table(&self, at: &TopicBucket) -> bool {
+    pub(crate) fn has_quietly_no_table(&self, at: &TopicBucket) -> bool {
         let Some(seat) = self.seats.get(at) else {
             return false;
         };
@@ -182,31 +187,31 @@ impl Seats {
     }
 
     /// How many buckets' topics belong to no table of the catalog.
-    pub fn without_table(&self) -> usize {
+    pub(crate) fn without_table(&self) -> usize {
         let troubles = self.seats.values().filter_map(Seat::trouble);
         troubles.filter(|why| why.cause.is_no_table()).count()
     }
 
     /// Why a bucket is not consumed.
-    pub fn trouble_of(&self, at: &TopicBucket) -> Option<&Trouble> {
+    pub(crate) fn trouble_of(&self, at: &TopicBucket) -> Option<&Trouble> {
         self.seats.get(at)?.trouble()
     }
 
-    pub fn owns(&self, at: &TopicBucket) -> bool {
+    pub(crate) fn owns(&self, at: &TopicBucket) -> bool {
         self.seats.contains_key(at)
     }
 
-    pub fn is_open(&self, at: &TopicBucket) -> bool {
+    pub(crate) fn is_open(&self, at: &TopicBucket) -> bool {
         let state = self.seats.get(at).map(|seat| &seat.state);
         matches!(state, Some(State::Open { .. }))
     }
 
-    pub fn has_table(&self, topic: &Arc<str>) -> bool {
+    pub(crate) fn has_table(&self, topic: &Arc<str>) -> bool {
         self.tables.contains_key(topic)
     }
 
     /// Buckets that the consumer fetches nothing for: nobody sees their logs grow.
-    pub fn unwatched(&self) -> impl Iterator<Item = &TopicBucket> {
+    pub(crate) fn unwatched(&self) -> impl Iterator<Item = &TopicBucket> {
         self.seats
             .iter()
             .filter(|(_, seat)| seat.paused || !matches!(seat.state, State::Open { .. }))
@@ -214,7 +219,7 @@ impl Seats {
     }
 
     /// Nothing is held and nothing is under way.
-    pub fn is_drained(&self) -> bool {
+    pub(crate) fn is_drained(&self) -> bool {
         self.tables.values().all(|table| table.flight.is_none())
             && self.seats.values().all(|seat| match &seat.state {
                 State::Open { held, .. } | State::Leaving { held, .. } => held.since.is_none(),
@@ -223,16 +228,16 @@ impl Seats {
     }
 
     /// Nothing is waited for but messages.
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.leave_by.is_none() && self.is_drained()
     }
 
     /// A flush waits for markers, which come within moments or not at all.
-    pub fn awaits_markers(&self) -> bool {
+    pub(crate) fn awaits_markers(&self) -> bool {
         self.awaits_markers
     }
 
-    pub fn memory(&self, now: Moment) -> Memory {
+    pub(crate) fn memory(&self, now: Moment) -> Memory {
         let (_, _, holdings) = self.loads(now);
         Memory {
             rows: holdings.iter().map(|table| table.rows + table.flying).sum(),
@@ -247,7 +252,7 @@ impl Seats {
 
 /// What is held in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// Rows that no commit covers.
     pub rows: usize,
     /// With all that belongs to them.

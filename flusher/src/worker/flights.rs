@@ -59,7 +59,7 @@ impl Owner {
             buckets: sealed,
             proven: false,
             reason,
-            begun: Instant::now(),
+            begun: Stopwatch::start(),
             give_way: asked,
             failing,
         };

@@ -16,6 +16,7 @@ use tidelake_log::{
 use tidelake_manifest::{CreateTable, DeltaTable};
 use tidelake_schema::TableSchema;
 use tidelake_storage::{Store, StoreOptions};
+use tidelake_table::Encoders;
 use tidelake_table::index::IndexHome;
 use tokio::sync::Semaphore;
 
@@ -139,6 +140,7 @@ async fn workbench_over(
         writer: client.writer(ProducerSettings::default()).unwrap(),
         metrics: FlusherMetrics::new(&runtime.metrics),
         files: settings.files(),
+        encoders: Encoders::default(),
         index_home: Arc::new(IndexHome::open(&folder, 1 << 10).unwrap()),
         announce: None,
     }

@@ -35,8 +35,8 @@ mod write;
 pub use apply::{Changes, Superseded};
 pub use error::TableError;
 pub use flush::{
-    Flush, FlushEnded, FlushOutcome, FlushReport, FlushRows, Flushed, UpsertBucket, VECTOR_IDS,
-    bytes_while_flushing,
+    COLUMN_BYTES, Encoders, Flush, FlushEnded, FlushOutcome, FlushReport, FlushRows, Flushed,
+    UpsertBucket, VECTOR_IDS, bytes_while_flushing, flush_needs,
 };
 pub use layout::FileLayout;
 pub use load::{Loaded, StateLoader, TAG_INDEX};

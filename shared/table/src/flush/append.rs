@@ -34,7 +34,9 @@ async fn commit(
     let tags = tags_of(&buckets);
     let layout = FileLayout::new(base.schema(), base.metadata())?;
     let files = desk.files;
+    let permit = desk.encoders.permit(&layout).await;
     let encoded = blocking(move || encode(&layout, &buckets, files)).await;
+    drop(permit);
     let file = match encoded {
         Ok(file) => file,
         Err(error) => return refused(error).map(FlushOutcome::Conflicted),

@@ -13,6 +13,7 @@
 //! they end; rows that another schema decoded are never written.
 
 mod append;
+mod encoders;
 mod upsert;
 mod vectors;
 
@@ -29,6 +30,7 @@ use crate::load::StateLoader;
 use crate::state::BucketState;
 use crate::{EncodedFile, FileSettings, Sealed, TableError};
 
+pub use encoders::{COLUMN_BYTES, Encoders};
 pub use upsert::VECTOR_IDS;
 
 /// What the key of a record takes while it is flushed, beside what stands in the rows: as it was
@@ -120,13 +122,24 @@ pub struct FlushEnded {
 }
 
 impl Flush {
-    /// Commits the rows on top of `base` or of what came since.
+    /// [`Self::run_within`] no bound, for whoever flushes one table.
+    pub async fn run(
+        self,
+        table: &DeltaTable,
+        base: &Arc<Snapshot>,
+    ) -> Result<FlushEnded, TableError> {
+        self.run_within(&Encoders::default(), table, base).await
+    }
+
+    /// Commits the rows on top of `base` or of what came since. Its files are encoded when there is
+    /// room for them.
     ///
     /// # Errors
     /// Nothing is visible then, unless the error is one of an unknown outcome; in that case the next
     /// try finds its watermark moved, by itself.
-    pub async fn run(
+    pub async fn run_within(
         self,
+        encoders: &Encoders,
         table: &DeltaTable,
         base: &Arc<Snapshot>,
     ) -> Result<FlushEnded, TableError> {
@@ -134,6 +147,7 @@ impl Flush {
         table.check_writable(base)?;
         let desk = Desk {
             table,
+            encoders,
             topic_id: self.topic_id,
             txns: self.txns,
             files: self.files,
@@ -156,6 +170,7 @@ impl Flush {
 /// What both kinds of flush work with.
 struct Desk<'a> {
     table: &'a DeltaTable,
+    encoders: &'a Encoders,
     topic_id: TopicId,
     txns: Vec<Txn>,
     files: FileSettings,
@@ -225,18 +240,21 @@ fn refused(error: TableError) -> Result<Conflict, TableError> {
     Ok(Conflict::SchemaChanged)
 }
 
-/// Memory that a flush of these rows holds beside them, from its beginning until it is stored: the
-/// encoded file while its buffer grows, and for upsert tables the keys, their order and the
-/// sidecar. An upper estimate, for budgets.
+/// Memory that a flush of these rows holds beside them.
 pub fn bytes_while_flushing(sealed: &Sealed, has_keys: bool) -> usize {
-    let encoded = sealed.bytes;
-    if !has_keys {
-        return encoded;
-    }
     let deletes = sealed.deletes.iter();
     let deletes: usize = deletes.map(|removed| removed.keys.num_rows()).sum();
     let records = sealed.rows.saturating_add(deletes);
-    encoded.saturating_add(records.saturating_mul(KEY_BYTES))
+    flush_needs(sealed.bytes, has_keys.then_some(records))
+}
+
+/// Memory that a flush needs beside its rows, of which it is told the bytes, and where the table has
+/// keys the number of records, deletes included. From its beginning until it is stored: the encoded
+/// file while its buffer grows, and the keys, their order and the sidecar. An upper estimate, for
+/// budgets; what writers of files hold whatever the rows are is the [`Encoders`]'.
+pub fn flush_needs(bytes: usize, records: Option<usize>) -> usize {
+    let keys = records.map_or(0, |records| records.saturating_mul(KEY_BYTES));
+    bytes.saturating_add(keys)
 }
 
 /// Which buckets and offsets a file covers, for our own readers and compactors.

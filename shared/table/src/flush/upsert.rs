@@ -261,7 +261,9 @@ async fn write_part(
     let (sealed, file_id) = (bucket.sealed.clone(), bucket.file_id);
     let mut tags = tags_of(std::slice::from_ref(&sealed));
     let settings = desk.files.for_lookups();
+    let permit = desk.encoders.permit(&layout).await;
     let encoded = blocking(move || encode_part(&layout, &spec, sealed, settings)).await?;
+    drop(permit);
     let mut written = FlushReport::default();
     let mut part = Part {
         bucket: bucket.sealed.bucket,
