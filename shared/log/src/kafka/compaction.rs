@@ -1,6 +1,9 @@
 //! Whether a topic is compacted: then offsets may be missing, and in no other.
 //!
-//! Asked only where offsets are missing, which a topic of Tidelake's own never has.
+//! Asked only where offsets are missing, which a topic of Tidelake's own never has. A wrong offset of
+//! a batch shows as a gap, or as an overlap, which the client tells by itself. What does not show:
+//! in a compacted topic, one that only makes a gap; and in the first batch after a start within it,
+//! alone in its answer, one that the next answer contradicts, behind rows that were handed on.
 
 #![expect(
     unsafe_code,
