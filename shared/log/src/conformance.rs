@@ -1,6 +1,6 @@
 //! What every log must do, as functions: run on the log in memory, on the embedded broker and on
 //! Apache Kafka. Each makes topics of its own, whose names begin with the function's; all together
-//! they are [`all`].
+//! they are [`all`], and [`changes::all`] where topics change under their readers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -39,6 +39,8 @@ macro_rules! ensure {
         }
     };
 }
+
+pub mod changes;
 
 /// Every function of this module.
 pub async fn all(log: &dyn LogClient) -> Outcome {

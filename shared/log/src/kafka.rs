@@ -10,6 +10,7 @@
 
 mod admin;
 mod client;
+mod compaction;
 mod consumer;
 mod ends;
 mod follow;
@@ -22,6 +23,7 @@ mod producer;
 mod progress;
 mod request;
 mod tail;
+mod time;
 mod visit;
 mod watch;
 

@@ -210,7 +210,7 @@ impl MemoryLog {
         self.shared.change(|state| state.remake(topic));
     }
 
-    /// Gives a topic more buckets.
+    /// Gives a topic so many buckets more.
     pub fn add_buckets(&self, topic: &str, buckets: u32) {
         self.shared
             .change(|state| state.add_buckets(topic, buckets));

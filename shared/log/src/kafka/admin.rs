@@ -5,7 +5,7 @@
 use std::ffi::c_int;
 use std::ptr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::bindings as rd;
@@ -20,6 +20,7 @@ use super::producer::setting_error;
 use super::request::{
     Listed, REQUEST_TIMEOUT, Spec, describe_cluster, describe_topics, list_offsets,
 };
+use super::time;
 use crate::{KafkaSettings, LogError, TopicBucket, TopicCreated, TopicInfo, TopicSpec};
 
 /// Between two looks at something that is about to change.
@@ -63,12 +64,16 @@ impl Admin {
     }
 
     /// Creates a topic whose settings suit a log of Tidelake: producers' own compression, messages
-    /// up to [`tidelake_core::limits::MESSAGE_BYTES_MAX`].
+    /// up to [`tidelake_core::limits::MESSAGE_BYTES_MAX`], nothing compacted away, whatever the
+    /// brokers' defaults are.
     pub async fn create_topic(&self, spec: &TopicSpec) -> Result<TopicCreated, LogError> {
         let mut config = spec.config.clone();
         config
             .entry("compression.type".into())
             .or_insert_with(|| "producer".into());
+        config
+            .entry("cleanup.policy".into())
+            .or_insert_with(|| "delete".into());
         // The limit counts the record batch around the message too.
         let largest = tidelake_core::limits::MESSAGE_BYTES_MAX + 64 * 1024;
         config
@@ -101,7 +106,7 @@ impl Admin {
     /// A controller answers before every broker knows the topic.
     async fn wait_described(&self, name: &str) -> Result<(), LogError> {
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        let begun = Instant::now();
+        let begun = time::now();
         while self.look(name).await?.is_none() {
             if begun.elapsed() > REQUEST_TIMEOUT {
                 return Err(LogError::unavailable(

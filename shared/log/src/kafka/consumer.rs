@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidelake_core::Offset;
 use tokio::sync::mpsc;
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::native::Client;
 use super::poll::{Command, Poller};
 use super::progress::trouble;
+use super::time::{self, Instant};
 use crate::{ConsumerSettings, Event, KafkaSettings, LogError, Start, TopicBucket};
 
 /// Batches that wait for the owner.
@@ -43,7 +44,7 @@ pub(super) struct Pulse {
 impl Pulse {
     pub(super) fn new() -> Self {
         Self {
-            begun: Instant::now(),
+            begun: time::now(),
             beat_ms: AtomicU64::new(0),
         }
     }

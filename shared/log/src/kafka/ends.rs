@@ -12,7 +12,7 @@ mod wire;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -21,6 +21,7 @@ use kafka_protocol::messages::{BrokerId, ListOffsetsRequest, MetadataRequest, To
 use kafka_protocol::protocol::{Request, StrBytes};
 use tidelake_core::{Bucket, Offset};
 
+use super::time::{self, Instant};
 use crate::KafkaSettings;
 use wire::Connection;
 
@@ -101,7 +102,7 @@ impl Ends {
         buckets: &[Bucket],
     ) -> Option<Vec<(Bucket, Offset)>> {
         let paused = self.known().broken_until;
-        if paused.is_some_and(|until| Instant::now() < until) {
+        if paused.is_some_and(|until| time::now() < until) {
             return None;
         }
         let asked = tokio::time::timeout(PATIENCE, self.ask(topic, buckets)).await;
@@ -114,7 +115,7 @@ impl Ends {
             Err(error) => {
                 tracing::debug!(topic, %error, "ends are left to librdkafka for a while");
                 let mut known = self.known();
-                known.broken_until = Some(Instant::now() + PAUSE);
+                known.broken_until = Some(time::now() + PAUSE);
                 known.topics.clear();
                 known.idle.clear();
                 None

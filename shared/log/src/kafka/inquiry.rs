@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidelake_core::Offset;
 
 use super::native::Client;
 use super::progress::Progress;
 use super::request::{Described, Listed, Question, Spec, describe_topics, list_offsets};
+use super::time::Instant;
 use super::watch::Watch;
 use crate::{Event, LogError, TopicBucket};
 

@@ -18,6 +18,9 @@ pub(crate) enum Verdict {
     AtEnd(Offset),
     /// The log does not have the offset.
     OutOfRange,
+    /// From the offset on there are offsets that no record batch takes: right in a topic that is
+    /// compacted, and in no other.
+    Gap(Offset),
     /// A broker does not know the topic: it may be gone, or not known there yet.
     Unknown,
     /// Not allowed to read; the bucket, or with none the client, can't go on.
@@ -34,6 +37,8 @@ pub(crate) fn judge(mishap: &Mishap) -> Verdict {
     let is = |known: &[RespErr]| known.iter().any(|known| *known as i32 == mishap.code);
     if is(&[RespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF]) {
         Verdict::AtEnd(Offset(mishap.offset))
+    } else if is(&[RespErr::RD_KAFKA_RESP_ERR__GAPLESS_GUARANTEE]) {
+        Verdict::Gap(Offset(mishap.offset))
     } else if is(OUT_OF_RANGE) {
         Verdict::OutOfRange
     } else if is(UNKNOWN) {

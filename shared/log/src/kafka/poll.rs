@@ -6,27 +6,30 @@
 //!
 //! Invariants:
 //! - a bucket that can't be read, or whose offsets contradict the log, is parked with the first
-//!   message that is in doubt: nothing behind it is handed on;
+//!   message that is in doubt: nothing behind it is handed on (`faults`);
 //! - what the thread asks the brokers itself, it asks without waiting ([`Inquiries`]).
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidelake_core::Offset;
 use tokio::sync::mpsc;
 
+use super::compaction::Gaps;
 use super::consumer::Pulse;
 use super::inquiry::Inquiries;
-use super::message::{Batch, Mishap};
-use super::mishap::{Verdict, judge};
+use super::message::Batch;
+use super::mishap::Verdict;
 use super::native::{Client, Rebalance};
 use super::progress::{Progress, trouble};
+use super::time::{self, Instant};
 use super::visit::Visit;
-use crate::{ConsumerSettings, Event, KafkaSettings, LogError, MessageBatch, Start, TopicBucket};
+use crate::{ConsumerSettings, Event, KafkaSettings, MessageBatch, Start, TopicBucket};
 
 mod commands;
+mod faults;
 
 /// Messages of one poll at most.
 const BATCH_MESSAGES_MAX: usize = 10_000;
@@ -65,6 +68,7 @@ pub(super) struct Poller {
     held: HashSet<TopicBucket>,
     progress: Progress,
     inquiries: Inquiries,
+    gaps: Gaps,
     /// Events that commands brought about.
     news: Vec<Event>,
     /// Everything is paused because the owner does not keep up.
@@ -90,9 +94,10 @@ impl Poller {
         kafka: &KafkaSettings,
         settings: &ConsumerSettings,
     ) -> Self {
-        let now = Instant::now();
+        let now = time::now();
         Self {
             inquiries: Inquiries::new(client.clone(), settings.discovery, now),
+            gaps: Gaps::new(client.clone()),
             client,
             events,
             commands,
@@ -139,26 +144,27 @@ impl Poller {
             if waiting.is_empty() {
                 full_since = None;
                 self.set_stalled(false);
-            } else if full_since.get_or_insert_with(Instant::now).elapsed() > STALL_MAX {
+            } else if full_since.get_or_insert_with(time::now).elapsed() > STALL_MAX {
                 self.set_stalled(true);
             }
         }
         drop(waiting);
         self.inquiries.end();
+        self.gaps.end();
         self.client.close();
     }
 
     fn poll(&mut self) -> Vec<Event> {
         let mut raw = Vec::new();
         self.client.consume(&mut raw, BATCH_MESSAGES_MAX, POLL_MS);
-        let now = Instant::now();
+        let now = time::now();
         let (batch, mishaps) = Batch::new(raw, self.client.clone());
         let mut batch = MessageBatch::native(batch);
         let mut failed = Vec::new();
         let mut ends = Vec::new();
         // The last first, so that places of earlier ones hold.
-        for mishap in mishaps.into_iter().rev() {
-            match (judge(&mishap), bucket_of(&mishap)) {
+        for (verdict, at, mishap) in self.first_stops(mishaps).into_iter().rev() {
+            match (verdict, at) {
                 (Verdict::AtEnd(end), Some(at)) => ends.push((at, end)),
                 (Verdict::Passes | Verdict::AtEnd(_), _) => {
                     tracing::debug!(error = mishap.text, topic = mishap.topic, "consumer");
@@ -179,6 +185,7 @@ impl Poller {
             }
         }
         events.extend(failed);
+        events.extend(self.judged_gaps(now));
         events.extend(self.rebalances());
         if self.denied.is_some() && !events.is_empty() && self.progress_is_made(&events) {
             self.denied = None;
@@ -195,85 +202,6 @@ impl Poller {
         events
             .iter()
             .any(|event| matches!(event, Event::Messages(_) | Event::Assigned(_)))
-    }
-
-    /// A mishap that does not pass by itself: nothing of its bucket that came after it is handed
-    /// on.
-    fn mishap(
-        &mut self,
-        verdict: Verdict,
-        at: Option<TopicBucket>,
-        mishap: &Mishap,
-        batch: &mut MessageBatch,
-        now: Instant,
-    ) -> Option<Event> {
-        let Some(at) = at else {
-            let (Verdict::Denied(error) | Verdict::Fails(error)) = verdict else {
-                return None;
-            };
-            let told = self.denied.replace(error.to_string());
-            return (told != self.denied).then(|| trouble(None, Some(error)));
-        };
-        if !self.assigned.contains(&at) {
-            return None;
-        }
-        let error = match verdict {
-            Verdict::Passes | Verdict::AtEnd(_) => return None,
-            Verdict::Unknown => {
-                self.inquiries.suspect(at, now);
-                return None;
-            }
-            Verdict::OutOfRange => None,
-            Verdict::Denied(error) | Verdict::Fails(error) => Some(error),
-        };
-        withhold(batch, &at, mishap.place);
-        let expected = self.progress.next(&at);
-        self.park(&at);
-        match error {
-            None => {
-                let offset = Offset(mishap.offset);
-                let offset = if offset.0 < 0 {
-                    expected.unwrap_or(offset)
-                } else {
-                    offset
-                };
-                self.inquiries.lost(at, offset);
-                None
-            }
-            Some(error) => Some(Event::Failed(at, located(error, expected))),
-        }
-    }
-
-    /// Notes how far buckets have come. One whose offsets contradict the log can't go on.
-    fn follow(&mut self, batch: &mut MessageBatch, now: Instant) -> Vec<Event> {
-        let mut events = Vec::new();
-        let mut damages = Vec::new();
-        let mut place = 0;
-        for run in batch.runs() {
-            let at = || TopicBucket {
-                topic: Arc::from(run.topic),
-                bucket: run.bucket,
-            };
-            let end = || self.client.end_offset_seen(&at());
-            match self.progress.took(&run, end, now) {
-                Ok(false) => {}
-                Ok(true) => events.push(trouble(Some(at()), None)),
-                Err(damage) => damages.push((at(), place, damage)),
-            }
-            place += run.len();
-        }
-        for (at, place, damage) in damages.into_iter().rev() {
-            withhold(batch, &at, place + damage.index);
-            self.park(&at);
-            let error = LogError::Damaged {
-                topic: at.topic.to_string(),
-                bucket: at.bucket,
-                offset: damage.offset,
-                reason: damage.reason,
-            };
-            events.push(Event::Failed(at, error));
-        }
-        events
     }
 
     fn rebalances(&mut self) -> Vec<Event> {
@@ -314,40 +242,5 @@ impl Poller {
             }
         }
         Next::Go
-    }
-}
-
-fn bucket_of(mishap: &Mishap) -> Option<TopicBucket> {
-    Some(TopicBucket {
-        topic: Arc::from(mishap.topic.as_str()),
-        bucket: mishap.bucket?,
-    })
-}
-
-/// Takes a bucket's messages out from a place on.
-fn withhold(batch: &mut MessageBatch, at: &TopicBucket, from: usize) {
-    batch.retain(|place, message| {
-        place < from || message.bucket() != at.bucket || message.topic() != &*at.topic
-    });
-}
-
-/// The client does not always say which offset it could not read.
-fn located(error: LogError, expected: Option<Offset>) -> LogError {
-    match (error, expected) {
-        (
-            LogError::Damaged {
-                topic,
-                bucket,
-                offset,
-                reason,
-            },
-            Some(expected),
-        ) if offset < 0 => LogError::Damaged {
-            topic,
-            bucket,
-            offset: expected.0,
-            reason,
-        },
-        (error, _) => error,
     }
 }

@@ -292,7 +292,7 @@ pub(crate) fn setting_error(error: &KafkaError) -> LogError {
 mod tests {
     #![expect(unsafe_code, reason = "librdkafka's way to raise a fatal error")]
 
-    use std::time::Instant;
+    use super::super::time;
 
     use rdkafka::bindings as rd;
     use rdkafka::types::RDKafkaRespErr as RespErr;
@@ -323,7 +323,7 @@ mod tests {
             matches!(failed, Err(LogError::Unacknowledged { .. })),
             "{failed:?}"
         );
-        let begun = Instant::now();
+        let begun = time::now();
         loop {
             match producer.enqueue(Message::new("t", Bucket(0), "b")) {
                 Ok(_) => break,

@@ -7,10 +7,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidelake_core::{Bucket, Offset};
 
+use super::time::Instant;
 use crate::message::Run;
 use crate::{Event, LogError, TopicBucket};
 

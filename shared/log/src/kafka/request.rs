@@ -35,10 +35,10 @@ pub(super) type Listed = Vec<(TopicBucket, Result<Offset, RespErr>)>;
 
 /// A request on its way: options, a queue for the answer, the answer itself.
 #[derive(Debug)]
-struct Request {
-    options: *mut rd::rd_kafka_AdminOptions_t,
-    queue: *mut rd::rd_kafka_queue_t,
-    event: *mut rd::rd_kafka_event_t,
+pub(super) struct Request {
+    pub(super) options: *mut rd::rd_kafka_AdminOptions_t,
+    pub(super) queue: *mut rd::rd_kafka_queue_t,
+    pub(super) event: *mut rd::rd_kafka_event_t,
     what: String,
     /// The queue must not outlive it.
     _client: Arc<Client>,
@@ -48,7 +48,7 @@ struct Request {
 unsafe impl Send for Request {}
 
 impl Request {
-    fn new(client: &Arc<Client>, kind: rd::rd_kafka_admin_op_t, what: String) -> Self {
+    pub(super) fn new(client: &Arc<Client>, kind: rd::rd_kafka_admin_op_t, what: String) -> Self {
         let timeout = c_int::try_from(REQUEST_TIMEOUT.as_millis()).unwrap_or(c_int::MAX);
         let mut text = [0 as c_char; 256];
         // SAFETY: valid handle; freed on drop.
@@ -105,8 +105,8 @@ impl Drop for Request {
 
 /// A question whose answer is a `T`.
 pub(super) struct Question<T> {
-    request: Request,
-    read: fn(&Request) -> T,
+    pub(super) request: Request,
+    pub(super) read: fn(&Request) -> T,
 }
 
 impl<T> Question<T> {

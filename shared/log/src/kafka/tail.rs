@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidelake_core::{Bucket, Offset};
 
 use rdkafka::bindings as rd;
 
+use super::compaction::Gaps;
 use super::message::Batch;
 use super::mishap::{Verdict, judge};
 use super::native::Client;
 use super::progress::Progress;
 use super::request::{Spec, list_offsets};
+use super::time;
 use crate::{KafkaSettings, LogError, MessageBatch, TopicBucket};
 
 const BATCH_MESSAGES_MAX: usize = 10_000;
@@ -82,7 +84,7 @@ impl Inner {
         ranges: &[(Bucket, Offset, Offset)],
         deadline: Duration,
     ) -> Result<Vec<MessageBatch>, LogError> {
-        let begun = Instant::now();
+        let begun = time::now();
         let mut wanted: HashMap<Bucket, Offset> = HashMap::new();
         for &(bucket, from, to) in ranges {
             if from < to {
@@ -195,19 +197,24 @@ pub(super) struct Outcome {
 /// Judges what a consumer outside of any group brings.
 #[derive(Debug)]
 pub(super) struct Reading {
-    client: Arc<Client>,
     progress: Progress,
+    gaps: Gaps,
+    client: Arc<Client>,
 }
 
 impl Reading {
     pub(super) fn new(client: Arc<Client>, from: &[(TopicBucket, Offset)]) -> Self {
         // Whoever waits for a range has a deadline of its own.
         let mut progress = Progress::new(Duration::MAX);
-        let now = Instant::now();
+        let now = time::now();
         for (at, offset) in from {
             progress.begin(at, *offset, now);
         }
-        Self { client, progress }
+        Self {
+            progress,
+            gaps: Gaps::new(client.clone()),
+            client,
+        }
     }
 
     pub(super) fn take(&mut self, raw: Vec<*mut rd::rd_kafka_message_t>) -> Outcome {
@@ -217,7 +224,7 @@ impl Reading {
             ends: Vec::new(),
             failed: None,
         };
-        let now = Instant::now();
+        let now = time::now();
         for run in outcome.messages.runs() {
             let at = || TopicBucket {
                 topic: Arc::from(run.topic),
@@ -247,6 +254,10 @@ impl Reading {
                 Verdict::AtEnd(end) => {
                     self.progress.at_end(&at, end, now);
                     outcome.ends.push((bucket, end));
+                }
+                Verdict::Gap(from) => {
+                    let judged = self.gaps.judge(&at, from, mishap.text);
+                    outcome.failed = outcome.failed.or(judged.err());
                 }
                 Verdict::OutOfRange => {
                     let error = self.out_of_range(&at, mishap.offset);

@@ -8,10 +8,11 @@
 //! nothing moves but what nobody has.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::message::Batch;
 use super::native::{Client, Rebalance};
+use super::time;
 use crate::{KafkaSettings, LogError};
 
 const POLL_MS: i32 = 100;
@@ -63,7 +64,7 @@ impl Visit {
 }
 
 fn wait(client: &Arc<Client>) -> Result<(), LogError> {
-    let begun = Instant::now();
+    let begun = time::now();
     while begun.elapsed() < PATIENCE {
         let mut raw = Vec::new();
         client.consume(&mut raw, 1, POLL_MS);

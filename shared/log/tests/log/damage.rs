@@ -11,24 +11,23 @@ use tidelake_log::{
 };
 use tidelake_testkit::{EmbeddedBroker, WAIT_MAX};
 
+use crate::batches::{ATTRIBUTES, RECORDS, batch_at, rebased, sealed};
 use crate::proxy::Proxy;
 
 const BATCHES: i64 = 4;
 
-/// A record batch's parts that are of interest (Kafka's format, version 2).
-const LENGTH: std::ops::Range<usize> = 8..12;
-const CRC: std::ops::Range<usize> = 17..21;
-const ATTRIBUTES: usize = 21;
-const RECORDS: usize = 61;
-
-struct World {
+pub struct World {
     _broker: EmbeddedBroker,
-    proxy: std::sync::Arc<Proxy>,
-    kafka: KafkaSettings,
+    pub proxy: std::sync::Arc<Proxy>,
+    pub kafka: KafkaSettings,
 }
 
-/// A topic with one bucket and [`BATCHES`] batches of one record, seen through a proxy.
 async fn world() -> World {
+    world_of(BATCHES).await
+}
+
+/// A topic with one bucket and so many batches of one record, seen through a proxy.
+pub async fn world_of(batches: i64) -> World {
     let broker = EmbeddedBroker::start().await.unwrap();
     let admin = Admin::new(&broker.settings()).unwrap();
     let spec = TopicSpec {
@@ -39,7 +38,7 @@ async fn world() -> World {
     };
     admin.create_topic(&spec).await.unwrap();
     let producer = Producer::new(&broker.settings(), ProducerSettings::default()).unwrap();
-    for n in 0..BATCHES {
+    for n in 0..batches {
         let message = Message::new("t", Bucket(0), format!("message {n}"));
         assert_eq!(producer.send(message).await.unwrap(), Offset(n));
     }
@@ -53,37 +52,6 @@ async fn world() -> World {
         proxy,
         kafka,
     }
-}
-
-/// Changes the batch that begins at an offset.
-fn batch_at(offset: i64, change: impl Fn(Vec<u8>) -> Vec<u8>) -> impl Fn(&[u8]) -> Vec<u8> {
-    move |mut records| {
-        let mut changed = Vec::new();
-        while records.len() > RECORDS {
-            let base = i64::from_be_bytes(records[..8].try_into().unwrap());
-            let length = i32::from_be_bytes(records[LENGTH].try_into().unwrap()) as usize;
-            let (batch, rest) = records.split_at((LENGTH.end + length).min(records.len()));
-            match base == offset {
-                true => changed.extend(change(batch.to_vec())),
-                false => changed.extend(batch),
-            }
-            records = rest;
-        }
-        changed
-    }
-}
-
-fn sealed(mut batch: Vec<u8>) -> Vec<u8> {
-    let length = (batch.len() - LENGTH.end) as i32;
-    batch[LENGTH].copy_from_slice(&length.to_be_bytes());
-    let crc = crc32c::crc32c(&batch[ATTRIBUTES..]);
-    batch[CRC].copy_from_slice(&crc.to_be_bytes());
-    batch
-}
-
-fn rebased(mut batch: Vec<u8>, base: i64) -> Vec<u8> {
-    batch[..8].copy_from_slice(&base.to_be_bytes());
-    batch
 }
 
 fn settings() -> ConsumerSettings {
@@ -103,7 +71,7 @@ async fn next(consumer: &mut GroupConsumer) -> Event {
 }
 
 /// What a group's member sees before the bucket fails, and why it does.
-async fn by_group(kafka: &KafkaSettings) -> (Vec<i64>, LogError) {
+pub async fn by_group(kafka: &KafkaSettings) -> (Vec<i64>, LogError) {
     let mut consumer = GroupConsumer::start(kafka, &settings()).unwrap();
     let mut seen = Vec::new();
     let error = loop {
@@ -140,6 +108,28 @@ async fn by_group(kafka: &KafkaSettings) -> (Vec<i64>, LogError) {
     (seen, error)
 }
 
+/// Everything that a group's member sees up to an offset.
+pub async fn all_by_group(kafka: &KafkaSettings, to: i64) -> Vec<i64> {
+    let mut consumer = GroupConsumer::start(kafka, &settings()).unwrap();
+    let mut seen = Vec::new();
+    while seen.last() != Some(&to) {
+        match next(&mut consumer).await {
+            Event::Assigned(buckets) => {
+                let offset = Offset(0);
+                let starts = buckets.into_iter().map(|at| Start { at, offset });
+                consumer.begin(starts.collect(), Vec::new());
+            }
+            Event::Messages(batch) => {
+                seen.extend(batch.iter().map(|message| message.offset().0));
+            }
+            Event::TopicChanged { .. } | Event::Passed(..) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    consumer.close().await;
+    seen
+}
+
 async fn by_follower(kafka: &KafkaSettings) -> (Vec<i64>, LogError) {
     let mut follower = Follower::start(kafka, "t", &[(Bucket(0), Offset(0))]).unwrap();
     let mut seen = Vec::new();
@@ -154,7 +144,11 @@ async fn by_follower(kafka: &KafkaSettings) -> (Vec<i64>, LogError) {
     }
 }
 
-async fn stops(change: impl Fn(Vec<u8>) -> Vec<u8> + Clone + Send + 'static, of: i64, at: i64) {
+async fn stops(
+    change: impl Fn(Vec<u8>) -> Vec<u8> + Clone + Send + 'static,
+    of: i64,
+    at: std::ops::RangeInclusive<i64>,
+) {
     let world = world().await;
     world.proxy.edit(batch_at(of, change));
     for (seen, error) in [
@@ -165,7 +159,7 @@ async fn stops(change: impl Fn(Vec<u8>) -> Vec<u8> + Clone + Send + 'static, of:
         let LogError::Damaged { offset, .. } = error else {
             panic!("{error}");
         };
-        assert_eq!(offset, at);
+        assert!(at.contains(&offset), "{offset}");
         assert!(seen.iter().copied().eq(0..seen.len() as i64), "{seen:?}");
         assert!(seen.len() as i64 <= of, "{seen:?} before {of}");
     }
@@ -181,7 +175,7 @@ async fn a_batch_of_a_codec_that_nobody_knows_stops_its_bucket() {
         batch[ATTRIBUTES + 1] |= 7;
         sealed(batch)
     };
-    stops(unknown, 2, 2).await;
+    stops(unknown, 2, 2..=2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +184,7 @@ async fn a_batch_whose_bytes_have_changed_stops_its_bucket() {
         *batch.last_mut().unwrap() ^= 0x40;
         batch
     };
-    stops(flipped, 2, 2).await;
+    stops(flipped, 2, 2..=2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,15 +193,16 @@ async fn records_that_cannot_be_read_stop_their_bucket() {
         batch[RECORDS..].fill(0xFF);
         sealed(batch)
     };
-    stops(babble, 2, 2).await;
+    stops(babble, 2, 2..=2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_says_it_is_elsewhere_stops_its_bucket() {
-    stops(|batch| rebased(batch, 65_567), 2, 65_567).await;
-    stops(|batch| rebased(batch, 0), 2, 1).await;
+    // The batch before it is in doubt, too: either of the two may say a wrong offset.
+    stops(|batch| rebased(batch, 65_567), 2, 1..=1).await;
+    stops(|batch| rebased(batch, 0), 2, 1..=1).await;
     let last = BATCHES - 1;
-    stops(|batch| rebased(batch, 65_567), last, last).await;
+    stops(|batch| rebased(batch, 65_567), last, last - 1..=last).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,7 +221,7 @@ async fn a_batch_that_unpacks_without_end_stops_its_bucket() {
         batch.extend(&bomb);
         sealed(batch)
     };
-    stops(huge, 2, 2).await;
+    stops(huge, 2, 2..=2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

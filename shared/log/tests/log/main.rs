@@ -2,8 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod batches;
+mod codecs;
 mod damage;
+mod gaps;
 mod proxy;
+mod worlds;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +22,8 @@ use tidelake_testkit::{EmbeddedBroker, Kafka};
 async fn the_log_in_memory_keeps_the_contract() {
     let log = MemoryLog::new(Arc::new(ManualClock::at(0)));
     conformance::all(&log).await.unwrap();
+    let world = worlds::InMemory(log.clone());
+    conformance::changes::all(&log, &world).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,6 +31,8 @@ async fn the_embedded_broker_keeps_the_contract() {
     let broker = EmbeddedBroker::start().await.unwrap();
     let log = KafkaLog::new(broker.settings()).unwrap();
     conformance::all(&log).await.unwrap();
+    let world = worlds::Brokers::embedded(broker.bootstrap());
+    conformance::changes::all(&log, &world).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,9 +44,10 @@ async fn apache_kafka_keeps_the_contract() {
         bootstrap: kafka.bootstrap(),
         ..Default::default()
     };
-    conformance::all(&KafkaLog::new(settings).unwrap())
-        .await
-        .unwrap();
+    let log = KafkaLog::new(settings).unwrap();
+    conformance::all(&log).await.unwrap();
+    let world = worlds::Brokers::apache_kafka(kafka.bootstrap());
+    conformance::changes::all(&log, &world).await.unwrap();
 }
 
 /// Readers see no record of a transaction before it is committed, nor wait for one that never is.

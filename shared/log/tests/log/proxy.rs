@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{
-    ApiKey, FetchResponse, FindCoordinatorResponse, MetadataResponse, ResponseHeader,
+    ApiKey, DescribeConfigsResponse, FetchResponse, FindCoordinatorResponse, MetadataResponse,
+    ResponseHeader,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +24,8 @@ struct Mischief {
     holds: bool,
     /// So many answers say that no topic is known.
     forgets: usize,
+    /// Every topic is said to be compacted.
+    compacted: bool,
 }
 
 pub struct Proxy {
@@ -66,6 +69,10 @@ impl Proxy {
         self.mischief.lock().unwrap().forgets = answers;
     }
 
+    pub fn compacted(&self, compacted: bool) {
+        self.mischief.lock().unwrap().compacted = compacted;
+    }
+
     fn pump(self: Arc<Self>, client: TcpStream, broker: TcpStream) {
         let (from_client, to_client) = client.into_split();
         let (from_broker, to_broker) = broker.into_split();
@@ -103,6 +110,7 @@ impl Proxy {
             let frame = match ApiKey::try_from(key) {
                 Ok(ApiKey::Metadata) => rewrite(frame, version, |m| self.metadata(m)),
                 Ok(ApiKey::FindCoordinator) => rewrite(frame, version, |m| self.coordinator(m)),
+                Ok(ApiKey::DescribeConfigs) => rewrite(frame, version, |m| self.configs(m)),
                 Ok(ApiKey::Fetch) => rewrite(frame, version, |m| self.fetched(m)),
                 _ => frame,
             };
@@ -131,6 +139,19 @@ impl Proxy {
         answer.port = i32::from(self.port);
         for coordinator in &mut answer.coordinators {
             coordinator.port = i32::from(self.port);
+        }
+    }
+
+    fn configs(&self, answer: &mut DescribeConfigsResponse) {
+        if !self.mischief.lock().unwrap().compacted {
+            return;
+        }
+        let settings = answer
+            .results
+            .iter_mut()
+            .flat_map(|result| &mut result.configs);
+        for setting in settings.filter(|setting| &*setting.name == "cleanup.policy") {
+            setting.value = Some(StrBytes::from_static_str("compact"));
         }
     }
 

@@ -56,6 +56,8 @@ void *rd_gz_decompress(const void *compressed,
                 char *p;
                 int len;
                 int r;
+                int more;
+                uint64_t total = 0; /* Of the members before this one */
 
                 if ((r = inflateInit2(&strm, 15 + 32)) != Z_OK)
                         goto fail;
@@ -83,13 +85,14 @@ void *rd_gz_decompress(const void *compressed,
                         case Z_NEED_DICT:
                         case Z_DATA_ERROR:
                         case Z_MEM_ERROR:
+                        case Z_BUF_ERROR: /* It ends in the middle */
                                 inflateEnd(&strm);
                                 goto fail;
                         }
 
                         /* More than the caller takes (also keeps the length
                          * within an int for pass 2). */
-                        if (strm.total_out > max_len) {
+                        if (total + strm.total_out > max_len) {
                                 inflateEnd(&strm);
                                 goto fail;
                         }
@@ -97,14 +100,31 @@ void *rd_gz_decompress(const void *compressed,
                         if (pass == 2) {
                                 /* Advance output pointer (in pass 2). */
                                 p += len - strm.avail_out;
-                                len -= len - strm.avail_out;
+                                len = strm.avail_out;
                         }
 
-                } while (strm.avail_out == 0 && r != Z_STREAM_END);
+                        /* Another member follows: its content belongs to it. */
+                        more = 0;
+                        if (r == Z_STREAM_END && strm.avail_in > 0) {
+                                total += strm.total_out;
+                                if (inflateReset(&strm) != Z_OK) {
+                                        inflateEnd(&strm);
+                                        goto fail;
+                                }
+                                more = 1;
+                        }
+
+                } while (more || (strm.avail_out == 0 && r != Z_STREAM_END));
+
+                /* It ends in the middle. */
+                if (r != Z_STREAM_END) {
+                        inflateEnd(&strm);
+                        goto fail;
+                }
 
 
                 if (pass == 1) {
-                        *decompressed_lenp = strm.total_out;
+                        *decompressed_lenp = total + strm.total_out;
                         if (!(decompressed = rd_malloc(
                                   (size_t)(*decompressed_lenp) + 1))) {
                                 inflateEnd(&strm);

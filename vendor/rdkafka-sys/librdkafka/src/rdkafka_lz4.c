@@ -278,10 +278,12 @@ rd_kafka_resp_err_t rd_kafka_lz4_decompress(rd_kafka_broker_t *rkb,
                          * for amortized O(1) copying */
                         size_t extra = RD_MAX(outlen * 3 / 4, 1024);
 
-                        if (outlen < max_len)
-                                extra = RD_MIN(extra, max_len - outlen);
+                        /* One byte more than it may be, so that the end of a
+                         * frame that just fits is reached. */
+                        if (outlen <= max_len)
+                                extra = RD_MIN(extra, max_len + 1 - outlen);
 
-                        if (outlen >= max_len) {
+                        if (outlen > max_len) {
                                 rd_rkb_dbg(rkb, MSG, "LZ4DEC",
                                            "Decompressed message (offset "
                                            "%" PRId64 ") is larger than "
@@ -309,7 +311,7 @@ rd_kafka_resp_err_t rd_kafka_lz4_decompress(rd_kafka_broker_t *rkb,
         }
 
 
-        if (in_of < inlen) {
+        if (in_of < inlen || out_of > max_len) {
                 rd_rkb_dbg(rkb, MSG, "LZ4DEC",
                            "Failed to LZ4 (%s HC) decompress message "
                            "(offset %" PRId64

@@ -243,6 +243,23 @@ rd_kafka_msgset_reader_damaged(rd_kafka_msgset_reader_t *msetr,
 
 
 /**
+ * @brief Tells the application that from \p Offset on there are offsets that no
+ *        record batch takes: compaction leaves such gaps, nothing else does.
+ */
+static void rd_kafka_msgset_reader_gap(rd_kafka_msgset_reader_t *msetr,
+                                       int64_t Offset,
+                                       int64_t NextOffset) {
+        rd_kafka_consumer_err(&msetr->msetr_rkq, msetr->msetr_broker_id,
+                              RD_KAFKA_RESP_ERR__GAPLESS_GUARANTEE,
+                              msetr->msetr_tver->version, NULL,
+                              msetr->msetr_rktp, Offset,
+                              "offsets before %" PRId64
+                              " are in no record batch",
+                              NextOffset);
+}
+
+
+/**
  * @brief Set up a MessageSet reader but don't start reading messages.
  */
 static void rd_kafka_msgset_reader_init(rd_kafka_msgset_reader_t *msetr,
@@ -473,6 +490,13 @@ rd_kafka_msgset_reader_decompress(rd_kafka_msgset_reader_t *msetr,
 
 
         rd_assert(iov.iov_base);
+
+        /* Records that are none: an empty buffer can't be read at all. */
+        if (unlikely(iov.iov_len == 0)) {
+                rd_free(iov.iov_base);
+                err = RD_KAFKA_RESP_ERR__BAD_COMPRESSION;
+                goto err;
+        }
 
         /*
          * Decompression successful
@@ -1067,6 +1091,11 @@ rd_kafka_msgset_reader_msgs_v2(rd_kafka_msgset_reader_t *msetr) {
                             "record batch holds a record that can't be read");
         }
 
+        if (unlikely(cnt < msetr->msetr_v2_hdr->RecordCount))
+                return rd_kafka_msgset_reader_damaged(
+                    msetr, msetr->msetr_v2_hdr->BaseOffset,
+                    "record batch holds fewer records than it says");
+
         return RD_KAFKA_RESP_ERR_NO_ERROR;
 
 err_parse:
@@ -1092,6 +1121,8 @@ rd_kafka_msgset_reader_v2(rd_kafka_msgset_reader_t *msetr) {
         size_t payload_size;
         int64_t LastOffset; /* Last absolute Offset in MessageSet header */
         uint64_t next_base; /* Of the MessageSet after this one, big endian */
+        size_t has_next;    /* There is one */
+        const int64_t fetch_offset = rktp->rktp_offsets.fetch_pos.offset;
         /* Only log decoding errors if protocol debugging enabled. */
         int log_decode_errors =
             (rkbuf->rkbuf_rkb->rkb_rk->rk_conf.debug & RD_KAFKA_DBG_PROTOCOL)
@@ -1146,9 +1177,10 @@ rd_kafka_msgset_reader_v2(rd_kafka_msgset_reader_t *msetr) {
                             " != "
                             "calculated 0x%" PRIx32 ")",
                             hdr.BaseOffset, hdr.Length, hdr.Crc, calc_crc);
-                        rd_kafka_buf_skip_to(rkbuf, crc_len);
                         rd_atomic64_add(&msetr->msetr_rkb->rkb_c.rx_err, 1);
-                        return RD_KAFKA_RESP_ERR_NO_ERROR;
+                        /* Nothing behind it is read: where the next batch
+                         * begins is in doubt, too. */
+                        return RD_KAFKA_RESP_ERR__BAD_MSG;
                 }
         }
 
@@ -1188,13 +1220,35 @@ rd_kafka_msgset_reader_v2(rd_kafka_msgset_reader_t *msetr) {
                 return rd_kafka_msgset_reader_damaged(
                     msetr, msetr->msetr_next_offset,
                     "record batch begins before the end of the one before it");
-        if (rd_slice_peek(&rkbuf->rkbuf_reader,
-                          rd_slice_offset(&rkbuf->rkbuf_reader) + payload_size,
-                          &next_base, sizeof(next_base)) &&
-            unlikely((int64_t)be64toh(next_base) <= LastOffset))
+        /* A fetch that goes on where the reader ended meets whole batches. */
+        if (unlikely(hdr.BaseOffset < fetch_offset &&
+                     fetch_offset <= LastOffset &&
+                     rktp->rktp_batch_end == fetch_offset &&
+                     rktp->rktp_batch_end_version ==
+                         msetr->msetr_tver->version))
+                return rd_kafka_msgset_reader_damaged(
+                    msetr, fetch_offset,
+                    "record batch begins before the end of the one before it");
+        has_next = rd_slice_peek(&rkbuf->rkbuf_reader,
+                                 rd_slice_offset(&rkbuf->rkbuf_reader) +
+                                     payload_size,
+                                 &next_base, sizeof(next_base));
+        if (has_next && unlikely((int64_t)be64toh(next_base) <= LastOffset))
                 return rd_kafka_msgset_reader_damaged(
                     msetr, hdr.BaseOffset,
                     "record batch ends beyond the begin of the one after it");
+
+        /* Offsets that no batch takes. Told before anything of the batches on
+         * either side is handed on: one of them may say a wrong offset. */
+        if (unlikely(msetr->msetr_next_offset == 0 &&
+                     hdr.BaseOffset > fetch_offset))
+                rd_kafka_msgset_reader_gap(msetr, fetch_offset,
+                                           hdr.BaseOffset);
+        if (has_next && unlikely((int64_t)be64toh(next_base) > LastOffset + 1 &&
+                                 (int64_t)be64toh(next_base) > fetch_offset))
+                rd_kafka_msgset_reader_gap(msetr,
+                                           RD_MAX(hdr.BaseOffset, fetch_offset),
+                                           (int64_t)be64toh(next_base));
 
         /* If entire MessageSet contains old outdated offsets, skip it. */
         if (LastOffset < rktp->rktp_offsets.fetch_pos.offset) {
@@ -1208,6 +1262,10 @@ rd_kafka_msgset_reader_v2(rd_kafka_msgset_reader_t *msetr) {
         msetr->msetr_rkb->rkb_fetch_unpacked +=
             (size_t)hdr.RecordCount * sizeof(rd_kafka_op_t);
         msetr->msetr_v2_hdr = &hdr;
+
+        /* What compaction has left of a batch. */
+        if (hdr.RecordCount == 0 && payload_size == 0)
+                goto done;
 
         /* Handle compressed MessageSet */
         if (hdr.Attributes & RD_KAFKA_MSG_ATTR_COMPRESSION_MASK) {
@@ -1309,19 +1367,17 @@ rd_kafka_msgset_reader_peek_msg_version(rd_kafka_msgset_reader_t *msetr,
                            (int)*MagicBytep, Offset, read_offset,
                            rd_slice_size(&rkbuf->rkbuf_reader));
 
-                if (Offset >=
-                    msetr->msetr_rktp->rktp_offsets.fetch_pos.offset) {
-                        rd_kafka_consumer_err(
-                            &msetr->msetr_rkq, msetr->msetr_broker_id,
-                            RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED,
-                            msetr->msetr_tver->version, NULL, rktp, Offset,
-                            "Unsupported Message(Set) MagicByte %d "
-                            "at offset %" PRId64,
-                            (int)*MagicBytep, Offset);
-                        /* Skip message(set) */
-                        msetr->msetr_rktp->rktp_offsets.fetch_pos.offset =
-                            Offset + 1;
-                }
+                /* Also of one that begins before the fetch offset: nobody can
+                 * say what it holds. It is not skipped. */
+                rd_kafka_consumer_err(
+                    &msetr->msetr_rkq, msetr->msetr_broker_id,
+                    RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED,
+                    msetr->msetr_tver->version, NULL, rktp,
+                    RD_MAX(Offset,
+                           msetr->msetr_rktp->rktp_offsets.fetch_pos.offset),
+                    "Unsupported Message(Set) MagicByte %d "
+                    "at offset %" PRId64,
+                    (int)*MagicBytep, Offset);
 
                 /* Skip this Message(Set).
                  * If the message is malformed, the skip may trigger err_parse
@@ -1538,6 +1594,11 @@ rd_kafka_msgset_reader_run(rd_kafka_msgset_reader_t *msetr) {
          * an even later next offset. */
         if (msetr->msetr_next_offset > rktp->rktp_offsets.fetch_pos.offset)
                 rktp->rktp_offsets.fetch_pos.offset = msetr->msetr_next_offset;
+
+        if (msetr->msetr_next_offset > 0) {
+                rktp->rktp_batch_end         = msetr->msetr_next_offset;
+                rktp->rktp_batch_end_version = msetr->msetr_tver->version;
+        }
 
         rktp->rktp_offsets.fetch_pos.leader_epoch = msetr->msetr_leader_epoch;
 

@@ -289,6 +289,10 @@ struct rd_kafka_toppar_s {                           /* rd_kafka_toppar_t */
         int32_t rktp_op_version;    /* Op version of curr command
                                      * state from.
                                      * (broker thread) */
+        int64_t rktp_batch_end; /**< Where the batch that was read last ends,
+                                 *   (-1: none was). */
+        int32_t rktp_batch_end_version; /**< Op version of its fetch: after
+                                         *   a seek it says nothing. */
         int32_t rktp_fetch_version; /* Op version of curr fetch.
                                        (broker thread) */
 

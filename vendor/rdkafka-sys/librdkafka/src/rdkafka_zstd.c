@@ -43,11 +43,13 @@ rd_kafka_resp_err_t rd_kafka_zstd_decompress(rd_kafka_broker_t *rkb,
                                              void **outbuf,
                                              size_t *outlenp) {
         unsigned long long out_bufsize = ZSTD_getFrameContentSize(inbuf, inlen);
+        const unsigned long long max_len =
+            (unsigned long long)rkb->rkb_rk->rk_conf.recv_max_msg_size;
 
         switch (out_bufsize) {
         case ZSTD_CONTENTSIZE_UNKNOWN:
                 /* Decompressed size cannot be determined, make a guess */
-                out_bufsize = inlen * 2;
+                out_bufsize = RD_MIN(inlen * 2, max_len);
                 break;
         case ZSTD_CONTENTSIZE_ERROR:
                 /* Error calculating frame content size */
@@ -61,9 +63,8 @@ rd_kafka_resp_err_t rd_kafka_zstd_decompress(rd_kafka_broker_t *rkb,
         }
 
         /* Increase output buffer until it can fit the entire result,
-         * capped by message.max.bytes */
-        while (out_bufsize <=
-               (unsigned long long)rkb->rkb_rk->rk_conf.recv_max_msg_size) {
+         * capped by receive.message.max.bytes */
+        while (out_bufsize <= max_len) {
                 size_t ret;
                 char *decompressed;
 
@@ -91,8 +92,13 @@ rd_kafka_resp_err_t rd_kafka_zstd_decompress(rd_kafka_broker_t *rkb,
                 /* Check if the destination size is too small */
                 if (ZSTD_getErrorCode(ret) == ZSTD_error_dstSize_tooSmall) {
 
-                        /* Grow quadratically */
-                        out_bufsize += RD_MAX(out_bufsize * 2, 4000);
+                        if (out_bufsize == max_len)
+                                break;
+
+                        /* Grow quadratically, up to what it may be */
+                        out_bufsize =
+                            RD_MIN(max_len, out_bufsize +
+                                                RD_MAX(out_bufsize * 2, 4000));
 
                         rd_atomic64_add(&rkb->rkb_c.zbuf_grow, 1);
 
@@ -110,8 +116,8 @@ rd_kafka_resp_err_t rd_kafka_zstd_decompress(rd_kafka_broker_t *rkb,
                    "Unable to decompress ZSTD "
                    "(input buffer %" PRIusz
                    ", output buffer %llu): "
-                   "output would exceed message.max.bytes (%d)",
-                   inlen, out_bufsize, rkb->rkb_rk->rk_conf.max_msg_size);
+                   "output would exceed receive.message.max.bytes (%llu)",
+                   inlen, out_bufsize, max_len);
 
         return RD_KAFKA_RESP_ERR__BAD_COMPRESSION;
 }

@@ -1,11 +1,11 @@
 //! What the owner's commands do to the assignment.
 
 use std::sync::mpsc as std_mpsc;
-use std::time::Instant;
 
 use tidelake_core::Offset;
 
 use super::{Command, Next, Poller};
+use crate::kafka::time::{self, Instant};
 use crate::{Event, LogError, Start, TopicBucket};
 
 impl Poller {
@@ -45,7 +45,7 @@ impl Poller {
         // Also an empty answer must reach the group: it waits for one.
         self.client.assign(&from)?;
         self.owned.extend(parked);
-        let now = Instant::now();
+        let now = time::now();
         for (at, offset) in from {
             self.progress.begin(&at, offset, now);
             self.owned.insert(at.clone());
@@ -79,9 +79,10 @@ impl Poller {
         }
         self.client.assign(&from)?;
         self.assigned.extend(buckets.iter().cloned());
-        let now = Instant::now();
+        let now = time::now();
         for (at, offset) in &from {
             self.inquiries.forget(at);
+            self.gaps.forget(at);
             self.progress.begin(at, *offset, now);
         }
         stood.iter().for_each(|at| self.progress.doubt(at));
@@ -111,6 +112,7 @@ impl Poller {
             self.held.remove(at);
             self.progress.forget(at);
             self.inquiries.forget(at);
+            self.gaps.forget(at);
         }
         let assigned: Vec<_> = buckets
             .iter()
@@ -121,12 +123,13 @@ impl Poller {
     }
 
     fn pause(&mut self, buckets: Vec<TopicBucket>) -> Result<(), LogError> {
-        let buckets: Vec<_> = buckets
+        let (buckets, others): (Vec<_>, Vec<_>) = buckets
             .into_iter()
-            .filter(|at| self.assigned.contains(at))
-            .collect();
+            .partition(|at| self.assigned.contains(at));
+        let aside = others.into_iter().filter(|at| self.gaps.is_waiting(at));
+        self.held.extend(aside);
         self.client.pause(&buckets)?;
-        let now = Instant::now();
+        let now = time::now();
         for at in &buckets {
             self.progress.pause(at, true, now);
         }
@@ -140,10 +143,14 @@ impl Poller {
             .filter(|at| self.held.remove(at))
             .cloned()
             .collect();
-        let now = Instant::now();
+        let now = time::now();
         for at in &held {
             self.progress.pause(at, false, now);
         }
+        let held: Vec<_> = held
+            .into_iter()
+            .filter(|at| self.assigned.contains(at))
+            .collect();
         if self.stalled {
             Ok(())
         } else {
@@ -159,7 +166,7 @@ impl Poller {
             self.client.pause(&self.all())
         } else {
             let free: Vec<_> = self.assigned.difference(&self.held).cloned().collect();
-            self.progress.resumed(Instant::now());
+            self.progress.resumed(time::now());
             self.client.resume(&free)
         };
         if let Err(error) = result {
@@ -172,11 +179,41 @@ impl Poller {
     /// it would be fetched again and again.
     pub(super) fn park(&mut self, at: &TopicBucket) {
         self.held.remove(at);
+        self.set_aside(at);
+    }
+
+    /// Takes a bucket out of the assignment for a while: whether it is paused stays as it is.
+    pub(super) fn set_aside(&mut self, at: &TopicBucket) {
         self.progress.forget(at);
         if self.assigned.remove(at)
             && let Err(error) = self.client.unassign(std::slice::from_ref(at))
         {
             tracing::warn!(bucket = %at, %error, "park");
+        }
+    }
+
+    /// Goes on with a bucket that was set aside.
+    pub(super) fn go_on(
+        &mut self,
+        at: &TopicBucket,
+        from: Offset,
+        now: Instant,
+    ) -> Result<(), LogError> {
+        if !self.owned.contains(at) || !self.granted.contains(at) {
+            return Ok(());
+        }
+        let from = [(at.clone(), from)];
+        let stood = self.stood(&from);
+        self.client.assign(&from)?;
+        self.assigned.insert(at.clone());
+        self.progress.begin(at, from[0].1, now);
+        stood.iter().for_each(|at| self.progress.doubt(at));
+        let held = self.held.contains(at);
+        self.progress.pause(at, held, now);
+        let only = std::slice::from_ref(at);
+        match held || self.stalled {
+            true => self.client.pause(only),
+            false => self.client.resume(only),
         }
     }
 

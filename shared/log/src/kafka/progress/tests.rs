@@ -26,7 +26,7 @@ fn batch(offsets: impl IntoIterator<Item = i64>) -> MessageBatch {
 }
 
 fn began(from: i64) -> (Progress, Instant) {
-    let now = Instant::now();
+    let now = crate::kafka::time::now();
     let mut progress = Progress::new(PATIENCE);
     progress.begin(&at(), Offset(from), now);
     (progress, now)
@@ -39,7 +39,7 @@ fn took(
 ) -> Result<bool, Damage> {
     let batch = batch(offsets);
     let run = batch.runs().next().unwrap();
-    progress.took(&run, || Some(Offset(end)), Instant::now())
+    progress.took(&run, || Some(Offset(end)), crate::kafka::time::now())
 }
 
 #[test]
