@@ -6,7 +6,6 @@ mod progress;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use clap::Args;
 use reqwest::Method;
@@ -16,6 +15,7 @@ use tidelake_service::{Runtime, program};
 use crate::client::{Client, json_of, send, table_name};
 use crate::failure::Failure;
 use crate::local::{FolderLock, Local, LocalSettings, Places};
+use crate::moment;
 use crate::output::{Format, Grid, bytes, say, thousands};
 use crate::table::{create_table, schema_of};
 use flights::{Flights, Half};
@@ -77,7 +77,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     empty(&args.dir)?;
     let runtime = Runtime::new();
     runtime.shutdown.on_signals()?;
-    let begun = Instant::now();
+    let begun = moment::now();
     let mut local = Local::start(settings(&args.dir), &runtime).await?;
     headline(&format!(
         "everything runs in one process ({} ms)",
@@ -172,9 +172,9 @@ async fn tell(places: &Places, flights: &Flights) -> Result<(), Failure> {
         "table {TABLE} is there, and so is its topic {topic}"
     ))?;
 
-    let begun = Instant::now();
+    let begun = moment::now();
     let kafka = flights
-        .through_kafka(&places.kafka, &topic, BUCKETS)
+        .through_kafka(places.kafka()?, &topic, BUCKETS)
         .await?;
     told(
         "through the Kafka protocol, one JSON record a message",
@@ -206,7 +206,7 @@ async fn tell(places: &Places, flights: &Flights) -> Result<(), Failure> {
 }
 
 async fn ask(client: &Client, number: usize, question: &str, sql: &str) -> Result<(), Failure> {
-    let begun = Instant::now();
+    let begun = moment::now();
     let answer = client.sql(sql).await?;
     let elapsed = begun.elapsed();
     say(&format!("\n{number}. {question}\n"))?;
@@ -267,7 +267,7 @@ fn lines_to_try(places: &Places, dir: &Path) -> Result<(), Failure> {
     for line in [
         format!("{program} query {urls} \"SELECT * FROM flights LIMIT 5\""),
         format!("{program} table history flights {urls}"),
-        format!("{program} tail flights {urls} --kafka {}", places.kafka),
+        format!("{program} tail flights {urls} --kafka {}", places.kafka()?),
         format!(
             "curl -X POST http://{}/v1/tables/flights/records -H 'content-type: application/json' \
              -d '{{\"date\":\"2001-07-01T00:00:00\",\"delay\":3,\"distance\":11,\"origin\":\"LGA\",\

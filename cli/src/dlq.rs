@@ -15,7 +15,7 @@ use crate::client::{Client, json_of, send, table_name};
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Grid, note, print_object};
 
-/// Letters that are fetched at a time: each may be several megabytes.
+/// Dead letters that are fetched at a time: each may be several megabytes.
 const PAGE: usize = 50;
 /// Bytes of dead letters that are sent at a time; a single one may be more.
 const BODY_BYTES_MAX: usize = 12 << 20;
@@ -116,8 +116,8 @@ async fn objects(client: &Client, sql: &str) -> Result<Vec<Map<String, Value>>, 
     Ok(rows.map(object).collect())
 }
 
-fn source_of(letter: &Map<String, Value>) -> Result<Source, Failure> {
-    let number = |name: &str| letter.get(name).and_then(Value::as_i64);
+fn source_of(dead_letter: &Map<String, Value>) -> Result<Source, Failure> {
+    let number = |name: &str| dead_letter.get(name).and_then(Value::as_i64);
     let bucket = number(columns::SOURCE_BUCKET).and_then(|bucket| i32::try_from(bucket).ok());
     match (bucket, number(columns::SOURCE_OFFSET)) {
         (Some(bucket), Some(offset)) => Ok(Source { bucket, offset }),
@@ -127,12 +127,12 @@ fn source_of(letter: &Map<String, Value>) -> Result<Source, Failure> {
     }
 }
 
-fn text<'a>(letter: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    letter.get(name).and_then(Value::as_str)
+fn text<'a>(dead_letter: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    dead_letter.get(name).and_then(Value::as_str)
 }
 
 async fn list(client: &Client, args: &ListArgs, format: Format) -> Result<(), Failure> {
-    let letters = table(&args.table)?.dead_letters();
+    let dead_letters = table(&args.table)?.dead_letters();
     let open = if args.all {
         ""
     } else {
@@ -140,7 +140,7 @@ async fn list(client: &Client, args: &ListArgs, format: Format) -> Result<(), Fa
     };
     let sql = format!(
         "SELECT source_bucket, source_offset, code, field, \"row\", reason, source_timestamp, \
-         dead_at, replayed_at, replayed_to FROM \"{letters}\"{open} \
+         dead_at, replayed_at, replayed_to FROM \"{dead_letters}\"{open} \
          ORDER BY dead_at DESC, source_bucket DESC, source_offset DESC LIMIT {}",
         args.limit
     );
@@ -156,11 +156,11 @@ async fn list(client: &Client, args: &ListArgs, format: Format) -> Result<(), Fa
         shown.extend(["replayed_at", "replayed_to"]);
     }
     let mut grid = Grid::new(&[&["source"], shown.as_slice()].concat());
-    for letter in objects(client, &sql).await? {
-        let source = Value::from(source_of(&letter)?.to_string());
+    for dead_letter in objects(client, &sql).await? {
+        let source = Value::from(source_of(&dead_letter)?.to_string());
         let rest = shown
             .iter()
-            .map(|name| letter.get(*name).cloned().unwrap_or_default());
+            .map(|name| dead_letter.get(*name).cloned().unwrap_or_default());
         grid.rows
             .push(std::iter::once(source).chain(rest).collect());
     }
@@ -174,17 +174,17 @@ async fn list(client: &Client, args: &ListArgs, format: Format) -> Result<(), Fa
 async fn show(client: &Client, args: &ShowArgs, format: Format) -> Result<(), Failure> {
     let table = table(&args.table)?;
     let found = objects(client, &by_source(&table, &[args.source])).await?;
-    let Some(mut letter) = found.into_iter().next() else {
+    let Some(mut dead_letter) = found.into_iter().next() else {
         return Err(not_found(&table, args.source));
     };
     if format == Format::Table {
         for name in [columns::KEY, columns::VALUE] {
-            if let Some(bytes) = letter.get(name).and_then(bytes_of) {
-                letter.insert(name.to_owned(), readable(&bytes).into());
+            if let Some(bytes) = dead_letter.get(name).and_then(bytes_of) {
+                dead_letter.insert(name.to_owned(), readable(&bytes).into());
             }
         }
     }
-    print_object(&Value::Object(letter), format)
+    print_object(&Value::Object(dead_letter), format)
 }
 
 fn not_found(table: &TableName, source: Source) -> Failure {
@@ -285,19 +285,22 @@ async fn replay(client: &Client, args: ReplayArgs, format: Format) -> Result<(),
         sources.sort_unstable();
         sources.dedup();
         for some in sources.chunks(PAGE) {
-            let letters = objects(client, &by_source(&table, some)).await?;
-            let found: Vec<_> = letters.iter().map(source_of).collect::<Result<_, _>>()?;
+            let dead_letters = objects(client, &by_source(&table, some)).await?;
+            let found: Vec<_> = dead_letters
+                .iter()
+                .map(source_of)
+                .collect::<Result<_, _>>()?;
             if let Some(missing) = some.iter().find(|source| !found.contains(source)) {
                 return Err(not_found(&table, *missing));
             }
-            let (done, open): (Vec<_>, Vec<_>) = letters
+            let (done, open): (Vec<_>, Vec<_>) = dead_letters
                 .into_iter()
-                .partition(|letter| text(letter, columns::REPLAYED_AT).is_some());
-            for letter in done {
-                let to = text(&letter, columns::REPLAYED_TO).unwrap_or("?");
+                .partition(|dead_letter| text(dead_letter, columns::REPLAYED_AT).is_some());
+            for dead_letter in done {
+                let to = text(&dead_letter, columns::REPLAYED_TO).unwrap_or("?");
                 let reason = format!("it was replayed already, as {to}");
                 let outcome = json!({ "code": "REPLAYED", "reason": reason });
-                report.add(source_of(&letter)?, &outcome);
+                report.add(source_of(&dead_letter)?, &outcome);
             }
             replay_these(client, &table, open, &mut report).await?;
         }
@@ -312,9 +315,9 @@ async fn replay_all(
     table: &TableName,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let letters = table.dead_letters();
+    let dead_letters = table.dead_letters();
     let ends = format!(
-        "SELECT source_bucket, max(source_offset) AS source_offset FROM \"{letters}\" \
+        "SELECT source_bucket, max(source_offset) AS source_offset FROM \"{dead_letters}\" \
          WHERE replayed_at IS NULL GROUP BY source_bucket ORDER BY source_bucket"
     );
     for end in objects(client, &ends).await? {
@@ -322,7 +325,7 @@ async fn replay_all(
         let mut after = -1;
         loop {
             let sql = format!(
-                "SELECT * FROM \"{letters}\" WHERE replayed_at IS NULL \
+                "SELECT * FROM \"{dead_letters}\" WHERE replayed_at IS NULL \
                  AND source_bucket = {bucket} AND source_offset > {after} \
                  AND source_offset <= {offset} ORDER BY source_offset LIMIT {PAGE}"
             );
@@ -338,39 +341,39 @@ async fn replay_all(
 async fn replay_these(
     client: &Client,
     table: &TableName,
-    letters: Vec<Map<String, Value>>,
+    dead_letters: Vec<Map<String, Value>>,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    for letters in bodies(letters) {
+    for dead_letters in bodies(dead_letters) {
         let path = format!("/v1/tables/{table}/dead-letters/replay");
         let request = client
             .gateway(Method::POST, &path)
-            .json(&json!({ "letters": letters }));
+            .json(&json!({ "letters": dead_letters }));
         let answer = json_of(send(request).await?).await?;
         let outcomes = answer["letters"].as_array().cloned().unwrap_or_default();
-        for (letter, outcome) in letters.iter().zip(outcomes) {
-            report.add(source_of(letter)?, &outcome);
+        for (dead_letter, outcome) in dead_letters.iter().zip(outcomes) {
+            report.add(source_of(dead_letter)?, &outcome);
         }
     }
     Ok(())
 }
 
-/// Letters as the gateway wants them, in pieces that it takes.
-fn bodies(letters: Vec<Map<String, Value>>) -> Vec<Vec<Map<String, Value>>> {
+/// Dead letters as the gateway wants them, in pieces that it takes.
+fn bodies(dead_letters: Vec<Map<String, Value>>) -> Vec<Vec<Map<String, Value>>> {
     let mut bodies = Vec::new();
     let (mut body, mut bytes) = (Vec::new(), 0);
-    for mut letter in letters {
-        letter.remove(columns::REPLAYED_AT);
-        letter.remove(columns::REPLAYED_TO);
-        letter.retain(|name, value| !value.is_null() || name == columns::VALUE);
-        let sizes = letter.values().filter_map(Value::as_str).map(str::len);
+    for mut dead_letter in dead_letters {
+        dead_letter.remove(columns::REPLAYED_AT);
+        dead_letter.remove(columns::REPLAYED_TO);
+        dead_letter.retain(|name, value| !value.is_null() || name == columns::VALUE);
+        let sizes = dead_letter.values().filter_map(Value::as_str).map(str::len);
         let size: usize = sizes.sum();
         if bytes + size > BODY_BYTES_MAX && !body.is_empty() {
             bodies.push(std::mem::take(&mut body));
             bytes = 0;
         }
         bytes += size;
-        body.push(letter);
+        body.push(dead_letter);
     }
     if !body.is_empty() {
         bodies.push(body);
@@ -382,14 +385,14 @@ fn bodies(letters: Vec<Map<String, Value>>) -> Vec<Vec<Map<String, Value>>> {
 mod tests {
     use super::*;
 
-    fn letter(value: Value) -> Map<String, Value> {
-        let Value::Object(letter) = json!({
+    fn dead_letter(value: Value) -> Map<String, Value> {
+        let Value::Object(dead_letter) = json!({
             "source_bucket": 0, "source_offset": 17, "code": "X", "field": null,
             "value": value, "replayed_at": null, "replayed_to": null,
         }) else {
             unreachable!()
         };
-        letter
+        dead_letter
     }
 
     #[test]
@@ -408,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_null_value_is_said_and_other_nulls_are_left_out() {
-        let bodies = bodies(vec![letter(Value::Null)]);
+        let bodies = bodies(vec![dead_letter(Value::Null)]);
         let wanted = json!([[{
             "source_bucket": 0, "source_offset": 17, "code": "X", "value": null,
         }]]);
@@ -417,9 +420,10 @@ mod tests {
 
     #[test]
     fn large_dead_letters_are_sent_one_by_one_and_small_ones_together() {
-        let large = || letter("x".repeat(BODY_BYTES_MAX).into());
-        let small = || letter("x".into());
-        let sizes = |letters| -> Vec<usize> { bodies(letters).iter().map(Vec::len).collect() };
+        let large = || dead_letter("x".repeat(BODY_BYTES_MAX).into());
+        let small = || dead_letter("x".into());
+        let sizes =
+            |dead_letters| -> Vec<usize> { bodies(dead_letters).iter().map(Vec::len).collect() };
         assert_eq!(sizes(vec![large(), large(), small(), small()]), [1, 1, 2]);
         assert_eq!(sizes(Vec::new()), Vec::<usize>::new());
     }

@@ -8,7 +8,7 @@ mod source;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -22,6 +22,7 @@ pub(crate) use source::{Body, FileFormat, Source};
 use crate::Global;
 use crate::client::{Client, json_of, send, table_name};
 use crate::failure::Failure;
+use crate::moment;
 use crate::output::{Format, note, print_object, say, thousands};
 use crate::table::create_table;
 
@@ -67,7 +68,7 @@ pub(crate) async fn run(args: IngestArgs, global: &Global) -> Result<(), Failure
         source
     };
 
-    let begun = Instant::now();
+    let begun = moment::now();
     let bar = progress_bar(source.bytes_total());
     let done = stream(&client, &table, source, args.body_bytes, &bar).await;
     bar.finish_and_clear();

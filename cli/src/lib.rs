@@ -25,6 +25,7 @@ mod ingest;
 mod lag;
 mod local;
 mod log;
+mod moment;
 mod output;
 mod query;
 mod serve;

@@ -1,18 +1,23 @@
-//! `tidelake local`: broker, gateway, flusher and query service in one process over one folder.
+//! `tidelake local`: log, gateway, flusher and query service in one process, over one folder or, with
+//! `--ephemeral`, in memory alone.
 //!
 //! ```text
-//!  start: lock the folder ─► broker ─► gateway, flusher, query ─► all ready: print the ready line
-//!  stop:  gateway (takes no more) ─► flusher (flushes, commits) ─► query ─► broker
+//!  start: ground (folder or memory) ─► gateway, flusher, query ─► all ready: print the ready line
+//!  stop:  gateway (takes no more) ─► flusher (flushes, commits) ─► query ─► ground
 //! ```
-//! One process owns a folder at a time. Nothing that was acknowledged needs the orderly stop.
+//! Nothing that was acknowledged in a folder needs the orderly stop.
 
 mod broker;
+mod ground;
 mod lock;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -23,7 +28,8 @@ pub(crate) use lock::FolderLock;
 pub(crate) use settings::LocalSettings;
 
 use crate::failure::Failure;
-use broker::WatchedBroker;
+use crate::moment;
+use ground::Ground;
 
 /// How long the services may take to be ready.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -37,6 +43,10 @@ pub(crate) struct LocalArgs {
     /// Folder for everything that is kept [default: ./tidelake-data]
     #[arg(long, value_name = "FOLDER")]
     pub dir: Option<PathBuf>,
+    /// Keep everything in memory: no file is made, no Kafka port is opened, and all of it is gone
+    /// when the process ends
+    #[arg(long, conflicts_with_all = ["dir", "store", "kafka_port", "kafka_bootstrap"])]
+    ephemeral: bool,
     /// Address to listen on [default: 127.0.0.1]
     #[arg(long, value_name = "IP")]
     listen: Option<IpAddr>,
@@ -67,6 +77,7 @@ impl LocalArgs {
     fn load(&self) -> Result<LocalSettings, Failure> {
         let overrides = json!({
             "dir": self.dir,
+            "ephemeral": self.ephemeral.then_some(true),
             "listen": self.listen,
             "gateway_port": self.gateway_port,
             "query_port": self.query_port,
@@ -105,19 +116,30 @@ pub(crate) async fn run(args: LocalArgs) -> Result<(), Failure> {
 pub(crate) struct Places {
     pub gateway: SocketAddr,
     pub query: SocketAddr,
-    /// `host:port` of the broker in use.
-    pub kafka: String,
+    /// `host:port` of the broker in use; none where the log is in memory.
+    pub kafka: Option<String>,
     /// URL of the object store.
     pub store: String,
 }
 
 impl Places {
+    /// The log's address.
+    pub(crate) fn kafka(&self) -> Result<&str, Failure> {
+        let none = || Failure::usage("an ephemeral process has no Kafka port");
+        self.kafka.as_deref().ok_or_else(none)
+    }
+
     /// What a script waits for.
     pub(crate) fn ready_line(&self) -> String {
-        format!(
-            "ready gateway=http://{} query=http://{} kafka={}",
-            self.gateway, self.query, self.kafka
-        )
+        let mut line = format!(
+            "ready gateway=http://{} query=http://{}",
+            self.gateway, self.query
+        );
+        if let Some(kafka) = &self.kafka {
+            line.push_str(" kafka=");
+            line.push_str(kafka);
+        }
+        line
     }
 }
 
@@ -126,8 +148,7 @@ impl Places {
 pub(crate) struct Local {
     pub places: Places,
     services: Vec<Service>,
-    broker: Option<WatchedBroker>,
-    _lock: FolderLock,
+    ground: Ground,
 }
 
 /// A service that can be stopped alone. The order in [`Local::services`] is the order of stopping.
@@ -142,31 +163,20 @@ impl Local {
     /// Starts everything and waits until all of it answers. What was started is stopped again when
     /// a later part can't be.
     pub(crate) async fn start(settings: LocalSettings, runtime: &Runtime) -> Result<Self, Failure> {
-        let dir = prepare(&settings.dir)?;
-        let lock = FolderLock::take(&dir)?;
-        let store = settings.store_url(&dir)?;
-        let broker = match settings.kafka.bootstrap.as_str() {
-            "" => Some(WatchedBroker::start(&settings, &dir, runtime).await?),
-            _ => None,
-        };
-        let kafka = match &broker {
-            Some(broker) => broker.address().to_string(),
-            None => settings.kafka.bootstrap.clone(),
-        };
+        let ground = Ground::open(&settings, runtime).await?;
         let unbound = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut local = Self {
             places: Places {
                 gateway: unbound,
                 query: unbound,
-                kafka,
-                store,
+                kafka: ground.kafka.clone(),
+                store: ground.store_url.clone(),
             },
             services: Vec::new(),
-            broker,
-            _lock: lock,
+            ground,
         };
         let started = tokio::select! {
-            started = local.start_services(&settings, &dir, runtime) => started,
+            started = local.start_services(&settings, runtime) => started,
             () = runtime.shutdown.requested() => Err(Failure::failed("asked to stop while starting")),
         };
         match started {
@@ -182,23 +192,45 @@ impl Local {
     async fn start_services(
         &mut self,
         settings: &LocalSettings,
-        dir: &Path,
         runtime: &Runtime,
     ) -> Result<(), Failure> {
-        let Places { kafka, store, .. } = self.places.clone();
+        let ground = &self.ground;
+        // Services are given the log itself; in memory it has no address that could be told.
+        let kafka = ground.kafka.clone().unwrap_or_default();
+        let (folder, url) = (ground.folder(), ground.store_url.clone());
+        let gateway = settings.gateway(&kafka, &url);
+        let flusher = settings.flusher(folder, &kafka, &url);
+        let query = settings.query(folder, &kafka, &url);
+        let (log, snapshots) = (&ground.log, &ground.snapshots);
+        let gateway_parts = tidelake_ingest_gateway::Parts {
+            store: ground.store()?,
+            log: Arc::clone(log),
+            snapshots: snapshots.clone(),
+        };
+        let flusher_parts = tidelake_flusher::Parts {
+            store: ground.store()?,
+            log: Arc::clone(log),
+            snapshots: snapshots.clone(),
+            indexes: ground.indexes(),
+        };
+        let query_parts = tidelake_query_api::Shared {
+            store: ground.store()?,
+            log: Arc::clone(log),
+            snapshots: snapshots.clone(),
+            indexes: ground.indexes(),
+        };
+
         let child = runtime.detached();
-        let gateway = settings.gateway(&kafka, &store);
-        let running = tidelake_ingest_gateway::start(gateway, child.clone()).await;
+        let running =
+            tidelake_ingest_gateway::start_with(gateway, child.clone(), gateway_parts).await;
         self.places.gateway = self.keep("gateway", child, running)?;
 
         let child = runtime.detached();
-        let flusher = settings.flusher(dir, &kafka, &store);
-        let running = tidelake_flusher::start(flusher, child.clone()).await;
+        let running = tidelake_flusher::start_with(flusher, child.clone(), flusher_parts).await;
         self.keep("flusher", child, running)?;
 
         let child = runtime.detached();
-        let query = settings.query(dir, &kafka, &store);
-        let running = tidelake_query_api::start(query, child.clone()).await;
+        let running = tidelake_query_api::start_with(query, child.clone(), query_parts).await;
         self.places.query = self.keep("query", child, running)?;
         self.wait_ready(runtime).await
     }
@@ -227,7 +259,7 @@ impl Local {
     }
 
     async fn wait_ready(&mut self, runtime: &Runtime) -> Result<(), Failure> {
-        let begun = Instant::now();
+        let begun = moment::now();
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
         loop {
             tokio::select! {
@@ -296,21 +328,8 @@ impl Local {
                 first = first.and(Err(Failure::from(error)));
             }
         }
-        if let Some(broker) = self.broker.take()
-            && let Err(failure) = broker.stop().await
-        {
-            first = first.and(Err(failure));
-        }
-        first
+        first.and(self.ground.close().await)
     }
-}
-
-/// The folder, made if it is not there, as an absolute path.
-fn prepare(dir: &Path) -> Result<PathBuf, Failure> {
-    let shown = dir.display();
-    std::fs::create_dir_all(dir)
-        .and_then(|()| dir.canonicalize())
-        .map_err(|error| Failure::failed(format!("folder {shown} can't be used: {error}")))
 }
 
 /// True where a part is not there yet that everything needs.
@@ -328,32 +347,4 @@ fn reasons(report: &HealthReport) -> String {
         )
     });
     parts.collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_stopped_table_or_damaged_partition_does_not_keep_all_others_from_being_served() {
-        let runtime = Runtime::new();
-        let (log, flusher) = (
-            runtime.health.component("log"),
-            runtime.health.component("flusher"),
-        );
-        assert!(holds_up(&runtime.health.report()));
-        log.ready();
-        assert!(
-            holds_up(&runtime.health.report()),
-            "the flusher has not begun"
-        );
-        flusher.not_ready("tidelake.default.t stopped, topic_replaced: …");
-        runtime
-            .health
-            .component(broker::COMPONENT)
-            .not_ready("partition 0 is offline");
-        assert!(!holds_up(&runtime.health.report()));
-        log.not_ready("no broker answers");
-        assert!(holds_up(&runtime.health.report()));
-    }
 }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::Global;
 use crate::client::{Client, json_of, send};
 use crate::failure::{Failure, chain};
+use crate::moment;
 use crate::output::{Format, Grid, note, thousands};
 use crate::versions::version;
 
@@ -60,7 +61,7 @@ pub(crate) async fn run(args: QueryArgs, global: &Global) -> Result<(), Failure>
         Format::Ndjson => "application/x-ndjson",
         Format::Csv => "text/csv",
     };
-    let begun = Instant::now();
+    let begun = moment::now();
     let request = client
         .query(Method::POST, "/v1/sql")
         .header(header::ACCEPT, accept)
@@ -189,7 +190,7 @@ mod tests {
             rows: vec![vec![json!(1)]],
         };
         let answer = json!({ "elapsed_ms": 12.4, "version": { "flights": 7 } });
-        let text = footer(&grid, &answer, Instant::now());
+        let text = footer(&grid, &answer, moment::now());
         assert_eq!(text, "1 row in 12 ms, flights at version 7");
     }
 }

@@ -36,6 +36,7 @@ mod error;
 mod formats;
 mod lookup;
 mod metrics;
+mod moment;
 mod pins;
 mod problem;
 mod provider;

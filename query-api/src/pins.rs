@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::error::QueryError;
 use crate::lookup::TableKeys;
+use crate::moment;
 use crate::provider::facts::FileFacts;
 use crate::provider::shape::{Shape, is_same};
 use crate::sql::AsOf;
@@ -101,7 +102,7 @@ impl Pins {
             clock,
             ids,
             snapshots,
-            made: Instant::now(),
+            made: moment::now(),
             looked: AtomicU64::new(0),
             looking: AtomicBool::new(false),
         }
@@ -149,7 +150,7 @@ impl Pins {
 
     /// Since this was made; what the wall clock does is of no matter.
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(moment::age(self.made).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// The newest version, at most `age_max` old.

@@ -192,7 +192,13 @@ impl From<&QueryError> for Problem {
                     .detail(detail)
                     .retry_after_s(1)
             }
-            QueryError::Log(source) if source.kind() == ErrorKind::Unavailable => {
+            // A topic that is not there for a moment is no missing table: the catalog has that.
+            QueryError::Log(source)
+                if !matches!(
+                    source.kind(),
+                    ErrorKind::Corrupt | ErrorKind::Bug | ErrorKind::Closed
+                ) =>
+            {
                 Self::new(503, "LOG_UNAVAILABLE", "the log does not answer")
                     .detail(chain(error))
                     .hint("\"consistency\":\"committed\" does without the log")

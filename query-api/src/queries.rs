@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::QueryError;
 use crate::metrics::QueryMetrics;
+use crate::moment;
 use crate::settings::QuerySettings;
 
 /// Bytes of a client's query id.
@@ -116,7 +117,7 @@ impl Queries {
         sql: &str,
         timeout: Duration,
     ) -> Result<Running, QueryError> {
-        let begun = Instant::now();
+        let begun = moment::now();
         let inner = &self.inner;
         let cancel = CancellationToken::new();
         {
@@ -225,7 +226,7 @@ impl Running {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => Err(QueryError::Cancelled),
-            done = tokio::time::timeout_at(self.deadline, work) => {
+            done = moment::by(self.deadline, work) => {
                 done.unwrap_or_else(|_| {
                     let behind = self.behind.lock().take();
                     Err(behind.unwrap_or(QueryError::Timeout(self.timeout_ms)))
@@ -236,8 +237,8 @@ impl Running {
 
     /// Waits a while; returns early only by cancellation or the deadline.
     pub(crate) async fn pause(&self, pause: Duration) -> Result<(), QueryError> {
-        let until = self.deadline.min(Instant::now() + pause);
-        match tokio::time::timeout_at(until, self.cancel.cancelled()).await {
+        let until = self.deadline.min(moment::now() + pause);
+        match moment::by(until, self.cancel.cancelled()).await {
             Ok(()) => Err(QueryError::Cancelled),
             Err(_) if until == self.deadline => Err(QueryError::Timeout(self.timeout_ms)),
             Err(_) => Ok(()),

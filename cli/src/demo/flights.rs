@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -19,6 +19,7 @@ use super::progress::Progress;
 use crate::client::Client;
 use crate::failure::{Failure, chain};
 use crate::ingest::{Body, post_body};
+use crate::moment;
 
 const BATCH_ROWS: usize = 8192;
 /// Records of a body; large enough that requests cost nothing, small enough to show progress.
@@ -82,7 +83,7 @@ impl Flights {
         let producer = Producer::new(&settings, options).map_err(log)?;
         let topic: std::sync::Arc<str> = topic.into();
 
-        let begun = Instant::now();
+        let begun = moment::now();
         let (mut lines, reading) = self.read(0, self.rows / 2, BATCH_ROWS as u64);
         let mut progress = Progress::new("Kafka", self.rows / 2);
         let mut in_flight: VecDeque<Delivery> = VecDeque::new();
@@ -123,7 +124,7 @@ impl Flights {
         client: &Client,
         table: &TableName,
     ) -> Result<Half, Failure> {
-        let begun = Instant::now();
+        let begun = moment::now();
         let (first, total) = (self.rows / 2, self.rows - self.rows / 2);
         let (mut lines, reading) = self.read(first, total, BODY_RECORDS);
         let mut progress = Progress::new("HTTP", total);

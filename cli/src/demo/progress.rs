@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::moment;
 use crate::output::{note, thousands};
 
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
@@ -31,8 +32,8 @@ impl Progress {
         Self {
             what,
             total,
-            begun: Instant::now(),
-            told: Instant::now(),
+            begun: moment::now(),
+            told: moment::now(),
             bar,
         }
     }
@@ -41,7 +42,7 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_position(records);
         } else if self.told.elapsed() >= LINE_INTERVAL {
-            self.told = Instant::now();
+            self.told = moment::now();
             let rate = records as f64 / self.begun.elapsed().as_secs_f64();
             note(&format!(
                 "    {}: {} of {} records, {} a second",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tidelake_log::KafkaSettings;
+use tidelake_manifest::cache::SNAPSHOT_CACHE_BYTES;
 
 use crate::failure::Failure;
 
@@ -15,6 +16,12 @@ use crate::failure::Failure;
 pub(crate) struct LocalSettings {
     /// Folder for the log and, unless `store` says otherwise, the tables.
     pub dir: PathBuf,
+    /// Everything in memory, the log too: no file is made, no Kafka port is opened, and memory grows
+    /// with all that is written, until the process ends and nothing is left.
+    pub ephemeral: bool,
+    /// Memory for versions of tables between uses, shared by all services: their lists of files.
+    /// Versions in use come on top.
+    pub snapshot_cache_bytes_max: u64,
     /// Without authentication this must be a loopback address.
     pub listen: IpAddr,
     pub gateway_port: u16,
@@ -54,6 +61,8 @@ impl Default for LocalSettings {
     fn default() -> Self {
         Self {
             dir: "./tidelake-data".into(),
+            ephemeral: false,
+            snapshot_cache_bytes_max: SNAPSHOT_CACHE_BYTES,
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             gateway_port: 8080,
             query_port: 8081,
@@ -83,6 +92,18 @@ impl LocalSettings {
                 .hint("listen on 127.0.0.1 or ::1; put a proxy that authenticates in front"));
         }
         let defaults = Self::default();
+        let elsewhere = [
+            ("dir", self.dir != defaults.dir),
+            ("store", !self.store.is_empty()),
+            ("kafka.bootstrap", !self.kafka.bootstrap.is_empty()),
+        ];
+        if self.ephemeral
+            && let Some((key, _)) = elsewhere.iter().find(|(_, set)| *set)
+        {
+            let message = format!("setting \"{key}\" has no meaning for an ephemeral process");
+            return Err(Failure::usage(message)
+                .hint("it keeps everything in memory: leave out `ephemeral`, or this setting"));
+        }
         let once = |section: &str, key: &str, unchanged: bool| {
             let at_top = match key {
                 "listen" => "`listen` and the ports",
@@ -122,7 +143,7 @@ impl LocalSettings {
         Ok(url.as_str().trim_end_matches('/').to_owned())
     }
 
-    fn kafka(&self, bootstrap: &str) -> KafkaSettings {
+    pub(super) fn kafka(&self, bootstrap: &str) -> KafkaSettings {
         KafkaSettings {
             bootstrap: bootstrap.to_owned(),
             ..self.kafka.clone()
@@ -134,24 +155,30 @@ impl LocalSettings {
     }
 
     pub(crate) fn gateway(&self, kafka: &str, store: &str) -> tidelake_ingest_gateway::Settings {
-        tidelake_ingest_gateway::Settings {
+        let mut gateway = tidelake_ingest_gateway::Settings {
             store: store.to_owned(),
             kafka: self.kafka(kafka),
             listen: self.address(self.gateway_port),
             ..self.gateway.clone()
+        };
+        if self.ephemeral {
+            // Bodies wait in memory alone: one may take what all may.
+            gateway.ingest.spool_memory_bytes = gateway.ingest.spool_memory_bytes_total;
+            gateway.ingest.spool_disk_bytes_total = 0;
         }
+        gateway
     }
 
     /// Its health and metrics show on the gateway's port too: the process has one registry.
     pub(crate) fn flusher(
         &self,
-        dir: &Path,
+        dir: Option<&Path>,
         kafka: &str,
         store: &str,
     ) -> tidelake_flusher::Settings {
-        let index_dir = match self.flusher.index_dir.as_str() {
-            "" => dir.join("cache/flusher").display().to_string(),
-            set => set.to_owned(),
+        let index_dir = match (dir, self.flusher.index_dir.as_str()) {
+            (Some(dir), "") => dir.join("cache/flusher").display().to_string(),
+            (_, set) => set.to_owned(),
         };
         tidelake_flusher::Settings {
             index_dir,
@@ -164,14 +191,19 @@ impl LocalSettings {
 
     pub(crate) fn query(
         &self,
-        dir: &Path,
+        dir: Option<&Path>,
         kafka: &str,
         store: &str,
     ) -> tidelake_query_api::Settings {
         let mut query = self.query.query.clone();
-        query
-            .index_folder
-            .get_or_insert_with(|| dir.join("cache/query"));
+        match dir {
+            Some(dir) => {
+                let folder = || dir.join("cache/query");
+                query.index_folder.get_or_insert_with(folder);
+            }
+            // Operators that don't fit in memory fail instead of spilling.
+            None => query.spill_bytes_max = 0,
+        }
         tidelake_query_api::Settings {
             query,
             store: store.to_owned(),
@@ -218,11 +250,15 @@ mod tests {
         assert_eq!(gateway.kafka.topic_prefix, "x");
         assert_eq!(gateway.listen, "127.0.0.1:0");
         assert_eq!(
-            settings.flusher(Path::new("d"), "k:1", "file:///s").kafka,
+            settings
+                .flusher(Some(Path::new("d")), "k:1", "file:///s")
+                .kafka,
             gateway.kafka
         );
         assert_eq!(
-            settings.query(Path::new("d"), "k:1", "file:///s").store,
+            settings
+                .query(Some(Path::new("d")), "k:1", "file:///s")
+                .store,
             gateway.store
         );
     }

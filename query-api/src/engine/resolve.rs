@@ -16,6 +16,7 @@ use super::session::Tables;
 use super::{Engine, Seen};
 use crate::error::QueryError;
 use crate::lookup::Finder;
+use crate::moment;
 use crate::pins::Pinned;
 use crate::provider::about;
 use crate::provider::changes::Changes;
@@ -474,7 +475,7 @@ impl<'a> Patience<'a> {
 
     /// Backs off; at the deadline it is `behind` that is told.
     pub(crate) async fn wait(&mut self, behind: QueryError) -> Result<(), QueryError> {
-        let until = Instant::now() + self.pause;
+        let until = moment::now() + self.pause;
         if self.deadline <= until {
             return Err(behind);
         }
@@ -482,7 +483,7 @@ impl<'a> Patience<'a> {
         match self.running {
             Some(running) => running.pause(self.pause).await?,
             // Who waits is dropped where the client goes.
-            None => _ = tokio::time::timeout_at(until, std::future::pending::<()>()).await,
+            None => moment::reach(until).await,
         }
         self.pause = (self.pause * 2).min(TOKEN_PAUSE_MAX);
         Ok(())

@@ -6,7 +6,6 @@ use std::time::Duration;
 use datafusion::arrow::record_batch::RecordBatch;
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{TableId, TenantId};
-use tokio::time::Instant;
 
 use super::ask::{Ask, Wanted};
 use super::fetch::{self, Rows};
@@ -15,6 +14,7 @@ use super::{Finder, TableKeys};
 use crate::engine::resolve::{Patience, behind};
 use crate::engine::{Engine, Seen};
 use crate::error::QueryError;
+use crate::moment;
 use crate::pins::Pinned;
 use crate::request::Consistency;
 use crate::sql::AsOf;
@@ -58,10 +58,10 @@ impl Engine {
         ask: &Ask,
         wanted: &Wanted<'_>,
     ) -> Result<Answered, QueryError> {
-        let begun = Instant::now();
+        let begun = moment::now();
         let patience = Patience::until(begun + ask.timeout);
         let work = self.begin_lookup(tenant, ask, wanted, &patience);
-        let done = tokio::time::timeout_at(patience.deadline, work).await;
+        let done = moment::by(patience.deadline, work).await;
         let done = done.unwrap_or_else(|_| {
             let millis = u64::try_from(ask.timeout.as_millis()).unwrap_or(u64::MAX);
             Err(patience.behind().unwrap_or(QueryError::Timeout(millis)))

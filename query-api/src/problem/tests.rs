@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use tidelake_core::TableVersion;
+use tidelake_log::LogError;
 use tidelake_schema::{SchemaError, TableSchema};
 
 use super::*;
@@ -80,6 +81,8 @@ fn each_error_of_a_table_s_log_has_the_status_of_whoever_can_mend_it() {
         let text = error.to_string();
         assert_eq!(told(error), expected, "{text}");
     }
+    let glitch = QueryError::from(LogError::NoTopic("t".into()));
+    assert_eq!(Problem::from(&glitch).code, "LOG_UNAVAILABLE");
     let schema = QueryError::from(no_schema());
     assert_eq!(Problem::from(&schema).code, "TABLE_UNAVAILABLE");
     assert_eq!(schema.outcome(), "failed");

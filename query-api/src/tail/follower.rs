@@ -27,6 +27,7 @@ use super::topic::check_end;
 use super::upsert::{self, UpsertState};
 use super::view::{Followed, View};
 use crate::error::QueryError;
+use crate::moment;
 use crate::pins::Pinned;
 use crate::provider::shape::is_same;
 
@@ -83,7 +84,7 @@ async fn follow(
     let mut rebase: Option<JoinHandle<Result<Rebased, QueryError>>> = None;
     loop {
         let since = if followed.is_in_use() {
-            Instant::now()
+            moment::now()
         } else {
             followed.used()
         };
@@ -104,7 +105,7 @@ async fn follow(
                     return Ok(Over::Again(Box::new(table.base)));
                 }
             }
-            woken = tokio::time::timeout_at(wake, followed.woken()) => {
+            woken = moment::by(wake, followed.woken()) => {
                 if woken.is_err() && shared.retire(followed) {
                     return Ok(Over::Unused);
                 }
@@ -126,7 +127,7 @@ async fn follow(
                 return Err(table.too_large().await);
             }
         }
-        if rebase.is_none() && table.rebase_at().is_some_and(|at| at <= Instant::now()) {
+        if rebase.is_none() && table.rebase_at().is_some_and(|at| at <= moment::now()) {
             rebase = Some(tokio::spawn(table.rebase()));
         }
     }
@@ -326,7 +327,7 @@ impl<'a> Table<'a> {
             .looked_after
             .is_some_and(|after| self.base.looked < after)
         {
-            return Some(Instant::now());
+            return Some(moment::now());
         }
         let crowded = self.base.loader.is_some()
             && self
@@ -341,7 +342,7 @@ impl<'a> Table<'a> {
     /// Reads the newest snapshot and applies what lies behind it. Borrows nothing: runs beside the
     /// loop.
     fn rebase(&mut self) -> impl Future<Output = Result<Rebased, QueryError>> + Send + use<> {
-        self.rebased_at = Instant::now();
+        self.rebased_at = moment::now();
         let (shared, followed) = (Arc::clone(self.shared), Arc::clone(self.followed));
         let (before, tails) = (self.base.clone(), self.tails.clone());
         self.named += 1;

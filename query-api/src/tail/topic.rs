@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::TailLog;
 use crate::error::QueryError;
+use crate::moment;
 
 /// A topic that is queried without a break is described once in this time.
 const TOPIC_AGE_MAX: Duration = Duration::from_secs(1);
@@ -50,7 +51,7 @@ impl TopicSeen {
     ) -> Result<Vec<(Bucket, Offset)>, QueryError> {
         let last = self.last.lock().clone();
         if let Some(last) = &last
-            && last.at.elapsed() < TOPIC_AGE_MAX
+            && moment::age(last.at) < TOPIC_AGE_MAX
         {
             match source.ends(&entry.topic, last.info.buckets).await {
                 Ok(ends) if !went_back(&last.ends, &ends) => {
@@ -63,7 +64,7 @@ impl TopicSeen {
             }
         }
         *self.last.lock() = None;
-        let at = Instant::now();
+        let at = moment::now();
         let buckets = last.map_or(entry.buckets, |last| last.info.buckets);
         let (info, ends) = ask(source, entry, buckets).await?;
         self.note(at, info, &ends);

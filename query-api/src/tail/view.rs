@@ -17,6 +17,7 @@ use super::pieces::BucketTail;
 use super::topic::check_end;
 use super::{Shared, TailLog};
 use crate::error::QueryError;
+use crate::moment;
 use crate::pins::Pinned;
 
 /// One snapshot of a table and everything in the log behind it, up to one position of each bucket.
@@ -116,7 +117,7 @@ impl Followed {
             told: watch::Sender::new(Told::Nothing),
             wanted: Mutex::default(),
             wake: Notify::new(),
-            used: Mutex::new(Instant::now()),
+            used: Mutex::new(moment::now()),
             users: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             stopped: CancellationToken::new(),
@@ -206,7 +207,7 @@ impl Followed {
     }
 
     pub(super) fn begin_use(&self) {
-        *self.used.lock() = Instant::now();
+        *self.used.lock() = moment::now();
         self.users.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -219,7 +220,7 @@ impl Followed {
     }
 
     pub(super) fn is_idle_for(&self, time: Duration) -> bool {
-        !self.is_in_use() && self.used() + time <= Instant::now()
+        !self.is_in_use() && self.used() + time <= moment::now()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -240,7 +241,7 @@ impl Following {
         Self {
             followed,
             shared,
-            begun: Instant::now(),
+            begun: moment::now(),
         }
     }
 
@@ -296,17 +297,17 @@ impl Following {
         let mut told = self.followed.told.subscribe();
         // The first view may take a while: an upsert table's keys are read for it.
         let begun = told.wait_for(|told| !matches!(told, Told::Nothing));
-        if tokio::time::timeout_at(deadline, begun).await.is_err() {
+        if moment::by(deadline, begun).await.is_err() {
             return Err(self.behind(ends));
         }
         let patience = Duration::from_millis(self.shared.settings.tail_read_ms_max);
-        let until = deadline.min(Instant::now() + patience);
+        let until = deadline.min(moment::now() + patience);
         let told = told.wait_for(|told| match told {
             Told::Nothing => false,
             Told::View(view) => view.behind(ends).is_none() && fresh(view),
             Told::Ended(_) => true,
         });
-        match tokio::time::timeout_at(until, told).await {
+        match moment::by(until, told).await {
             Ok(Ok(told)) => match &*told {
                 Told::View(view) => {
                     let (rows, bytes) = (view.rows() as u64, view.bytes() as u64);
@@ -344,7 +345,7 @@ impl Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        *self.followed.used.lock() = Instant::now();
+        *self.followed.used.lock() = moment::now();
         self.followed.users.fetch_sub(1, Ordering::SeqCst);
         self.shared.settle();
     }

@@ -23,6 +23,8 @@
 
 mod derived;
 mod hold;
+mod slot;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -35,10 +37,11 @@ use tokio::time::Instant;
 use crate::error::{ManifestError, Result};
 use crate::snapshot::Snapshot;
 use crate::table::DeltaTable;
-use hold::{Failed, Shared, Slot};
+use hold::Shared;
+use slot::{Failed, Slot};
 
 pub use derived::Derived;
-pub use hold::CacheStats;
+pub use stats::CacheStats;
 
 /// What a process holds of snapshots where nobody says otherwise.
 pub const SNAPSHOT_CACHE_BYTES: u64 = 512 << 20;
@@ -221,6 +224,11 @@ impl CachedTable {
     }
 }
 
+/// For ages only, which never leave the process.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the cache's seam to time that passes"
+)]
 fn now() -> Instant {
     Instant::now()
 }

@@ -22,7 +22,7 @@ use crate::snapshot::{Snapshot, buckets};
 use crate::transaction::Transaction;
 
 /// Checks a transaction against the snapshot that it would follow.
-pub fn against_snapshot(tx: &Transaction, base: &Snapshot) -> Result<(), Conflict> {
+pub(crate) fn against_snapshot(tx: &Transaction, base: &Snapshot) -> Result<(), Conflict> {
     if base.is_dropped() && !tx.lifts_fence() {
         return Err(Conflict::Dropped);
     }
@@ -64,7 +64,11 @@ pub fn against_snapshot(tx: &Transaction, base: &Snapshot) -> Result<(), Conflic
 /// Checks a transaction against a commit that won the version it wanted. What concerns files and
 /// watermarks shows in the snapshot after the winner as well; here it is told more exactly, and a
 /// change that a later winner undoes still counts.
-pub fn against_winner(tx: &Transaction, base: &Snapshot, winner: &Commit) -> Result<(), Conflict> {
+pub(crate) fn against_winner(
+    tx: &Transaction,
+    base: &Snapshot,
+    winner: &Commit,
+) -> Result<(), Conflict> {
     if let Some(metadata) = &winner.metadata {
         ended_by(metadata, base.metadata())?;
     }

@@ -29,7 +29,7 @@ pub const TEXT_CHARS_MAX: usize = 32;
 const DECIMAL_DIGITS_MAX: u8 = 15;
 const MILLIS_PER_DAY: i64 = 86_400_000;
 
-/// Delta's per-file statistics. Bounds and null counts are keyed by physical column name, nested in
+/// Delta's per-file statistics. Bounds and null counts stand by physical column name, nested in
 /// structs.
 #[derive(Debug, Clone, PartialEq, Serialize, Default)]
 #[serde(rename_all = "camelCase")]

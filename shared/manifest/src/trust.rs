@@ -4,7 +4,8 @@
 //! again. No engine cleans commits that are younger than the table's log retention (30 days where
 //! the table does not say otherwise). So if version v was the latest at a time t, then for as long
 //! as that after t whoever creates v + 1 creates it above the cleaned end. Trust is far shorter
-//! than the retention. A writer or reader that slept longer (suspended, idle, or its clock jumped)
+//! than the retention, and short in itself: another engine may shorten the retention and clean what it
+//! wrote since, and nobody tells. A writer or reader that slept longer (suspended, idle, or its clock jumped)
 //! proves its base again: the commit of v must still be there, byte for byte, since below a cleaned
 //! log another writer that slept as long may have put one of its own in that place.
 
@@ -16,8 +17,9 @@ use tidelake_core::clock::UnixMillis;
 
 use crate::action::Metadata;
 
-/// Trust where the table's log is kept for a day or more.
-const TRUST_MAX: Duration = Duration::from_secs(3600);
+/// Trust where the table's log is kept for two hours or more. A table that is written to looks more
+/// often anyway; one that is not pays one request more after this time.
+const TRUST_MAX: Duration = Duration::from_secs(300);
 /// The share of the log retention that is trusted: clocks differ, and cleaning rounds.
 const RETENTION_SHARE: u32 = 24;
 const LOG_RETENTION: &str = "delta.logRetentionDuration";
@@ -122,9 +124,10 @@ mod tests {
     fn trust_shrinks_with_the_retention_of_the_log() {
         let minute = 60_000;
         for (metadata, minutes) in [
-            (Metadata::default(), 60),
-            (with(LOG_RETENTION, "interval 30 days"), 60),
+            (Metadata::default(), 5),
+            (with(LOG_RETENTION, "interval 30 days"), 5),
             (with(LOG_RETENTION, "interval 2 hours"), 5),
+            (with(LOG_RETENTION, "interval 24 minutes"), 1),
             (with(LOG_RETENTION, "interval 0 seconds"), 0),
             (with(LOG_RETENTION, "a while"), 0),
         ] {

@@ -374,6 +374,23 @@ async fn a_thousand_tables_that_nobody_knows_leave_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_version_in_use_outlives_its_log_and_a_past_one_that_is_gone_is_said_to_be() {
+    let (fixture, versions) = checkpointed().await;
+    let table = cached(&SnapshotCache::new(ROOMY), &fixture);
+    let newest = versions.last().unwrap();
+    let held = table.at(TableVersion(5)).await.unwrap();
+    latest(&table).await;
+    // Another engine keeps the log for less than a day.
+    fixture.clock.advance(DAY);
+    fixture.delete_log_below(10).await;
+    same_table(&held, &versions[5]);
+    same_table(&table.at(TableVersion(5)).await.unwrap(), &versions[5]);
+    let gone = table.at(TableVersion(6)).await.unwrap_err();
+    assert!(gone.is_no_such_version(), "{gone}");
+    same_table(&latest(&table).await.snapshot, newest);
+}
+
+#[tokio::test]
 async fn a_log_that_was_put_back_is_followed_back() {
     let (fixture, created) = Fixture::created(true).await;
     let table = cached(&SnapshotCache::new(ROOMY), &fixture);

@@ -127,7 +127,7 @@ async fn a_writer_that_slept_over_a_whole_log_meets_what_came_since() {
 async fn a_short_log_retention_of_another_engine_shortens_the_trust() {
     let (fixture, base) = Fixture::created(true).await;
     let mut metadata = base.metadata().clone();
-    let short = "interval 2 hours".to_owned();
+    let short = "interval 30 minutes".to_owned();
     metadata
         .configuration
         .insert("delta.logRetentionDuration".into(), short);
@@ -135,14 +135,41 @@ async fn a_short_log_retention_of_another_engine_shortens_the_trust() {
     fixture.foreign(1, &[&line]).await;
     let base = fixture.table.refresh(&base).await.unwrap();
     let newer = committed(fixture.table.commit(&base, flush("a", 1, vec![])).await);
-    // Ten minutes later the commits are cleaned away: within the hour, but not within the trust.
-    fixture.clock.advance(Duration::from_secs(600));
+    // Two minutes later the commits are cleaned away, which the default would still trust.
+    fixture.clock.advance(Duration::from_secs(120));
     fixture.table.write_checkpoint(&newer).await.unwrap();
     fixture.delete_log_below(2).await;
     let late = flush("b", 1, vec![mark(1, 0, 5)]);
     let error = fixture.table.commit(&base, late).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     committed(fixture.table.commit(&newer, flush("c", 1, vec![])).await);
+}
+
+#[tokio::test]
+async fn a_log_that_was_cleaned_right_after_its_retention_was_cut_does_not_take_a_flush_in() {
+    let (fixture, base) = Fixture::created(true).await;
+    // Nobody writes for a while; another engine shortens the retention and cleans what it wrote.
+    fixture.clock.advance(Duration::from_secs(301));
+    let mut metadata = base.metadata().clone();
+    let none = "interval 0 hours".to_owned();
+    let retention = "delta.logRetentionDuration";
+    metadata.configuration.insert(retention.into(), none);
+    let line = serde_json::to_string(&Action::Metadata(metadata)).unwrap();
+    fixture.foreign(1, &[&line]).await;
+    fixture.foreign(2, &[r#"{"commitInfo":{}}"#]).await;
+    let newest = fixture.table.snapshot().await.unwrap();
+    fixture.table.write_checkpoint(&newest).await.unwrap();
+    fixture.delete_log_below(2).await;
+
+    let late = flush("b", 1, vec![mark(1, 0, 5)]);
+    let error = fixture.table.commit(&base, late).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    let now = fixture.table.refresh(&base).await.unwrap();
+    assert_eq!(
+        (now.version(), state(&now)),
+        (newest.version(), state(&newest))
+    );
+    committed(fixture.table.commit(&now, flush("c", 1, vec![])).await);
 }
 
 #[tokio::test]
