@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tidelake_testkit::Readers;
 
-use crate::report::{Stopwatch, Usage, report, round};
+use crate::report::{Stopwatch, Usage, now, report, round};
 use crate::system::{System, pause};
 use crate::upsert::{ARROW, Dice, body, every_second, fill, rows};
 
@@ -89,7 +89,7 @@ async fn look(
             for _ in 0..each {
                 let key = dice.below(live);
                 let url = format!("{}/v1/tables/{TABLE}/rows/{key}", system.query);
-                let begun = Instant::now();
+                let begun = now();
                 let answer = http.get(url).send().await?;
                 let status = answer.status();
                 let text = answer.bytes().await?;
@@ -121,14 +121,14 @@ pub async fn freshness(live: u64, seconds: u64) -> Result<()> {
     fill(&system, TABLE, live).await?;
     look(&system, live, 1, 200, 5).await?;
     let watch = Stopwatch::start(&[("tidelake", system.pid())]);
-    let end = Instant::now() + Duration::from_secs(seconds);
+    let end = now() + Duration::from_secs(seconds);
     let load = tokio::spawn({
         let system = Arc::clone(&system);
         async move {
             let mut dice = Dice::new(3);
             let mut tick = tokio::time::interval(TICK);
             let mut sent = 0;
-            while Instant::now() < end {
+            while now() < end {
                 tick.tick().await;
                 let count = RATE * TICK.as_millis() as u64 / 1000;
                 let ids = (0..count).map(|_| dice.below(live) as i64).collect();
@@ -144,14 +144,14 @@ pub async fn freshness(live: u64, seconds: u64) -> Result<()> {
     let mut times = Vec::new();
     let mut refused: BTreeMap<u16, u64> = BTreeMap::new();
     let mut dice = Dice::new(11);
-    while Instant::now() < end {
+    while now() < end {
         // A key of its own, so that nobody else writes it.
         let key = live + 1 + times.len() as u64;
         let record = json!({"id": key, "user": "probe", "ts": dice.below(1 << 40)});
         let path = format!("/v1/tables/{TABLE}/records");
         let text = record.to_string().into_bytes();
         system.post(&path, text, "application/json").await?;
-        let acknowledged = Instant::now();
+        let acknowledged = now();
         loop {
             let url = format!("{}/v1/tables/{TABLE}/rows/{key}", system.query);
             let answer = system.http.get(url).send().await?;
@@ -222,7 +222,7 @@ pub async fn scan_after_updates(live: u64, rounds: u32) -> Result<()> {
     for (place, (name, sql)) in statements.iter().enumerate() {
         let mut best = f64::MAX;
         for _ in 0..rounds.max(3) {
-            let begun = Instant::now();
+            let begun = now();
             let request = json!({"sql": sql, "consistency": "committed"});
             let answer = system.http.post(format!("{}/v1/sql", system.query));
             let answer: Value = answer

@@ -4,13 +4,14 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::records;
+use crate::report::now;
 
 const READY_MAX: Duration = Duration::from_secs(60);
 const COVERED_MAX: Duration = Duration::from_secs(300);
@@ -53,7 +54,7 @@ impl System {
     }
 
     fn start_in(folder: Arc<TempDir>, options: &Options) -> Result<Self> {
-        let begun = Instant::now();
+        let begun = now();
         let mut command = Command::new(program("tidelake")?);
         command
             .arg("local")

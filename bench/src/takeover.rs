@@ -3,12 +3,12 @@
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::report::{report, round};
+use crate::report::{now, report, round};
 use crate::system::{Options, System, pause, program};
 use crate::upsert::{ARROW, Dice, body, fill, rows};
 
@@ -85,7 +85,7 @@ pub async fn run(live: u64, kafka: Option<&str>) -> Result<()> {
     system
         .post("/v1/tables/clicks/records", body, ARROW)
         .await?;
-    let begun = Instant::now();
+    let begun = now();
     let _second = Flusher::start(&kafka, &store)?;
     while self::version(&system).await? == version {
         if begun.elapsed() > WAIT_MAX {
