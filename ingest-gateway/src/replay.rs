@@ -6,7 +6,7 @@
 //!                         │ good
 //!                         ▼
 //!             table's topic, `tl-replay: bucket/offset` ══ acknowledged ══► dead-letter topic: the
-//!                                                     same letter with `tl-replayed-at`, `-to`
+//!                                                     same one with `tl-replayed-at`, `-to`
 //! ```
 //! A record is marked only after it is in the log. So a crash between the two replays it again if it
 //! is asked for again: an append table then has it twice; an upsert table has the same row, which
@@ -38,16 +38,16 @@ use crate::request::Table;
 use crate::tables::Reached;
 use judge::{Judge, Refusal};
 use patience::Patience;
-use request::Letter;
+use request::DeadLetter;
 
 /// Letters of one request.
 const LETTERS_MAX: usize = 1000;
-/// Bytes of one request, which is held whole: one letter of the largest size fits.
+/// Bytes of one request, which is held whole: one dead letter of the largest size fits.
 const BODY_BYTES_MAX: usize = 32 << 20;
 /// Places among the streams: the body, what is decoded of it, the messages.
 const PLACES: usize = 4;
 
-/// What became of one letter.
+/// What became of one dead letter.
 #[derive(Debug, Serialize)]
 struct Outcome {
     source_bucket: i32,
@@ -62,8 +62,8 @@ enum End {
     Replayed {
         /// Where the record stands now: `bucket/offset`.
         replayed_to: String,
-        /// False: it is in the table, and its letter does not say so. Replayed again, it is there
-        /// again.
+        /// False: it is in the table, and its dead letter does not say so. Replayed again, it is
+        /// there again.
         marked: bool,
     },
     Refused(Refusal),
@@ -95,7 +95,7 @@ pub(crate) async fn replay(
     let turn = table.next_turn();
     let judged = tokio::task::spawn_blocking(move || judged(&body, judge, turn));
     let judged = judged.await.map_err(died)??;
-    // A client that goes away now leaves no letter replayed and not marked.
+    // A client that goes away now leaves no dead letter replayed and not marked.
     let job = Job {
         gateway: Arc::clone(&gateway),
         topic: Arc::clone(&table.topic),
@@ -120,7 +120,7 @@ fn died(error: tokio::task::JoinError) -> Problem {
     Problem::from_kind(tidelake_core::ErrorKind::Bug, error.to_string())
 }
 
-type Judged = Vec<(Letter, Result<Bucket, Refusal>)>;
+type Judged = Vec<(DeadLetter, Result<Bucket, Refusal>)>;
 
 fn judged(body: &[u8], mut judge: Judge, turn: u32) -> Result<Judged, Answer> {
     let letters = request::parse(body, LETTERS_MAX)?;
@@ -151,7 +151,7 @@ struct Sent {
 }
 
 impl Job {
-    /// Replays in order: of one key, the last letter wins.
+    /// Replays in order: of one key, the last dead letter wins.
     async fn run(self, judged: Judged) -> (Replayed, u64) {
         let mut patience = Patience(self.gateway.ingest.produce_timeout());
         let log = self.gateway.log.as_ref();
@@ -223,7 +223,8 @@ impl Job {
                 (Ok(()), Some(End::Replayed { marked, .. })) => *marked = true,
                 (Err(error), _) => {
                     let topic = &self.dead_letters;
-                    tracing::warn!(%topic, error = chain(&error), "a replayed letter is not marked");
+                    let error = chain(&error);
+                    tracing::warn!(%topic, error, "a replayed dead letter is not marked");
                 }
                 (Ok(()), _) => {}
             }
@@ -243,8 +244,8 @@ impl Job {
         (answer, bytes)
     }
 
-    /// The letter again, saying what became of it.
-    fn mark(&self, letter: &Letter, replayed_to: &str) -> Message {
+    /// The dead letter again, saying what became of it.
+    fn mark(&self, letter: &DeadLetter, replayed_to: &str) -> Message {
         let now_ms = self.gateway.tables.now_ms();
         let mut message = letter.again(Arc::clone(&self.dead_letters), &self.topic);
         let more = [
@@ -259,7 +260,7 @@ impl Job {
 
 /// The record is not in the log.
 fn not_taken(error: &LogError) -> Refusal {
-    tracing::warn!(error = chain(error), "a letter was not replayed");
+    tracing::warn!(error = chain(error), "a dead letter was not replayed");
     Refusal::new("LOG_UNAVAILABLE", "the log does not take the record")
 }
 
@@ -274,7 +275,7 @@ fn elsewhere() -> Refusal {
 fn unknown(error: &LogError) -> Refusal {
     tracing::warn!(
         error = chain(error),
-        "a replayed letter was not acknowledged"
+        "a replayed dead letter was not acknowledged"
     );
     let reason = "the log did not acknowledge the record: it may be in the table or not";
     Refusal::new("LOG_UNAVAILABLE", reason)

@@ -12,10 +12,10 @@ use tidelake_intake::decode::{MessageDecoder, Placement, Pushed, WireMessage};
 use tidelake_schema::TableSchema;
 use tidelake_service::Problem;
 
-use super::request::Letter;
+use super::request::DeadLetter;
 use crate::problem::Answer;
 
-/// Why a letter stays one.
+/// Why a dead letter stays one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Refusal {
     code: &'static str,
@@ -48,7 +48,7 @@ impl From<Rejection> for Refusal {
     }
 }
 
-/// Judges the letters of one table.
+/// Judges the dead letters of one table.
 #[derive(Debug)]
 pub(super) struct Judge {
     table: Arc<TableEntry>,
@@ -71,7 +71,7 @@ impl Judge {
     /// its own is unknown.
     pub(super) fn place(
         &mut self,
-        letter: &Letter,
+        letter: &DeadLetter,
         turn: u32,
     ) -> Result<Result<Bucket, Refusal>, Answer> {
         let buckets = self.table.buckets;
@@ -111,7 +111,7 @@ impl Judge {
 
     fn push(
         &mut self,
-        letter: &Letter,
+        letter: &DeadLetter,
         bucket: Bucket,
     ) -> Result<Result<Pushed, Rejection>, Answer> {
         let bug = |text: String| Answer::from(Problem::from_kind(ErrorKind::Bug, text));

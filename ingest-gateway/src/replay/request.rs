@@ -1,4 +1,4 @@
-//! The letters of a request: rows of a dead-letter table as SQL answers with them in JSON.
+//! The dead letters of a request: rows of a dead-letter table as SQL answers with them in JSON.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ struct Request {
     letters: Vec<Row>,
 }
 
-/// What is needed to replay a letter; the rest is kept for its row.
+/// What is needed to replay a dead letter; the rest is kept for its row.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
@@ -45,7 +45,7 @@ struct Row {
 
 /// One dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Letter {
+pub(super) struct DeadLetter {
     pub source_bucket: i32,
     pub source_offset: i64,
     /// As the record was produced.
@@ -54,12 +54,12 @@ pub(super) struct Letter {
     pub encoding: Option<Bytes>,
     pub op: Option<Bytes>,
     schema: Option<Bytes>,
-    /// Headers of the letter that say what was wrong.
+    /// Headers of the dead letter that say what was wrong.
     about: Vec<(&'static str, Bytes)>,
 }
 
 /// Reads a request's body.
-pub(super) fn parse(body: &[u8], letters_max: usize) -> Result<Vec<Letter>, Answer> {
+pub(super) fn parse(body: &[u8], letters_max: usize) -> Result<Vec<DeadLetter>, Answer> {
     let request: Request = serde_json::from_slice(body).map_err(|error| {
         let code = if error.is_data() {
             "INVALID_REQUEST"
@@ -71,9 +71,9 @@ pub(super) fn parse(body: &[u8], letters_max: usize) -> Result<Vec<Letter>, Answ
             .hint(r#"send {"letters":[{"source_bucket":0,"source_offset":17,"value":…}]}"#)
     })?;
     if request.letters.len() > letters_max {
-        let problem = Problem::new(413, "TOO_MANY_LETTERS", "too many letters at a time");
+        let problem = Problem::new(413, "TOO_MANY_LETTERS", "too many dead letters at a time");
         let detail = format!(
-            "{} letters; {letters_max} are the limit",
+            "{} dead letters; {letters_max} are the limit",
             request.letters.len()
         );
         return refuse(problem.detail(detail).hint("send them in several requests"));
@@ -82,8 +82,8 @@ pub(super) fn parse(body: &[u8], letters_max: usize) -> Result<Vec<Letter>, Answ
     letters
         .map(|(place, row)| {
             letter(row).map_err(|(field, reason)| {
-                Problem::new(400, "INVALID_REQUEST", "a letter can't be read")
-                    .detail(format!("letter {place}, {field}: {reason}"))
+                Problem::new(400, "INVALID_REQUEST", "a dead letter can't be read")
+                    .detail(format!("dead letter {place}, {field}: {reason}"))
                     .field(format!("letters[{place}].{field}"))
                     .into()
             })
@@ -91,7 +91,7 @@ pub(super) fn parse(body: &[u8], letters_max: usize) -> Result<Vec<Letter>, Answ
         .collect()
 }
 
-fn letter(row: Row) -> Result<Letter, (&'static str, String)> {
+fn letter(row: Row) -> Result<DeadLetter, (&'static str, String)> {
     if row.source_bucket < NO_BUCKET {
         let reason = format!("{} is no bucket", row.source_bucket);
         return Err(("source_bucket", reason));
@@ -131,7 +131,7 @@ fn letter(row: Row) -> Result<Letter, (&'static str, String)> {
     let about = about
         .into_iter()
         .filter_map(|(name, value)| Some((name, text(value?))));
-    Ok(Letter {
+    Ok(DeadLetter {
         source_bucket: row.source_bucket,
         source_offset: row.source_offset,
         key: bytes("key", row.key)?,
@@ -147,7 +147,7 @@ fn text(text: String) -> Bytes {
     Bytes::from(text.into_bytes())
 }
 
-impl Letter {
+impl DeadLetter {
     fn source(&self) -> Bytes {
         text(format!("{}/{}", self.source_bucket, self.source_offset))
     }
@@ -179,7 +179,7 @@ impl Letter {
         }
     }
 
-    /// The letter as the dead-letter topic has it.
+    /// The dead letter as the dead-letter topic has it.
     pub(super) fn again(&self, topic: Arc<str>, source_topic: &str) -> Message {
         let mut list = self.original_headers();
         let about = self.about.iter();

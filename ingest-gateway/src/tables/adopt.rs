@@ -13,6 +13,9 @@
 //!   may come late.
 //! - it puts the new topic's watermarks behind what retention removed there before.
 //!
+//! Dead letters are named by partition and offset: one of the new topic takes the place of one of the
+//! old topic that stood there, in the dead-letter table's newest version.
+//!
 //! A crash before the catalog is told leaves the table stopped as before; asking again goes on.
 
 use std::collections::BTreeMap;
