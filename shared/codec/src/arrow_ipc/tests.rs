@@ -18,7 +18,7 @@ use tidelake_schema::TableSchema;
 
 use super::{StreamLimits, StreamReader};
 use crate::json::encode::{JsonStyle, write_rows};
-use crate::json::tests::oracle::{Rng, random_record, random_schema};
+use crate::json::tests::random::{Rng, random_record, random_schema};
 use crate::json::tests::schema_of;
 use crate::json::{JsonDecoder, JsonLimits};
 use crate::{Allowance, Reason, Rejection, packed};

@@ -7,7 +7,8 @@ use tidelake_schema::{SchemaError, TableSchema};
 
 use super::column::{Column, Record, Values};
 use super::cursor::Cursor;
-use super::read::{Reader, close, fill_missing, invalid};
+use super::faults::invalid;
+use super::read::{Reader, close, fill_missing};
 use super::{JsonDecoder, JsonLimits};
 use crate::reject::{Checked, Fault, Reason, Rejection, excerpt};
 

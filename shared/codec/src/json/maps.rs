@@ -2,7 +2,8 @@
 
 use super::column::{Column, Values};
 use super::cursor::Cursor;
-use super::read::{Reader, wrong_type};
+use super::faults::wrong_type;
+use super::read::Reader;
 use crate::reject::{Checked, Fault, Reason, excerpt};
 
 impl Reader {

@@ -30,12 +30,14 @@
 mod column;
 mod cursor;
 pub mod encode;
+mod faults;
 mod finish;
 mod keys;
 mod maps;
 pub(crate) mod read;
 mod skip;
 pub mod stream;
+mod values;
 
 pub use keys::key_too_large;
 

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::column::{Bytes, Column, Record, Values};
 use super::cursor::{Cursor, Text};
+use super::faults::{column_full, decimal_fault, invalid, out_of_range};
 use super::maps::distinct_keys;
 use crate::allowance::Allowance;
 use crate::decimal;
@@ -405,13 +406,6 @@ pub(super) fn close(bytes: &mut Bytes) -> Checked<()> {
     }
 }
 
-fn column_full() -> Box<Fault> {
-    Fault::new(Reason::TooLarge {
-        what: "one column of the batch",
-        max: i32::MAX as usize,
-    })
-}
-
 #[inline]
 fn append(cursor: &Cursor<'_>, text: Text<'_>, out: &mut Vec<u8>) -> Checked<()> {
     text.append_to(out)
@@ -457,40 +451,4 @@ fn narrow_integer<T: TryFrom<i64>>(
         None => long_integer(cursor, start, expected)?,
     };
     T::try_from(value).map_err(|_| out_of_range(cursor, start, expected))
-}
-
-#[cold]
-fn out_of_range(cursor: &Cursor<'_>, start: usize, expected: &str) -> Box<Fault> {
-    let (expected, found) = (expected.to_owned(), cursor.found(start));
-    Fault::new(Reason::OutOfRange { expected, found })
-}
-
-#[cold]
-pub(super) fn wrong_type(cursor: &Cursor<'_>, start: usize, expected: String) -> Box<Fault> {
-    Fault::new(Reason::WrongType {
-        expected,
-        found: cursor.found(start),
-    })
-}
-
-#[cold]
-pub(super) fn invalid(expected: String, found: String, detail: &'static str) -> Box<Fault> {
-    Fault::new(Reason::InvalidValue {
-        expected,
-        found,
-        detail,
-    })
-}
-
-#[cold]
-fn decimal_fault(misfit: decimal::Misfit, expected: String, found: String) -> Box<Fault> {
-    Fault::new(match misfit {
-        decimal::Misfit::NotANumber => Reason::InvalidValue {
-            expected,
-            found,
-            detail: "not a decimal number",
-        },
-        decimal::Misfit::Inexact => Reason::Inexact { expected, found },
-        decimal::Misfit::OutOfRange => Reason::OutOfRange { expected, found },
-    })
 }

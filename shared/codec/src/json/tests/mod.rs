@@ -1,7 +1,8 @@
 //! The decoder against oracles (serde_json with a slow typed conversion; arrow-json), against
 //! arbitrary bytes, and its messages.
 
-pub(crate) mod oracle;
+mod oracle;
+pub(crate) mod random;
 mod rejections;
 mod splitters;
 
@@ -11,7 +12,8 @@ use tidelake_schema::{Primitive, TableSchema, Type};
 
 use super::encode::{JsonStyle, write_rows};
 use super::{JsonDecoder, JsonLimits};
-use oracle::{Rng, canonical, random_record, random_schema};
+use oracle::canonical;
+use random::{Rng, random_record, random_schema};
 
 pub(crate) fn schema_of(columns: &[(&str, &str)]) -> TableSchema {
     let field = |(name, ty): &(&str, &str)| {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::oracle::{Rng, random_record, random_schema};
+use super::random::{Rng, random_record, random_schema};
 use super::{decoder, lines_of, mutated, schema_of};
 use crate::Rejection;
 use crate::json::JsonDecoder;
