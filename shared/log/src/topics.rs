@@ -50,17 +50,21 @@ pub fn parse_table_topic(prefix: &str, topic: &str) -> Option<TableId> {
     let rest = topic.strip_prefix(prefix)?.strip_prefix('.')?;
     let (tenant, table) = rest.split_once('.')?;
     let tenant = TenantId::new(tenant).ok()?;
-    let (table, letters) = match table.strip_suffix(DEAD_LETTERS_SUFFIX) {
+    let (table, of_dead_letters) = match table.strip_suffix(DEAD_LETTERS_SUFFIX) {
         Some(table) => (table, true),
         None => (table, false),
     };
     let table = TableName::new(table).ok()?;
-    // Its letters are elsewhere, and have none themselves.
+    // Its dead letters are elsewhere, and have none themselves.
     if table.dead_letters_of().is_some() {
         return None;
     }
     let id = TableId::new(tenant, table);
-    Some(if letters { id.dead_letters() } else { id })
+    Some(if of_dead_letters {
+        id.dead_letters()
+    } else {
+        id
+    })
 }
 
 /// The subscription that matches every table's topic, dead letters among them, and nothing else
@@ -89,14 +93,14 @@ mod tests {
         let topic = table_topic("tidelake", &id);
         assert_eq!(topic, "tidelake.acme.orders");
         assert_eq!(parse_table_topic("tidelake", &topic), Some(id.clone()));
-        let letters = dead_letter_topic("tidelake", &id);
-        assert_eq!(letters, "tidelake.acme.orders.dlq");
-        assert_eq!(table_topic("tidelake", &id.dead_letters()), letters);
+        let dead_letters = dead_letter_topic("tidelake", &id);
+        assert_eq!(dead_letters, "tidelake.acme.orders.dlq");
+        assert_eq!(table_topic("tidelake", &id.dead_letters()), dead_letters);
         assert_eq!(
-            parse_table_topic("tidelake", &letters),
+            parse_table_topic("tidelake", &dead_letters),
             Some(id.dead_letters())
         );
-        assert!(is_dead_letter_topic(&letters) && !is_dead_letter_topic(&topic));
+        assert!(is_dead_letter_topic(&dead_letters) && !is_dead_letter_topic(&topic));
         let others = [
             commits_topic("tidelake"),
             "tidelake.acme.orders__dead_letters".into(),

@@ -3,11 +3,14 @@
 /// A record batch's parts that are of interest (Kafka's format, version 2).
 const LENGTH: std::ops::Range<usize> = 8..12;
 const CRC: std::ops::Range<usize> = 17..21;
-pub const ATTRIBUTES: usize = 21;
-pub const RECORDS: usize = 61;
+pub(crate) const ATTRIBUTES: usize = 21;
+pub(crate) const RECORDS: usize = 61;
 
 /// Changes the batch that begins at an offset.
-pub fn batch_at(offset: i64, change: impl Fn(Vec<u8>) -> Vec<u8>) -> impl Fn(&[u8]) -> Vec<u8> {
+pub(crate) fn batch_at(
+    offset: i64,
+    change: impl Fn(Vec<u8>) -> Vec<u8>,
+) -> impl Fn(&[u8]) -> Vec<u8> {
     move |mut records| {
         let mut changed = Vec::new();
         while records.len() > RECORDS {
@@ -24,7 +27,7 @@ pub fn batch_at(offset: i64, change: impl Fn(Vec<u8>) -> Vec<u8>) -> impl Fn(&[u
     }
 }
 
-pub fn sealed(mut batch: Vec<u8>) -> Vec<u8> {
+pub(crate) fn sealed(mut batch: Vec<u8>) -> Vec<u8> {
     let length = (batch.len() - LENGTH.end) as i32;
     batch[LENGTH].copy_from_slice(&length.to_be_bytes());
     let crc = crc32c::crc32c(&batch[ATTRIBUTES..]);
@@ -32,13 +35,13 @@ pub fn sealed(mut batch: Vec<u8>) -> Vec<u8> {
     batch
 }
 
-pub fn rebased(mut batch: Vec<u8>, base: i64) -> Vec<u8> {
+pub(crate) fn rebased(mut batch: Vec<u8>, base: i64) -> Vec<u8> {
     batch[..8].copy_from_slice(&base.to_be_bytes());
     batch
 }
 
 /// A whole batch (of no codec: 0) of records that are packed already.
-pub fn batch(base: i64, records: i32, codec: u8, packed: &[u8]) -> Vec<u8> {
+pub(crate) fn batch(base: i64, records: i32, codec: u8, packed: &[u8]) -> Vec<u8> {
     let mut batch = vec![0; RECORDS];
     batch[16] = 2;
     batch[ATTRIBUTES + 1] = codec;
@@ -51,7 +54,7 @@ pub fn batch(base: i64, records: i32, codec: u8, packed: &[u8]) -> Vec<u8> {
 }
 
 /// Records with these values, not packed yet.
-pub fn records<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+pub(crate) fn records<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut records = Vec::new();
     for (delta, value) in values.into_iter().enumerate() {
         let mut record = vec![0, 0];

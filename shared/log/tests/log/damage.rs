@@ -16,10 +16,10 @@ use crate::proxy::Proxy;
 
 const BATCHES: i64 = 4;
 
-pub struct World {
+pub(crate) struct World {
     _broker: EmbeddedBroker,
-    pub proxy: std::sync::Arc<Proxy>,
-    pub kafka: KafkaSettings,
+    pub(crate) proxy: std::sync::Arc<Proxy>,
+    pub(crate) kafka: KafkaSettings,
 }
 
 async fn world() -> World {
@@ -27,7 +27,7 @@ async fn world() -> World {
 }
 
 /// A topic with one bucket and so many batches of one record, seen through a proxy.
-pub async fn world_of(batches: i64) -> World {
+pub(crate) async fn world_of(batches: i64) -> World {
     let broker = EmbeddedBroker::start().await.unwrap();
     let admin = Admin::new(&broker.settings()).unwrap();
     let spec = TopicSpec {
@@ -71,7 +71,7 @@ async fn next(consumer: &mut GroupConsumer) -> Event {
 }
 
 /// What a group's member sees before the bucket fails, and why it does.
-pub async fn by_group(kafka: &KafkaSettings) -> (Vec<i64>, LogError) {
+pub(crate) async fn by_group(kafka: &KafkaSettings) -> (Vec<i64>, LogError) {
     let mut consumer = GroupConsumer::start(kafka, &settings()).unwrap();
     let mut seen = Vec::new();
     let error = loop {
@@ -109,7 +109,7 @@ pub async fn by_group(kafka: &KafkaSettings) -> (Vec<i64>, LogError) {
 }
 
 /// Everything that a group's member sees up to an offset.
-pub async fn all_by_group(kafka: &KafkaSettings, to: i64) -> Vec<i64> {
+pub(crate) async fn all_by_group(kafka: &KafkaSettings, to: i64) -> Vec<i64> {
     let mut consumer = GroupConsumer::start(kafka, &settings()).unwrap();
     let mut seen = Vec::new();
     while seen.last() != Some(&to) {

@@ -28,14 +28,14 @@ struct Mischief {
     compacted: bool,
 }
 
-pub struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
     upstream: String,
     mischief: Mutex<Mischief>,
 }
 
 impl Proxy {
-    pub async fn start(upstream: String) -> Arc<Self> {
+    pub(crate) async fn start(upstream: String) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Arc::new(Self {
             port: listener.local_addr().unwrap().port(),
@@ -53,23 +53,23 @@ impl Proxy {
         proxy
     }
 
-    pub fn bootstrap(&self) -> String {
+    pub(crate) fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub fn edit(&self, edit: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) {
+    pub(crate) fn edit(&self, edit: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) {
         self.mischief.lock().unwrap().edit = Some(Box::new(edit));
     }
 
-    pub fn hold(&self, holds: bool) {
+    pub(crate) fn hold(&self, holds: bool) {
         self.mischief.lock().unwrap().holds = holds;
     }
 
-    pub fn forget_topics(&self, answers: usize) {
+    pub(crate) fn forget_topics(&self, answers: usize) {
         self.mischief.lock().unwrap().forgets = answers;
     }
 
-    pub fn compacted(&self, compacted: bool) {
+    pub(crate) fn compacted(&self, compacted: bool) {
         self.mischief.lock().unwrap().compacted = compacted;
     }
 

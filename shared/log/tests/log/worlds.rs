@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use tidelake_core::Offset;
@@ -16,7 +17,7 @@ use tidelake_log::{LogClient, LogError, TopicBucket, TopicSpec};
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub struct InMemory(pub MemoryLog);
+pub(crate) struct InMemory(pub(crate) MemoryLog);
 
 #[async_trait]
 impl World for InMemory {
@@ -39,20 +40,20 @@ impl World for InMemory {
 
 /// What speaks Kafka's protocol, by the client that everybody uses.
 #[derive(Debug)]
-pub struct Brokers {
+pub(crate) struct Brokers {
     bootstrap: String,
     is_embedded: bool,
 }
 
 impl Brokers {
-    pub fn embedded(bootstrap: String) -> Self {
+    pub(crate) fn embedded(bootstrap: String) -> Self {
         Self {
             bootstrap,
             is_embedded: true,
         }
     }
 
-    pub fn apache_kafka(bootstrap: String) -> Self {
+    pub(crate) fn apache_kafka(bootstrap: String) -> Self {
         Self {
             bootstrap,
             is_embedded: false,
@@ -125,7 +126,7 @@ impl World for Brokers {
         let at = at.clone();
         let aborted = move || {
             let producer: BaseProducer = config.create().unwrap();
-            producer.init_transactions(WAIT_MAX).unwrap();
+            begin_transactions(&producer);
             producer.begin_transaction().unwrap();
             let record = BaseRecord::<(), _>::to(&at.topic)
                 .partition(at.bucket.0 as i32)
@@ -136,5 +137,15 @@ impl World for Brokers {
         };
         tokio::task::spawn_blocking(aborted).await.unwrap();
         Ok(true)
+    }
+}
+
+/// A coordinator of transactions that has just come up says for a while that it is none.
+fn begin_transactions(producer: &BaseProducer) {
+    let mut attempts = 0;
+    while let Err(error) = producer.init_transactions(WAIT_MAX) {
+        attempts += 1;
+        let passes = matches!(&error, KafkaError::Transaction(error) if error.is_retriable());
+        assert!(passes && attempts < 20, "{error}");
     }
 }
