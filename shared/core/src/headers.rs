@@ -57,9 +57,9 @@ pub mod dead_letter {
     pub const SOURCE_TIMESTAMP: &str = "tl-source-timestamp";
     /// The original's key.
     pub const KEY: &str = "tl-key";
-    /// When the record was first found bad, of a letter that was written again later.
+    /// When the record was first found bad, of a dead letter that was written again later.
     pub const DEAD_AT: &str = "tl-dead-at";
-    /// Of a replayed record's letter: when, and as what (`bucket/offset`).
+    /// Of a replayed record's dead letter: when, and as what (`bucket/offset`).
     pub const REPLAYED_AT: &str = "tl-replayed-at";
     pub const REPLAYED_TO: &str = "tl-replayed-to";
 }

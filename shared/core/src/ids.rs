@@ -306,10 +306,13 @@ mod tests {
     fn every_table_name_has_room_for_its_dead_letters() {
         for name in ["a", &"x".repeat(63)] {
             let table = TableName::new(name).unwrap();
-            let letters = table.dead_letters();
-            assert_eq!(letters.as_str(), format!("{name}__dead_letters"));
-            assert_eq!(TableName::new(letters.as_str()), Ok(letters.clone()));
-            assert_eq!(letters.dead_letters_of(), Some(table.clone()));
+            let dead_letters = table.dead_letters();
+            assert_eq!(dead_letters.as_str(), format!("{name}__dead_letters"));
+            assert_eq!(
+                TableName::new(dead_letters.as_str()),
+                Ok(dead_letters.clone())
+            );
+            assert_eq!(dead_letters.dead_letters_of(), Some(table.clone()));
             assert_eq!(table.dead_letters_of(), None);
         }
         for bad in [
