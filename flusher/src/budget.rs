@@ -2,9 +2,10 @@
 //!
 //! Everything that the flusher holds is counted here: rows, the room that decoders keep, messages
 //! to send, what their flush needs beside them, key indexes; and set aside, what the log client
-//! reads ahead and what writers of files hold. Room that no flush can free is given back first ([`Verdict::shrink`]), so that reading is never
-//! paused for it. Indexes stay for as long as their buckets: they take from what is left for rows,
-//! but never more than three quarters of it, so that rows get through whatever there is.
+//! reads ahead and what writers of files hold. Room that no flush can free is given back first
+//! ([`Verdict::shrink`]), so that reading is never paused for it. Indexes stay for as long as their
+//! buckets: they take from what is left for rows, but never more than three quarters of it, so that
+//! rows get through whatever there is.
 //!
 //! Lines, of what is left for rows: at half of it the largest tables are flushed; at three quarters
 //! tables above their share pause; at all of it every table does. A table whose commits fail may

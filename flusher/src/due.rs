@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// How long a flush that was asked for waits for the markers of the table's other buckets, from the
-/// first one on: they are written together, and come in by several polls. One commit then holds what
-/// would be two, of which the second holds watermarks only.
+/// How long a flush that was asked for waits for the markers of the table's other buckets, from
+/// the first one on: they are written together, and come in by several polls. One commit then holds
+/// what would be two, of which the second holds watermarks only.
 pub const MARKERS_WAIT: Duration = Duration::from_millis(25);
 
 /// Why a table is flushed.

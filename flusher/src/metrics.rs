@@ -114,8 +114,8 @@ impl FlusherMetrics {
             ),
             memory_bytes: metrics.int_gauge(
                 "tidelake_flusher_memory_bytes",
-                "Memory held for rows, their decoders, messages to send and key indexes, and held or \
-                 kept free for flushes.",
+                "Memory held for rows, their decoders, messages to send and key indexes, and held \
+                 or kept free for flushes.",
             ),
             tables: TableMetrics::new(metrics),
             buffer_bytes: metrics.int_gauge(
@@ -129,8 +129,8 @@ impl FlusherMetrics {
             ),
             without_table: metrics.int_gauge(
                 "tidelake_flusher_buckets_without_table",
-                "Buckets whose topic belongs to no table of the catalog: of one that is being made, \
-                 was dropped, or is another installation's.",
+                "Buckets whose topic belongs to no table of the catalog: of one that is being \
+                 made, was dropped, or is another installation's.",
             ),
             paused: metrics.int_gauge(
                 "tidelake_flusher_paused",

@@ -188,8 +188,8 @@ impl Opener {
         })
     }
 
-    /// What it means that the catalog has no such table. A dropped one's topic is left for as long as
-    /// the table can be restored.
+    /// What it means that the catalog has no such table. A dropped one's topic is left for as long
+    /// as the table can be restored.
     fn missing(&self, topic: &Arc<str>, id: &TableId) -> OpenError {
         let topic = topic.to_string();
         let of = id.dead_letters_of().unwrap_or_else(|| id.clone());

@@ -25,8 +25,9 @@ pub struct Settings {
     /// must not share one. Empty: buckets move when the session of a dead flusher has timed out.
     pub instance_id: String,
     /// Memory for everything between the log and its commit, over all tables: rows, decoders,
-    /// messages to send, flushes under way, key indexes, what is read ahead. At half of it the largest table is
-    /// flushed, at three quarters tables above their share pause, at all of it reading pauses.
+    /// messages to send, flushes under way, key indexes, what is read ahead. At half of it the
+    /// largest table is flushed, at three quarters tables above their share pause, at all of it
+    /// reading pauses.
     pub memory_bytes_max: usize,
     /// How far the log client reads ahead; twice this is taken out of `memory_bytes_max`, and it is
     /// an eighth of that at most. Less makes catching up slower.
@@ -104,8 +105,8 @@ impl Settings {
         self.memory_bytes_max / 8
     }
 
-    /// Memory that rows can't have: what the log client has fetched, as much again on its way to the
-    /// loop, and writers of files.
+    /// Memory that rows can't have: what the log client has fetched, as much again on its way to
+    /// the loop, and writers of files.
     pub(crate) fn aside_bytes(&self) -> usize {
         self.prefetch_bytes() * 2 + self.encoder_bytes()
     }

@@ -132,8 +132,9 @@ impl Seats {
         }
     }
 
-    /// Lets go of tables whose buckets are all another flusher's. One whose flush is still under way
-    /// is known until that has ended, but no longer troubled: that is for the other one to tell.
+    /// Lets go of tables whose buckets are all another flusher's. One whose flush is still under
+    /// way is known until that has ended, but no longer troubled: that is for the other one to
+    /// tell.
     fn forget_tables(&mut self) {
         let seats = &self.seats;
         let without_seats = |topic: &Arc<str>| of_topic(seats, topic).next().is_none();

@@ -360,7 +360,10 @@ fn a_table_made_again_ends_what_is_open_of_the_one_before_it() {
         place(forget).unwrap() < place(restart).unwrap(),
         "{commands:?}"
     );
-    let reopens = |command: &Command| matches!(command, Command::Open { buckets, .. } if *buckets == [Bucket(1)]);
+    let reopens = |command: &Command| match command {
+        Command::Open { buckets, .. } => *buckets == [Bucket(1)],
+        _ => false,
+    };
     assert!(commands.iter().any(reopens), "{commands:?}");
     let later = seats.on(Event::Tick, secs(9));
     let flushes = |command: &Command| matches!(command, Command::Flush(..));

@@ -97,7 +97,8 @@ impl Owner {
         let mut behind: BTreeMap<Arc<str>, Behind> = BTreeMap::new();
         let buckets: Vec<_> = self.seats.buckets().map(|(at, _)| at.clone()).collect();
         for at in buckets {
-            // A topic that is no table's has no records that anybody could miss, as far as is known.
+            // A topic that is no table's has no records that anybody could miss, as far as is
+            // known.
             if !self.buckets.contains_key(&at) && self.seats.has_quietly_no_table(&at) {
                 continue;
             }

@@ -1,8 +1,9 @@
 //! The catalog: which tenants and tables exist, kept as a numbered commit log on the object store.
 //!
 //! Owns the entries ([`TableEntry`]), the log under `_tidelake/catalog/`, a cached view of it
-//! ([`Catalog`]), and the id of the installation ([`InstallationId`]). Does not own topics or Delta tables: whoever creates or drops a table makes and
-//! removes those around the catalog's entry. A tenant exists from its first table on.
+//! ([`Catalog`]), and the id of the installation ([`InstallationId`]). Does not own topics or Delta
+//! tables: whoever creates or drops a table makes and removes those around the catalog's entry. A
+//! tenant exists from its first table on.
 //!
 //! ```text
 //!  _tidelake/catalog/00000000000000000000.json   one event a file, create-if-absent:

@@ -245,13 +245,13 @@ pub(crate) fn check_writable(at: &str, protocol: &Protocol, metadata: &Metadata)
 pub(crate) fn check_allowed(at: &str, base: &Snapshot, tx: &Transaction) -> Result<()> {
     let deletes = tx.removes.iter().any(|remove| remove.data_change);
     let marks = tx.adds.iter().any(|add| add.deletion_vector.is_some());
-    if !forbids_some(base.protocol(), base.metadata()) {
-        return Ok(());
-    }
     let reason = if deletes && is_append_only(base.metadata()) {
         "it takes rows away, and another engine set delta.appendOnly=true on the table; set it to \
          false there"
-    } else if marks && !takes_vectors(base.protocol(), base.metadata()) {
+    } else if marks
+        && has_vectors(base.protocol())
+        && !takes_vectors(base.protocol(), base.metadata())
+    {
         "it has deletion vectors, and another engine set delta.enableDeletionVectors to another value \
          than true; set it to true again there"
     } else {

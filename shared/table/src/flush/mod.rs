@@ -248,10 +248,10 @@ pub fn bytes_while_flushing(sealed: &Sealed, has_keys: bool) -> usize {
     flush_needs(sealed.bytes, has_keys.then_some(records))
 }
 
-/// Memory that a flush needs beside its rows, of which it is told the bytes, and where the table has
-/// keys the number of records, deletes included. From its beginning until it is stored: the encoded
-/// file while its buffer grows, and the keys, their order and the sidecar. An upper estimate, for
-/// budgets; what writers of files hold whatever the rows are is the [`Encoders`]'.
+/// Memory that a flush needs beside its rows, of which it is told the bytes, and where the table
+/// has keys the number of records, deletes included. From its beginning until it is stored: the
+/// encoded file while its buffer grows, and the keys, their order and the sidecar. An upper
+/// estimate, for budgets; what writers of files hold whatever the rows are is the [`Encoders`]'.
 pub fn flush_needs(bytes: usize, records: Option<usize>) -> usize {
     let keys = records.map_or(0, |records| records.saturating_mul(KEY_BYTES));
     bytes.saturating_add(keys)
