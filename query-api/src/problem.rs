@@ -10,207 +10,239 @@ use crate::error::QueryError;
 
 impl From<&QueryError> for Problem {
     fn from(error: &QueryError) -> Self {
-        let detail = error.to_string();
-        match error {
-            QueryError::Request { field, .. } => {
-                invalid("INVALID_REQUEST", "the request is not valid", detail).field(*field)
-            }
-            QueryError::UnknownField(field) => invalid(
-                "UNKNOWN_FIELD",
-                "the request has a field that does not exist",
-                detail,
-            )
-            .field(field.as_str())
-            .hint(
-                "known fields are sql, params, as_of_version, as_of_timestamp, \
-                         consistency, token, max_rows, timeout_ms",
-            ),
-            QueryError::Body(_) => invalid("MALFORMED_BODY", "the body is malformed", detail)
-                .hint("send a JSON object such as {\"sql\":\"SELECT 1\"}"),
-            QueryError::MediaType(_) => Self::new(
-                415,
-                "UNSUPPORTED_MEDIA_TYPE",
-                "the body's type is not supported",
-            )
-            .detail(detail)
-            .hint("send application/json, or the bare statement as application/sql"),
-            QueryError::NotAcceptable(_) => Self::new(406, "NOT_ACCEPTABLE", "no such format")
-                .detail(detail)
-                .hint(
-                    "formats are application/json, application/x-ndjson, text/csv, \
-                     application/vnd.apache.arrow.stream, application/vnd.apache.parquet",
-                ),
-            QueryError::Syntax(_) => invalid("SQL_SYNTAX", "the SQL can't be parsed", detail),
-            QueryError::NotAllowed(_) => {
-                invalid("SQL_NOT_ALLOWED", "this SQL is not allowed", detail).hint(
-                    "allowed are SELECT, WITH, VALUES, EXPLAIN, DESCRIBE, SHOW TABLES and SHOW \
-                     COLUMNS over the tenant's tables, CREATE SNAPSHOT and DROP SNAPSHOT",
-                )
-            }
-            QueryError::Unsupported(_) => {
-                invalid("SQL_NOT_SUPPORTED", "this SQL is not supported", detail)
-            }
-            QueryError::Invalid(_) => invalid("SQL_INVALID", "the SQL has no meaning", detail),
-            QueryError::Failed(_) => {
-                invalid("QUERY_FAILED", "the query failed on its data", detail)
-            }
-            QueryError::TableNotFound { nearest, .. } => {
-                let problem = Self::new(404, "TABLE_NOT_FOUND", "there is no such table");
-                let problem = problem.detail(detail);
-                match nearest {
-                    Some(nearest) => problem.hint(format!("did you mean {nearest}?")),
-                    None => problem.hint("SHOW TABLES lists the tables"),
-                }
-            }
-            QueryError::VersionNotFound { .. } => {
-                Self::new(404, "VERSION_NOT_FOUND", "there is no such version").detail(detail)
-            }
-            QueryError::SnapshotNotFound { table, .. } => {
-                let title = "there is no such snapshot";
-                let hint = format!(
-                    "SELECT * FROM table_snapshots('{}') lists them; a version's number stands \
-                     without quotes",
-                    table.table
-                );
-                Self::new(404, "SNAPSHOT_NOT_FOUND", title)
-                    .detail(detail)
-                    .hint(hint)
-            }
-            QueryError::SnapshotExists { .. } => {
-                Self::new(409, "SNAPSHOT_EXISTS", "there is such a snapshot already")
-                    .detail(detail)
-                    .hint("drop it first, or take another name")
-            }
-            QueryError::SnapshotsFull(_) => Self::new(
-                409,
-                "TOO_MANY_SNAPSHOTS",
-                "the table has too many snapshots",
-            )
-            .detail(detail)
-            .hint("drop those that are not needed any more"),
-            QueryError::ReadOnly(_) => Self::new(405, "READ_ONLY", "a GET request only reads")
-                .detail(detail)
-                .hint("send the statement by POST"),
-            QueryError::Token(_) => {
-                invalid("INVALID_TOKEN", "the token can't be used", detail).field("token")
-            }
-            QueryError::TokenNotCovered { .. } => {
-                Self::new(503, "TOKEN_NOT_COVERED", "the token is not covered yet")
-                    .detail(detail)
-                    .hint("ask again, or ask with \"consistency\":\"latest\"")
-                    .retry_after_s(1)
-            }
-            QueryError::LogGap { .. } => {
-                tracing::error!(error = detail, "retention overran the table's watermark");
-                Self::new(500, "LOG_GAP", "acknowledged rows are missing from the log")
-                    .detail(detail)
-                    .hint(
-                        "\"consistency\":\"committed\" reads what was committed; raise the topic's \
-                         retention and look after the flusher",
-                    )
-            }
-            QueryError::TopicChanged { code, .. } => Self::new(
-                409,
-                code,
-                "the table's topic is not the one it was filled from",
-            )
-            .detail(detail)
-            .hint("\"consistency\":\"committed\" reads what was committed"),
-            QueryError::TailTooLarge { .. } => {
-                Self::new(503, "TAIL_TOO_LARGE", "too many rows are not flushed yet")
-                    .detail(detail)
-                    .hint("ask with \"consistency\":\"committed\", or once the flusher caught up")
-                    .retry_after_s(5)
-            }
-            QueryError::TailBehind { .. } => Self::new(
-                503,
-                "TAIL_BEHIND",
-                "the newest rows are not read yet",
-            )
-            .detail(detail)
-            .hint("ask again, with a longer timeout_ms, or with \"consistency\":\"committed\"")
-            .retry_after_s(1),
-            QueryError::Key(rejection) => {
-                let problem =
-                    Self::new(422, "INVALID_KEY", "a key does not fit the table's schema")
-                        .detail(detail)
-                        .row(rejection.row as u64);
-                match &rejection.field {
-                    Some(field) => problem.field(field.as_str()),
-                    None => problem,
-                }
-            }
-            QueryError::RowNotFound { .. } => {
-                Self::new(404, "ROW_NOT_FOUND", "there is no such row").detail(detail)
-            }
-            QueryError::NoKey(_) => {
-                Self::new(409, "NO_PRIMARY_KEY", "the table has no primary key")
-                    .detail(detail)
-                    .hint("rows of append tables are found by SQL")
-            }
-            QueryError::ResultTooLarge { .. } => Self::new(
-                413,
-                "RESULT_TOO_LARGE",
-                "the answer is too large for this format",
-            )
-            .detail(detail)
-            .hint(
-                "accept application/x-ndjson or application/vnd.apache.arrow.stream, which \
-                         stream, or set max_rows",
-            ),
-            QueryError::Memory(_) => {
-                Self::new(503, "QUERY_MEMORY_EXCEEDED", "the query ran out of memory")
-                    .detail(detail)
-                    .hint("narrow the query, or ask again when fewer queries run")
-                    .retry_after_s(5)
-            }
-            QueryError::Timeout(_) => Self::new(504, "QUERY_TIMEOUT", "the query took too long")
-                .detail(detail)
-                .hint("narrow the query or raise timeout_ms"),
-            QueryError::Cancelled => {
-                Self::new(409, "QUERY_CANCELLED", "the query was cancelled").detail(detail)
-            }
-            QueryError::Overloaded { of_tenant, .. } => {
-                let status = if *of_tenant { 429 } else { 503 };
-                Self::new(status, "TOO_MANY_QUERIES", "too many queries at a time")
-                    .detail(detail)
-                    .retry_after_s(1)
-            }
-            QueryError::DuplicateId(_) => {
-                Self::new(409, "QUERY_ID_IN_USE", "the query id is in use").detail(detail)
-            }
-            QueryError::QueryNotFound(_) => {
-                Self::new(404, "QUERY_NOT_FOUND", "there is no such query").detail(detail)
-            }
-            QueryError::FileGone(_) => {
-                Self::new(410, "FILE_GONE", "a data file of this version was removed")
-                    .detail(detail)
-                    .hint("ask again; a past version may have expired")
-            }
-            QueryError::Store(_) => {
-                Self::new(503, "STORE_UNAVAILABLE", "the object store does not answer")
-                    .detail(detail)
-                    .retry_after_s(1)
-            }
-            // A topic that is not there for a moment is no missing table: the catalog has that.
-            QueryError::Log(source)
-                if !matches!(
-                    source.kind(),
-                    ErrorKind::Corrupt | ErrorKind::Bug | ErrorKind::Closed
-                ) =>
-            {
-                Self::new(503, "LOG_UNAVAILABLE", "the log does not answer")
-                    .detail(chain(error))
-                    .hint("\"consistency\":\"committed\" does without the log")
-                    .retry_after_s(1)
-            }
+        let told = of_request(error)
+            .or_else(|| of_sql(error))
+            .or_else(|| of_name(error))
+            .or_else(|| of_log(error))
+            .or_else(|| of_bounds(error));
+        told.unwrap_or_else(|| match error {
+            QueryError::Store(_) => away(error),
             QueryError::Manifest(source) => of_manifest(error, source),
             QueryError::Table(source) => of_table(error, source),
             QueryError::Schema(source) => of_state(error, source.kind()),
             QueryError::Catalog(source) => of_state(error, source.kind()),
             _ => Self::from_kind(error.kind(), chain(error)),
-        }
+        })
     }
+}
+
+/// What was asked can't be understood, or not be done as it was asked.
+fn of_request(error: &QueryError) -> Option<Problem> {
+    let detail = error.to_string();
+    Some(match error {
+        QueryError::Request { field, .. } => {
+            invalid("INVALID_REQUEST", "the request is not valid", detail).field(*field)
+        }
+        QueryError::UnknownField(field) => invalid(
+            "UNKNOWN_FIELD",
+            "the request has a field that does not exist",
+            detail,
+        )
+        .field(field.as_str())
+        .hint(
+            "known fields are sql, params, as_of_version, as_of_timestamp, \
+                         consistency, token, max_rows, timeout_ms",
+        ),
+        QueryError::Body(_) => invalid("MALFORMED_BODY", "the body is malformed", detail)
+            .hint("send a JSON object such as {\"sql\":\"SELECT 1\"}"),
+        QueryError::MediaType(_) => Problem::new(
+            415,
+            "UNSUPPORTED_MEDIA_TYPE",
+            "the body's type is not supported",
+        )
+        .detail(detail)
+        .hint("send application/json, or the bare statement as application/sql"),
+        QueryError::NotAcceptable(_) => Problem::new(406, "NOT_ACCEPTABLE", "no such format")
+            .detail(detail)
+            .hint(
+                "formats are application/json, application/x-ndjson, text/csv, \
+                     application/vnd.apache.arrow.stream, application/vnd.apache.parquet",
+            ),
+        QueryError::ReadOnly(_) => Problem::new(405, "READ_ONLY", "a GET request only reads")
+            .detail(detail)
+            .hint("send the statement by POST"),
+        QueryError::Token(_) => {
+            invalid("INVALID_TOKEN", "the token can't be used", detail).field("token")
+        }
+        QueryError::Key(rejection) => {
+            let problem = Problem::new(422, "INVALID_KEY", "a key does not fit the table's schema")
+                .detail(detail)
+                .row(rejection.row as u64);
+            match &rejection.field {
+                Some(field) => problem.field(field.as_str()),
+                None => problem,
+            }
+        }
+        _ => return None,
+    })
+}
+
+/// What the statement is, or does.
+fn of_sql(error: &QueryError) -> Option<Problem> {
+    let detail = error.to_string();
+    Some(match error {
+        QueryError::Syntax(_) => invalid("SQL_SYNTAX", "the SQL can't be parsed", detail),
+        QueryError::NotAllowed(_) => invalid("SQL_NOT_ALLOWED", "this SQL is not allowed", detail)
+            .hint(
+                "allowed are SELECT, WITH, VALUES, EXPLAIN, DESCRIBE, SHOW TABLES and SHOW \
+                     COLUMNS over the tenant's tables, CREATE SNAPSHOT and DROP SNAPSHOT",
+            ),
+        QueryError::Unsupported(_) => {
+            invalid("SQL_NOT_SUPPORTED", "this SQL is not supported", detail)
+        }
+        QueryError::Invalid(_) => invalid("SQL_INVALID", "the SQL has no meaning", detail),
+        QueryError::Failed(_) => invalid("QUERY_FAILED", "the query failed on its data", detail),
+        _ => return None,
+    })
+}
+
+/// What is named is not there, or is there already.
+fn of_name(error: &QueryError) -> Option<Problem> {
+    let detail = error.to_string();
+    Some(match error {
+        QueryError::TableNotFound { nearest, .. } => {
+            let problem = Problem::new(404, "TABLE_NOT_FOUND", "there is no such table");
+            let problem = problem.detail(detail);
+            match nearest {
+                Some(nearest) => problem.hint(format!("did you mean {nearest}?")),
+                None => problem.hint("SHOW TABLES lists the tables"),
+            }
+        }
+        QueryError::VersionNotFound { .. } => {
+            Problem::new(404, "VERSION_NOT_FOUND", "there is no such version").detail(detail)
+        }
+        QueryError::SnapshotNotFound { table, .. } => {
+            let title = "there is no such snapshot";
+            let hint = format!(
+                "SELECT * FROM table_snapshots('{}') lists them; a version's number stands \
+                     without quotes",
+                table.table
+            );
+            Problem::new(404, "SNAPSHOT_NOT_FOUND", title)
+                .detail(detail)
+                .hint(hint)
+        }
+        QueryError::SnapshotExists { .. } => {
+            Problem::new(409, "SNAPSHOT_EXISTS", "there is such a snapshot already")
+                .detail(detail)
+                .hint("drop it first, or take another name")
+        }
+        QueryError::SnapshotsFull(_) => Problem::new(
+            409,
+            "TOO_MANY_SNAPSHOTS",
+            "the table has too many snapshots",
+        )
+        .detail(detail)
+        .hint("drop those that are not needed any more"),
+        QueryError::RowNotFound { .. } => {
+            Problem::new(404, "ROW_NOT_FOUND", "there is no such row").detail(detail)
+        }
+        QueryError::NoKey(_) => Problem::new(409, "NO_PRIMARY_KEY", "the table has no primary key")
+            .detail(detail)
+            .hint("rows of append tables are found by SQL"),
+        QueryError::DuplicateId(_) => {
+            Problem::new(409, "QUERY_ID_IN_USE", "the query id is in use").detail(detail)
+        }
+        QueryError::QueryNotFound(_) => {
+            Problem::new(404, "QUERY_NOT_FOUND", "there is no such query").detail(detail)
+        }
+        QueryError::FileGone(_) => {
+            Problem::new(410, "FILE_GONE", "a data file of this version was removed")
+                .detail(detail)
+                .hint("ask again; a past version may have expired")
+        }
+        _ => return None,
+    })
+}
+
+/// What is newest can't be told, or not yet.
+fn of_log(error: &QueryError) -> Option<Problem> {
+    let detail = error.to_string();
+    Some(match error {
+        QueryError::TokenNotCovered { .. } => {
+            Problem::new(503, "TOKEN_NOT_COVERED", "the token is not covered yet")
+                .detail(detail)
+                .hint("ask again, or ask with \"consistency\":\"latest\"")
+                .retry_after_s(1)
+        }
+        QueryError::LogGap { .. } => {
+            tracing::error!(error = detail, "retention overran the table's watermark");
+            Problem::new(500, "LOG_GAP", "acknowledged rows are missing from the log")
+                .detail(detail)
+                .hint(
+                    "\"consistency\":\"committed\" reads what was committed; raise the topic's \
+                         retention and look after the flusher",
+                )
+        }
+        QueryError::TopicChanged { code, .. } => Problem::new(
+            409,
+            code,
+            "the table's topic is not the one it was filled from",
+        )
+        .detail(detail)
+        .hint("\"consistency\":\"committed\" reads what was committed"),
+        QueryError::TailTooLarge { .. } => {
+            Problem::new(503, "TAIL_TOO_LARGE", "too many rows are not flushed yet")
+                .detail(detail)
+                .hint("ask with \"consistency\":\"committed\", or once the flusher caught up")
+                .retry_after_s(5)
+        }
+        QueryError::TailBehind { .. } => {
+            Problem::new(503, "TAIL_BEHIND", "the newest rows are not read yet")
+                .detail(detail)
+                .hint("ask again, with a longer timeout_ms, or with \"consistency\":\"committed\"")
+                .retry_after_s(1)
+        }
+        // A topic that is not there for a moment is no missing table: the catalog has that.
+        QueryError::Log(source)
+            if !matches!(
+                source.kind(),
+                ErrorKind::Corrupt | ErrorKind::Bug | ErrorKind::Closed
+            ) =>
+        {
+            Problem::new(503, "LOG_UNAVAILABLE", "the log does not answer")
+                .detail(chain(error))
+                .hint("\"consistency\":\"committed\" does without the log")
+                .retry_after_s(1)
+        }
+        _ => return None,
+    })
+}
+
+/// A bound was reached, or somebody has ended it.
+fn of_bounds(error: &QueryError) -> Option<Problem> {
+    let detail = error.to_string();
+    Some(match error {
+        QueryError::ResultTooLarge { .. } => Problem::new(
+            413,
+            "RESULT_TOO_LARGE",
+            "the answer is too large for this format",
+        )
+        .detail(detail)
+        .hint(
+            "accept application/x-ndjson or application/vnd.apache.arrow.stream, which \
+                         stream, or set max_rows",
+        ),
+        QueryError::Memory(_) => {
+            Problem::new(503, "QUERY_MEMORY_EXCEEDED", "the query ran out of memory")
+                .detail(detail)
+                .hint("narrow the query, or ask again when fewer queries run")
+                .retry_after_s(5)
+        }
+        QueryError::Timeout(_) => Problem::new(504, "QUERY_TIMEOUT", "the query took too long")
+            .detail(detail)
+            .hint("narrow the query or raise timeout_ms"),
+        QueryError::Cancelled => {
+            Problem::new(409, "QUERY_CANCELLED", "the query was cancelled").detail(detail)
+        }
+        QueryError::Overloaded { of_tenant, .. } => {
+            let status = if *of_tenant { 429 } else { 503 };
+            Problem::new(status, "TOO_MANY_QUERIES", "too many queries at a time")
+                .detail(detail)
+                .retry_after_s(1)
+        }
+        _ => return None,
+    })
 }
 
 /// Why a table's own log, which the catalog has, could not be read.
@@ -244,13 +276,15 @@ fn of_store(error: &QueryError, source: &StorageError) -> Problem {
                 .detail("a file that this version is made of is not in the store any more")
                 .hint("ask again; a past version may have expired")
         }
-        _ => {
-            tracing::warn!(error = chain(error), "the object store refuses");
-            Problem::new(503, "STORE_UNAVAILABLE", "the object store does not answer")
-                .detail("the object store does not answer as it should")
-                .retry_after_s(1)
-        }
+        _ => away(error),
     }
+}
+
+fn away(error: &QueryError) -> Problem {
+    tracing::warn!(error = chain(error), "the object store refuses");
+    Problem::new(503, "STORE_UNAVAILABLE", "the object store does not answer")
+        .detail("the object store does not answer as it should")
+        .retry_after_s(1)
 }
 
 /// By what has to happen first: a table that Tidelake can't read as it stands is neither absent nor
