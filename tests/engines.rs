@@ -285,68 +285,67 @@ async fn second_flusher(local: &Installation) -> Result<Process> {
     Ok(flusher)
 }
 
-/// Our SQL and every reader at every version since the operation; the model where it is known.
-async fn compare(local: &Installation, readers: &Readers, subject: &Subject<'_>) -> Result<()> {
-    let path = local.table_folder(&subject.name)?.display().to_string();
+/// Our SQL and delta_kernel at every version since the operation, the model where it is known; and
+/// what all others are asked, with what they have to say.
+async fn compare(
+    local: &Installation,
+    subject: &Subject<'_>,
+) -> Result<Vec<(Reading, Vec<String>)>> {
+    let name = &subject.name;
+    let path = local.table_folder(name)?.display().to_string();
     let newest = *subject.known.keys().next_back().context("no version")?;
     let mapped = ["rename", "drop"].contains(&subject.operation.name);
-    let (mut readings, mut expected) = (Vec::new(), Vec::new());
+    let mut asked = Vec::new();
     for version in subject.since..=newest {
         let at = json!({ "as_of_version": version });
-        let ours = local
-            .client
-            .sql_with(&subject.sql(&subject.name), at)
-            .await?
-            .ok()?;
+        let ours = local.client.sql_with(&subject.sql(name), at).await?.ok()?;
         let ours = texts(ours["rows"][0].as_array().context("no row")?);
         if let Some(rows) = subject.known.get(&version) {
             let rows: Vec<_> = rows.iter().map(|(id, v)| (*id, *v)).collect();
             let model = figures(&rows);
             ensure!(
                 ours == model,
-                "{} at {version}: {ours:?}, not {model:?}",
-                subject.name
+                "{name} at {version}: {ours:?}, not {model:?}"
             );
         }
-        ensure!(
-            ours[0] == ours[1],
-            "{} at {version}: doubled {ours:?}",
-            subject.name
-        );
+        ensure!(ours[0] == ours[1], "{name} at {version}: doubled {ours:?}");
         let rows = others::kernel_pairs(Path::new(&path), version, ["id", subject.value])?;
         let kernel = figures(&rows);
         ensure!(
             ours == kernel,
-            "{}, delta_kernel at {version}: {kernel:?}, not {ours:?}",
-            subject.name
+            "{name}, delta_kernel at {version}: {kernel:?}, not {ours:?}"
         );
         for reader in Reader::ALL {
             if mapped && !reader.reads_column_mapping() {
                 continue;
             }
-            readings.push(Reading {
+            let reading = Reading {
                 reader,
                 path: path.clone(),
                 version: Some(version),
                 sql: subject.sql("t"),
-            });
-            expected.push(ours.clone());
+            };
+            asked.push((reading, ours.clone()));
         }
     }
-    let found = readers.all(&readings).await;
-    let found = found.with_context(|| format!("reading {}", subject.name))?;
-    for ((reading, found), expected) in readings.iter().zip(found).zip(expected) {
+    sound(local, name).await?;
+    Ok(asked)
+}
+
+/// What differs of what readers say, of all tables at once: starting them costs more than reading.
+async fn differences(readers: &Readers, asked: &[(Reading, Vec<String>)]) -> Result<Vec<String>> {
+    let readings: Vec<_> = asked.iter().map(|(reading, _)| reading.clone()).collect();
+    let mut wrong = Vec::new();
+    for ((reading, expected), found) in asked.iter().zip(readers.all(&readings).await?) {
         let found = texts(["n", "d", "i", "v"].map(|name| &found[0][name]));
-        let Reading {
-            reader, version, ..
-        } = reading;
-        let (name, reader) = (&subject.name, reader.name());
-        ensure!(
-            found == expected,
-            "{name}, {reader} at {version:?}: {found:?}, not {expected:?}"
-        );
+        if found != *expected {
+            let (reader, path, at) = (reading.reader.name(), &reading.path, reading.version);
+            wrong.push(format!(
+                "{reader}, {path} at {at:?}: {found:?}, not {expected:?}"
+            ));
+        }
     }
-    sound(local, &subject.name).await
+    Ok(wrong)
 }
 
 /// What `tidelake doctor` says.
@@ -385,12 +384,14 @@ async fn go_through(operations: &[Operation]) -> Result<()> {
             subject.round(&local, round).await?;
         }
     }
-    let mut wrong = Vec::new();
+    let (mut wrong, mut asked) = (Vec::new(), Vec::new());
     for subject in &subjects {
-        if let Err(error) = compare(&local, &readers, subject).await {
-            wrong.push(format!("{error:#}"));
+        match compare(&local, subject).await {
+            Ok(more) => asked.extend(more),
+            Err(error) => wrong.push(format!("{error:#}")),
         }
     }
+    wrong.extend(differences(&readers, &asked).await?);
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }

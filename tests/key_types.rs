@@ -47,33 +47,11 @@ fn several(name: &'static str, types: &[&'static str], keys: Value) -> Case {
 }
 
 fn cases() -> Vec<Case> {
-    let prefix = "the same long beginning, over and over again: ".repeat(8);
-    let texts = json!([
-        "",
-        " ",
-        "a",
-        "A",
-        "ab",
-        "\"",
-        "\\",
-        "'quoted'",
-        "a/b?c=d&e#f%20",
-        "Grüße",
-        "世界",
-        "🦀",
-        "\u{0}",
-        "\u{1}\n\t",
-        "null",
-        "42",
-        "[1]",
-        "{\"id\":1}",
-        "é",
-        "e\u{301}",
-        format!("{prefix}1"),
-        format!("{prefix}2"),
-        format!("{prefix}11"),
-        prefix,
-    ]);
+    let groups = [numbers(), times(), texts_and_bytes(), several_columns()];
+    groups.into_iter().flatten().collect()
+}
+
+fn numbers() -> Vec<Case> {
     vec![
         single("of_boolean", "boolean", json!([true, false])),
         single("of_int", "int", json!([0, -1, 1, 7, i32::MIN, i32::MAX])),
@@ -98,6 +76,11 @@ fn cases() -> Vec<Case> {
             "decimal(38,0)",
             json!(["0", "-1", "99999999999999999999999999999999999999"]),
         ),
+    ]
+}
+
+fn times() -> Vec<Case> {
+    vec![
         single(
             "of_date",
             "date",
@@ -147,7 +130,12 @@ fn cases() -> Vec<Case> {
                 "2026-11-21T12:34:56.123456788"
             ]),
         ),
-        single("of_string", "string", texts),
+    ]
+}
+
+fn texts_and_bytes() -> Vec<Case> {
+    vec![
+        single("of_string", "string", texts()),
         single(
             "of_uuid",
             "uuid",
@@ -173,6 +161,11 @@ fn cases() -> Vec<Case> {
             "fixed[4]",
             json!(["AAAAAA==", "AAECAw==", "/////w==", "AAECBA=="]),
         ),
+    ]
+}
+
+fn several_columns() -> Vec<Case> {
+    vec![
         several(
             "of_texts",
             &["string", "string"],
@@ -224,6 +217,36 @@ fn cases() -> Vec<Case> {
             ]),
         ),
     ]
+}
+
+fn texts() -> Value {
+    let prefix = "the same long beginning, over and over again: ".repeat(8);
+    json!([
+        "",
+        " ",
+        "a",
+        "A",
+        "ab",
+        "\"",
+        "\\",
+        "'quoted'",
+        "a/b?c=d&e#f%20",
+        "Grüße",
+        "世界",
+        "🦀",
+        "\u{0}",
+        "\u{1}\n\t",
+        "null",
+        "42",
+        "[1]",
+        "{\"id\":1}",
+        "é",
+        "e\u{301}",
+        format!("{prefix}1"),
+        format!("{prefix}2"),
+        format!("{prefix}11"),
+        prefix,
+    ])
 }
 
 /// A table while it is tested: what each key, by its place, holds.

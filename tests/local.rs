@@ -21,7 +21,64 @@ async fn every_way_in_is_answered_by_sql_and_survives_a_restart() {
     let created = client.create_table("t", &numbered(), 3).await.unwrap();
     assert_eq!(created["topic"], "tidelake.default.t");
 
-    // JSON array, one object, NDJSON, gzip, zstd, Arrow with a narrower type, Kafka.
+    every_way_in(&local).await;
+
+    // Fresh at once, committed after a flush, the same after a restart.
+    assert_eq!(
+        client.sql(COUNT, "latest").await.unwrap(),
+        [json!([12, 12])]
+    );
+    let flushed = client.flush("t").await.unwrap();
+    assert_eq!(
+        client.sql(COUNT, "committed").await.unwrap(),
+        [json!([12, 12])]
+    );
+    let before = client
+        .sql("SELECT * FROM t ORDER BY id", "latest")
+        .await
+        .unwrap();
+    local.process.stop().await.unwrap();
+    local.restart().await.unwrap();
+    let client = local.client.clone();
+    assert_eq!(
+        client
+            .sql("SELECT * FROM t ORDER BY id", "latest")
+            .await
+            .unwrap(),
+        before
+    );
+
+    // Time travel: version 0 is empty, the flushed version has everything, later rows change neither.
+    client
+        .ndjson("t", &lines(100..110))
+        .await
+        .unwrap()
+        .ok()
+        .unwrap();
+    client.flush("t").await.unwrap();
+    let version = flushed["version"].as_u64().unwrap();
+    for (version, rows) in [(0, 0), (version, 12)] {
+        let at = client
+            .sql_with(COUNT, json!({"as_of_version": version}))
+            .await
+            .unwrap();
+        assert_eq!(at.ok().unwrap()["rows"][0][0], rows, "version {version}");
+    }
+    let history = client
+        .sql("SELECT * FROM table_history('t')", "committed")
+        .await
+        .unwrap();
+    assert!(history.len() >= 3, "{history:?}");
+    let files = client
+        .sql("SELECT * FROM table_files('t')", "committed")
+        .await
+        .unwrap();
+    assert!(files.len() >= 2, "{files:?}");
+}
+
+/// Twelve records: JSON array, one object, NDJSON, gzip, Arrow with a narrower type, Kafka.
+async fn every_way_in(local: &Installation) {
+    let client = &local.client;
     let array = r#"[{"id":1,"note":"a"},{"id":2}]"#;
     let answer = client
         .post("/v1/tables/t/records", "application/json", array)
@@ -80,58 +137,6 @@ async fn every_way_in_is_answered_by_sql_and_survives_a_restart() {
             .await
             .unwrap();
     }
-
-    // Fresh at once, committed after a flush, the same after a restart.
-    assert_eq!(
-        client.sql(COUNT, "latest").await.unwrap(),
-        [json!([12, 12])]
-    );
-    let flushed = client.flush("t").await.unwrap();
-    assert_eq!(
-        client.sql(COUNT, "committed").await.unwrap(),
-        [json!([12, 12])]
-    );
-    let before = client
-        .sql("SELECT * FROM t ORDER BY id", "latest")
-        .await
-        .unwrap();
-    local.process.stop().await.unwrap();
-    local.restart().await.unwrap();
-    let client = local.client.clone();
-    assert_eq!(
-        client
-            .sql("SELECT * FROM t ORDER BY id", "latest")
-            .await
-            .unwrap(),
-        before
-    );
-
-    // Time travel: version 0 is empty, the flushed version has everything, later rows change neither.
-    client
-        .ndjson("t", &lines(100..110))
-        .await
-        .unwrap()
-        .ok()
-        .unwrap();
-    client.flush("t").await.unwrap();
-    let version = flushed["version"].as_u64().unwrap();
-    for (version, rows) in [(0, 0), (version, 12)] {
-        let at = client
-            .sql_with(COUNT, json!({"as_of_version": version}))
-            .await
-            .unwrap();
-        assert_eq!(at.ok().unwrap()["rows"][0][0], rows, "version {version}");
-    }
-    let history = client
-        .sql("SELECT * FROM table_history('t')", "committed")
-        .await
-        .unwrap();
-    assert!(history.len() >= 3, "{history:?}");
-    let files = client
-        .sql("SELECT * FROM table_files('t')", "committed")
-        .await
-        .unwrap();
-    assert!(files.len() >= 2, "{files:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,6 +36,7 @@ async fn committed(client: &Client, expected: &BTreeMap<u64, u64>) -> Result<()>
 /// Every row that was ever written, hidden columns included.
 const PHYSICAL: &str = "
 import duckdb, sys
+duckdb.sql(\"SET enable_progress_bar = false\")
 rows = duckdb.sql(f\"SELECT id, __bucket, __offset, __row FROM read_parquet('{sys.argv[1]}/**/*.parquet')\")
 for row in rows.fetchall():
     print(*row)

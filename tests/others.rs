@@ -14,14 +14,14 @@ use tidelake_testkit::{Reader, Readers, Reading};
 
 /// Two columns of whole numbers that a version of a table holds, in their order.
 #[derive(Debug, Clone)]
-pub struct State {
+pub(crate) struct State {
     pub folder: PathBuf,
     pub version: u64,
     pub rows: Vec<(u64, u64)>,
 }
 
 /// Every reader finds these rows, no more and no fewer.
-pub async fn agree(states: &[State], [first, second]: [&str; 2]) -> Result<()> {
+pub(crate) async fn agree(states: &[State], [first, second]: [&str; 2]) -> Result<()> {
     for state in states {
         let rows = kernel_pairs(&state.folder, state.version, [first, second])?;
         same("delta_kernel", state, &rows)?;
@@ -89,7 +89,7 @@ fn same(reader: &str, state: &State, rows: &[(u64, u64)]) -> Result<()> {
 }
 
 /// All rows through delta_kernel.
-pub fn kernel(folder: &Path, version: Option<u64>) -> Result<Vec<RecordBatch>> {
+pub(crate) fn kernel(folder: &Path, version: Option<u64>) -> Result<Vec<RecordBatch>> {
     let url = url::Url::from_directory_path(folder)
         .ok()
         .context("not a path")?;
@@ -107,7 +107,7 @@ pub fn kernel(folder: &Path, version: Option<u64>) -> Result<Vec<RecordBatch>> {
 }
 
 /// Two columns of whole numbers through delta_kernel, in their order.
-pub fn kernel_pairs(
+pub(crate) fn kernel_pairs(
     folder: &Path,
     version: u64,
     [first, second]: [&str; 2],

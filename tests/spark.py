@@ -20,6 +20,7 @@ spark = (
     .config("spark.sql.shuffle.partitions", "2")
     .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
     .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
+    .config("spark.databricks.delta.snapshotPartitions", "2")
     # VACUUM without a grace is what the test is about.
     .config("spark.databricks.delta.retentionDurationCheck.enabled", "false")
     .getOrCreate()

@@ -17,7 +17,7 @@ const CLIENTS: u64 = 3;
 const KEYS: u64 = 150;
 const BODY_RECORDS: u64 = 40;
 
-pub fn schema() -> Value {
+pub(crate) fn schema() -> Value {
     json!({"type": "struct", "schema-id": 0, "identifier-field-ids": [1], "fields": [
         {"id": 1, "name": "id", "required": true, "type": "long"},
         {"id": 2, "name": "v", "required": false, "type": "long"},
@@ -26,13 +26,13 @@ pub fn schema() -> Value {
 }
 
 /// Clients that write, update and delete keys of their own until told to stop.
-pub struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Load {
-    pub fn start(
+    pub(crate) fn start(
         client: &Client,
         history: &Arc<Mutex<UpsertHistory>>,
         serial: &Arc<AtomicU64>,
@@ -53,7 +53,7 @@ impl Load {
         }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.store(true, Ordering::SeqCst);
         for task in self.tasks {
             task.await.expect("a client found what must not be");
@@ -123,7 +123,7 @@ async fn body(
 }
 
 /// Waits until so many more records were acknowledged: a kill then hits work under way.
-pub async fn progress(history: &Arc<Mutex<UpsertHistory>>, more: usize) -> Result<()> {
+pub(crate) async fn progress(history: &Arc<Mutex<UpsertHistory>>, more: usize) -> Result<()> {
     let before = history.lock().await.acknowledged_count();
     wait_until("records to be acknowledged", WAIT_MAX, async || {
         (history.lock().await.acknowledged_count() >= before + more).then_some(())
@@ -131,7 +131,7 @@ pub async fn progress(history: &Arc<Mutex<UpsertHistory>>, more: usize) -> Resul
     .await
 }
 
-pub async fn compare(client: &Client, history: &Arc<Mutex<UpsertHistory>>) -> Result<()> {
+pub(crate) async fn compare(client: &Client, history: &Arc<Mutex<UpsertHistory>>) -> Result<()> {
     for consistency in ["latest", "committed"] {
         if consistency == "committed" {
             client.flush("t").await?;
@@ -161,7 +161,7 @@ pub async fn compare(client: &Client, history: &Arc<Mutex<UpsertHistory>>) -> Re
 }
 
 /// Readers that we did not write agree with us on a sample of versions, down to each row.
-pub async fn readers_agree(client: &Client, folder: &Path) -> Result<()> {
+pub(crate) async fn readers_agree(client: &Client, folder: &Path) -> Result<()> {
     let newest = newest_version(client).await?;
     let mut states = Vec::new();
     for version in [newest / 3, newest / 2, newest] {
@@ -175,7 +175,7 @@ pub async fn readers_agree(client: &Client, folder: &Path) -> Result<()> {
     others::agree(&states, ["id", "v"]).await
 }
 
-pub async fn newest_version(client: &Client) -> Result<u64> {
+pub(crate) async fn newest_version(client: &Client) -> Result<u64> {
     let sql = "SELECT max(version) FROM table_history('t')";
     let newest = client.ids(sql, "committed").await?;
     newest.first().copied().context("no version")

@@ -154,6 +154,9 @@ impl Tables {
             return Ok(None);
         }
         check_key(&table.entry, &logged)?;
+        if let Err(error) = table.check_columns() {
+            return Err(self.unreadable(table, &error).await);
+        }
         Ok(Some(logged))
     }
 

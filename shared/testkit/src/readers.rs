@@ -14,6 +14,9 @@ use crate::external;
 
 const SCRIPT: &str = include_str!("readers.py");
 
+/// Readings of one process: they are an argument of its command line, which is bounded.
+const READINGS_MAX: usize = 150;
+
 /// Rows as JSON objects: numbers as numbers; decimals, dates and times as text (times with six
 /// digits of a second, with zone in `Z`); binary as base64; maps as objects.
 pub type Rows = Vec<Value>;
@@ -125,25 +128,34 @@ impl Readers {
         Ok(String::from_utf8(done.stdout)?)
     }
 
-    /// All of them in one process, which costs less than one for each; rows in the order asked.
+    /// All of them in few processes, which costs less than one for each; rows in the order asked.
     ///
     /// # Errors
     /// When one of them is refused.
     pub async fn all(&self, readings: &[Reading]) -> Result<Vec<Rows>> {
-        let asked = readings.iter().map(|reading| {
-            let Reading {
-                reader,
-                path,
-                version,
-                sql,
-            } = reading;
-            json!([reader.name(), path, version, sql])
-        });
-        let asked = Value::Array(asked.collect()).to_string();
-        let text = self.python(SCRIPT, &[&asked]).await?;
-        text.lines()
-            .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
-            .collect()
+        let mut found = Vec::new();
+        for readings in readings.chunks(READINGS_MAX) {
+            let asked = readings.iter().map(|reading| {
+                let Reading {
+                    reader,
+                    path,
+                    version,
+                    sql,
+                } = reading;
+                json!([reader.name(), path, version, sql])
+            });
+            let asked = Value::Array(asked.collect()).to_string();
+            let text = self.python(SCRIPT, &[&asked]).await?;
+            let before = found.len();
+            for line in text.lines() {
+                found.push(serde_json::from_str(line).with_context(|| line.to_owned())?);
+            }
+            let answers = found.len() - before;
+            if answers != readings.len() {
+                bail!("{answers} answers to {} readings", readings.len());
+            }
+        }
+        Ok(found)
     }
 
     async fn read(
