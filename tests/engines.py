@@ -12,7 +12,6 @@ import time
 import uuid
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import DeltaTable, Field, write_deltalake
 
 
@@ -30,26 +29,6 @@ def rows(ids, value):
 
 def append(path, _version):
     write_deltalake(path, rows(range(5000, 5040), 1), mode="append")
-
-
-def append_bare(path, _version):
-    """A file without statistics, and a commit that says of itself what it likes."""
-    name = f"part-00000-{uuid.uuid4()}.parquet"
-    pq.write_table(rows(range(5000, 5040), 2), f"{path}/{name}")
-    add = {
-        "path": name,
-        "partitionValues": {},
-        "size": os.path.getsize(f"{path}/{name}"),
-        "modificationTime": int(time.time() * 1000),
-        "dataChange": True,
-    }
-    said = {"operationParameters": {"how": {"deep": [1, None]}}, "engineInfo": 7, "more": [True]}
-    commit(path, "by hand", [{"add": add}], said)
-
-
-def overwrite(path, _version):
-    predicate = "id >= 30 AND id < 50"
-    write_deltalake(path, rows(range(30, 40), 3), mode="overwrite", predicate=predicate)
 
 
 def delete(path, _version):
@@ -140,9 +119,9 @@ def newest(path, action):
     raise LookupError(action)
 
 
-def commit(path, operation, actions, said=None):
+def commit(path, operation, actions):
     """Put if absent of the next number, until nobody else was faster."""
-    info = {"timestamp": int(time.time() * 1000), "operation": operation, **(said or {})}
+    info = {"timestamp": int(time.time() * 1000), "operation": operation}
     text = "".join(json.dumps(action) + "\n" for action in [{"commitInfo": info}, *actions])
     while True:
         number = int(commits(path)[-1][:20]) + 1

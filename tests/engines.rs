@@ -54,16 +54,9 @@ impl Operation {
     }
 }
 
-const ROWS: [Operation; 7] = [
+const ROWS: [Operation; 5] = [
     Operation::rows("append", |rows, _| {
         rows.extend((5000..5040).map(|id| (id, 1)))
-    }),
-    Operation::rows("append_bare", |rows, _| {
-        rows.extend((5000..5040).map(|id| (id, 2)))
-    }),
-    Operation::rows("overwrite", |rows, _| {
-        rows.retain(|id, _| !(30..50).contains(id));
-        rows.extend((30..40).map(|id| (id, 3)));
     }),
     Operation::rows("delete", |rows, _| rows.retain(|id, _| id % 5 != 0)),
     Operation::rows("update", |rows, _| {
