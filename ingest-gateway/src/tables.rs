@@ -31,6 +31,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidelake_catalog::TableMode;
 use tidelake_core::{Bucket, TableName, TenantId, TopicId};
+use tidelake_schema::TableSchema;
 use tidelake_service::Problem;
 
 use describe::{Description, describe_one, describe_within};

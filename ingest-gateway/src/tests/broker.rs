@@ -126,9 +126,11 @@ async fn a_topic_that_is_made_again_on_a_real_log_is_refused_and_adopted() {
         kafka: broker.settings(),
         ..Settings::default()
     };
-    let log: Arc<dyn TableLog> = Arc::new(KafkaLog::new(&settings.kafka).unwrap());
+    let kafka = KafkaLog::new(settings.kafka.clone()).unwrap();
+    let log: Arc<dyn TableLog> = Arc::new(ClientLog::new(&kafka).unwrap());
+    let snapshots = SnapshotCache::new(1 << 20);
     let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
-    let gateway = gateway(&settings, &Runtime::new(), store, Arc::clone(&log))
+    let gateway = gateway(&settings, &Runtime::new(), store, log.clone(), snapshots)
         .await
         .unwrap();
     let router = routes::routes(gateway);

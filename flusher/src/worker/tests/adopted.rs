@@ -9,7 +9,7 @@ async fn an_adopted_topic_is_read_from_its_beginning() {
     let runtime = Runtime::new();
     let log = MemoryLog::new(runtime.clock.clone());
     let bench = workbench(&log, &runtime).await;
-    let (entry, delta) = table(&bench).await;
+    let (entry, delta) = table(&bench, "t", 1).await;
     let (writer, catalog) = (bench.writer.clone(), bench.opener.catalog.clone());
     let admin = bench.opener.admin.clone();
     let settings = Settings {

@@ -24,7 +24,7 @@ async fn a_retyped_column_stops_the_table_by_name_and_nothing_is_lost() {
     let runtime = Runtime::new();
     let log = MemoryLog::new(runtime.clock.clone());
     let bench = workbench(&log, &runtime).await;
-    let (entry, delta) = table(&bench).await;
+    let (entry, delta) = table(&bench, "t", 1).await;
     let topic: Arc<str> = entry.topic.as_str().into();
     let settings = Settings {
         flush_age_ms: 100,
