@@ -101,7 +101,7 @@ async fn is_whole(client: &Client, life: u64) -> Result<()> {
 async fn live(fleet: &mut Fleet, life: u64) -> Result<()> {
     let client = fleet.client()?;
     let kill = life % 4;
-    create(&client, life % 2 == 0).await?;
+    create(&client, life.is_multiple_of(2)).await?;
     if kill == 0 {
         crash(fleet).await?;
     }
@@ -109,7 +109,7 @@ async fn live(fleet: &mut Fleet, life: u64) -> Result<()> {
     if kill == 1 {
         crash(fleet).await?;
     }
-    if life % 3 == 0 {
+    if life.is_multiple_of(3) {
         client.flush("t").await?;
         is_whole(&client, life).await?;
     }

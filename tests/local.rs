@@ -77,6 +77,7 @@ async fn every_way_in_is_answered_by_sql_and_survives_a_restart() {
 }
 
 /// Twelve records: JSON array, one object, NDJSON, gzip, Arrow with a narrower type, Kafka.
+#[expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 async fn every_way_in(local: &Installation) {
     let client = &local.client;
     let array = r#"[{"id":1,"note":"a"},{"id":2}]"#;

@@ -18,7 +18,7 @@ use crate::system::{Options, System};
 const PARTITIONS: u32 = 4;
 
 /// Both brokers, alternating, `rounds` times.
-pub async fn run(count: u64, kafka: &str, kafka_pid: u32, rounds: u32) -> Result<()> {
+pub(crate) async fn run(count: u64, kafka: &str, kafka_pid: u32, rounds: u32) -> Result<()> {
     let system = System::start(&Options::default())?;
     for round in 0..rounds {
         let topic = format!("bench-{}-{round}", std::process::id());

@@ -18,7 +18,7 @@ const BUCKETS: u32 = 4;
 const IN_FLIGHT_MAX: usize = 200_000;
 
 /// Produces the backlog while nothing reads it, then measures from the start of the reader.
-pub async fn run(count: u64, kafka: Option<&str>, baseline: bool) -> Result<()> {
+pub(crate) async fn run(count: u64, kafka: Option<&str>, baseline: bool) -> Result<()> {
     let broker = if kafka.is_some() {
         "apache kafka"
     } else {
@@ -89,7 +89,7 @@ async fn measure(
 }
 
 /// Single JSON records, lz4, idempotent, spread over the buckets.
-pub async fn produce(kafka: &KafkaSettings, topic: &str, count: u64) -> Result<()> {
+pub(crate) async fn produce(kafka: &KafkaSettings, topic: &str, count: u64) -> Result<()> {
     let settings = ProducerSettings {
         linger: Duration::from_millis(20),
         compression: "lz4",

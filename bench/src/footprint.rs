@@ -12,7 +12,7 @@ use crate::report::{Usage, report, round};
 use crate::system::{Options, System};
 
 /// Bytes of the committed Parquet against the NDJSON and against DuckDB's zstd Parquet of the same.
-pub async fn size(count: u64) -> Result<()> {
+pub(crate) async fn size(count: u64) -> Result<()> {
     let system = System::start(&Options::default())?;
     system.create_table("clicks", 4).await?;
     let mut input_bytes = 0;
@@ -77,7 +77,7 @@ duckdb.sql(f"COPY ({rows}) TO '{sys.argv[2]}' (FORMAT parquet, COMPRESSION zstd)
 "#;
 
 /// Peak memory of a whole process whose flusher has 200 buckets and 256 MiB.
-pub async fn flusher_memory(count: u64) -> Result<()> {
+pub(crate) async fn flusher_memory(count: u64) -> Result<()> {
     let budget = 256u64 << 20;
     let environment = vec![
         (
@@ -142,7 +142,7 @@ pub async fn flusher_memory(count: u64) -> Result<()> {
 }
 
 /// From an empty folder to the `ready` line.
-pub fn local_start(rounds: u32) -> Result<()> {
+pub(crate) fn local_start(rounds: u32) -> Result<()> {
     let mut seconds = Vec::new();
     for _ in 0..rounds {
         let system = System::start(&Options::default())?;

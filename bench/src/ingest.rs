@@ -13,7 +13,7 @@ const BODY_RECORDS: u64 = 500_000;
 const CLIENTS: usize = 2;
 
 /// NDJSON until the log has it, then until it is committed Parquet.
-pub async fn ndjson(count: u64) -> Result<()> {
+pub(crate) async fn ndjson(count: u64) -> Result<()> {
     let bodies: Vec<Vec<u8>> = bodies(count)?;
     let body_bytes: usize = bodies.iter().map(Vec::len).sum();
     let more = json!({"clients": CLIENTS, "body_records": BODY_RECORDS, "input_bytes": body_bytes});
@@ -30,7 +30,7 @@ pub async fn ndjson(count: u64) -> Result<()> {
 }
 
 /// The same records as Arrow streams.
-pub async fn arrow(count: u64) -> Result<()> {
+pub(crate) async fn arrow(count: u64) -> Result<()> {
     let schema = records::schema()?;
     let mut bodies = Vec::new();
     for text in self::bodies(count)? {

@@ -10,7 +10,7 @@ use crate::report::{Stopwatch, round};
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Decodes `count` records in chunks of whole lines, then one by one as Kafka delivers them.
-pub fn run(count: u64) -> Result<()> {
+pub(crate) fn run(count: u64) -> Result<()> {
     let text = records::ndjson(0, count);
     let schema = records::schema()?;
     let mut decoder = JsonDecoder::new(&schema, JsonLimits::default())?;

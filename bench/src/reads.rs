@@ -28,7 +28,7 @@ fn percentiles(mut times: Vec<Duration>) -> Value {
 }
 
 /// Point lookups by one and by sixteen clients that keep their connections.
-pub async fn lookup(live: u64) -> Result<()> {
+pub(crate) async fn lookup(live: u64) -> Result<()> {
     let system = Arc::new(System::start(&every_second())?);
     system.create_upsert(TABLE, 4).await?;
     fill(&system, TABLE, live).await?;
@@ -113,7 +113,7 @@ async fn look(
 }
 
 /// From the acknowledgement of a record to the answer that shows it, while others write.
-pub async fn freshness(live: u64, seconds: u64) -> Result<()> {
+pub(crate) async fn freshness(live: u64, seconds: u64) -> Result<()> {
     const RATE: u64 = 50_000;
     const TICK: Duration = Duration::from_millis(20);
     let system = Arc::new(System::start(&every_second())?);
@@ -188,7 +188,7 @@ pub async fn freshness(live: u64, seconds: u64) -> Result<()> {
 }
 
 /// Aggregates after a fifth of all rows got newer ones, beside DuckDB on the same folder.
-pub async fn scan_after_updates(live: u64, rounds: u32) -> Result<()> {
+pub(crate) async fn scan_after_updates(live: u64, rounds: u32) -> Result<()> {
     let system = Arc::new(System::start(&every_second())?);
     system.create_upsert(TABLE, 4).await?;
     fill(&system, TABLE, live).await?;
@@ -249,7 +249,7 @@ pub async fn scan_after_updates(live: u64, rounds: u32) -> Result<()> {
 }
 
 /// What a table costs that nobody writes or reads.
-pub async fn idle(live: u64) -> Result<()> {
+pub(crate) async fn idle(live: u64) -> Result<()> {
     let system = Arc::new(System::start(&every_second())?);
     system.create_upsert(TABLE, 4).await?;
     fill(&system, TABLE, live).await?;

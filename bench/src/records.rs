@@ -6,7 +6,7 @@ use anyhow::Result;
 use tidelake_schema::TableSchema;
 
 /// Schema of the records: what a click stream looks like.
-pub const SCHEMA: &str = r#"{"type":"struct","schema-id":0,"fields":[
+pub(crate) const SCHEMA: &str = r#"{"type":"struct","schema-id":0,"fields":[
     {"id":1,"name":"id","required":true,"type":"long"},
     {"id":2,"name":"user","required":true,"type":"string"},
     {"id":3,"name":"amount","required":false,"type":"double"},
@@ -14,17 +14,17 @@ pub const SCHEMA: &str = r#"{"type":"struct","schema-id":0,"fields":[
     {"id":5,"name":"country","required":false,"type":"string"},
     {"id":6,"name":"event","required":false,"type":"string"}]}"#;
 
-pub const COUNTRIES: [&str; 12] = [
+pub(crate) const COUNTRIES: [&str; 12] = [
     "DE", "FR", "US", "GB", "NL", "PL", "ES", "IT", "SE", "CH", "AT", "JP",
 ];
-pub const EVENTS: [&str; 5] = ["page_view", "click", "purchase", "sign_up", "search"];
+pub(crate) const EVENTS: [&str; 5] = ["page_view", "click", "purchase", "sign_up", "search"];
 
-pub fn schema() -> Result<TableSchema> {
+pub(crate) fn schema() -> Result<TableSchema> {
     Ok(TableSchema::from_iceberg_json(SCHEMA)?)
 }
 
 /// Appends record number `id` as JSON, without a line end: about 99 bytes.
-pub fn write_json(out: &mut String, id: u64) {
+pub(crate) fn write_json(out: &mut String, id: u64) {
     // A cheap mix: values vary as real ones do, and every run writes the same bytes.
     let mix = (id ^ 0x5DEE_CE66D).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 17;
     let cents = mix % 50_000;
@@ -42,7 +42,7 @@ pub fn write_json(out: &mut String, id: u64) {
 }
 
 /// Records `from..to` as NDJSON.
-pub fn ndjson(from: u64, to: u64) -> String {
+pub(crate) fn ndjson(from: u64, to: u64) -> String {
     let mut text = String::with_capacity((to - from) as usize * 104);
     for id in from..to {
         write_json(&mut text, id);

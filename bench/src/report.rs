@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 /// Processor time and memory of a process, from `/proc`.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Usage {
+pub(crate) struct Usage {
     pub cpu_seconds: f64,
     pub peak_rss_bytes: u64,
 }
 
 impl Usage {
     /// Of process `pid`; zeros where it is gone.
-    pub fn of(pid: u32) -> Self {
+    pub(crate) fn of(pid: u32) -> Self {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // Fields are counted from behind the name, which may hold spaces.
         let rest: Vec<&str> = stat
@@ -37,27 +37,27 @@ impl Usage {
         }
     }
 
-    pub fn own() -> Self {
+    pub(crate) fn own() -> Self {
         Self::of(std::process::id())
     }
 }
 
 /// Time that passes: figures are made of it.
 #[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
-pub fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
 /// A measurement that runs.
 #[derive(Debug)]
-pub struct Stopwatch {
+pub(crate) struct Stopwatch {
     begun: Instant,
     pids: Vec<(&'static str, u32, f64)>,
 }
 
 impl Stopwatch {
     /// Starts now, watching this process and those named.
-    pub fn start(others: &[(&'static str, u32)]) -> Self {
+    pub(crate) fn start(others: &[(&'static str, u32)]) -> Self {
         let mut pids = vec![("client", std::process::id(), Usage::own().cpu_seconds)];
         pids.extend(
             others
@@ -67,18 +67,18 @@ impl Stopwatch {
         Self { begun: now(), pids }
     }
 
-    pub fn seconds(&self) -> f64 {
+    pub(crate) fn seconds(&self) -> f64 {
         self.begun.elapsed().as_secs_f64()
     }
 
     /// Processor seconds of one of the watched processes so far.
-    pub fn cpu_seconds(&self, name: &str) -> f64 {
+    pub(crate) fn cpu_seconds(&self, name: &str) -> f64 {
         let watched = self.pids.iter().find(|(known, ..)| *known == name);
         watched.map_or(0.0, |(_, pid, before)| Usage::of(*pid).cpu_seconds - before)
     }
 
     /// Prints the line for `records` done by now.
-    pub fn report(&self, benchmark: &str, records: u64, target: Option<f64>, more: Value) {
+    pub(crate) fn report(&self, benchmark: &str, records: u64, target: Option<f64>, more: Value) {
         let seconds = self.seconds();
         let mut line = json!({
             "benchmark": benchmark,
@@ -104,7 +104,7 @@ impl Stopwatch {
 }
 
 /// A line that is no rate.
-pub fn report(benchmark: &str, more: Value) {
+pub(crate) fn report(benchmark: &str, more: Value) {
     let mut line = json!({ "benchmark": benchmark, "machine": machine() });
     merge(&mut line, more);
     print(&line);
@@ -121,7 +121,7 @@ fn print(line: &Value) {
     println!("{line}");
 }
 
-pub fn round(value: f64, digits: i32) -> f64 {
+pub(crate) fn round(value: f64, digits: i32) -> f64 {
     let scale = 10f64.powi(digits);
     (value * scale).round() / scale
 }

@@ -18,7 +18,7 @@ const COVERED_MAX: Duration = Duration::from_secs(300);
 
 /// A running `tidelake local`; killed when dropped.
 #[derive(Debug)]
-pub struct System {
+pub(crate) struct System {
     child: Child,
     pub folder: Arc<TempDir>,
     pub gateway: String,
@@ -31,7 +31,7 @@ pub struct System {
 
 /// What a started system is told beyond its defaults.
 #[derive(Debug, Default, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// An existing Kafka in place of the embedded broker.
     pub kafka: Option<String>,
     pub environment: Vec<(String, String)>,
@@ -39,7 +39,7 @@ pub struct Options {
 
 impl System {
     /// Starts the binary that was built beside this one.
-    pub fn start(options: &Options) -> Result<Self> {
+    pub(crate) fn start(options: &Options) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("tidelake-bench-")
             .tempdir()?;
@@ -47,7 +47,7 @@ impl System {
     }
 
     /// Kills this system and starts another on the same folder.
-    pub fn restart(self, options: &Options) -> Result<Self> {
+    pub(crate) fn restart(self, options: &Options) -> Result<Self> {
         let folder = self.folder.clone();
         drop(self);
         Self::start_in(folder, options)
@@ -108,12 +108,12 @@ impl System {
         })
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Creates a table of the usual records.
-    pub async fn create_table(&self, name: &str, buckets: u32) -> Result<()> {
+    pub(crate) async fn create_table(&self, name: &str, buckets: u32) -> Result<()> {
         let schema: Value = serde_json::from_str(records::SCHEMA)?;
         let body = json!({"name": name, "schema": schema, "mode": "append", "buckets": buckets});
         let body = body.to_string().into_bytes();
@@ -122,7 +122,7 @@ impl System {
     }
 
     /// Creates an upsert table of the usual records, with `id` as its key.
-    pub async fn create_upsert(&self, name: &str, buckets: u32) -> Result<()> {
+    pub(crate) async fn create_upsert(&self, name: &str, buckets: u32) -> Result<()> {
         let mut schema: Value = serde_json::from_str(records::SCHEMA)?;
         schema["identifier-field-ids"] = json!([1]);
         for field in schema["fields"].as_array_mut().into_iter().flatten() {
@@ -135,7 +135,12 @@ impl System {
     }
 
     /// Posts to the gateway; anything but success is an error with the answer in it.
-    pub async fn post(&self, path: &str, body: Vec<u8>, content_type: &str) -> Result<Value> {
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        content_type: &str,
+    ) -> Result<Value> {
         let url = format!("{}{path}", self.gateway);
         let request = self
             .http
@@ -152,7 +157,7 @@ impl System {
     }
 
     /// What the gateway says of a table.
-    pub async fn describe(&self, table: &str) -> Result<Value> {
+    pub(crate) async fn describe(&self, table: &str) -> Result<Value> {
         let url = format!("{}/v1/tables/{table}", self.gateway);
         Ok(self
             .http
@@ -165,14 +170,14 @@ impl System {
     }
 
     /// Asks for a flush and waits until everything is committed.
-    pub async fn flush(&self, table: &str) -> Result<Value> {
+    pub(crate) async fn flush(&self, table: &str) -> Result<Value> {
         let timeout = COVERED_MAX.as_millis();
         let path = format!("/v1/tables/{table}/flush?timeout_ms={timeout}");
         self.post(&path, Vec::new(), "application/json").await
     }
 
     /// Rows that a committed read counts.
-    pub async fn count(&self, table: &str) -> Result<u64> {
+    pub(crate) async fn count(&self, table: &str) -> Result<u64> {
         let body = json!({
             "sql": format!("SELECT count(*) AS n FROM {table}"), "consistency": "committed"
         });
@@ -192,7 +197,7 @@ impl System {
     }
 
     /// The last warnings and errors that it logged.
-    pub fn complaints(&self) -> String {
+    pub(crate) fn complaints(&self) -> String {
         let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
         let mut lines: Vec<&str> = log
             .lines()
@@ -205,7 +210,7 @@ impl System {
     }
 
     /// The table's folder.
-    pub fn table_folder(&self, table: &str) -> Result<PathBuf> {
+    pub(crate) fn table_folder(&self, table: &str) -> Result<PathBuf> {
         find_folder(self.folder.path(), table)
             .with_context(|| format!("no folder of table {table} below the data folder"))
     }
@@ -223,12 +228,12 @@ impl Drop for System {
     clippy::disallowed_methods,
     reason = "a measurement takes its time, nothing is asserted on it"
 )]
-pub async fn pause(time: Duration) {
+pub(crate) async fn pause(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
 /// A program built beside this one.
-pub fn program(name: &str) -> Result<PathBuf> {
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let path = own.parent().context("no folder")?.join(name);
     if !path.exists() {

@@ -52,7 +52,7 @@ impl Drop for Flusher {
 }
 
 /// On the embedded broker, or on this Kafka.
-pub async fn run(live: u64, kafka: Option<&str>) -> Result<()> {
+pub(crate) async fn run(live: u64, kafka: Option<&str>) -> Result<()> {
     let broker = if kafka.is_some() {
         "apache kafka"
     } else {

@@ -17,11 +17,11 @@ use crate::system::{Options, System};
 
 const BODY_RECORDS: u64 = 250_000;
 const CLIENTS: usize = 2;
-pub const ARROW: &str = "application/vnd.apache.arrow.stream";
+pub(crate) const ARROW: &str = "application/vnd.apache.arrow.stream";
 
 /// Which keys are updated.
 #[derive(Debug, Clone, Copy)]
-pub enum Keys {
+pub(crate) enum Keys {
     /// All alike.
     Uniform,
     /// A few very often: Zipf's law, exponent 0.99, spread over the key space.
@@ -32,21 +32,21 @@ pub enum Keys {
 
 /// A small generator of our own: the same keys in every run.
 #[derive(Debug, Clone)]
-pub struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    pub fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
     }
 
@@ -83,7 +83,7 @@ impl Keys {
 }
 
 /// Rows with these ids; the other columns vary with `salt`.
-pub fn rows(ids: Vec<i64>, salt: u64) -> Result<RecordBatch> {
+pub(crate) fn rows(ids: Vec<i64>, salt: u64) -> Result<RecordBatch> {
     let mixes: Vec<u64> = ids
         .iter()
         .enumerate()
@@ -114,7 +114,7 @@ pub fn rows(ids: Vec<i64>, salt: u64) -> Result<RecordBatch> {
 }
 
 /// Rows as the body of a request.
-pub fn body(batch: &RecordBatch) -> Result<Vec<u8>> {
+pub(crate) fn body(batch: &RecordBatch) -> Result<Vec<u8>> {
     let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
     let mut from = 0;
     while from < batch.num_rows() {
@@ -126,7 +126,7 @@ pub fn body(batch: &RecordBatch) -> Result<Vec<u8>> {
 }
 
 /// A commit every second, as the figures ask.
-pub fn every_second() -> Options {
+pub(crate) fn every_second() -> Options {
     Options {
         kafka: None,
         environment: vec![("TIDELAKE__FLUSHER__FLUSH_AGE_MS".into(), "1000".into())],
@@ -134,7 +134,7 @@ pub fn every_second() -> Options {
 }
 
 /// Writes the keys `0..count`, in order, and waits until they are committed.
-pub async fn fill(system: &Arc<System>, table: &str, count: u64) -> Result<()> {
+pub(crate) async fn fill(system: &Arc<System>, table: &str, count: u64) -> Result<()> {
     let bodies = (0..count).step_by(BODY_RECORDS as usize).map(move |from| {
         let to = (from + BODY_RECORDS).min(count);
         (from as i64..to as i64).collect::<Vec<_>>()
@@ -172,7 +172,7 @@ async fn send(system: &Arc<System>, table: &str, bodies: Vec<Vec<i64>>) -> Resul
 }
 
 /// Fills a table of `live` keys, then measures `count` updates.
-pub async fn run(name: &str, keys: Keys, live: u64, count: u64, target: f64) -> Result<()> {
+pub(crate) async fn run(name: &str, keys: Keys, live: u64, count: u64, target: f64) -> Result<()> {
     let system = Arc::new(System::start(&every_second())?);
     system.create_upsert("clicks", 4).await?;
     let loading = Stopwatch::start(&[("tidelake", system.pid())]);
@@ -210,7 +210,7 @@ pub async fn run(name: &str, keys: Keys, live: u64, count: u64, target: f64) -> 
 
 /// Bytes in a table's folder, by what they are.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Written {
+pub(crate) struct Written {
     pub parquet: u64,
     pub index: u64,
     pub vectors: u64,
@@ -219,7 +219,7 @@ pub struct Written {
 }
 
 impl Written {
-    pub fn of(folder: &Path) -> Result<Self> {
+    pub(crate) fn of(folder: &Path) -> Result<Self> {
         let mut sum = Self::default();
         let mut folders = vec![folder.to_owned()];
         while let Some(folder) = folders.pop() {

@@ -22,7 +22,7 @@ const IN_FLIGHT_MAX: usize = 200_000;
 const BASELINE_RECORDS_MAX: u64 = 1_000_000;
 
 /// On the embedded broker, or on this Kafka.
-pub async fn run(live: u64, count: u64, kafka: Option<&str>) -> Result<()> {
+pub(crate) async fn run(live: u64, count: u64, kafka: Option<&str>) -> Result<()> {
     let kafka = kafka.map(str::to_owned);
     let options = Options {
         kafka: kafka.clone(),

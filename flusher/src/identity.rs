@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use tidelake_catalog::{FoundTopic, TableEntry, TableMode, TopicChanged, TopicFault};
-use tidelake_core::{Bucket, Offset, TopicId, Watermark};
+use tidelake_core::{Bucket, Offset, Watermark};
 use tidelake_log::TopicInfo;
 use tidelake_manifest::Snapshot;
 
@@ -16,7 +16,7 @@ use crate::policy::{Cause, Trouble};
 
 /// What the log says of a topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TopicState {
+pub(crate) struct TopicState {
     /// None where there is no such topic.
     pub info: Option<TopicInfo>,
     pub starts: BTreeMap<Bucket, Offset>,
@@ -26,7 +26,7 @@ pub struct TopicState {
 
 /// What the table says of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
+pub(crate) struct Mark {
     pub bucket: Bucket,
     pub watermark: Option<Watermark>,
     /// Live files of ours hold rows of the bucket, and no transaction tells how far they reach.
@@ -34,7 +34,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    pub fn of(entry: &TableEntry, snapshot: &Snapshot, bucket: Bucket) -> Self {
+    pub(crate) fn of(entry: &TableEntry, snapshot: &Snapshot, bucket: Bucket) -> Self {
         let watermark = snapshot.watermark(&entry.topic_id, bucket);
         Self {
             bucket,
@@ -65,7 +65,7 @@ fn has_orphaned_rows(snapshot: &Snapshot, bucket: Bucket) -> bool {
 }
 
 /// Whether the topic as a whole is the table's.
-pub fn check_topic(entry: &TableEntry, found: Option<&TopicInfo>) -> Result<(), Trouble> {
+pub(crate) fn check_topic(entry: &TableEntry, found: Option<&TopicInfo>) -> Result<(), Trouble> {
     let found = found.map(|found| FoundTopic {
         id: found.id,
         partitions: found.buckets,
@@ -87,7 +87,11 @@ fn trouble(changed: &TopicChanged) -> Trouble {
 }
 
 /// Whether a bucket can be consumed from its watermark.
-pub fn check_bucket(entry: &TableEntry, topic: &TopicState, mark: &Mark) -> Result<(), Trouble> {
+pub(crate) fn check_bucket(
+    entry: &TableEntry,
+    topic: &TopicState,
+    mark: &Mark,
+) -> Result<(), Trouble> {
     let (id, bucket) = (&entry.id, mark.bucket);
     let at = format!("table {id} bucket {bucket}");
     if bucket.0 >= entry.buckets && entry.mode == TableMode::Upsert {

@@ -23,13 +23,13 @@ use crate::identity::{Mark, TopicState, check_bucket, check_topic};
 use crate::policy::{Cause, Trouble};
 
 /// Tables that are looked up at the same time.
-pub const OPENS_MAX: usize = 16;
+pub(crate) const OPENS_MAX: usize = 16;
 /// How long one attempt of a flush waits for the log to name its topic.
 const TOPIC_WAIT: Duration = Duration::from_secs(5);
 
 /// One incarnation of a table.
 #[derive(Debug)]
-pub struct OpenTable {
+pub(crate) struct OpenTable {
     pub entry: Arc<TableEntry>,
     /// Where its dead letters go; a dead-letter table has none itself.
     pub dead_letters: Option<Arc<str>>,
@@ -40,7 +40,7 @@ pub struct OpenTable {
 
 /// A table at its newest version, and which of the buckets asked for can be consumed.
 #[derive(Debug)]
-pub struct Opened {
+pub(crate) struct Opened {
     pub table: Arc<OpenTable>,
     pub snapshot: Arc<Snapshot>,
     pub ready: Vec<Bucket>,
@@ -51,7 +51,7 @@ pub struct Opened {
 
 impl Opened {
     /// Buckets whose every record is committed.
-    pub fn caught_up(&self) -> Vec<Bucket> {
+    pub(crate) fn caught_up(&self) -> Vec<Bucket> {
         let ends = self.ends.iter().filter(|(bucket, end)| {
             let mark = self.snapshot.watermark(&self.table.entry.topic_id, *bucket);
             self.ready.contains(bucket) && end.0 <= mark.unwrap_or_default().0
@@ -62,7 +62,7 @@ impl Opened {
 
 /// Why a topic's table can't be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     #[error("topic {0} belongs to no table of the catalog")]
     NoTable(String),
     #[error(
@@ -89,7 +89,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub fn kind(&self) -> ErrorKind {
+    pub(crate) fn kind(&self) -> ErrorKind {
         match self {
             Self::NoTable(_) | Self::UnknownTable { .. } => ErrorKind::NotFound,
             Self::Catalog(error) => error.kind(),
@@ -106,7 +106,7 @@ impl OpenError {
         }
     }
 
-    pub fn trouble(&self) -> Trouble {
+    pub(crate) fn trouble(&self) -> Trouble {
         let mut trouble = Trouble::of(self.kind(), self);
         if let Self::UnknownTable { .. } = self {
             trouble.cause = Cause::UnknownTable;
@@ -117,7 +117,7 @@ impl OpenError {
 
 /// Opens tables by their topics.
 #[derive(Debug, Clone)]
-pub struct Opener {
+pub(crate) struct Opener {
     pub store: Store,
     pub catalog: Catalog,
     pub admin: Arc<dyn LogAdmin>,
@@ -130,7 +130,11 @@ pub struct Opener {
 
 impl Opener {
     /// The table of a topic, at its newest version, compared with the topic that is there.
-    pub async fn open(&self, topic: &Arc<str>, buckets: &[Bucket]) -> Result<Opened, OpenError> {
+    pub(crate) async fn open(
+        &self,
+        topic: &Arc<str>,
+        buckets: &[Bucket],
+    ) -> Result<Opened, OpenError> {
         // The semaphore is never closed.
         let _turn = self.turns.acquire().await;
         let no_table = || OpenError::NoTable(topic.to_string());
@@ -231,7 +235,7 @@ impl Opener {
     }
 
     /// True where the catalog still knows this incarnation of the table.
-    pub async fn is_current(&self, table: &OpenTable) -> Result<bool, CatalogError> {
+    pub(crate) async fn is_current(&self, table: &OpenTable) -> Result<bool, CatalogError> {
         let found = self.catalog.find_fresh(&table.entry.id).await?;
         Ok(found.is_some_and(|entry| entry.is_same_table(&table.entry)))
     }
@@ -239,7 +243,7 @@ impl Opener {
     /// What the table's topic is now. One that was deleted and made again within a moment goes
     /// unnoticed by whoever consumes it, so this is what tells whether rows that were read so far
     /// are of the table's own. A log that does not answer proves nothing.
-    pub async fn topic_of(&self, table: &OpenTable) -> Result<Option<TopicInfo>, OpenError> {
+    pub(crate) async fn topic_of(&self, table: &OpenTable) -> Result<Option<TopicInfo>, OpenError> {
         let topic = &table.entry.topic;
         let failed = |source| OpenError::Log {
             topic: topic.clone(),
@@ -257,7 +261,7 @@ impl Opener {
 
     /// Whether positions that were reached over a gap lie inside of the log. Its end was asked for
     /// after the rows came, so they can't be ahead of it.
-    pub async fn check_positions(
+    pub(crate) async fn check_positions(
         &self,
         table: &OpenTable,
         reached: &[(Bucket, Offset)],

@@ -1,4 +1,4 @@
-use tidelake_core::{TableId, TableName, TenantId};
+use tidelake_core::{TableId, TableName, TenantId, TopicId};
 use tidelake_schema::dead_letters;
 
 use super::*;

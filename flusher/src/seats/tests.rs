@@ -289,14 +289,17 @@ fn a_flush_whose_markers_come_in_two_polls_is_one_commit() {
     assert!(seats.awaits_markers());
     let soon = secs(1) + Duration::from_millis(9);
     assert_eq!(seats.on(Event::Tick, soon), []);
-    assert_eq!(asked(&mut seats, &buckets[2..], soon), [flush.clone()]);
+    assert_eq!(
+        asked(&mut seats, &buckets[2..], soon),
+        std::slice::from_ref(&flush)
+    );
     assert!(!seats.awaits_markers());
     // One that does not come, and those that can't, hold nothing up.
     let mut seats = opened(&buckets);
     assert_eq!(asked(&mut seats, &buckets[..2], secs(1)), []);
     assert_eq!(
         seats.on(Event::Tick, secs(1) + crate::due::MARKERS_WAIT),
-        [flush.clone()]
+        std::slice::from_ref(&flush)
     );
     let mut seats = opened(&buckets);
     seats.on(Event::Failed(at(0, 2), trouble(Cause::Corrupt)), secs(1));

@@ -14,9 +14,9 @@ use tidelake_service::{Running, Runtime};
 use tidelake_storage::{Store, StoreOptions};
 use tidelake_testkit::{EmbeddedBroker, WAIT_MAX, wait_until};
 
-pub use tidelake_catalog::TableMode as Mode;
+pub(crate) use tidelake_catalog::TableMode as Mode;
 
-pub struct Room {
+pub(crate) struct Room {
     pub broker: EmbeddedBroker,
     pub admin: Admin,
     pub producer: Producer,
@@ -27,25 +27,25 @@ pub struct Room {
 }
 
 /// A second flusher.
-pub struct Another {
+pub(crate) struct Another {
     pub runtime: Runtime,
     running: Running,
 }
 
 impl Another {
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.runtime.shutdown.trigger();
         self.running.wait().await.unwrap();
     }
 }
 
-pub struct Table {
+pub(crate) struct Table {
     pub entry: TableEntry,
     pub delta: DeltaTable,
 }
 
 impl Room {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let broker = EmbeddedBroker::start().await.unwrap();
         let store = Store::open(&store_url(&broker), &StoreOptions::default()).unwrap();
         let runtime = Runtime::new();
@@ -75,7 +75,7 @@ impl Room {
     }
 
     /// Starts the flusher.
-    pub async fn start(&mut self, change: impl FnOnce(&mut Settings)) {
+    pub(crate) async fn start(&mut self, change: impl FnOnce(&mut Settings)) {
         let mut settings = self.settings();
         change(&mut settings);
         let runtime = self.runtime.clone();
@@ -83,7 +83,7 @@ impl Room {
     }
 
     /// One more flusher of the same group.
-    pub async fn another(&self) -> Another {
+    pub(crate) async fn another(&self) -> Another {
         let runtime = Runtime::new();
         let settings = Settings {
             index_dir: self.broker.dir().join("other").display().to_string(),
@@ -96,7 +96,7 @@ impl Room {
         }
     }
 
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.runtime.shutdown.trigger();
         if let Some(flusher) = self.flusher.take() {
             flusher.wait().await.unwrap();
@@ -105,7 +105,13 @@ impl Room {
     }
 
     /// A table of `buckets` over a topic of `partitions`.
-    pub async fn table(&self, name: &str, mode: Mode, buckets: u32, partitions: u32) -> Table {
+    pub(crate) async fn table(
+        &self,
+        name: &str,
+        mode: Mode,
+        buckets: u32,
+        partitions: u32,
+    ) -> Table {
         let id = TableId::new(TenantId::default(), TableName::new(name).unwrap());
         let schema = schema(mode);
         let topic = table_topic("tidelake", &id);
@@ -149,12 +155,12 @@ impl Room {
         DeltaTable::new(store, self.runtime.clock.clone(), self.runtime.ids.clone())
     }
 
-    pub fn dead_letters(&self, table: &Table) -> DeltaTable {
+    pub(crate) fn dead_letters(&self, table: &Table) -> DeltaTable {
         self.delta(&table.entry.dead_letters().unwrap())
     }
 
     /// Makes a topic and gives its id.
-    pub async fn topic(&self, name: &str, partitions: u32) -> tidelake_core::TopicId {
+    pub(crate) async fn topic(&self, name: &str, partitions: u32) -> tidelake_core::TopicId {
         let spec = TopicSpec {
             name: name.into(),
             buckets: partitions,
@@ -166,7 +172,13 @@ impl Room {
     }
 
     /// Writes one record for each id.
-    pub async fn write(&self, table: &Table, bucket: u32, ids: std::ops::Range<u64>, pad: usize) {
+    pub(crate) async fn write(
+        &self,
+        table: &Table,
+        bucket: u32,
+        ids: std::ops::Range<u64>,
+        pad: usize,
+    ) {
         let topic: Arc<str> = Arc::from(table.entry.topic.as_str());
         let text = "x".repeat(pad);
         let mut waiting = Vec::new();
@@ -182,7 +194,7 @@ impl Room {
     }
 
     /// Waits until the table covers so many offsets of the bucket.
-    pub async fn covered(&self, table: &Table, bucket: u32, offsets: i64) -> Arc<Snapshot> {
+    pub(crate) async fn covered(&self, table: &Table, bucket: u32, offsets: i64) -> Arc<Snapshot> {
         let what = format!("{} covers {offsets} of bucket {bucket}", table.entry.id);
         let outcome = wait_until(&what, WAIT_MAX, async || {
             let snapshot = table.delta.snapshot().await.ok()?;
@@ -194,7 +206,7 @@ impl Room {
     }
 
     /// Waits for a line of the metrics.
-    pub async fn shows(&self, line: &str) {
+    pub(crate) async fn shows(&self, line: &str) {
         let outcome = wait_until(line, WAIT_MAX, async || {
             let text = self.runtime.metrics.render();
             text.lines()
@@ -206,20 +218,20 @@ impl Room {
     }
 
     /// The value of a metric.
-    pub fn metric(&self, name: &str) -> Option<f64> {
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
         let text = self.runtime.metrics.render();
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line?.trim().parse().ok()
     }
 
     /// Why the flusher is not ready.
-    pub fn reason(&self) -> String {
+    pub(crate) fn reason(&self) -> String {
         let report = self.runtime.health.report();
         let reason = report.components["flusher"].reason.clone();
         reason.unwrap_or_default()
     }
 
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let text = self.runtime.metrics.render();
         let ours = text.lines().filter(|line| line.starts_with("tidelake_"));
         let ours: Vec<_> = ours.collect();
@@ -227,7 +239,7 @@ impl Room {
     }
 }
 
-pub fn is_stopped(table: &str, reason: &str) -> String {
+pub(crate) fn is_stopped(table: &str, reason: &str) -> String {
     format!("tidelake_table_stopped{{reason=\"{reason}\",table=\"{table}\",tenant=\"default\"}} 1")
 }
 

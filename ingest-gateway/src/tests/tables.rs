@@ -286,6 +286,10 @@ async fn a_bad_tenant_header_is_named() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a list of bad bodies and what is said of them"
+)]
 async fn every_wrong_description_is_refused_and_leaves_nothing() {
     let harness = Harness::new().await;
     let with = |pointer: &str, value: Value| {

@@ -377,6 +377,10 @@ async fn deletes_take_keys_or_whole_rows_in_every_format() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a list of bad bodies and what is said of them"
+)]
 async fn every_bad_key_or_operation_is_named_and_its_body_is_nowhere() {
     let harness = with_upserts().await;
     let good = ndjson([record(1, 1)]);

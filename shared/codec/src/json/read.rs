@@ -143,6 +143,10 @@ impl Reader {
     }
 
     /// The less usual types. Appends to the values only; the caller appends to the nulls.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one arm for each type, on the path of each value"
+    )]
     fn other_value(
         &mut self,
         cursor: &mut Cursor<'_>,

@@ -229,6 +229,7 @@ fn quoted(text: &str, rng: &mut Rng) -> String {
     out
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm for each type")]
 fn random_scalar(primitive: Primitive, rng: &mut Rng) -> String {
     let pick = |rng: &mut Rng, choices: &[&str]| rng.one_of(choices).to_owned();
     match primitive {

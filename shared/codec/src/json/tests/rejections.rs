@@ -13,6 +13,10 @@ const MAP: &str = r#"{"type":"map","key":"string","value-required":false,"value"
 const PAIRS: &str = r#"{"type":"map","key":"int","value-required":false,"value":"int"}"#;
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a list of bad records and what is said of them"
+)]
 fn messages_name_row_field_and_reason() {
     let schema = schema_of(&[
         ("id", "long!"),

@@ -112,6 +112,7 @@ impl Model {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm for each move")]
 async fn replay_history(moves: Vec<Move>) -> Result<(), TestCaseError> {
     let (fixture, first) = Fixture::created(false).await;
     let table = &fixture.table;
