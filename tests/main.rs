@@ -19,6 +19,7 @@ mod spark;
 mod time_travel;
 mod tokens;
 mod topics;
+mod two_installations;
 mod upsert_load;
 mod upserts;
 mod versions;

@@ -64,6 +64,10 @@ async fn is_refused_by_name(fleet: &Fleet) -> Result<()> {
         client.sql_with("SELECT id FROM t", latest).await
     })
     .await?;
+    refused("write", || async {
+        client.ndjson("t", &lines(2000..2001)).await
+    })
+    .await?;
     let committed = client.ids("SELECT id FROM t ORDER BY id", "committed");
     let committed = committed.await?;
     ensure!(
