@@ -14,6 +14,7 @@ use tidelake_intake::decode::{DeadLetter, MessageDecoder, Pushed, WireMessage};
 use tidelake_log::Message;
 use tidelake_schema::TableSchema;
 
+use super::memory_log::LOG_MS;
 use super::*;
 
 const REPLAY_PATH: &str = "/v1/tables/orders/dead-letters/replay";
@@ -254,7 +255,11 @@ async fn a_letter_that_is_good_now_is_in_the_table_and_says_so() {
     assert_eq!(record.value.as_deref(), Some(&br#"{"id":1}"#[..]));
     let wanted = BTreeMap::from([(REPLAY, "1/17"), (headers::SCHEMA, "4")]);
     assert_eq!(headers_of(record), wanted);
-    assert_eq!(record.timestamp_ms, None, "retention counts from now");
+    assert_eq!(
+        record.timestamp_ms,
+        Some(LOG_MS),
+        "retention counts from now"
+    );
 
     let letters = rows(&harness);
     assert_eq!(letters.num_rows(), 1);
