@@ -343,9 +343,10 @@ impl World {
                 assert!(!fenced, "a zombie committed");
                 assert!(same && fits, "rows of other columns were committed");
                 assert_eq!(flushed.version, latest.version().next());
-                let before = std::mem::replace(&mut own.base, flushed.snapshot);
+                own.base = flushed.snapshot;
                 apply(&mut self.model, records);
-                self.check_new_files(&before, writer).await;
+                // What the writer did not know before may be older than a column.
+                self.check_new_files(&latest, writer).await;
             }
             FlushOutcome::Conflicted(Conflict::WatermarkMoved { .. }) => assert!(fenced),
             FlushOutcome::Conflicted(
