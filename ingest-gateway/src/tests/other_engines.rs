@@ -202,7 +202,7 @@ async fn ids_that_another_engine_gives_anew_are_no_other_key() {
     alter_metadata(&harness, 1, |metadata, schema| {
         metadata["configuration"]["delta.columnMapping.mode"] = "name".into();
         let fields = schema["fields"].as_array_mut().unwrap();
-        for (id, field) in (7..).zip(fields) {
+        for (id, field) in (7_i32..).zip(fields) {
             field["metadata"]["delta.columnMapping.id"] = id.into();
             field["metadata"]["delta.columnMapping.physicalName"] = field["name"].clone();
         }
