@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tidelake_catalog::{Catalog, TableEntry, TableMode};
+use tidelake_catalog::{Catalog, TableEntry};
 use tidelake_core::clock::{SharedClock, UnixMillis};
 use tidelake_core::ids::SharedIds;
 use tidelake_core::{Bucket, TableId, TenantId, Watermark};
@@ -130,9 +130,6 @@ impl Tables {
             Ok(logged) => logged,
             Err(error) => return Err(self.unreadable(table, &error).await),
         };
-        if !Arc::ptr_eq(&logged, &table.entry) {
-            check_key(&table.entry, &logged)?;
-        }
         if let Err(error) = table.check_columns() {
             return Err(self.unreadable(table, &error).await);
         }
@@ -153,7 +150,6 @@ impl Tables {
         if Arc::ptr_eq(&logged, known) || logged.schema == known.schema {
             return Ok(None);
         }
-        check_key(&table.entry, &logged)?;
         if let Err(error) = table.check_columns() {
             return Err(self.unreadable(table, &error).await);
         }
@@ -228,22 +224,4 @@ impl Tables {
     pub(super) fn forget(&self, id: &TableId) {
         self.live.write().remove(id);
     }
-}
-
-/// Refuses an upsert table whose log says another primary key than it was made with: its records
-/// lie in buckets by that key.
-fn check_key(made: &TableEntry, logged: &TableEntry) -> Result<(), Answer> {
-    let (wanted, found) = (
-        &made.schema.identifier_field_ids,
-        &logged.schema.identifier_field_ids,
-    );
-    if made.mode == TableMode::Append || wanted == found {
-        return Ok(());
-    }
-    let detail = format!(
-        "table {} was made with the key of fields {wanted:?}, and its log says {found:?}",
-        made.id.table
-    );
-    let hint = "set the key back, or load the rows into a new table";
-    Err(problem::table_unavailable(detail).hint(hint).into())
 }

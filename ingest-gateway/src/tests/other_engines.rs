@@ -5,8 +5,17 @@ use tidelake_core::{TableId, TableName, TenantId};
 
 use super::*;
 
-/// Commits a change of the table's metadata as another engine does.
+/// Commits a change of the table's columns as another engine does.
 async fn alter(harness: &Harness, version: u64, change: impl FnOnce(&mut Value)) {
+    alter_metadata(harness, version, |_, schema| change(schema)).await;
+}
+
+/// [`alter`], of the metadata and of the columns in it.
+async fn alter_metadata(
+    harness: &Harness,
+    version: u64,
+    change: impl FnOnce(&mut Value, &mut Value),
+) {
     let log = harness.store.scoped("default/orders/_delta_log");
     let before = format!("{:020}.json", version - 1);
     let bytes = log.get(&before).await.unwrap();
@@ -18,7 +27,7 @@ async fn alter(harness: &Harness, version: u64, change: impl FnOnce(&mut Value))
         .unwrap();
     let text = metadata["metaData"]["schemaString"].as_str().unwrap();
     let mut schema: Value = serde_json::from_str(text).unwrap();
-    change(&mut schema);
+    change(&mut metadata["metaData"], &mut schema);
     metadata["metaData"]["schemaString"] = schema.to_string().into();
     let next = format!("{version:020}.json");
     log.put(&next, metadata.to_string().into()).await.unwrap();
@@ -179,4 +188,36 @@ async fn a_table_that_no_commit_of_ours_can_follow_takes_no_records() {
     log.put(version, protocol.to_string().into()).await.unwrap();
     moment::advance(Duration::from_secs(1));
     harness.post(JSON, r#"{"id":2}"#).await.answered();
+}
+
+#[tokio::test]
+async fn ids_that_another_engine_gives_anew_are_no_other_key() {
+    let harness = Harness::new().await;
+    let mut upserts = orders();
+    upserts["mode"] = json!("upsert");
+    upserts["schema"]["identifier-field-ids"] = json!([1]);
+    harness.create(upserts).await.answered();
+    harness.post(JSON, r#"{"id":1}"#).await.answered();
+    // Spark numbers all columns on from the last id where it turns column mapping on.
+    alter_metadata(&harness, 1, |metadata, schema| {
+        metadata["configuration"]["delta.columnMapping.mode"] = "name".into();
+        let fields = schema["fields"].as_array_mut().unwrap();
+        for (id, field) in (7_i32..).zip(fields) {
+            field["metadata"]["delta.columnMapping.id"] = id.into();
+            field["metadata"]["delta.columnMapping.physicalName"] = field["name"].clone();
+        }
+    })
+    .await;
+    moment::advance(Duration::from_secs(1));
+    harness.post(JSON, r#"{"id":2}"#).await.answered();
+    // Without a key it is another table.
+    alter(&harness, 2, |schema| {
+        let id = &mut schema["fields"].as_array_mut().unwrap()[0];
+        let metadata = id["metadata"].as_object_mut().unwrap();
+        metadata.remove("tidelake.identifier").unwrap();
+    })
+    .await;
+    moment::advance(Duration::from_secs(1));
+    let reply = harness.post(JSON, r#"{"id":3}"#).await;
+    reply.is_problem(503, "TABLE_UNAVAILABLE");
 }

@@ -5,6 +5,9 @@
 //! is live. Files that are gone leave nothing behind here: what a checkpoint must still tell of
 //! them is in the log ([`crate::checkpointer`]).
 //!
+//! Versions are judged where a replay ends: what we can't read, and another engine took back since,
+//! stops nobody.
+//!
 //! A snapshot is grounded on version 0, on a checkpoint, or on the beginning of a table that
 //! followed a dropped one ([`crate::lifetime`]); a beginning ends whatever stood before it.
 
@@ -12,8 +15,8 @@ use std::sync::Arc;
 
 use tidelake_core::TableVersion;
 use tidelake_core::clock::UnixMillis;
-use tidelake_schema::TableSchema;
 use tidelake_schema::delta::{PhysicalNames, from_schema_string, physical_names};
+use tidelake_schema::{SchemaError, TableSchema};
 
 use crate::action::{Add, Metadata, Protocol, Remove, Txn, decode_path, vector_id};
 use crate::commit_file::{Commit, Fingerprint};
@@ -34,8 +37,11 @@ pub(crate) struct Replay {
     checkpoint: Option<TableVersion>,
     protocol: Option<Arc<Protocol>>,
     metadata: Option<Arc<Metadata>>,
+    /// The columns, or the last ones that could be used.
     schema: Option<Arc<TableSchema>>,
     physical: Arc<PhysicalNames>,
+    /// Why the columns can't be used.
+    unusable: Option<SchemaError>,
     retyped: Option<Arc<Retyped>>,
     files: Layered<Arc<str>, Arc<DataFile>>,
     txns: Layered<Arc<str>, Txn>,
@@ -57,6 +63,7 @@ impl Replay {
             metadata: None,
             schema: None,
             physical: Arc::default(),
+            unusable: None,
             retyped: None,
             files: Layered::default(),
             txns: Layered::default(),
@@ -79,6 +86,7 @@ impl Replay {
             metadata: Some(from.metadata),
             schema: Some(from.schema),
             physical: from.physical,
+            unusable: None,
             retyped: from.retyped,
             files: from.files,
             txns: from.txns,
@@ -132,53 +140,62 @@ impl Replay {
             self.protocol = Some(Arc::new(protocol));
         }
         if let Some(metadata) = commit.metadata {
-            self.set_metadata(metadata)?;
-        }
-        if let (Some(protocol), Some(metadata)) = (&self.protocol, &self.metadata) {
-            check_readable(&self.at, protocol, metadata)?;
+            self.set_metadata(metadata);
         }
         for txn in commit.txns {
             self.txns.insert(Arc::from(txn.app_id.as_str()), txn);
         }
-        for remove in commit.removes {
-            self.remove(remove)?;
-        }
-        for add in commit.adds {
-            self.add(add)?;
-        }
+        let applied = self.files_of(commit.removes, commit.adds);
         self.files.settle();
         self.txns.settle();
+        // Files may look damaged for what the table needs.
+        applied.map_err(|error| self.check_usable().err().unwrap_or(error))
+    }
+
+    fn files_of(&mut self, removes: Vec<Remove>, adds: Vec<Add>) -> Result<()> {
+        for remove in removes {
+            self.remove(remove)?;
+        }
+        for add in adds {
+            self.add(add)?;
+        }
         Ok(())
     }
 
-    fn set_metadata(&mut self, metadata: Metadata) -> Result<()> {
+    /// Refuses what we would misread.
+    fn check_usable(&self) -> Result<()> {
+        // A partitioned table is refused for what it is, not for its schema.
+        if let (Some(protocol), Some(metadata)) = (&self.protocol, &self.metadata) {
+            check_readable(&self.at, protocol, metadata)?;
+        }
+        match &self.unusable {
+            Some(source) => Err(unusable(&self.at, source.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn set_metadata(&mut self, metadata: Metadata) {
         let same = self.metadata.as_ref().is_some_and(|old| {
             old.schema_string == metadata.schema_string
                 && old.configuration.get(SCHEMA_ID) == metadata.configuration.get(SCHEMA_ID)
                 && is_mapped(old) == is_mapped(&metadata)
         });
         if !same {
-            // A partitioned table is refused for what it is, not for its schema.
-            if let Some(protocol) = &self.protocol {
-                check_readable(&self.at, protocol, &metadata)?;
+            match columns_of(&metadata) {
+                Ok(now) => self.set_columns(&metadata, now),
+                Err(source) => self.unusable = Some(source),
             }
-            let schema = Arc::new(schema_of(&self.at, &metadata)?);
-            let physical = Arc::new(if is_mapped(&metadata) {
-                physical_names(&metadata.schema_string)
-                    .map_err(|source| unusable(&self.at, source))?
-            } else {
-                PhysicalNames::new()
-            });
-            let old = self.metadata.as_ref().zip(self.schema.as_ref());
-            if let Some((_, before)) = old.filter(|(old, _)| old.id == metadata.id) {
-                let retyped = self.retyped.as_deref();
-                self.retyped =
-                    Retyped::after(retyped, (before, &self.physical), (&schema, &physical));
-            }
-            (self.schema, self.physical) = (Some(schema), physical);
         }
         self.metadata = Some(Arc::new(metadata));
-        Ok(())
+    }
+
+    fn set_columns(&mut self, metadata: &Metadata, (schema, physical): Columns) {
+        let old = self.metadata.as_ref().zip(self.schema.as_ref());
+        if let Some((_, before)) = old.filter(|(old, _)| old.id == metadata.id) {
+            let retyped = self.retyped.as_deref();
+            self.retyped = Retyped::after(retyped, (before, &self.physical), (&schema, &physical));
+        }
+        (self.schema, self.physical, self.unusable) = (Some(schema), physical, None);
     }
 
     fn remove(&mut self, remove: Remove) -> Result<()> {
@@ -254,9 +271,12 @@ impl Replay {
             at: format!("{} version {}", self.at, self.version),
             reason: format!("the log holds no {what} action"),
         };
+        let protocol = self.protocol.clone().ok_or_else(|| missing("protocol"))?;
+        let metadata = self.metadata.clone().ok_or_else(|| missing("metaData"))?;
+        self.check_usable()?;
         Ok(Snapshot {
-            protocol: self.protocol.clone().ok_or_else(|| missing("protocol"))?,
-            metadata: self.metadata.clone().ok_or_else(|| missing("metaData"))?,
+            protocol,
+            metadata,
             schema: self.schema.clone().ok_or_else(|| missing("metaData"))?,
             version: self.version,
             timestamp_ms: self.timestamp_ms,
@@ -273,17 +293,20 @@ impl Replay {
     }
 }
 
-fn schema_of(at: &str, metadata: &Metadata) -> Result<TableSchema> {
-    let mut schema =
-        from_schema_string(&metadata.schema_string).map_err(|source| unusable(at, source))?;
-    if let Some(id) = metadata
-        .configuration
-        .get(SCHEMA_ID)
-        .and_then(|id| id.parse().ok())
-    {
+/// Columns, and the names that they have in files.
+type Columns = (Arc<TableSchema>, Arc<PhysicalNames>);
+
+fn columns_of(metadata: &Metadata) -> std::result::Result<Columns, SchemaError> {
+    let mut schema = from_schema_string(&metadata.schema_string)?;
+    let id = metadata.configuration.get(SCHEMA_ID);
+    if let Some(id) = id.and_then(|id| id.parse().ok()) {
         schema.schema_id = id;
     }
-    Ok(schema)
+    let physical = match is_mapped(metadata) {
+        true => physical_names(&metadata.schema_string)?,
+        false => PhysicalNames::new(),
+    };
+    Ok((Arc::new(schema), Arc::new(physical)))
 }
 
 #[cfg(test)]

@@ -196,3 +196,71 @@ async fn what_a_checkpoint_no_longer_tells_the_made_columns_do() {
     let error = table.check_columns(&forgotten, &made(), true).unwrap_err();
     assert!(refusal(&error).contains("from int to string"), "{error}");
 }
+
+/// Another engine commits `actions`.
+async fn put(table: &DeltaTable, version: u64, actions: &[Action]) {
+    let name = format!("_delta_log/{version:020}.json");
+    let bytes = write_commit(actions);
+    table.store().put(&name, bytes.into()).await.unwrap();
+}
+
+/// By both ways, the newest version can't be read; `says` is why.
+async fn is_refused(table: &DeltaTable, known: &Arc<Snapshot>, says: &str) {
+    for read in [table.snapshot().await, table.refresh(known).await] {
+        let error = read.unwrap_err();
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        let text = format!("{error}: {}", source.unwrap_or_default());
+        assert!(text.contains(says), "{text}");
+    }
+}
+
+/// By both ways, the newest version is `version`, with the columns of `known`, and rows may follow.
+async fn goes_on(table: &DeltaTable, known: &Arc<Snapshot>, version: u64) {
+    for read in [table.snapshot().await, table.refresh(known).await] {
+        let now = read.unwrap();
+        assert_eq!(now.version(), TableVersion(version));
+        assert_eq!(now.schema(), known.schema());
+        table.check_columns(&now, &made(), true).unwrap();
+        table.check_writable(&now).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_can_t_be_read_counts_until_it_is_taken_back_and_no_longer() {
+    let table = table().await;
+    let known = table.snapshot().await.unwrap();
+    // delta-rs, where it merges the schema of rows that it appends.
+    alter(&table, |fields| fields[0]["nullable"] = true.into()).await;
+    is_refused(&table, &known, "may be null").await;
+    let back = Action::Metadata(known.metadata().clone());
+    put(&table, 2, std::slice::from_ref(&back)).await;
+    goes_on(&table, &known, 2).await;
+
+    alter(&table, |fields| fields.push(added("z", "variant"))).await;
+    is_refused(&table, &known, "variant").await;
+    put(&table, 4, std::slice::from_ref(&back)).await;
+    goes_on(&table, &known, 4).await;
+
+    let mut newer = known.protocol().clone();
+    let features = newer.reader_features.get_or_insert_default();
+    features.push("typeWidening".into());
+    put(&table, 5, &[Action::Protocol(newer)]).await;
+    is_refused(&table, &known, "typeWidening").await;
+    put(&table, 6, &[Action::Protocol(known.protocol().clone())]).await;
+    goes_on(&table, &known, 6).await;
+    // The versions between stay as they are.
+    assert!(table.snapshot_at(TableVersion(5)).await.is_err());
+
+    // A type that changed by way of columns that can't be read has changed all the same.
+    alter(&table, |fields| fields.push(added("z", "variant"))).await;
+    let mut schema: Value = serde_json::from_str(&known.metadata().schema_string).unwrap();
+    schema["fields"][1]["type"] = "string".into();
+    let retyped = Metadata {
+        schema_string: schema.to_string(),
+        ..known.metadata().clone()
+    };
+    put(&table, 8, &[Action::Metadata(retyped)]).await;
+    let now = table.snapshot().await.unwrap();
+    let error = table.check_writable(&now).unwrap_err();
+    assert!(refusal(&error).contains("from int to string"));
+}
