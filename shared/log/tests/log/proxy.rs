@@ -13,7 +13,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 type Edit = Box<dyn Fn(&[u8]) -> Vec<u8> + Send>;
 
@@ -35,6 +35,7 @@ pub(crate) struct Proxy {
     mischief: Mutex<Mischief>,
     /// Answers to heartbeats wait, and what the broker says behind them.
     heartbeats_held: watch::Sender<bool>,
+    heartbeat_answered: Notify,
 }
 
 impl Proxy {
@@ -45,6 +46,7 @@ impl Proxy {
             upstream,
             mischief: Mutex::default(),
             heartbeats_held: watch::Sender::new(false),
+            heartbeat_answered: Notify::new(),
         });
         let serving = proxy.clone();
         tokio::spawn(async move {
@@ -67,6 +69,11 @@ impl Proxy {
 
     pub(crate) fn hold(&self, holds: bool) {
         self.mischief.lock().unwrap().holds = holds;
+    }
+
+    /// Waits until one more heartbeat is answered.
+    pub(crate) async fn heartbeat(&self) {
+        self.heartbeat_answered.notified().await;
     }
 
     pub(crate) fn hold_heartbeats(&self, held: bool) {
@@ -119,6 +126,7 @@ impl Proxy {
                 let mut held = self.heartbeats_held.subscribe();
                 // The sender is our own.
                 let _go = held.wait_for(|held| !held).await;
+                self.heartbeat_answered.notify_waiters();
             }
             let frame = match ApiKey::try_from(key) {
                 Ok(ApiKey::Metadata) => rewrite(frame, version, |m| self.metadata(m)),

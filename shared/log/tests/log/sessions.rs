@@ -8,6 +8,7 @@ use tidelake_testkit::WAIT_MAX;
 
 use crate::damage::world_of;
 use crate::member;
+use crate::proxy::Proxy;
 
 /// The broker hears the first heartbeat that is not answered, and knows the member for so much
 /// longer than the member itself does.
@@ -15,6 +16,8 @@ const HEARTBEAT: &str = "2000";
 const SESSION: &str = "6000";
 /// Between two commits of offsets.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Some may be those of the visitor of the group.
+const HEARTBEATS: usize = 3;
 /// For some heartbeats.
 const COMMITS: usize = 50;
 
@@ -37,6 +40,9 @@ async fn a_member_comes_back_after_its_session() {
     };
     let mut member = GroupConsumer::start(&kafka, &settings).unwrap();
     let had = until_assigned(&mut member).await;
+    for _ in 0..HEARTBEATS {
+        until_heartbeat(&mut member, &world.proxy).await;
+    }
     world.proxy.hold_heartbeats(true);
     let revoked = loop {
         match next(&mut member).await {
@@ -75,6 +81,19 @@ async fn until_assigned(member: &mut GroupConsumer) -> Vec<TopicBucket> {
             }
             Event::Revoked(buckets) => member.release(buckets),
             other => lives(&other),
+        }
+    }
+}
+
+async fn until_heartbeat(member: &mut GroupConsumer, proxy: &Proxy) {
+    let mut heartbeat = std::pin::pin!(proxy.heartbeat());
+    loop {
+        tokio::select! {
+            () = &mut heartbeat => return,
+            event = next(member) => match event {
+                Event::Assigned(buckets) => member.begin(Vec::new(), buckets),
+                other => lives(&other),
+            },
         }
     }
 }
