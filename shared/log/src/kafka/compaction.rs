@@ -4,6 +4,9 @@
 //! a batch shows as a gap, or as an overlap, which the client tells by itself. What does not show:
 //! in a compacted topic, one that only makes a gap; and in the first batch after a start within it,
 //! alone in its answer, one that the next answer contradicts, behind rows that were handed on.
+//!
+//! A topic keeps its gaps when it is compacted no more, and is refused then: nothing tells them from
+//! those of a wrong offset. The refusal says how its owner vouches for them.
 
 #![expect(
     unsafe_code,
@@ -146,7 +149,10 @@ impl Gaps {
             topic: at.topic.to_string(),
             bucket: at.bucket,
             offset: from.0,
-            reason: format!("{reason}, and the topic is not compacted"),
+            reason: format!(
+                "{reason}, and the topic is not compacted (of one that was, set cleanup.policy \
+                 to compact,delete until its tables are past it)"
+            ),
         })
     }
 }

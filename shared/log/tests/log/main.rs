@@ -7,6 +7,7 @@ mod codecs;
 mod damage;
 mod gaps;
 mod proxy;
+mod sessions;
 mod worlds;
 
 use std::sync::Arc;

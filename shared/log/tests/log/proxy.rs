@@ -13,6 +13,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
 
 type Edit = Box<dyn Fn(&[u8]) -> Vec<u8> + Send>;
 
@@ -32,6 +33,9 @@ pub(crate) struct Proxy {
     port: u16,
     upstream: String,
     mischief: Mutex<Mischief>,
+    /// Answers to heartbeats wait, and what the broker says behind them.
+    heartbeats_held: watch::Sender<bool>,
+    heartbeat_answered: Notify,
 }
 
 impl Proxy {
@@ -41,6 +45,8 @@ impl Proxy {
             port: listener.local_addr().unwrap().port(),
             upstream,
             mischief: Mutex::default(),
+            heartbeats_held: watch::Sender::new(false),
+            heartbeat_answered: Notify::new(),
         });
         let serving = proxy.clone();
         tokio::spawn(async move {
@@ -63,6 +69,15 @@ impl Proxy {
 
     pub(crate) fn hold(&self, holds: bool) {
         self.mischief.lock().unwrap().holds = holds;
+    }
+
+    /// Waits until one more heartbeat is answered.
+    pub(crate) async fn heartbeat(&self) {
+        self.heartbeat_answered.notified().await;
+    }
+
+    pub(crate) fn hold_heartbeats(&self, held: bool) {
+        self.heartbeats_held.send_replace(held);
     }
 
     pub(crate) fn forget_topics(&self, answers: usize) {
@@ -107,6 +122,12 @@ impl Proxy {
         while let Ok(frame) = read(&mut from).await {
             let id = (&frame[..4]).get_i32();
             let (key, version) = asked.lock().unwrap().remove(&id).unwrap();
+            if key == ApiKey::Heartbeat as i16 {
+                let mut held = self.heartbeats_held.subscribe();
+                // The sender is our own.
+                let _go = held.wait_for(|held| !held).await;
+                self.heartbeat_answered.notify_waiters();
+            }
             let frame = match ApiKey::try_from(key) {
                 Ok(ApiKey::Metadata) => rewrite(frame, version, |m| self.metadata(m)),
                 Ok(ApiKey::FindCoordinator) => rewrite(frame, version, |m| self.coordinator(m)),

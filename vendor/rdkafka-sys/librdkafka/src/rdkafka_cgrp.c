@@ -3515,6 +3515,12 @@ static void rd_kafka_cgrp_heartbeat(rd_kafka_cgrp_t *rkcg) {
         if (rkcg->rkcg_flags & RD_KAFKA_CGRP_F_HEARTBEAT_IN_TRANSIT)
                 return;
 
+        /* Nor without a member id, which a session that timed out resets: the
+         * coordinator may still know the instance id under the old one, and
+         * would take this for another consumer, which is fatal. */
+        if (RD_KAFKAP_STR_LEN(rkcg->rkcg_member_id) == 0)
+                return;
+
         rkcg->rkcg_flags |= RD_KAFKA_CGRP_F_HEARTBEAT_IN_TRANSIT;
         rd_kafka_HeartbeatRequest(
             rkcg->rkcg_coord, rkcg->rkcg_group_id, rkcg->rkcg_generation_id,

@@ -1657,10 +1657,10 @@ rd_kafka_handle_OffsetCommit_error(rd_kafka_broker_t *rkb,
             RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
 
 
-            /* FIXME: There are some cases in the Java code where
-             *        this is not treated as a fatal error. */
-            RD_KAFKA_ERR_ACTION_PERMANENT | RD_KAFKA_ERR_ACTION_FATAL,
-            RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID,
+            /* Not fatal: a commit may say the member id of before the session
+             * timed out, or none, after the group took this consumer in again.
+             * One that is really fenced is told so by its next heartbeat. */
+            RD_KAFKA_ERR_ACTION_PERMANENT, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID,
 
 
             RD_KAFKA_ERR_ACTION_PERMANENT,
