@@ -77,10 +77,19 @@ fn by_table(answer: &Value, tenant: &str, standings: &Standings) -> Grid {
         );
         row[3] = counted.max(read).map_or(Value::Null, |lag| json!(lag));
         row.push(standing.map_or(Value::Null, Standing::freshness));
-        row.push(standing.map_or(Value::Null, Standing::reasons));
+        row.push(stopped(table, standing));
         grid.rows.push(row);
     }
     grid
+}
+
+/// Why a table stands still: the flushers' words, or the gateway's where its topic is in no
+/// flusher's hands.
+fn stopped(table: &Value, standing: Option<&Standing>) -> Value {
+    match standing.filter(|found| !found.stopped.is_empty()) {
+        Some(found) => found.reasons(),
+        None => table["topic_changed"]["code"].clone(),
+    }
 }
 
 fn by_bucket(table: &Value) -> Grid {
@@ -129,6 +138,16 @@ mod tests {
             told("u", stopped),
             "table u stands still (partitions_added); its oldest uncommitted record is 7 s old"
         );
+    }
+
+    #[test]
+    fn a_table_whose_topic_is_in_no_flusher_s_hands_is_shown_with_what_the_gateway_found() {
+        let answer = json!({"tables": [{
+            "name": "t", "version": 3, "rows": 9, "lag_records": null,
+            "topic_changed": { "code": "TOPIC_REPLACED", "detail": "its topic is not there" },
+        }]});
+        let rows = by_table(&answer, "a", &Standings::default()).rows;
+        assert_eq!(rows[0][5], json!("TOPIC_REPLACED"));
     }
 
     #[test]
