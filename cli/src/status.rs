@@ -65,11 +65,10 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
 /// The tenant's tables whose topic is not there, or another one by now, as the gateway finds them: a
 /// topic that is not there is in no flusher's hands.
 async fn changed_topics(client: &Client) -> Vec<Vec<Value>> {
-    let Ok(answer) = client.get("/v1/tables").await else {
-        return Vec::new();
-    };
-    let tables = answer["tables"].as_array().into_iter().flatten();
-    let changed = tables.filter(|table| !table["topic_changed"].is_null());
+    let tables = client.tables(false).await.unwrap_or_default();
+    let changed = tables
+        .iter()
+        .filter(|table| !table["topic_changed"].is_null());
     let row = |table: &Value| {
         let name = table["name"].as_str().unwrap_or_default();
         vec![
