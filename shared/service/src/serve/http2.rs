@@ -9,7 +9,7 @@
 //! | bytes of one answer that nobody took | a piece of it, see [`super::answers`] | the rest waits in the service, as long as the client's patience |
 //! | streams opened and reset before they were looked at | [`RESETS_MAX`] | the connection is closed |
 //!
-//! Together some 10 MiB, times `http2_connections_max`. Time is bounded as with HTTP/1: a connection
+//! Together some 12 MiB, times `http2_connections_max`. Time is bounded as with HTTP/1: a connection
 //! that brings no request, or does not take an answer, is closed.
 
 use std::convert::Infallible;
