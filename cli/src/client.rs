@@ -91,6 +91,23 @@ impl Client {
         json_of(send(self.gateway(Method::GET, path)).await?).await
     }
 
+    /// All of the tenant's tables, which come page by page; with or without dead-letter tables.
+    pub(crate) async fn tables(&self, dead_letters: bool) -> Result<Vec<Value>, Failure> {
+        let mut tables = Vec::new();
+        let mut after = String::new();
+        loop {
+            let path = format!("/v1/tables?all={dead_letters}{after}");
+            let mut page = self.get(&path).await?;
+            if let Value::Array(some) = page["tables"].take() {
+                tables.extend(some);
+            }
+            match page["next_after"].as_str() {
+                Some(last) => after = format!("&after={last}"),
+                None => return Ok(tables),
+            }
+        }
+    }
+
     /// Runs SQL, for an answer that fits in memory.
     pub(crate) async fn sql(&self, sql: &str) -> Result<Value, Failure> {
         self.sql_body(&json!({ "sql": sql })).await

@@ -34,8 +34,8 @@ pub(crate) async fn run(args: LagArgs, global: &Global) -> Result<(), Failure> {
             Ok(())
         }
         None => {
-            let answer = client.get("/v1/tables").await?;
-            let grid = by_table(&answer, tenant.as_str(), &standings);
+            let tables = client.tables(false).await?;
+            let grid = by_table(&tables, tenant.as_str(), &standings);
             if grid.rows.is_empty() && global.output == Format::Table {
                 note("no tables yet");
                 return Ok(());
@@ -55,7 +55,7 @@ pub(crate) fn told(table: &str, stopped: &Standing) -> String {
     )
 }
 
-fn by_table(answer: &Value, tenant: &str, standings: &Standings) -> Grid {
+fn by_table(tables: &[Value], tenant: &str, standings: &Standings) -> Grid {
     let columns = ["name", "version", "rows", "lag_records"];
     let mut grid = Grid::new(&[
         "table",
@@ -65,7 +65,7 @@ fn by_table(answer: &Value, tenant: &str, standings: &Standings) -> Grid {
         "freshness_seconds",
         "stopped",
     ]);
-    for table in answer["tables"].as_array().into_iter().flatten() {
+    for table in tables {
         let standing = table["name"]
             .as_str()
             .and_then(|name| standings.of(tenant, name));
@@ -77,10 +77,19 @@ fn by_table(answer: &Value, tenant: &str, standings: &Standings) -> Grid {
         );
         row[3] = counted.max(read).map_or(Value::Null, |lag| json!(lag));
         row.push(standing.map_or(Value::Null, Standing::freshness));
-        row.push(standing.map_or(Value::Null, Standing::reasons));
+        row.push(stopped(table, standing));
         grid.rows.push(row);
     }
     grid
+}
+
+/// Why a table stands still: the flushers' words, or the gateway's where its topic is in no
+/// flusher's hands.
+fn stopped(table: &Value, standing: Option<&Standing>) -> Value {
+    match standing.filter(|found| !found.stopped.is_empty()) {
+        Some(found) => found.reasons(),
+        None => table["topic_changed"]["code"].clone(),
+    }
 }
 
 fn by_bucket(table: &Value) -> Grid {
@@ -114,11 +123,11 @@ mod tests {
             tidelake_table_lag_records{table=\"u\",tenant=\"a\"} 20\n\
             tidelake_table_freshness_seconds{table=\"u\",tenant=\"a\"} 7.12\n";
         let standings = Standings::of_page(page);
-        let answer = json!({"tables": [
-            {"name": "t", "version": 3, "rows": 9, "lag_records": 2},
-            {"name": "u", "version": 1, "rows": 1, "lag_records": 0},
-        ]});
-        let rows = by_table(&answer, "a", &standings).rows;
+        let tables = [
+            json!({"name": "t", "version": 3, "rows": 9, "lag_records": 2}),
+            json!({"name": "u", "version": 1, "rows": 1, "lag_records": 0}),
+        ];
+        let rows = by_table(&tables, "a", &standings).rows;
         assert_eq!(rows[0][3..], [json!(2), Value::Null, Value::Null]);
         assert_eq!(
             rows[1][3..],
@@ -129,6 +138,16 @@ mod tests {
             told("u", stopped),
             "table u stands still (partitions_added); its oldest uncommitted record is 7 s old"
         );
+    }
+
+    #[test]
+    fn a_table_whose_topic_is_in_no_flusher_s_hands_is_shown_with_what_the_gateway_found() {
+        let tables = [json!({
+            "name": "t", "version": 3, "rows": 9, "lag_records": null,
+            "topic_changed": { "code": "TOPIC_REPLACED", "detail": "its topic is not there" },
+        })];
+        let rows = by_table(&tables, "a", &Standings::default()).rows;
+        assert_eq!(rows[0][5], json!("TOPIC_REPLACED"));
     }
 
     #[test]

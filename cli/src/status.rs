@@ -42,6 +42,15 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
             all_ready = false;
         }
     }
+    if gateway.is_some() {
+        for found in changed_topics(&client).await {
+            all_ready = false;
+            // A flusher may have named it already.
+            if grid.rows.iter().all(|row| row[0] != found[0]) {
+                grid.rows.push(found);
+            }
+        }
+    }
     grid.print(global.output)?;
     if all_ready {
         return Ok(());
@@ -51,6 +60,26 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
         (None, None) => failure.hint("start it with `tidelake local`"),
         _ => failure,
     })
+}
+
+/// The tenant's tables whose topic is not there, or another one by now, as the gateway finds them: a
+/// topic that is not there is in no flusher's hands.
+async fn changed_topics(client: &Client) -> Vec<Vec<Value>> {
+    let tables = client.tables(false).await.unwrap_or_default();
+    let changed = tables
+        .iter()
+        .filter(|table| !table["topic_changed"].is_null());
+    let row = |table: &Value| {
+        let name = table["name"].as_str().unwrap_or_default();
+        vec![
+            json!(format!("table {}.{name}", client.tenant())),
+            Value::Null,
+            json!("stopped"),
+            Value::Null,
+            table["topic_changed"]["detail"].clone(),
+        ]
+    };
+    changed.map(row).collect()
 }
 
 /// What the service says of itself; it answers 503 with a body while it is not ready.

@@ -215,14 +215,9 @@ pub(crate) fn schema_of(columns: &[String], key: &[String]) -> Result<Value, Fai
 }
 
 async fn list(client: &Client, args: &ListArgs, format: Format) -> Result<(), Failure> {
-    let path = if args.all {
-        "/v1/tables?all=true"
-    } else {
-        "/v1/tables"
-    };
-    let answer = client.get(path).await?;
+    let tables = client.tables(args.all).await?;
     if format == Format::Json {
-        return say(&format!("{:#}", answer["tables"]));
+        return say(&format!("{:#}", Value::Array(tables)));
     }
     let columns = [
         "name",
@@ -235,7 +230,7 @@ async fn list(client: &Client, args: &ListArgs, format: Format) -> Result<(), Fa
         "lag_records",
     ];
     let mut grid = Grid::new(&columns);
-    for table in answer["tables"].as_array().into_iter().flatten() {
+    for table in &tables {
         grid.rows
             .push(columns.iter().map(|name| table[*name].clone()).collect());
     }

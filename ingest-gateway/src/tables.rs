@@ -34,7 +34,7 @@ use tidelake_core::{Bucket, TableName, TenantId, TopicId};
 use tidelake_schema::TableSchema;
 use tidelake_service::Problem;
 
-use describe::{Description, describe_one, describe_within};
+use describe::{Description, describe_for_list, describe_one};
 pub(crate) use live::{LiveTable, Reached, Tables};
 
 use crate::Gateway;
@@ -196,8 +196,8 @@ pub(crate) async fn list(
     Ok(Json(List { tables, next_after }))
 }
 
-async fn listed(gateway: &Gateway, table: &LiveTable) -> Listed {
-    match describe_within(gateway, table, LIST_AGE_MAX).await {
+async fn listed(gateway: &Gateway, table: &Arc<LiveTable>) -> Listed {
+    match describe_for_list(gateway, table, LIST_AGE_MAX).await {
         Ok(description) => Listed::Described(Box::new(description)),
         Err(Answer(problem)) => Listed::Unreadable {
             name: table.entry.id.table.clone(),

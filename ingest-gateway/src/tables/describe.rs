@@ -57,18 +57,38 @@ pub(super) async fn describe_one(
     table: &Arc<LiveTable>,
 ) -> Result<Description, Answer> {
     let mut description = describe_within(gateway, table, Duration::ZERO).await?;
-    if let Err(Answer(problem)) = gateway.tables.check_topic(table).await {
-        description.lag_records = None;
-        description.topic_changed = Some(TopicNote {
-            code: problem.code,
-            detail: problem.detail,
-            hint: problem.hint,
-        });
+    description.note_topic(gateway, table).await;
+    Ok(description)
+}
+
+/// As of a moment ago. The topic is looked at where it does not say how far it reaches: one that is
+/// not there is in nobody's hands, and no flusher names its table.
+pub(super) async fn describe_for_list(
+    gateway: &Gateway,
+    table: &Arc<LiveTable>,
+    age_max: Duration,
+) -> Result<Description, Answer> {
+    let mut description = describe_within(gateway, table, age_max).await?;
+    if description.end_offsets.is_none() {
+        description.note_topic(gateway, table).await;
     }
     Ok(description)
 }
 
-pub(super) async fn describe_within(
+impl Description {
+    async fn note_topic(&mut self, gateway: &Gateway, table: &Arc<LiveTable>) {
+        if let Err(Answer(problem)) = gateway.tables.check_topic(table).await {
+            self.lag_records = None;
+            self.topic_changed = Some(TopicNote {
+                code: problem.code,
+                detail: problem.detail,
+                hint: problem.hint,
+            });
+        }
+    }
+}
+
+async fn describe_within(
     gateway: &Gateway,
     table: &LiveTable,
     age_max: Duration,

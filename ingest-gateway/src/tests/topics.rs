@@ -327,6 +327,21 @@ async fn a_table_adopts_the_topic_that_is_there_from_its_beginning() {
 }
 
 #[tokio::test]
+async fn a_list_names_a_table_whose_topic_is_not_there() {
+    let harness = with_orders().await;
+    post_three(&harness).await;
+    let listed = harness.get("/v1/tables").await.answered();
+    assert_eq!(listed["tables"][0]["topic_changed"], Value::Null);
+    harness.gateway.log.delete_topic(TOPIC).await.unwrap();
+    // As late as a look may count.
+    moment::advance(Duration::from_secs(3));
+    let listed = harness.get("/v1/tables").await.answered();
+    let changed = &listed["tables"][0]["topic_changed"];
+    assert_eq!(changed["code"], "TOPIC_REPLACED", "{listed}");
+    assert_eq!(listed["tables"][0]["lag_records"], Value::Null);
+}
+
+#[tokio::test]
 async fn a_late_flush_of_the_topic_that_an_upsert_table_left_is_part_of_no_version() {
     let harness = Harness::new().await;
     make_upsert(&harness).await;

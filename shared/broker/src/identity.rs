@@ -11,12 +11,15 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidelake_core::TopicId;
 use tidelake_core::ids::IdSource;
+use uuid::Uuid;
 
 use crate::error::BrokerError;
 use crate::files::{decode, encode, write_atomic};
 
 /// Producer ids reserved at once.
 const BLOCK: i64 = 1_000;
+/// More than a broker gives out in a millisecond; 48 bits of time leave room for as many.
+const IDS_PER_MS: u64 = 1 << 10;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,11 +55,11 @@ impl Identity {
                 reason,
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let cluster_id = TopicId(ids.next_uuid().into_bytes());
+                let id = ids.next_uuid();
                 let stored = Stored {
                     version: 1,
-                    cluster_id,
-                    producer_ids_reserved: 0,
+                    cluster_id: TopicId(id.into_bytes()),
+                    producer_ids_reserved: beginning(id),
                 };
                 write_atomic(&path, &encode(&stored)).map_err(BrokerError::io(&path))?;
                 stored
@@ -90,6 +93,15 @@ impl Identity {
     }
 }
 
+/// Where producer ids begin, by an id that begins with the time in milliseconds: above all that were
+/// given out before, should the file have been lost. The partitions remember what their producers
+/// wrote, so the records of a second one of the same id would count as sent again.
+fn beginning(id: Uuid) -> i64 {
+    let (time_and_more, _) = id.as_u64_pair();
+    let millis = time_and_more >> 16;
+    i64::try_from(millis * IDS_PER_MS).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use tidelake_core::ids::CountingIds;
@@ -106,6 +118,28 @@ mod tests {
             for _ in 0..BLOCK + 3 {
                 assert!(seen.insert(identity.next_producer_id().unwrap()));
             }
+        }
+    }
+
+    #[test]
+    fn producer_ids_do_not_repeat_where_the_file_is_lost() {
+        #[derive(Debug)]
+        struct At(u64);
+        impl IdSource for At {
+            fn next_uuid(&self) -> Uuid {
+                Uuid::from_u64_pair((self.0 << 16) | 0x7000, 1)
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut last = -1;
+        for millis in [1_700_000_000_000, 1_700_000_000_900, (1 << 48) - 1] {
+            let identity = Identity::open(dir.path(), &At(millis)).unwrap();
+            let first = identity.next_producer_id().unwrap();
+            assert!(first > last, "{first} after {last}");
+            for _ in 0..BLOCK {
+                last = identity.next_producer_id().unwrap();
+            }
+            fs::remove_file(dir.path().join("broker.json")).unwrap();
         }
     }
 

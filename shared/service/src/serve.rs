@@ -51,7 +51,7 @@ pub struct HttpSettings {
     pub peer_connections_max: usize,
     /// Connections that speak HTTP/2, among all; one address may have half of them, and more are
     /// closed at once. Each serves 128 requests at a time, and a hostile client can make each hold
-    /// some 5 MiB of headers, bodies and answers.
+    /// some 12 MiB of headers, bodies and answers.
     pub http2_connections_max: usize,
     /// How long a connection may stand without a whole request: from its beginning or the last
     /// answer to the end of the next headers. Also how long a body may stand still, or an answer may
@@ -65,7 +65,7 @@ impl Default for HttpSettings {
         Self {
             connections_max: 4096,
             peer_connections_max: 2048,
-            http2_connections_max: 256,
+            http2_connections_max: 128,
             idle_timeout_ms: 60_000,
         }
     }

@@ -4,11 +4,12 @@
 //! | --- | --- | --- |
 //! | requests at a time | [`STREAMS_MAX`] | the stream is refused |
 //! | bytes of one request's headers | [`HEADERS_BYTES_MAX`] | 431; CONTINUATION without end: the connection is closed |
-//! | bytes of bodies that nobody read yet | [`WINDOW_BYTES`] | the client may not send |
+//! | bytes of one body that nobody read yet | [`STREAM_WINDOW_BYTES`] | the client may not send |
+//! | of all of them | [`WINDOW_BYTES`]: what all requests together may send | the others' bodies come on |
 //! | bytes of one answer that nobody took | a piece of it, see [`super::answers`] | the rest waits in the service, as long as the client's patience |
 //! | streams opened and reset before they were looked at | [`RESETS_MAX`] | the connection is closed |
 //!
-//! Together some 5 MiB, times `http2_connections_max`. Time is bounded as with HTTP/1: a connection
+//! Together some 12 MiB, times `http2_connections_max`. Time is bounded as with HTTP/1: a connection
 //! that brings no request, or does not take an answer, is closed.
 
 use std::convert::Infallible;
@@ -40,8 +41,10 @@ pub(super) const STREAMS_MAX: u32 = 128;
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
 /// Headers of former requests that the client may refer to.
 const HEADER_TABLE_BYTES: u32 = 4096;
-/// Of a stream and of the connection: one large upload gets all of it.
-const WINDOW_BYTES: u32 = 1 << 20;
+/// Of one stream. More would make a single upload faster where the way is long.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// Of the connection: bodies that wait for their turn never keep the window from one that is read.
+pub(super) const WINDOW_BYTES: u32 = STREAMS_MAX * STREAM_WINDOW_BYTES;
 const FRAME_BYTES_MAX: u32 = 16 << 10;
 /// Of one answer, while the socket does not take what the client has room for.
 const SEND_BYTES_MAX: usize = 4 * PIECE_BYTES;
@@ -73,7 +76,7 @@ pub(super) async fn serve<I: Read + Write + Unpin>(
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADERS_BYTES_MAX)
         .header_table_size(HEADER_TABLE_BYTES)
-        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
         .max_send_buf_size(SEND_BYTES_MAX)

@@ -8,7 +8,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::*;
 use crate::serve::answers::{Answer, Answers, PIECE_BYTES, Standing};
-use crate::serve::http2::{PREFACE, STREAMS_MAX};
+use crate::serve::http2::{PREFACE, STREAM_WINDOW_BYTES, STREAMS_MAX};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -153,7 +153,7 @@ impl Drop for Given {
 }
 
 /// `/` says hello, `/large` has one chunk of 64 MiB, `/chunks` as much in chunks of 512 bytes,
-/// `/stuck` never answers, bodies are taken.
+/// `/stuck` never answers, nor reads a body, other bodies are taken.
 fn router(given_up: &Arc<Notify>) -> Router {
     let of_chunks = |bytes: usize| {
         let given_up = Arc::clone(given_up);
@@ -174,7 +174,12 @@ fn router(given_up: &Arc<Notify>) -> Router {
         .route("/", axum::routing::get(|| async { "hello" }).post(take))
         .route("/large", of_chunks(64 << 20))
         .route("/chunks", of_chunks(512))
-        .route("/stuck", axum::routing::get(std::future::pending::<()>))
+        .route("/stuck", axum::routing::any(never))
+}
+
+/// Holds the request with its body.
+async fn never(_request: axum::extract::Request) {
+    std::future::pending().await
 }
 
 struct Chunks {
@@ -230,12 +235,59 @@ async fn what_a_client_may_do_is_said_at_the_beginning() {
         Some(&STREAMS_MAX),
         "streams: {settings:?}"
     );
-    assert_eq!(settings.get(&INITIAL_WINDOW_SIZE), Some(&(1 << 20)));
+    assert_eq!(
+        settings.get(&INITIAL_WINDOW_SIZE),
+        Some(&STREAM_WINDOW_BYTES)
+    );
     assert_eq!(
         settings.get(&6),
         Some(&(16 << 10)),
         "header list: {settings:?}"
     );
+}
+
+#[tokio::test]
+async fn bodies_that_wait_leave_the_window_to_one_that_is_read() {
+    let (address, _, _shutdown) = served(HttpSettings::default()).await;
+    let mut client = Client::connect(address, &[]).await;
+    client.until(SETTINGS).await;
+    let post = |stream, path| frame(HEADERS, END_HEADERS, stream, &head(POST, path));
+    let piece = vec![0_u8; 16 << 10];
+    // So much may be sent at first, whatever the server says later: a window is never less.
+    let first = 3 * piece.len();
+    let mut connection = 65_535_usize;
+    let read = 2 * STREAMS_MAX - 1;
+    for stream in (1..read).step_by(2) {
+        client.send(&post(stream, "/stuck")).await;
+        for _ in 0..first / piece.len() {
+            while connection < piece.len() {
+                connection += increment(&client.until(WINDOW_UPDATE).await, 0);
+            }
+            client.send(&frame(DATA, 0, stream, &piece)).await;
+            connection -= piece.len();
+        }
+    }
+    client.send(&post(read, "/")).await;
+    for flags in [0, 0, END_STREAM] {
+        while connection < piece.len() {
+            connection += increment(&client.until(WINDOW_UPDATE).await, 0);
+        }
+        client.send(&frame(DATA, flags, read, &piece)).await;
+        connection -= piece.len();
+    }
+    let answer = client.until(DATA).await;
+    assert_eq!(
+        (answer.stream, answer.payload),
+        (read, first.to_string().into_bytes())
+    );
+}
+
+/// What a frame adds to the window of a stream; 0 is the connection's.
+fn increment(update: &Got, stream: u32) -> usize {
+    match update.stream == stream {
+        true => u32::from_be_bytes(update.payload[..4].try_into().unwrap()) as usize,
+        false => 0,
+    }
 }
 
 #[tokio::test]
