@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::wait::{WAIT_MAX, wait_until};
 
+/// How long the last output of a program that has ended may be on its way to us. What it left
+/// running may keep its streams open for ever.
+const OUTPUT_MAX: Duration = Duration::from_secs(10);
 /// Lines of output that are kept.
 const LINES_MAX: usize = 2000;
 
@@ -36,7 +40,11 @@ pub struct Process {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Output(Arc<Mutex<VecDeque<String>>>);
+struct Output {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    /// Streams that have not ended.
+    open: Arc<AtomicUsize>,
+}
 
 impl Program {
     /// A program of the workspace by its name, from the target folder that the test is in; a name
@@ -203,7 +211,7 @@ impl Process {
         Ok(())
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for all that it printed.
     ///
     /// # Errors
     /// When it has not ended after `timeout`; with its output.
@@ -211,7 +219,9 @@ impl Process {
         let what = format!("{} to end", self.name);
         let child = &mut self.child;
         let ended = wait_until(&what, timeout, async || child.try_wait().ok().flatten()).await;
-        ended.map_err(|error| anyhow!("{error}\n{}", self.output.text()))
+        let status = ended.map_err(|error| anyhow!("{error}\n{}", self.output.text()))?;
+        self.output.end().await;
+        Ok(status)
     }
 
     /// SIGTERM, and waits for the orderly end.
@@ -235,7 +245,8 @@ impl Process {
                 return Some(Ok(ready));
             }
             let ended = child.try_wait().ok().flatten()?;
-            // Its last lines may still be on their way to us; a ready line among them counts.
+            // A ready line among its last ones counts.
+            output.end().await;
             Some(output.ready().ok_or(ended))
         });
         match waited.await {
@@ -269,6 +280,7 @@ impl Output {
     fn follow(&self, stream: Option<impl Read + Send + 'static>) {
         let Some(stream) = stream else { return };
         let output = self.clone();
+        output.open.fetch_add(1, Ordering::SeqCst);
         std::thread::spawn(move || {
             for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
                 let mut lines = output.lines();
@@ -277,11 +289,18 @@ impl Output {
                 }
                 lines.push_back(String::from_utf8_lossy(&line).into_owned());
             }
+            output.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 
+    /// Waits until all that was printed has been read.
+    async fn end(&self) {
+        let read = async || (self.open.load(Ordering::SeqCst) == 0).then_some(());
+        let _open_still = wait_until("the output's end", OUTPUT_MAX, read).await;
+    }
+
     fn lines(&self) -> std::sync::MutexGuard<'_, VecDeque<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ready(&self) -> Option<BTreeMap<String, String>> {
@@ -344,6 +363,14 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("before it was ready"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_is_printed_last_is_part_of_the_output() {
+        let run = shell("(sleep 0.3; echo late) & echo early").without_ready_line();
+        let (status, output) = run.run().await.unwrap();
+        assert!(status.success());
+        assert_eq!(output.lines().collect::<Vec<_>>(), ["early", "late"]);
     }
 
     #[tokio::test]
