@@ -33,9 +33,15 @@ pub(crate) async fn ndjson(count: u64) -> Result<()> {
 pub(crate) async fn arrow(count: u64) -> Result<()> {
     let schema = records::schema()?;
     let mut bodies = Vec::new();
-    for text in self::bodies(count)? {
+    // What one call of the decoder may make is bounded.
+    const CALL_RECORDS: u64 = 100_000;
+    for from in (0..count).step_by(BODY_RECORDS as usize) {
         let mut decoder = JsonDecoder::new(&schema, JsonLimits::default())?;
-        decoder.push_ndjson(&text)?;
+        let to = (from + BODY_RECORDS).min(count);
+        for at in (from..to).step_by(CALL_RECORDS as usize) {
+            let text = records::ndjson(at, (at + CALL_RECORDS).min(to));
+            decoder.push_ndjson(text.as_bytes())?;
+        }
         let batch = decoder.finish()?;
         let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
         let mut from = 0;
