@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
@@ -13,7 +14,8 @@ use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 
 type Edit = Box<dyn Fn(&[u8]) -> Vec<u8> + Send>;
 
@@ -27,7 +29,12 @@ struct Mischief {
     forgets: usize,
     /// Every topic is said to be compacted.
     compacted: bool,
+    /// How late answers come. Those behind them do not wait for their turn.
+    delay: Duration,
 }
+
+/// Answers on their way to a client.
+const ANSWERS_MAX: usize = 1 << 10;
 
 pub(crate) struct Proxy {
     port: u16,
@@ -80,6 +87,10 @@ impl Proxy {
         self.heartbeats_held.send_replace(held);
     }
 
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.mischief.lock().unwrap().delay = delay;
+    }
+
     pub(crate) fn forget_topics(&self, answers: usize) {
         self.mischief.lock().unwrap().forgets = answers;
     }
@@ -89,11 +100,16 @@ impl Proxy {
     }
 
     fn pump(self: Arc<Self>, client: TcpStream, broker: TcpStream) {
+        for stream in [&client, &broker] {
+            stream.set_nodelay(true).unwrap();
+        }
         let (from_client, to_client) = client.into_split();
         let (from_broker, to_broker) = broker.into_split();
         let asked = Arc::new(Mutex::new(HashMap::new()));
+        let (answers, on_their_way) = mpsc::channel(ANSWERS_MAX);
         tokio::spawn(self.clone().requests(from_client, to_broker, asked.clone()));
-        tokio::spawn(self.answers(from_broker, to_client, asked));
+        tokio::spawn(self.answers(from_broker, answers, asked));
+        tokio::spawn(deliver(on_their_way, to_client));
     }
 
     async fn requests(
@@ -116,7 +132,7 @@ impl Proxy {
     async fn answers(
         self: Arc<Self>,
         mut from: OwnedReadHalf,
-        mut to: OwnedWriteHalf,
+        to: mpsc::Sender<(JoinHandle<()>, Bytes)>,
         asked: Arc<Mutex<HashMap<i32, (i16, i16)>>>,
     ) {
         while let Ok(frame) = read(&mut from).await {
@@ -135,7 +151,12 @@ impl Proxy {
                 Ok(ApiKey::Fetch) => rewrite(frame, version, |m| self.fetched(m)),
                 _ => frame,
             };
-            if write(&mut to, &frame).await.is_err() {
+            let delay = self.mischief.lock().unwrap().delay;
+            let due = tokio::spawn(async move {
+                // There is nothing else to wait for.
+                let _late = tokio::time::timeout(delay, std::future::pending::<()>()).await;
+            });
+            if to.send((due, frame)).await.is_err() {
                 return;
             }
         }
@@ -217,4 +238,13 @@ async fn read(from: &mut OwnedReadHalf) -> std::io::Result<Bytes> {
 async fn write(to: &mut OwnedWriteHalf, frame: &[u8]) -> std::io::Result<()> {
     to.write_i32(frame.len() as i32).await?;
     to.write_all(frame).await
+}
+
+async fn deliver(mut answers: mpsc::Receiver<(JoinHandle<()>, Bytes)>, mut to: OwnedWriteHalf) {
+    while let Some((due, frame)) = answers.recv().await {
+        due.await.unwrap();
+        if write(&mut to, &frame).await.is_err() {
+            return;
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! A member with an instance id that hears nothing of its group for longer than its session lasts.
+//! Members that hear of their group late, or nothing for longer than their session lasts.
 
 use std::time::Duration;
 
@@ -61,6 +61,18 @@ async fn a_member_comes_back_after_its_session() {
     }
     member.release(revoked);
     assert_eq!(until_assigned(&mut member).await, had);
+    member.close().await;
+}
+
+/// What is heard of topics between two steps of joining is no reason to join again: as slow as
+/// this, a coordinator would never see the second step.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_joined_however_slow_its_coordinator_is() {
+    let world = world_of(1).await;
+    let settings = member();
+    world.proxy.delay(settings.discovery * 3 / 4);
+    let mut member = GroupConsumer::start(&world.kafka, &settings).unwrap();
+    until_assigned(&mut member).await;
     member.close().await;
 }
 

@@ -405,6 +405,8 @@ void rd_kafka_cgrp_set_join_state(rd_kafka_cgrp_t *rkcg, int join_state) {
         if ((int)rkcg->rkcg_join_state == join_state)
                 return;
 
+        rkcg->rkcg_group_leader.waits = rd_false;
+
         if (rkcg->rkcg_join_state == RD_KAFKA_CGRP_JOIN_STATE_INIT ||
             rkcg->rkcg_join_state == RD_KAFKA_CGRP_JOIN_STATE_STEADY) {
                 /* Start timer when leaving the INIT or STEADY state */
@@ -2357,6 +2359,7 @@ static void rd_kafka_cgrp_handle_JoinGroup(rd_kafka_t *rk,
 
                 rd_kafka_cgrp_set_join_state(
                     rkcg, RD_KAFKA_CGRP_JOIN_STATE_WAIT_METADATA);
+                rkcg->rkcg_group_leader.waits = rd_true;
 
                 /* The assignor will need metadata so fetch it asynchronously
                  * and run the assignor when we get a reply.
@@ -6957,8 +6960,12 @@ void rd_kafka_cgrp_metadata_update_check(rd_kafka_cgrp_t *rkcg,
              /* If we get the same effective list of topics as last time around,
               * but the join is waiting for this metadata query to complete,
               * then we should not return here but follow through with the
-              * (re)join below. */
-             rkcg->rkcg_join_state != RD_KAFKA_CGRP_JOIN_STATE_WAIT_METADATA))
+              * (re)join below. Unless it is the leader of the group, which
+              * waits for metadata of its own to run the assignor on: joining
+              * again each time would go on for ever where such answers come
+              * as often as the group is joined. */
+             (rkcg->rkcg_join_state != RD_KAFKA_CGRP_JOIN_STATE_WAIT_METADATA ||
+              rkcg->rkcg_group_leader.waits)))
                 return;
 
         /* List of subscribed topics changed, trigger rejoin. */

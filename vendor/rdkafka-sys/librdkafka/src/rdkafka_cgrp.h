@@ -121,6 +121,8 @@ typedef struct rd_kafka_cgrp_s {
         struct {
                 rd_kafka_group_member_t *members;
                 int member_cnt;
+                /* For metadata to run the assignor on. */
+                rd_bool_t waits;
         } rkcg_group_leader;
 
         rd_kafka_q_t *rkcg_q;            /* Application poll queue */
