@@ -12,9 +12,10 @@ use arrow::datatypes::{DataType, Field, Schema};
 use clap::Args;
 use tidelake_codec::json::encode::{JsonStyle, write_rows};
 use tidelake_core::{Bucket, ErrorKind, Offset};
-use tidelake_intake::{BucketIntake, Seen, TableKind, Taken};
+use tidelake_intake::{BucketIntake, IntakeError, Seen, TableKind, Taken};
 use tidelake_log::{Admin, KafkaSettings, LogError, MessageBatch, TailReader};
 use tidelake_schema::TableSchema;
+use tidelake_schema::delta::PhysicalNames;
 
 use crate::Global;
 use crate::client::{Client, table_name};
@@ -55,6 +56,8 @@ pub(crate) async fn run(args: TailArgs, global: &Global) -> Result<(), Failure> 
         .await?;
     let schema = TableSchema::from_iceberg_value(&table["schema"])
         .map_err(|error| Failure::of("the table's schema can't be read", error.kind(), &error))?;
+    let names: PhysicalNames =
+        serde_json::from_value(table["physical_names"].clone()).unwrap_or_default();
     let topic = table["topic"].as_str().unwrap_or_default().to_owned();
     let count = u32::try_from(table["buckets"].as_u64().unwrap_or_default()).unwrap_or_default();
     let buckets: Vec<Bucket> = (0..count).map(Bucket).collect();
@@ -73,7 +76,7 @@ pub(crate) async fn run(args: TailArgs, global: &Global) -> Result<(), Failure> 
         Some("upsert") => TableKind::Upsert,
         _ => TableKind::Append,
     };
-    let mut printer = Printer::new(kind, &schema, count, args.rows)?;
+    let mut printer = Printer::new(kind, (&schema, names), count, args.rows)?;
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -152,13 +155,16 @@ struct Printer {
 impl Printer {
     fn new(
         kind: TableKind,
-        schema: &TableSchema,
+        (schema, names): (&TableSchema, PhysicalNames),
         buckets: u32,
         rows_max: Option<u64>,
     ) -> Result<Self, Failure> {
-        let intakes = (0..buckets)
-            .map(|bucket| BucketIntake::without_origins(kind, schema, Bucket(bucket), buckets));
-        let intakes = intakes.collect::<Result<_, _>>();
+        let names = Arc::new(names);
+        let intakes = (0..buckets).map(|bucket| {
+            let intake = BucketIntake::without_origins(kind, schema, Bucket(bucket), buckets)?;
+            Ok(intake.named(Arc::clone(&names)))
+        });
+        let intakes = intakes.collect::<Result<_, IntakeError>>();
         Ok(Self {
             intakes: intakes.map_err(|error| {
                 Failure::of(

@@ -13,7 +13,6 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use tidelake_catalog::TableEntry;
 use tidelake_codec::arrow_ipc;
 use tidelake_codec::json::stream::{ArraySplitter, LineSplitter};
 use tidelake_codec::{Allowance, Reason, Rejection};
@@ -22,6 +21,7 @@ use tidelake_core::limits::RECORD_BYTES_MAX;
 use crate::body::{Capped, Chunks, Coding, Fault};
 use crate::packer::{Encoder, PackError, column_bytes};
 use crate::spool::{Spool, SpoolError};
+use crate::tables::LoggedTable;
 use columns::{Columns, row_bytes_min, rows_of_message};
 use room::SMALL_DECODED_BYTES_MAX;
 use sink::Sink;
@@ -60,7 +60,7 @@ pub(crate) struct Work {
     pub format: Format,
     pub operation: Operation,
     /// Its schema is that of the table's log.
-    pub table: Arc<TableEntry>,
+    pub table: LoggedTable,
     pub room: Room,
     pub spool: Spool,
 }
@@ -224,7 +224,7 @@ fn json(body: &mut impl Read, sink: &mut Sink) -> Result<(), BodyError> {
 fn arrow<R: Read>(body: &mut Capped<R>, sink: &mut Sink) -> Result<(), BodyError> {
     let mut reader = arrow_ipc::StreamReader::new(&mut *body, sink.room.arrow());
     // Columns that the batch lacks become nulls: of many rows, many more bytes than came.
-    let arrow = tidelake_schema::arrow::to_arrow(&sink.table.schema);
+    let arrow = tidelake_schema::arrow::to_arrow(&sink.table.entry.schema);
     let rows_max = rows_of_message(row_bytes_min(arrow.fields()));
     while let Some(batch) = reader.next() {
         let batch = batch?;
@@ -247,7 +247,7 @@ fn conform(
     mut allowance: Allowance,
     sink: &mut Sink,
 ) -> Result<RecordBatch, BodyError> {
-    let (schema, allowance) = (&sink.table.schema, &mut allowance);
+    let (schema, allowance) = (&sink.table.entry.schema, &mut allowance);
     // The reader counts from the stream's beginning, as the body does.
     let first_row = sink.rows as usize;
     Ok(match (&sink.key, &sink.encoder) {
@@ -255,7 +255,7 @@ fn conform(
             arrow_ipc::conform_keys(batch, schema, key, first_row, allowance)?
         }
         (Some(key), _) if arrow_ipc::has_operations(batch) => {
-            let (table, key) = (Arc::clone(&sink.table), key.clone());
+            let (table, key) = (Arc::clone(&sink.table.entry), key.clone());
             let batch = arrow_ipc::conform_operations(batch, schema, &key, first_row, allowance)?;
             // One stream has one schema: all its batches have operations, or none.
             sink.encoder = Encoder::Operations { table, key };

@@ -16,6 +16,7 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use tidelake_catalog::TableEntry;
 use tidelake_codec::key::KeyText;
+use tidelake_codec::packed::Wire;
 use tidelake_codec::{CodecError, packed};
 use tidelake_core::Bucket;
 use tidelake_core::limits::MESSAGE_BYTES_MAX;
@@ -69,16 +70,16 @@ pub(crate) enum Encoder {
 impl Encoder {
     /// A message's value. Of a `part` other rows may follow that share its message in the end, so it
     /// keeps all columns.
-    fn encode(&self, batch: &RecordBatch, part: bool) -> Result<Bytes, CodecError> {
+    fn encode(&self, batch: &RecordBatch, part: bool, wire: &Wire) -> Result<Bytes, CodecError> {
         match self {
             Self::Deletes => {
                 let all = BooleanBuffer::new_set(batch.num_rows());
-                packed::encode_with(batch, Some(&all))
+                wire.encode(&packed::with_operations(batch, &all)?)
             }
             Self::Operations { table, key } if !part => {
-                packed::encode_operations(batch, &table.schema, key)
+                wire.encode(&packed::without_idle_columns(batch, &table.schema, key)?)
             }
-            Self::Rows | Self::Operations { .. } => packed::encode(batch),
+            Self::Rows | Self::Operations { .. } => wire.encode(batch),
         }
     }
 
@@ -97,9 +98,10 @@ impl Encoder {
         let whole = concat_batches(&first.schema(), &batches).map_err(broken)?;
         let encoded = match self {
             Self::Operations { table, key } => {
-                packed::encode_operations(&whole, &table.schema, key)
+                packed::without_idle_columns(&whole, &table.schema, key)
+                    .and_then(|batch| packed::encode(&batch))
             }
-            // Deletes have their column already.
+            // Parts say their columns' names in files; deletes have their column already.
             Self::Rows | Self::Deletes => packed::encode(&whole),
         };
         encoded.map_err(|error| PackError::Encode(error.to_string()))
@@ -110,6 +112,7 @@ impl Encoder {
 #[derive(Debug)]
 pub(crate) struct Packer {
     encoder: Encoder,
+    wire: Arc<Wire>,
     bucket: Option<Bucket>,
     pending: Vec<RecordBatch>,
     pending_rows: usize,
@@ -131,9 +134,10 @@ enum Numbers {
 
 impl Packer {
     /// For rows that may go to any bucket.
-    pub(crate) fn new(encoder: Encoder) -> Self {
+    pub(crate) fn new(encoder: Encoder, wire: Arc<Wire>) -> Self {
         Self {
             encoder,
+            wire,
             bucket: None,
             pending: Vec::new(),
             pending_rows: 0,
@@ -145,11 +149,11 @@ impl Packer {
     }
 
     /// For the rows of one bucket.
-    pub(crate) fn of_bucket(encoder: Encoder, bucket: Bucket) -> Self {
+    pub(crate) fn of_bucket(encoder: Encoder, wire: Arc<Wire>, bucket: Bucket) -> Self {
         Self {
             bucket: Some(bucket),
             numbers: Numbers::Listed(Vec::new()),
-            ..Self::new(encoder)
+            ..Self::new(encoder, wire)
         }
     }
 
@@ -278,7 +282,7 @@ impl Packer {
         let bytes = column_bytes(batch);
         // LZ4 may well make a small message of them, but not so surely that trying pays.
         if rows == 1 || bytes <= MESSAGE_VALUE_BYTES_MAX {
-            let encoded_bytes = match self.encoder.encode(batch, self.cut) {
+            let encoded_bytes = match self.encoder.encode(batch, self.cut, &self.wire) {
                 Ok(value) if value.len() <= MESSAGE_VALUE_BYTES_MAX => {
                     return sink(Packed {
                         rows: rows as u32,

@@ -91,7 +91,7 @@ pub(crate) async fn replay(
     let body = body::whole(body, BODY_BYTES_MAX, gateway.ingest.pace()).await;
     let body = body.map_err(BodyError::Fault)?;
     let snapshot = gateway.tables.snapshot(&table, Duration::ZERO).await?;
-    let judge = Judge::new(Arc::clone(&table.entry), Arc::clone(snapshot.schema()));
+    let judge = Judge::new(Arc::clone(&table.entry), &snapshot);
     let turn = table.next_turn();
     let judged = tokio::task::spawn_blocking(move || judged(&body, judge, turn));
     let judged = judged.await.map_err(died)??;

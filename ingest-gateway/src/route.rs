@@ -9,10 +9,13 @@
 //! when they are sent ([`crate::spool`]). So the rows of a body and a bucket that fit one message are
 //! one, and readers see them whole or not at all (P5).
 
+use std::sync::Arc;
+
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::error::ArrowError;
 use tidelake_codec::key::{KeyError, KeyText};
+use tidelake_codec::packed::Wire;
 use tidelake_core::Bucket;
 
 use crate::decode::BodyError;
@@ -41,8 +44,8 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    pub(crate) fn new(key: KeyText, buckets: u32, encoder: Encoder) -> Self {
-        let packer = |bucket| Packer::of_bucket(encoder.clone(), Bucket(bucket));
+    pub(crate) fn new(key: KeyText, buckets: u32, encoder: Encoder, wire: &Arc<Wire>) -> Self {
+        let packer = |bucket| Packer::of_bucket(encoder.clone(), Arc::clone(wire), Bucket(bucket));
         Self {
             packers: (0..buckets).map(packer).collect(),
             key,

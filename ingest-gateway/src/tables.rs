@@ -35,7 +35,7 @@ use tidelake_schema::TableSchema;
 use tidelake_service::Problem;
 
 use describe::{Description, describe_for_list, describe_one};
-pub(crate) use live::{LiveTable, Reached, Tables};
+pub(crate) use live::{LiveTable, LoggedTable, Reached, Tables};
 
 use crate::Gateway;
 use crate::problem::Answer;

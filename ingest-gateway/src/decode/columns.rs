@@ -67,7 +67,7 @@ pub(super) struct Columns {
 
 impl Columns {
     pub(super) fn new(sink: &Sink) -> Result<Self, BodyError> {
-        let schema = &sink.table.schema;
+        let schema = &sink.table.entry.schema;
         let unusable = |error: SchemaError| BodyError::Schema(error.to_string());
         let (decoder, arrow) = match (&sink.key, &sink.encoder) {
             (Some(key), Encoder::Deletes) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use tidelake_catalog::{TableEntry, TableMode};
+use tidelake_catalog::TableMode;
 use tidelake_codec::key::KeyText;
 
 use super::room::SMALL_DECODED_BYTES_MAX;
@@ -11,10 +11,11 @@ use super::{BodyError, Operation, Room};
 use crate::packer::{Encoder, Packed, Packer};
 use crate::route::Router;
 use crate::spool::Spool;
+use crate::tables::LoggedTable;
 
 /// Where columns go.
 pub(super) struct Sink {
-    pub(super) table: Arc<TableEntry>,
+    pub(super) table: LoggedTable,
     /// Of upsert tables.
     pub(super) key: Option<KeyText>,
     pub(super) encoder: Encoder,
@@ -36,19 +37,18 @@ enum Way {
 
 impl Sink {
     pub(super) fn new(
-        table: &Arc<TableEntry>,
+        table: &LoggedTable,
         operation: Operation,
         room: Room,
         spool: Spool,
     ) -> Result<Self, BodyError> {
-        let key = match table.mode {
+        let key = match table.entry.mode {
             TableMode::Append => None,
-            TableMode::Upsert => {
-                KeyText::new(&table.schema).map_err(|error| BodyError::Schema(error.to_string()))?
-            }
+            TableMode::Upsert => KeyText::new(&table.entry.schema)
+                .map_err(|error| BodyError::Schema(error.to_string()))?,
         };
         Ok(Self {
-            table: Arc::clone(table),
+            table: table.clone(),
             key,
             encoder: match operation {
                 Operation::Write => Encoder::Rows,
@@ -74,11 +74,12 @@ impl Sink {
 
     /// One batch of the table's columns, of the key's, or of operations, as the encoder wants them.
     pub(super) fn take(&mut self, batch: RecordBatch) -> Result<(), BodyError> {
-        let encoder = &self.encoder;
+        let (encoder, wire) = (&self.encoder, &self.table.wire);
         let way = self.way.get_or_insert_with(|| match &self.key {
-            None => Way::AnyBucket(Packer::new(encoder.clone())),
+            None => Way::AnyBucket(Packer::new(encoder.clone(), Arc::clone(wire))),
             Some(key) => {
-                let router = Router::new(key.clone(), self.table.buckets, encoder.clone());
+                let buckets = self.table.entry.buckets;
+                let router = Router::new(key.clone(), buckets, encoder.clone(), wire);
                 Way::ByKey(Box::new(router))
             }
         });

@@ -7,7 +7,7 @@ use arrow::datatypes::Int64Type;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use proptest::prelude::*;
-use tidelake_catalog::TableMode;
+use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_codec::packed;
 use tidelake_core::{TableId, TableName, TenantId, TopicId};
 
@@ -26,8 +26,8 @@ fn schema() -> TableSchema {
     .unwrap()
 }
 
-fn table() -> Arc<TableEntry> {
-    Arc::new(TableEntry {
+fn table() -> LoggedTable {
+    let entry = TableEntry {
         id: TableId::new(TenantId::default(), TableName::new("t").unwrap()),
         mode: TableMode::Append,
         schema: schema(),
@@ -38,7 +38,8 @@ fn table() -> Arc<TableEntry> {
         created_ms: 0,
         dead_letters_topic_id: None,
         restores: 0,
-    })
+    };
+    LoggedTable::new(entry, &tidelake_schema::delta::PhysicalNames::new())
 }
 
 fn decode_chunks(

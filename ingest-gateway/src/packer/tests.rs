@@ -3,9 +3,18 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListBuilder, StringArray, StringBuilder};
 use proptest::prelude::*;
 use tidelake_schema::TableSchema;
+use tidelake_schema::delta::PhysicalNames;
+use tidelake_schema::evolution::Columns;
 
 use super::bytes::array_bytes;
 use super::*;
+
+fn wire(schema: &TableSchema) -> Arc<Wire> {
+    Arc::new(Wire::new(Columns {
+        schema,
+        names: &PhysicalNames::new(),
+    }))
+}
 
 fn schema() -> TableSchema {
     TableSchema::from_iceberg_json(
@@ -36,7 +45,7 @@ fn batch(first: i64, texts: &[String]) -> RecordBatch {
 }
 
 fn pack(batches: Vec<RecordBatch>) -> Result<Vec<Packed>, PackError> {
-    let mut packer = Packer::new(Encoder::Rows);
+    let mut packer = Packer::new(Encoder::Rows, wire(&schema()));
     let mut out = Vec::new();
     let mut sink = |packed| -> Result<(), PackError> {
         out.push(packed);

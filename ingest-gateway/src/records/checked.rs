@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use tidelake_catalog::{TableEntry, TableMode};
+use tidelake_catalog::TableMode;
 use tidelake_service::Problem;
 
 use super::shape::Shape;
@@ -17,7 +17,7 @@ use crate::body::{self, Chunks, Coding, Fault};
 use crate::decode::{self, BodyError, Decoded, Format, Operation, Room, Work};
 use crate::problem::Answer;
 use crate::spool::Spool;
-use crate::tables::LiveTable;
+use crate::tables::{LiveTable, LoggedTable};
 
 /// Bodies up to this size are decoded where they arrive: handing them to a thread costs more.
 const SMALL_BODY_BYTES_MAX: u64 = 64 * 1024;
@@ -68,7 +68,7 @@ impl Unchecked<'_> {
     /// of its log.
     pub(super) async fn check(
         &self,
-        mut logged: Arc<TableEntry>,
+        mut logged: LoggedTable,
         body: Body,
     ) -> Result<(Decoded, Place), Answer> {
         self.check_length()?;
@@ -115,7 +115,7 @@ impl Unchecked<'_> {
 
     async fn decode(
         &self,
-        logged: &Arc<TableEntry>,
+        logged: &LoggedTable,
         source: &mut Source,
     ) -> Result<(Decoded, Place), Failed> {
         let Shape {
@@ -124,7 +124,7 @@ impl Unchecked<'_> {
             length,
         } = self.shape;
         let gateway = self.gateway;
-        let tenant = &logged.id.tenant;
+        let tenant = &logged.entry.id.tenant;
         let is_small = |length| length <= SMALL_BODY_BYTES_MAX;
         let whole = match source {
             Source::Whole(body) => Some(body.clone()),
@@ -155,12 +155,15 @@ impl Unchecked<'_> {
     /// On a thread of its own. A body that is at hand stays so.
     async fn decode_stream(
         &self,
-        logged: &Arc<TableEntry>,
+        logged: &LoggedTable,
         source: &mut Source,
     ) -> Result<(Decoded, Place), Failed> {
         let (gateway, format) = (self.gateway, self.shape.format);
-        let wanted = places(format, logged.mode);
-        let (place, places) = gateway.admission.stream(&logged.id.tenant, wanted).await?;
+        let wanted = places(format, logged.entry.mode);
+        let (place, places) = gateway
+            .admission
+            .stream(&logged.entry.id.tenant, wanted)
+            .await?;
         let chunks = match std::mem::replace(source, Source::Read) {
             Source::Whole(body) => {
                 *source = Source::Whole(body.clone());
@@ -178,14 +181,14 @@ impl Unchecked<'_> {
         self.spooled(outcome)
     }
 
-    fn work(&self, logged: &Arc<TableEntry>, chunks: Chunks, format: Format, room: Room) -> Work {
+    fn work(&self, logged: &LoggedTable, chunks: Chunks, format: Format, room: Room) -> Work {
         Work {
             chunks,
             coding: self.shape.coding,
             bytes_max: self.gateway.ingest.body_bytes_max,
             format,
             operation: self.operation,
-            table: Arc::clone(logged),
+            table: logged.clone(),
             room,
             spool: Spool::new(Arc::clone(&self.gateway.spool)),
         }

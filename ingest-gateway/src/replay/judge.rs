@@ -9,7 +9,9 @@ use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_codec::{Reason, Rejection};
 use tidelake_core::{Bucket, ErrorKind};
 use tidelake_intake::decode::{MessageDecoder, Placement, Pushed, WireMessage};
+use tidelake_manifest::Snapshot;
 use tidelake_schema::TableSchema;
+use tidelake_schema::delta::PhysicalNames;
 use tidelake_service::Problem;
 
 use super::request::DeadLetter;
@@ -54,15 +56,17 @@ pub(super) struct Judge {
     table: Arc<TableEntry>,
     /// As the table's log has it.
     schema: Arc<TableSchema>,
+    names: Arc<PhysicalNames>,
     /// By the bucket that messages seem to come from.
     decoders: BTreeMap<Bucket, MessageDecoder>,
 }
 
 impl Judge {
-    pub(super) fn new(table: Arc<TableEntry>, schema: Arc<TableSchema>) -> Self {
+    pub(super) fn new(table: Arc<TableEntry>, snapshot: &Snapshot) -> Self {
         Self {
             table,
-            schema,
+            schema: Arc::clone(snapshot.schema()),
+            names: Arc::clone(snapshot.physical_names()),
             decoders: BTreeMap::new(),
         }
     }
@@ -126,7 +130,8 @@ impl Judge {
                     TableMode::Append => MessageDecoder::append(&self.schema),
                     TableMode::Upsert => MessageDecoder::upsert(&self.schema, Some(placement)),
                 };
-                new.insert(made.map_err(|error| bug(error.to_string()))?)
+                let made = made.map_err(|error| bug(error.to_string()))?;
+                new.insert(made.named(Arc::clone(&self.names)))
             }
         };
         let pushed = decoder.push(&WireMessage {

@@ -9,6 +9,8 @@ use tidelake_codec::{arrow_ipc, packed};
 use tidelake_core::partition::bucket_of;
 use tidelake_core::{TableId, TableName, TenantId, TopicId};
 use tidelake_schema::TableSchema;
+use tidelake_schema::delta::PhysicalNames;
+use tidelake_schema::evolution::Columns;
 
 use super::*;
 use crate::packer::MESSAGE_VALUE_BYTES_MAX;
@@ -39,6 +41,13 @@ type Row = (String, bool);
 
 fn key_of(table: &TableEntry) -> KeyText {
     KeyText::new(&table.schema).unwrap().unwrap()
+}
+
+fn wire(table: &TableEntry) -> Arc<Wire> {
+    Arc::new(Wire::new(Columns {
+        schema: &table.schema,
+        names: &PhysicalNames::new(),
+    }))
 }
 
 fn encoder(table: &Arc<TableEntry>, way: usize) -> Encoder {
@@ -152,7 +161,7 @@ proptest! {
             }
             first += rows.len();
         }
-        let router = Router::new(key_of(&table), buckets, encoder.clone()).holding(gathered, held);
+        let router = Router::new(key_of(&table), buckets, encoder.clone(), &wire(&table)).holding(gathered, held);
         let messages = routed(router, encoder, batches).unwrap();
         let owners: BTreeSet<_> = messages.iter().map(|message| message.bucket).collect();
         let mut found = BTreeMap::<u32, Vec<_>>::new();
@@ -177,8 +186,8 @@ fn a_bucket_of_more_than_a_message_has_full_messages_even_where_memory_is_short(
     for held in [1 << 20, HELD_BYTES_MAX] {
         let batches = rows.chunks(10_000).enumerate();
         let batches = batches.map(|(at, rows)| batch(&table, &Encoder::Rows, at * 10_000, rows));
-        let router =
-            Router::new(key_of(&table), buckets, Encoder::Rows).holding(GATHERED_ROWS, held);
+        let router = Router::new(key_of(&table), buckets, Encoder::Rows, &wire(&table))
+            .holding(GATHERED_ROWS, held);
         let messages = routed(router, Encoder::Rows, batches.collect()).unwrap();
         assert_eq!(messages.len(), buckets as usize, "some 620 KB each");
         let mut values: Vec<_> = messages.iter().flat_map(|m| unpack(&table, m)).collect();
@@ -202,7 +211,7 @@ fn rows_that_are_refused_are_named_by_their_place_in_the_body() {
     let batches: Vec<_> = batches
         .map(|(at, rows)| batch(&table, &Encoder::Rows, at * 5_000, rows))
         .collect();
-    let router = Router::new(key_of(&table), 4, Encoder::Rows);
+    let router = Router::new(key_of(&table), 4, Encoder::Rows, &wire(&table));
     match routed(router, Encoder::Rows, batches) {
         Err(BodyError::Rejected { row, rejection }) => {
             assert_eq!(row, GATHERED_ROWS as u64 + 7);

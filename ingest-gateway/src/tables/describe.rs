@@ -9,6 +9,7 @@ use tidelake_catalog::TableMode;
 use tidelake_core::{Bucket, TableName, TenantId, TopicId, Watermark};
 use tidelake_manifest::Snapshot;
 use tidelake_schema::TableSchema;
+use tidelake_schema::delta::PhysicalNames;
 
 use super::live::LiveTable;
 use crate::Gateway;
@@ -25,6 +26,9 @@ pub(crate) struct Description {
     topic: String,
     topic_id: TopicId,
     schema: TableSchema,
+    /// What columns are called in files, by id, where that differs: packed messages go by it.
+    #[serde(skip_serializing_if = "PhysicalNames::is_empty")]
+    physical_names: PhysicalNames,
     properties: BTreeMap<String, String>,
     created_ms: i64,
     version: u64,
@@ -127,6 +131,7 @@ fn description(
         topic: entry.topic.clone(),
         topic_id: entry.topic_id,
         schema: TableSchema::clone(snapshot.schema()),
+        physical_names: PhysicalNames::clone(snapshot.physical_names()),
         properties: entry.properties.clone(),
         created_ms: entry.created_ms,
         version: snapshot.version().0,

@@ -23,7 +23,7 @@ use crate::problem::{self, Answer};
 use crate::request::shared;
 use crate::settings::TableSettings;
 
-pub(crate) use table::LiveTable;
+pub(crate) use table::{LiveTable, LoggedTable};
 pub(crate) use topic::Reached;
 
 /// All tables, and what they are made with.
@@ -125,7 +125,7 @@ impl Tables {
     }
 
     /// The table with the schema of its own log; see [`LiveTable::logged`].
-    pub(crate) async fn logged(&self, table: &Arc<LiveTable>) -> Result<Arc<TableEntry>, Answer> {
+    pub(crate) async fn logged(&self, table: &Arc<LiveTable>) -> Result<LoggedTable, Answer> {
         let logged = match table.logged().await {
             Ok(logged) => logged,
             Err(error) => return Err(self.unreadable(table, &error).await),
@@ -141,13 +141,13 @@ impl Tables {
     pub(crate) async fn logged_since(
         &self,
         table: &Arc<LiveTable>,
-        known: &Arc<TableEntry>,
-    ) -> Result<Option<Arc<TableEntry>>, Answer> {
+        known: &LoggedTable,
+    ) -> Result<Option<LoggedTable>, Answer> {
         let logged = match table.logged_anew(known).await {
             Ok(logged) => logged,
             Err(error) => return Err(self.unreadable(table, &error).await),
         };
-        if Arc::ptr_eq(&logged, known) || logged.schema == known.schema {
+        if logged.has_columns_of(known) {
             return Ok(None);
         }
         if let Err(error) = table.check_columns() {

@@ -221,3 +221,68 @@ async fn ids_that_another_engine_gives_anew_are_no_other_key() {
     let reply = harness.post(JSON, r#"{"id":3}"#).await;
     reply.is_problem(503, "TABLE_UNAVAILABLE");
 }
+
+/// Turns column mapping on, as it stands after a rename: files keep the first names.
+fn mapped(metadata: &mut Value, schema: &mut Value, names: &[(&str, &str, &str)]) {
+    metadata["configuration"]["delta.columnMapping.mode"] = "name".into();
+    metadata["configuration"]["delta.columnMapping.maxColumnId"] = "199".into();
+    let fields = schema["fields"].as_array_mut().unwrap();
+    for (id, field) in fields.iter_mut().enumerate() {
+        let was = field["name"].clone();
+        let known = names.iter().find(|(name, ..)| was == *name);
+        let (_, physical, now) = known.copied().unwrap_or(("", was.as_str().unwrap(), ""));
+        field["metadata"]["delta.columnMapping.id"] = (100 + id).into();
+        field["metadata"]["delta.columnMapping.physicalName"] = physical.into();
+        if !now.is_empty() {
+            field["name"] = now.into();
+        }
+    }
+}
+
+/// The columns' names, and those in files, of all messages.
+fn names_sent(harness: &Harness) -> Vec<(String, String)> {
+    let mut names = Vec::new();
+    let messages = harness.log.messages("tidelake.default.orders");
+    for message in messages.into_iter().flatten() {
+        let value = message.value.unwrap();
+        let reader = arrow::ipc::reader::StreamReader::try_new(value.as_ref(), None).unwrap();
+        names.extend(reader.schema().fields().iter().map(|field| {
+            let mark = &field.metadata()[tidelake_codec::packed::COLUMN_KEY];
+            (field.name().clone(), mark.clone())
+        }));
+    }
+    names
+}
+
+#[tokio::test]
+async fn messages_say_what_their_columns_are_called_in_files() {
+    let harness = with_orders().await;
+    harness
+        .post(JSON, r#"{"id":1,"note":"n"}"#)
+        .await
+        .answered();
+    let sent = names_sent(&harness);
+    assert!(sent.contains(&("note".into(), "note".into())), "{sent:?}");
+    alter_metadata(&harness, 1, |metadata, schema| {
+        mapped(metadata, schema, &[("note", "note", "remark")]);
+    })
+    .await;
+    let fresh = harness.another().await;
+    fresh
+        .post(JSON, r#"{"id":2,"remark":"n"}"#)
+        .await
+        .answered();
+    let sent = names_sent(&fresh);
+    assert!(sent.contains(&("remark".into(), "note".into())), "{sent:?}");
+    let reply = fresh
+        .call(Method::GET, "/v1/tables/orders", Body::empty())
+        .await;
+    let told = reply.answered()["physical_names"].clone();
+    assert!(
+        told.as_object()
+            .unwrap()
+            .values()
+            .any(|name| name == "note"),
+        "{told}"
+    );
+}

@@ -7,19 +7,25 @@
 //! Messages of a table with a primary key may delete: a column [`OPERATION_COLUMN`] (Int8: 0 upsert,
 //! 1 delete) stands in those that do. Of rows that delete only the key's columns count; a message
 //! that does nothing else has no other columns.
+//!
+//! What the gateway packs names its columns so that they are found under whatever name they have
+//! when the message is read: by [`Wire::encode`], see [`COLUMN_KEY`].
+
+mod names;
 
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, Int8Array, RecordBatch};
 use arrow::buffer::{BooleanBuffer, Buffer};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Int8Type, Schema};
+use arrow::datatypes::{DataType, Field, Int8Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use bytes::Bytes;
 use tidelake_core::limits::MESSAGE_BYTES_MAX;
 use tidelake_schema::TableSchema;
+use tidelake_schema::evolution::Columns;
 
 use crate::allowance::{Allowance, Exceeded, MESSAGE_DECODED_BYTES_MAX};
 use crate::arrow_ipc::{
@@ -28,6 +34,8 @@ use crate::arrow_ipc::{
 use crate::error::CodecError;
 use crate::key::KeyText;
 use crate::reject::{Reason, Rejection};
+
+pub use names::{COLUMN_KEY, Wire};
 
 /// The value of the header `tl-encoding`.
 pub const ENCODING: &str = "arrow";
@@ -48,6 +56,11 @@ const LIMITS: StreamLimits = StreamLimits {
 /// [`decode`] would refuse for its size; whether the result fits in a message is the caller's to
 /// see.
 pub fn encode(batch: &RecordBatch) -> Result<Bytes, CodecError> {
+    write(batch, batch.schema_ref())
+}
+
+/// The batch's buffers under `schema`, which has the same columns but may say more of them.
+fn write(batch: &RecordBatch, schema: &SchemaRef) -> Result<Bytes, CodecError> {
     let too_large = |what, found, max| Err(CodecError::TooLarge { what, found, max });
     if batch.num_rows() > ROWS_MAX {
         return too_large("rows", batch.num_rows(), ROWS_MAX);
@@ -59,7 +72,7 @@ pub fn encode(batch: &RecordBatch) -> Result<Bytes, CodecError> {
     let options =
         IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
     let out = Vec::with_capacity(1024 + bytes / 2);
-    let mut writer = StreamWriter::try_new_with_options(out, batch.schema_ref(), options)?;
+    let mut writer = StreamWriter::try_new_with_options(out, schema, options)?;
     writer.write(batch)?;
     writer.finish()?;
     Ok(writer.into_inner()?.into())
@@ -71,36 +84,48 @@ pub fn encode_with(
     batch: &RecordBatch,
     deletes: Option<&BooleanBuffer>,
 ) -> Result<Bytes, CodecError> {
-    let Some(deletes) = deletes.filter(|deletes| deletes.count_set_bits() > 0) else {
-        return encode(batch);
-    };
+    match deletes.filter(|deletes| deletes.count_set_bits() > 0) {
+        None => encode(batch),
+        Some(deletes) => encode(&with_operations(batch, deletes)?),
+    }
+}
+
+/// The batch with a column of operations: rows in `deletes` delete.
+pub fn with_operations(
+    batch: &RecordBatch,
+    deletes: &BooleanBuffer,
+) -> Result<RecordBatch, CodecError> {
     let operations: Int8Array = deletes.iter().map(i8::from).collect::<Vec<_>>().into();
     let operation = Arc::new(Field::new(OPERATION_COLUMN, DataType::Int8, false));
     let fields = batch.schema_ref().fields().iter().cloned();
     let schema = Schema::new(fields.chain([operation]).collect::<Vec<_>>());
     let mut columns = batch.columns().to_vec();
     columns.push(Arc::new(operations));
-    encode(&RecordBatch::try_new(Arc::new(schema), columns)?)
+    Ok(RecordBatch::try_new(Arc::new(schema), columns)?)
 }
 
-/// [`encode`] of a batch of [`crate::arrow_ipc::operations_schema`]: without operations where
-/// nothing is deleted, without other columns than the key's where nothing is written.
-pub fn encode_operations(
+/// A batch of [`crate::arrow_ipc::operations_schema`] as a message holds it: without operations
+/// where nothing is deleted, without other columns than the key's where nothing is written. Fields
+/// keep their metadata.
+pub fn without_idle_columns(
     batch: &RecordBatch,
     schema: &TableSchema,
     key: &KeyText,
-) -> Result<Bytes, CodecError> {
+) -> Result<RecordBatch, CodecError> {
     let deletes = deletes_of(batch)?.count_set_bits();
     let last = batch.num_columns() - 1;
     if deletes == 0 {
         let columns = batch.columns()[..last].to_vec();
-        let target = tidelake_schema::arrow::to_arrow(schema);
-        encode(&RecordBatch::try_new(target, columns)?)
+        let given = batch.schema_ref().fields().iter().zip(&schema.fields);
+        let fields = given
+            .map(|(given, field)| Arc::new(given.as_ref().clone().with_nullable(!field.required)));
+        let target = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        Ok(RecordBatch::try_new(target, columns)?)
     } else if deletes == batch.num_rows() {
         let places: Vec<_> = key.columns().iter().copied().chain([last]).collect();
-        encode(&batch.project(&places)?)
+        Ok(batch.project(&places)?)
     } else {
-        encode(batch)
+        Ok(batch.clone())
     }
 }
 
@@ -131,17 +156,18 @@ pub fn decode_upserts(
     schema: &TableSchema,
     key: &KeyText,
 ) -> Result<Packed, Rejection> {
-    decode_upserts_within(message, schema, key, &mut Allowance::of_message())
+    decode_upserts_into(message, names::plain(schema), key)
 }
 
-/// [`decode_upserts`] of what takes no more than `allowance`.
-pub fn decode_upserts_within(
+/// [`decode_upserts`] of a table whose columns may have been renamed since.
+pub fn decode_upserts_into(
     message: &[u8],
-    schema: &TableSchema,
+    columns: Columns<'_>,
     key: &KeyText,
-    allowance: &mut Allowance,
 ) -> Result<Packed, Rejection> {
-    let batches = read(message, allowance)?;
+    let allowance = &mut Allowance::of_message();
+    let schema = columns.schema;
+    let batches = read(message, columns, allowance)?;
     // One stream has one schema.
     if !batches.first().is_some_and(has_operations) {
         let rows = conform_all(&batches, schema, allowance)?;
@@ -196,17 +222,14 @@ pub fn decode_upserts_within(
 /// Decodes a message into columns of `schema`. Rows are counted from 0 within the message. Refuses
 /// what would take more than [`MESSAGE_DECODED_BYTES_MAX`].
 pub fn decode(message: &[u8], schema: &TableSchema) -> Result<RecordBatch, Rejection> {
-    decode_within(message, schema, &mut Allowance::of_message())
+    decode_into(message, names::plain(schema))
 }
 
-/// [`decode`] of what takes no more than `allowance`.
-pub fn decode_within(
-    message: &[u8],
-    schema: &TableSchema,
-    allowance: &mut Allowance,
-) -> Result<RecordBatch, Rejection> {
-    let batches = read(message, allowance)?;
-    conform_all(&batches, schema, allowance)
+/// [`decode`] into the columns of a table that may have been renamed since.
+pub fn decode_into(message: &[u8], columns: Columns<'_>) -> Result<RecordBatch, Rejection> {
+    let allowance = &mut Allowance::of_message();
+    let batches = read(message, columns, allowance)?;
+    conform_all(&batches, columns.schema, allowance)
 }
 
 fn whole(reason: Reason) -> Rejection {
@@ -223,8 +246,12 @@ fn corrupt(error: &ArrowError) -> Reason {
     }
 }
 
-/// The batches of a message as they were sent.
-fn read(message: &[u8], allowance: &mut Allowance) -> Result<Vec<RecordBatch>, Rejection> {
+/// The batches of a message as they were sent, under the names that their columns have now.
+fn read(
+    message: &[u8],
+    columns: Columns<'_>,
+    allowance: &mut Allowance,
+) -> Result<Vec<RecordBatch>, Rejection> {
     if message.len() > MESSAGE_BYTES_MAX {
         let reason = Reason::TooLarge {
             what: "the message",
@@ -243,7 +270,7 @@ fn read(message: &[u8], allowance: &mut Allowance) -> Result<Vec<RecordBatch>, R
         let detail = format!("{rows} rows in one message; use at most {ROWS_MAX}");
         return Err(whole(Reason::CorruptArrow { detail }));
     }
-    Ok(batches)
+    names::resolved(batches, columns).map_err(|error| whole(corrupt(&error)))
 }
 
 fn conform_all(

@@ -1,10 +1,13 @@
 //! The intake of one bucket: its messages, in the order of their offsets.
 
+use std::sync::Arc;
+
 use tidelake_codec::{CodecError, Reason, Rejection};
 use tidelake_core::clock::UnixMillis;
 use tidelake_core::{Bucket, TopicId, headers};
 use tidelake_manifest::Snapshot;
 use tidelake_manifest::action::Txn;
+use tidelake_schema::delta::PhysicalNames;
 use tidelake_schema::{SchemaError, TableSchema};
 use tidelake_table::{Chunk, Deletes, Positions};
 
@@ -80,12 +83,21 @@ impl BucketIntake {
         })
     }
 
+    /// For a table whose columns are called otherwise in its files; see [`MessageDecoder::named`].
+    pub fn named(self, names: Arc<PhysicalNames>) -> Self {
+        Self {
+            decoder: self.decoder.named(names),
+            ..self
+        }
+    }
+
     fn with_origins(
         table: &IntakeTable,
         bucket: Bucket,
         origins: Origins,
     ) -> Result<Self, IntakeError> {
-        let intake = Self::without_origins(table.kind, &table.schema, bucket, table.buckets)?;
+        let intake = Self::without_origins(table.kind, &table.schema, bucket, table.buckets)?
+            .named(Arc::clone(&table.names));
         let origins = (table.kind == TableKind::Upsert)
             .then(|| Box::new((table.origin_key.clone(), origins)));
         Ok(Self {

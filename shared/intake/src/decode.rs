@@ -21,15 +21,23 @@
 //! Every message of a dead-letter topic is one row of [`tidelake_schema::dead_letters`], whatever it
 //! is; only `tl-op: flush` without a source position is a marker.
 //!
+//! A JSON record names its columns as they are called when it is read. A packed batch of the gateway
+//! says what they are called in the table's files, and is read by that: see
+//! [`tidelake_codec::packed::COLUMN_KEY`].
+//!
 //! Flusher and query tail read the same messages through the same decoder, so both agree on what is
 //! a row and what is a dead letter.
 
 mod dead_letters;
 mod upsert;
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use tidelake_core::Bucket;
 use tidelake_core::headers::OP_FLUSH;
+use tidelake_schema::delta::PhysicalNames;
+use tidelake_schema::evolution::Columns;
 use tidelake_schema::{SchemaError, TableSchema};
 
 use dead_letters::DeadLetters;
@@ -114,6 +122,7 @@ pub struct DecodedRows {
 #[derive(Debug)]
 pub struct MessageDecoder {
     schema: TableSchema,
+    names: Arc<PhysicalNames>,
     json: JsonDecoder,
     json_offsets: Vec<i64>,
     json_timestamps_ms: Vec<i64>,
@@ -133,6 +142,7 @@ impl MessageDecoder {
     pub fn append(schema: &TableSchema) -> Result<Self, SchemaError> {
         Ok(Self {
             schema: schema.clone(),
+            names: Arc::default(),
             json: JsonDecoder::new(schema, JsonLimits::default())?,
             json_offsets: Vec::new(),
             json_timestamps_ms: Vec::new(),
@@ -160,6 +170,12 @@ impl MessageDecoder {
             decoder.upsert = Some(UpsertMessages::new(key, schema, placement)?);
         }
         Ok(decoder)
+    }
+
+    /// For a table whose columns are called otherwise in its files: packed messages say those names,
+    /// and are read by them.
+    pub fn named(self, names: Arc<PhysicalNames>) -> Self {
+        Self { names, ..self }
     }
 
     /// Takes one message in. A rejected message adds nothing.
@@ -207,14 +223,18 @@ impl MessageDecoder {
                 Ok(Pushed::Rows(1))
             }
             Some(encoding) if encoding == packed::ENCODING.as_bytes() => {
+                let columns = Columns {
+                    schema: &self.schema,
+                    names: &self.names,
+                };
                 let (batch, rows, deletes) = match &mut self.upsert {
                     None => {
-                        let batch = packed::decode(value, &self.schema)?;
+                        let batch = packed::decode_into(value, columns)?;
                         let rows = (0..batch.num_rows() as u32).collect();
                         (batch, rows, None)
                     }
                     Some(upsert) => {
-                        let packed = packed::decode_upserts(value, &self.schema, &upsert.key)?;
+                        let packed = packed::decode_upserts_into(value, columns, &upsert.key)?;
                         upsert.check_batch(&packed)?;
                         (packed.rows, packed.row_numbers, packed.deletes)
                     }

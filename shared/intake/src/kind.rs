@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tidelake_core::TopicId;
 use tidelake_manifest::Snapshot;
 use tidelake_schema::TableSchema;
+use tidelake_schema::delta::PhysicalNames;
 
 use crate::origin::OriginKey;
 
@@ -25,6 +26,8 @@ pub struct IntakeTable {
     pub kind: TableKind,
     /// As the table's log has it.
     pub schema: Arc<TableSchema>,
+    /// What the columns are called in files, where that differs: packed messages go by it.
+    pub names: Arc<PhysicalNames>,
     pub topic_id: TopicId,
     /// Buckets of the table: a key's bucket is counted by it.
     pub buckets: u32,
@@ -37,6 +40,7 @@ impl IntakeTable {
         Self {
             kind,
             schema: Arc::clone(snapshot.schema()),
+            names: Arc::clone(snapshot.physical_names()),
             topic_id,
             buckets,
             origin_key: OriginKey::of(snapshot, topic_id),

@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use tidelake_catalog::{TableEntry, TableMode};
+use tidelake_codec::packed::Wire;
 use tidelake_core::{Bucket, ErrorKind, Watermark};
 use tidelake_manifest::{CachedTable, Freshness, ManifestError, Snapshot};
 use tidelake_schema::TableSchema;
+use tidelake_schema::delta::PhysicalNames;
+use tidelake_schema::evolution::Columns;
 use tokio::time::Interval;
 
 use super::super::by_bucket;
@@ -43,12 +46,40 @@ pub(crate) struct LiveTable {
     looking_anew: tokio::sync::Mutex<Option<Interval>>,
 }
 
+/// A table with the columns of its own log. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct LoggedTable {
+    /// Its schema is that of the log.
+    pub(crate) entry: Arc<TableEntry>,
+    /// How its messages are written.
+    pub(crate) wire: Arc<Wire>,
+}
+
+impl LoggedTable {
+    pub(crate) fn new(entry: TableEntry, names: &PhysicalNames) -> Self {
+        let wire = Wire::new(Columns {
+            schema: &entry.schema,
+            names,
+        });
+        Self {
+            entry: Arc::new(entry),
+            wire: Arc::new(wire),
+        }
+    }
+
+    /// True where both have the same columns, by the same names in files.
+    pub(super) fn has_columns_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.entry, &other.entry)
+            || (self.entry.schema == other.entry.schema && self.wire == other.wire)
+    }
+}
+
 /// What a look at the table's log showed. Not the version: that is the cache's to hold.
 #[derive(Debug, Clone)]
 struct Seen {
     schema: Arc<TableSchema>,
-    /// The table with the schema of its log.
-    logged: Arc<TableEntry>,
+    names: Arc<PhysicalNames>,
+    logged: LoggedTable,
     /// Why no row may follow, where another engine changed the columns or the key.
     misfit: Option<Arc<ManifestError>>,
     /// Why no commit of ours can follow, where another engine switched on what ours can't keep.
@@ -97,7 +128,7 @@ impl LiveTable {
     /// The table with the schema of its own log, by which records are checked: of a version that
     /// was the latest within [`SCHEMA_AGE_MAX`]. While the store is away, what was seen last must
     /// do: nobody who needs the store changes the table either.
-    pub(super) async fn logged(self: &Arc<Self>) -> Result<Arc<TableEntry>, ManifestError> {
+    pub(super) async fn logged(self: &Arc<Self>) -> Result<LoggedTable, ManifestError> {
         if let Some(seen) = self.seen_within(SCHEMA_AGE_MAX) {
             if moment::age(seen.at) >= SCHEMA_AGE_GOOD {
                 self.look_beside();
@@ -120,13 +151,13 @@ impl LiveTable {
     /// [`LOOK_ANEW_INTERVAL`], which they wait for.
     pub(super) async fn logged_anew(
         &self,
-        known: &Arc<TableEntry>,
-    ) -> Result<Arc<TableEntry>, ManifestError> {
+        known: &LoggedTable,
+    ) -> Result<LoggedTable, ManifestError> {
         let asked = moment::now();
         let mut turns = self.looking_anew.lock().await;
         let seen = self.seen.read().clone();
         if let Some(seen) = seen
-            && (seen.at >= asked || seen.logged.schema != known.schema)
+            && (seen.at >= asked || !seen.logged.has_columns_of(known))
         {
             return self.taking(seen);
         }
@@ -144,7 +175,7 @@ impl LiveTable {
     }
 
     /// What was seen last, if `error` says only that the store is away; nobody tries again at once.
-    fn bridge(&self, at: Instant, error: &ManifestError) -> Option<Arc<TableEntry>> {
+    fn bridge(&self, at: Instant, error: &ManifestError) -> Option<LoggedTable> {
         if error.kind() != ErrorKind::Unavailable {
             return None;
         }
@@ -152,7 +183,7 @@ impl LiveTable {
         let seen = seen.as_mut()?;
         tracing::warn!(table = %self.entry.id, %error, "the table's log could not be looked at");
         seen.at = at;
-        Some(Arc::clone(&seen.logged))
+        Some(seen.logged.clone())
     }
 
     /// Looks at the log in a task of its own, unless somebody does.
@@ -176,16 +207,25 @@ impl LiveTable {
         let before = self.seen.read().clone();
         let snapshot = self.snapshot(Duration::ZERO).await?;
         let logged = match before {
-            Some(seen) if seen.schema == *snapshot.schema() => seen.logged,
-            _ => Arc::new(TableEntry {
-                schema: TableSchema::clone(snapshot.schema()),
-                ..self.entry.as_ref().clone()
-            }),
+            Some(seen)
+                if seen.schema == *snapshot.schema()
+                    && seen.names == *snapshot.physical_names() =>
+            {
+                seen.logged
+            }
+            _ => {
+                let entry = TableEntry {
+                    schema: TableSchema::clone(snapshot.schema()),
+                    ..self.entry.as_ref().clone()
+                };
+                LoggedTable::new(entry, snapshot.physical_names())
+            }
         };
         let unwritable = self.cached.delta().check_writable(&snapshot).err();
         let seen = Seen {
             misfit: self.check_columns_of(&snapshot).err().map(Arc::new),
             schema: Arc::clone(snapshot.schema()),
+            names: Arc::clone(snapshot.physical_names()),
             logged,
             unwritable: unwritable.map(Arc::new),
             at,
@@ -197,7 +237,7 @@ impl LiveTable {
     }
 
     /// What records are checked by, unless no commit could hold them.
-    fn taking(&self, seen: Seen) -> Result<Arc<TableEntry>, ManifestError> {
+    fn taking(&self, seen: Seen) -> Result<LoggedTable, ManifestError> {
         match seen.unwritable {
             Some(unwritable) => Err(ManifestError::Shared(unwritable)),
             None => Ok(seen.logged),

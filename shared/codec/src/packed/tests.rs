@@ -96,7 +96,7 @@ proptest! {
                 let target = crate::arrow_ipc::operations_schema(&schema, &key);
                 let batch = RecordBatch::try_new(target, columns).unwrap();
                 let batch = conform_operations(&batch, &schema, &key, 0, &mut Allowance::of_message()).unwrap();
-                encode_operations(&batch, &schema, &key).unwrap().to_vec()
+                encode(&without_idle_columns(&batch, &schema, &key).unwrap()).unwrap().to_vec()
             }
         };
         let packed = decode_upserts(&message, &schema, &key).unwrap();
@@ -161,8 +161,13 @@ fn messages_carry_no_more_than_their_operations_need() {
         columns.push(Arc::new(Int8Array::from(operations.to_vec())));
         let target = crate::arrow_ipc::operations_schema(&schema, &key);
         let batch = RecordBatch::try_new(target, columns).unwrap();
-        let message = encode_operations(&batch, &schema, &key).unwrap();
-        let sent = read(&message, &mut Allowance::of_message()).unwrap();
+        let message = encode(&without_idle_columns(&batch, &schema, &key).unwrap()).unwrap();
+        let sent = read(
+            &message,
+            names::plain(&schema),
+            &mut Allowance::of_message(),
+        )
+        .unwrap();
         let names = sent[0].schema_ref().fields().iter();
         names.map(|field| field.name().clone()).collect::<Vec<_>>()
     };

@@ -1,9 +1,14 @@
 use std::borrow::Cow;
 
+use arrow::array::AsArray;
 use bytes::Bytes;
+use tidelake_codec::json::{JsonDecoder, JsonLimits};
+use tidelake_codec::packed::{ENCODING, Wire};
 use tidelake_core::Offset;
 use tidelake_core::partition::bucket_of;
 use tidelake_schema::TableSchema;
+use tidelake_schema::arrow::to_arrow;
+use tidelake_schema::evolution::Columns;
 
 use super::*;
 use crate::misrouted::{republished, with_origin};
@@ -17,6 +22,7 @@ fn table(kind: TableKind) -> IntakeTable {
             {"id":1,"name":"id","required":true,"type":"long"}]}"#,
     );
     IntakeTable {
+        names: Arc::default(),
         kind,
         schema: schema.unwrap().into(),
         topic_id: TOPIC,
@@ -180,4 +186,72 @@ fn headers_of_the_producer_travel_along() {
     let own: (Cow<'static, str>, Bytes) = ("traceparent".into(), Bytes::from_static(b"x"));
     message.headers.0 = vec![own.clone()];
     assert_eq!(republished(&seen(&message, 0), Bucket(1)).headers.0, [own]);
+}
+
+/// A table of a key and two columns, which are called so.
+fn of_columns(kind: TableKind, names: [&str; 3]) -> IntakeTable {
+    let [k, a, b] = names;
+    let key = if kind == TableKind::Upsert { "1" } else { "" };
+    let schema = TableSchema::from_iceberg_json(&format!(
+        r#"{{"identifier-field-ids":[{key}],"fields":[
+            {{"id":1,"name":"{k}","required":true,"type":"long"}},
+            {{"id":2,"name":"{a}","required":false,"type":"string"}},
+            {{"id":3,"name":"{b}","required":false,"type":"string"}}]}}"#
+    ));
+    IntakeTable {
+        schema: schema.unwrap().into(),
+        buckets: 1,
+        ..table(kind)
+    }
+}
+
+/// A message as the gateway packed it while the columns were called `k`, `a` and `b`.
+fn packed_before(kind: TableKind) -> Outgoing {
+    let before = of_columns(kind, ["k", "a", "b"]);
+    let mut rows = JsonDecoder::new(&before.schema, JsonLimits::default()).unwrap();
+    rows.push_record(br#"{"k":1,"a":"of a","b":"of b"}"#)
+        .unwrap();
+    let wire = Wire::new(Columns {
+        schema: &before.schema,
+        names: &before.names,
+    });
+    let mut message = record(1);
+    message.value = Some(wire.encode(&rows.finish().unwrap()).unwrap());
+    let encoding = Bytes::from_static(ENCODING.as_bytes());
+    message.headers.0.push((headers::ENCODING.into(), encoding));
+    message
+}
+
+#[test]
+fn rows_on_their_way_follow_their_columns() {
+    let physical = |names: [&str; 3]| -> Arc<PhysicalNames> {
+        Arc::new((1..).zip(names.map(str::to_owned)).collect())
+    };
+    for kind in [TableKind::Append, TableKind::Upsert] {
+        let message = packed_before(kind);
+        for (now, names, wanted) in [
+            (["id", "a", "c"], ["k", "a", "b"], ["of a", "of b"]),
+            (["k", "b", "a"], ["k", "a", "b"], ["of a", "of b"]),
+            // Dropped, and made again.
+            (["k", "a", "b"], ["k", "a", "col-9"], ["of a", ""]),
+        ] {
+            let table = IntakeTable {
+                names: physical(names),
+                ..of_columns(kind, now)
+            };
+            let mut intake = intake(&table, Bucket(0));
+            let taken = intake.take(&seen(&message, 5));
+            assert_eq!(taken, Taken::Rows(1), "{kind:?} {now:?}");
+            // Room that was given back does not bring the old names back.
+            let chunk = intake.drain().unwrap().chunks.remove(0);
+            intake.shrink();
+            assert_eq!(intake.take(&seen(&message, 6)), Taken::Rows(1));
+            let text = |column: usize| {
+                let column = chunk.batch.column(column).as_string::<i32>();
+                column.iter().next().flatten().unwrap_or_default()
+            };
+            assert_eq!([text(1), text(2)], wanted, "{kind:?} {now:?}");
+            assert_eq!(chunk.batch.schema(), to_arrow(&table.schema));
+        }
+    }
 }
