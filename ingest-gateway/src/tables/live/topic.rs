@@ -50,7 +50,7 @@ pub(super) struct TopicWatch {
 
 #[derive(Debug, Clone)]
 struct Seen {
-    /// The look began then, or one that the log did not answer.
+    /// The look began then, or ended then where the log did not answer.
     at: Instant,
     verdict: Verdict,
     /// Something happened since that speaks against it.
@@ -155,7 +155,7 @@ impl LiveTable {
         }
         match self.look_at_topic(log.as_ref()).await {
             Ok(verdict) => verdict,
-            Err(error) => self.bridge_topic(asked, &error),
+            Err(error) => self.bridge_topic(&error),
         }
     }
 
@@ -201,9 +201,8 @@ impl LiveTable {
         };
         let (table, log) = (Arc::clone(self), Arc::clone(log));
         tokio::spawn(async move {
-            let asked = moment::now();
             if let Err(error) = table.look_at_topic(log.as_ref()).await {
-                let _last = table.bridge_topic(asked, &error);
+                let _last = table.bridge_topic(&error);
             }
             drop(turn);
         });
@@ -232,8 +231,10 @@ impl LiveTable {
         Ok(verdict)
     }
 
-    /// What was seen last counts on where the log does not answer; nobody tries again at once.
-    fn bridge_topic(&self, at: Instant, error: &LogError) -> Verdict {
+    /// What was seen last counts on where the log does not answer; nobody tries again at once, nor
+    /// do those who wait for their turn.
+    fn bridge_topic(&self, error: &LogError) -> Verdict {
+        let at = moment::now();
         tracing::debug!(table = %self.entry.id, %error, "the topic could not be looked at");
         let mut seen = self.topic_watch.seen.lock();
         let verdict = seen.take().map_or(Ok(()), |seen| seen.verdict);
