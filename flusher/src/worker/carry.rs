@@ -78,6 +78,7 @@ impl Owner {
             News::FlushEnded(topic, table, ended) => {
                 self.flush_ended(topic, &table, ended, consumer);
             }
+            News::Patrolled(found) => self.patrolled(found, consumer),
             News::Ends(ends) => {
                 self.looking = false;
                 let ours = ends.into_iter().filter(|(at, _)| self.seats.owns(at));
@@ -224,7 +225,7 @@ impl Owner {
     }
 
     /// A table that was dropped, or is another flusher's, must not look stuck for ever.
-    fn forget_table(&mut self, topic: &Arc<str>) {
+    pub(super) fn forget_table(&mut self, topic: &Arc<str>) {
         self.tables.remove(topic);
         if let Some(id) = self.table_of(topic) {
             self.bench.metrics.tables.forget(&id);

@@ -1,13 +1,11 @@
 //! What the loop does on every tick: retries, health, metrics; and the look at logs that nothing is
 //! fetched from.
 
-use std::collections::BTreeMap;
-
 use tidelake_core::TableId;
 use tidelake_log::topics::parse_table_topic;
 
 use super::*;
-use crate::freshness::{Behind, Position};
+use crate::freshness::Position;
 
 /// Between two reports: idle tables must cost next to nothing.
 const REPORT: Duration = Duration::from_millis(500);
@@ -32,6 +30,7 @@ impl Owner {
             self.looked_at = now;
             self.look_at_ends();
         }
+        self.go_on_patrol();
     }
 
     /// Every table that stands still, by name and reason, in the metrics and in health.
@@ -40,6 +39,10 @@ impl Owner {
         let mut buckets = 0;
         for (topic, bucket, trouble) in self.seats.troubles() {
             buckets += i64::from(bucket.is_some());
+            let key = (topic.clone(), trouble.cause.as_str());
+            stopped.entry(key).or_insert_with(|| trouble.text.clone());
+        }
+        for (topic, trouble) in self.patrol.troubles() {
             let key = (topic.clone(), trouble.cause.as_str());
             stopped.entry(key).or_insert_with(|| trouble.text.clone());
         }
@@ -115,6 +118,7 @@ impl Owner {
             let of_table = behind.entry(at.topic.clone()).or_default();
             *of_table = of_table.and(of_bucket);
         }
+        behind.extend(self.behind_without_topic(now_ms));
         for (topic, behind) in &behind {
             if let Some(id) = self.table_of(topic) {
                 let snapshot = self.tables.get(topic).map(|slot| &*slot.snapshot);

@@ -2,6 +2,7 @@
 
 mod adopted;
 mod made_again;
+mod silent;
 mod world;
 
 use std::pin::Pin;
