@@ -11,6 +11,7 @@
 //!   before that is from another position.
 
 mod carry;
+mod ends;
 mod flights;
 mod hear;
 mod patrol;
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidelake_core::clock::UnixMillis;
 use tidelake_core::{Bucket, Offset};
 use tidelake_log::{ConsumerSettings, Event as LogEvent, GroupLog, LogClient, LogError};
 use tidelake_log::{MessageBatch, TopicBucket, TopicInfo, topics};
@@ -150,6 +152,8 @@ enum News {
     FlushEnded(Arc<str>, Arc<OpenTable>, Ended),
     /// Ends of logs that nothing is fetched from.
     Ends(Vec<(TopicBucket, Offset)>),
+    /// The oldest records of buckets that stand: where each was looked for, and its timestamp.
+    Oldest(Vec<(TopicBucket, Offset, UnixMillis)>),
     Patrolled(Patrolled),
 }
 

@@ -1,5 +1,4 @@
-//! What the loop does on every tick: retries, health, metrics; and the look at logs that nothing is
-//! fetched from.
+//! What the loop does on every tick: retries, health, metrics.
 
 use tidelake_core::TableId;
 use tidelake_log::topics::parse_table_topic;
@@ -127,7 +126,7 @@ impl Owner {
         }
     }
 
-    fn position(&self, at: &TopicBucket, end: Option<Offset>) -> Position {
+    pub(super) fn position(&self, at: &TopicBucket, end: Option<Offset>) -> Position {
         if let Some(state) = self.buckets.get(at) {
             return Position {
                 committed: Some(Offset(state.committed.0)),
@@ -163,38 +162,6 @@ impl Owner {
         metrics.buffer_bytes.set(bytes(memory.rows));
         metrics.memory_bytes.set(bytes(memory.all));
         metrics.paused.set(i64::from(memory.paused));
-    }
-
-    /// Nobody fetches from buckets that are stopped, opening or paused: their logs grow unseen.
-    fn look_at_ends(&mut self) {
-        let mut by_topic: BTreeMap<Arc<str>, Vec<Bucket>> = BTreeMap::new();
-        for at in self.seats.unwatched() {
-            by_topic
-                .entry(at.topic.clone())
-                .or_default()
-                .push(at.bucket);
-        }
-        if by_topic.is_empty() {
-            return;
-        }
-        self.looking = true;
-        let (admin, news) = (self.bench.opener.admin.clone(), self.news.clone());
-        tokio::spawn(async move {
-            let mut ends = Vec::new();
-            for (topic, buckets) in by_topic {
-                match admin.end_offsets(&topic, &buckets).await {
-                    Ok(found) => ends.extend(found.into_iter().map(|(bucket, end)| {
-                        let topic = topic.clone();
-                        (TopicBucket { topic, bucket }, end)
-                    })),
-                    // The others would wait for the same answer.
-                    Err(error) if error.kind().is_transient() => break,
-                    Err(error) => tracing::debug!(%topic, %error, "end of the log not known"),
-                }
-            }
-            // The loop is gone at the process's end only.
-            let _gone = news.send(News::Ends(ends)).await;
-        });
     }
 }
 

@@ -86,3 +86,31 @@ async fn a_quiet_table_whose_log_can_t_be_read_is_named_until_it_is_mended() {
     runtime.shutdown.trigger();
     worker.wait().await.unwrap();
 }
+
+/// It waits in the log for longer than this process is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_was_never_opened_is_as_old_as_its_oldest_record() {
+    let runtime = Runtime::new();
+    let log = MemoryLog::new(runtime.clock.clone());
+    let bench = workbench(&log, &runtime).await;
+    let (entry, _) = table_of(&bench, "t", 1, TableMode::Upsert).await;
+    // An upsert table has no bucket for what comes into another partition.
+    log.add_buckets(&entry.topic, 1);
+    let topic: Arc<str> = entry.topic.as_str().into();
+    let mut message = Message::new(topic, Bucket(1), "{\"id\":1}");
+    message.timestamp_ms = Some(runtime.clock.now_ms() - 3_600_000);
+    bench.writer.send(message).await.unwrap();
+    let worker = Worker::start(watchful(), runtime.clone(), bench, &log).unwrap();
+    let age = "tidelake_table_freshness_seconds{table=\"t\",tenant=\"default\"} ";
+    let grown = tidelake_testkit::wait_until("the age of an hour", WAIT, async || {
+        let page = runtime.metrics.render();
+        let of_table = page.lines().find_map(|line| line.strip_prefix(age))?;
+        (of_table.parse::<f64>().ok()? >= 3_600.0).then_some(())
+    });
+    if let Err(error) = grown.await {
+        panic!("{error}\n{}", runtime.metrics.render());
+    }
+    shown(&runtime, &stopped("partitions_added")).await;
+    runtime.shutdown.trigger();
+    worker.wait().await.unwrap();
+}
