@@ -235,7 +235,14 @@ async fn an_append_table_is_written_to_whatever_partitions_are_added() {
         .await
         .unwrap();
     moment::advance(Duration::from_secs(3));
+    // What is in the partition that was added is not in the table either.
+    let described = harness.get("/v1/tables/orders").await.answered();
+    assert_eq!(described["lag_records"], 1);
+    assert_eq!(described["end_offsets"]["3"], 1);
+    assert_eq!(described["watermarks"]["3"], 0);
     harness.post(JSON, r#"{"id":1}"#).await.answered();
+    let described = harness.get("/v1/tables/orders").await.answered();
+    assert_eq!(described["lag_records"], 2);
 }
 
 #[tokio::test]

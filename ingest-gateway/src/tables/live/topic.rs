@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -44,6 +44,8 @@ pub(super) type Verdict = Result<(), Arc<TopicChanged>>;
 #[derive(Debug)]
 pub(super) struct TopicWatch {
     seen: Mutex<Option<Seen>>,
+    /// Of the topic, as far as it was looked at.
+    partitions: AtomicU32,
     /// One look at a time.
     looking: Arc<tokio::sync::Mutex<()>>,
 }
@@ -61,6 +63,7 @@ impl TopicWatch {
     pub(super) fn new() -> Self {
         Self {
             seen: Mutex::default(),
+            partitions: AtomicU32::new(0),
             looking: Arc::default(),
         }
     }
@@ -159,6 +162,18 @@ impl LiveTable {
         }
     }
 
+    /// How many buckets the table is read from: those that it was made with, and of an append table
+    /// the partitions that its topic was given since, as far as the topic was looked at.
+    pub(in super::super) fn buckets_read(&self) -> u32 {
+        match self.entry.mode {
+            TableMode::Upsert => self.entry.buckets,
+            TableMode::Append => {
+                let seen = self.topic_watch.partitions.load(Ordering::Acquire);
+                seen.max(self.entry.buckets)
+            }
+        }
+    }
+
     /// The next write looks at the topic before it is taken.
     pub(in super::super) fn doubt_topic(&self) {
         if let Some(seen) = self.topic_watch.seen.lock().as_mut() {
@@ -213,7 +228,9 @@ impl LiveTable {
         let at = moment::now();
         // Before the ends are asked for, which must not be older.
         let marks = self.reached.marks();
-        let asking = tokio::time::timeout(TOPIC_WAIT, ask(log, &self.entry, &marks));
+        let partitions = &self.topic_watch.partitions;
+        let asking = ask(log, &self.entry, &marks, partitions);
+        let asking = tokio::time::timeout(TOPIC_WAIT, asking);
         let verdict = asking.await.unwrap_or_else(|_| {
             let what = format!("what topic {} is", self.entry.topic);
             let reason = format!("no answer for {} s", TOPIC_WAIT.as_secs());
@@ -252,6 +269,7 @@ async fn ask(
     log: &dyn TableLog,
     entry: &TableEntry,
     marks: &BTreeMap<Bucket, Watermark>,
+    partitions_seen: &AtomicU32,
 ) -> Result<Result<(), TopicChanged>, LogError> {
     let topic = &entry.topic;
     let marked: Vec<_> = marks.keys().copied().collect();
@@ -273,6 +291,7 @@ async fn ask(
         }
     }
     let partitions = found.map_or(entry.buckets, |found| found.buckets);
+    partitions_seen.store(partitions, Ordering::Release);
     if partitions <= entry.buckets || entry.mode == TableMode::Append {
         return Ok(Ok(()));
     }
