@@ -6,9 +6,9 @@
 //!   freshness: age of the oldest record from `committed` on: what no commit covers
 //!   lag:       age of the oldest record from `next` on: what this flusher has not even read
 //! ```
-//! Where the record was read, its own timestamp counts. Where it was not (the bucket is stopped,
-//! opening, paused, or its end is known and no more), the moment counts at which the log was first
-//! seen to be longer. So both ages grow while a bucket stands still, whatever stopped it.
+//! Where the record was read, its own timestamp counts, also where it was read for that alone (of a
+//! bucket that stands). Where it was not (the bucket is opening, paused, or its end is known and no
+//! more), the moment counts at which the log was first seen to be longer. So both ages grow while a bucket stands still, whatever stopped it.
 //!
 //! Invariant: what is kept of a bucket is bounded ([`SIGHTS_MAX`]); thinning it out makes ages
 //! larger, never smaller.
@@ -60,6 +60,8 @@ impl Behind {
 pub(crate) struct Progress {
     /// Ends, and when each was first seen: both rise.
     sights: VecDeque<(Offset, UnixMillis)>,
+    /// The record at this offset, and its timestamp, of a bucket that stands.
+    oldest: Option<(Offset, UnixMillis)>,
     /// Since when the bucket stands with nothing known of what is covered.
     doubtful_since: Option<UnixMillis>,
 }
@@ -84,6 +86,8 @@ impl Progress {
         {
             self.sights.pop_front();
         }
+        self.oldest = self.oldest.filter(|(offset, _)| *offset == committed);
+        let oldest = self.oldest.filter(|_| at.stands).map(|(_, ms)| ms);
         let doubtful = at.committed.is_none() && at.end != Some(Offset(0));
         self.doubtful_since = match (doubtful, self.doubtful_since) {
             (true, None) => Some(now_ms),
@@ -96,10 +100,11 @@ impl Progress {
             self.since(committed),
             at.oldest_read_ms,
             self.doubtful_since,
+            oldest,
         ];
         let unread = match at.stands {
-            true => [self.since(committed), self.doubtful_since],
-            false => [self.since(read_to), None],
+            true => [self.since(committed), self.doubtful_since, oldest],
+            false => [self.since(read_to), None, None],
         };
         let age = |since: &[Option<UnixMillis>]| {
             let oldest = since.iter().flatten().min();
@@ -110,6 +115,18 @@ impl Progress {
             lag_ms: age(&unread),
             lag_records: (end.0 - committed.0).max(0),
         }
+    }
+
+    /// Which record has to be looked at, so that the bucket's age counts from it.
+    pub(crate) fn wants(&self, at: &Position) -> Option<Offset> {
+        let (committed, end) = (at.committed?, at.end?);
+        let known = self.oldest.is_some_and(|(offset, _)| offset == committed);
+        (at.stands && end > committed && !known).then_some(committed)
+    }
+
+    /// The timestamp of the first record from `offset` on.
+    pub(crate) fn oldest(&mut self, offset: Offset, ms: UnixMillis) {
+        self.oldest = Some((offset, ms));
     }
 
     /// When the log was first seen to hold a record at `position`.
@@ -168,6 +185,31 @@ mod tests {
         };
         assert_eq!(behind, expected);
         assert_eq!(progress.note(&at(15, 15, 15), 63_000), Behind::default());
+    }
+
+    #[test]
+    fn a_bucket_that_was_never_read_is_as_old_as_its_oldest_record() {
+        let mut progress = Progress::default();
+        let stands = Position {
+            next: None,
+            stands: true,
+            ..at(10, 10, 15)
+        };
+        progress.note(&stands, 50_000);
+        assert_eq!(progress.wants(&stands), Some(Offset(10)));
+        progress.oldest(Offset(10), 20_000);
+        assert_eq!(progress.wants(&stands), None);
+        let behind = progress.note(&stands, 51_000);
+        assert_eq!((behind.freshness_ms, behind.lag_ms), (31_000, 31_000));
+        // What was committed since says nothing of the records behind it.
+        let later = Position {
+            next: None,
+            stands: true,
+            ..at(12, 12, 15)
+        };
+        assert_eq!(progress.note(&later, 52_000).freshness_ms, 2_000);
+        assert_eq!(progress.wants(&later), Some(Offset(12)));
+        assert_eq!(progress.wants(&at(12, 12, 15)), None, "it is read anyway");
     }
 
     #[test]

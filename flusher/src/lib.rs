@@ -192,6 +192,7 @@ async fn workbench(
             turns: Arc::new(Semaphore::new(OPENS_MAX)),
         },
         writer,
+        reader: log.reader(),
         metrics: FlusherMetrics::new(&runtime.metrics),
         files: settings.files(),
         encoders: Encoders::new(settings.encoder_bytes()),

@@ -166,7 +166,7 @@ impl Seats {
                     seat.stalled = trouble;
                 }
             }
-            Event::TopicChanged(topic) => {
+            Event::TableChanged(topic) => {
                 for at in self.at_work(&topic) {
                     self.surprised(&at, now);
                 }

@@ -11,14 +11,17 @@
 //!   before that is from another position.
 
 mod carry;
+mod ends;
 mod flights;
 mod hear;
+mod patrol;
 mod report;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidelake_core::clock::UnixMillis;
 use tidelake_core::{Bucket, Offset};
 use tidelake_log::{ConsumerSettings, Event as LogEvent, GroupLog, LogClient, LogError};
 use tidelake_log::{MessageBatch, TopicBucket, TopicInfo, topics};
@@ -31,7 +34,7 @@ use crate::bucket::{BucketState, Taken};
 use crate::budget::Budget;
 use crate::due::Limits;
 use crate::flush::{Ended, Upserts, Workbench};
-use crate::freshness::Progress;
+use crate::freshness::{Behind, Progress};
 use crate::opener::{OpenError, OpenTable, Opened};
 use crate::policy::{Cause, Moment, Trouble, chain};
 use crate::seats::{Event, Seats};
@@ -44,6 +47,8 @@ const MARKERS_TICK: Duration = Duration::from_millis(10);
 const QUIET_TICK: Duration = Duration::from_secs(1);
 /// Reports of tasks that wait for the loop.
 const NEWS_MAX: usize = 64;
+
+use patrol::{Patrol, Patrolled};
 
 /// A running worker.
 #[derive(Debug)]
@@ -99,6 +104,7 @@ impl Worker {
             reported_at: Moment::ZERO,
             log_away: None,
             shown: BTreeSet::new(),
+            patrol: Patrol::default(),
             news,
         };
         let (sender, ended) = oneshot::channel();
@@ -146,6 +152,9 @@ enum News {
     FlushEnded(Arc<str>, Arc<OpenTable>, Ended),
     /// Ends of logs that nothing is fetched from.
     Ends(Vec<(TopicBucket, Offset)>),
+    /// The oldest records of buckets that stand: where each was looked for, and its timestamp.
+    Oldest(Vec<(TopicBucket, Offset, UnixMillis)>),
+    Patrolled(Patrolled),
 }
 
 /// What the loop owns.
@@ -170,6 +179,7 @@ struct Owner {
     log_away: Option<Trouble>,
     /// Stopped tables as the metrics show them.
     shown: BTreeSet<(Arc<str>, &'static str)>,
+    patrol: Patrol,
     news: mpsc::Sender<News>,
 }
 

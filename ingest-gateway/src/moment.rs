@@ -14,6 +14,12 @@ pub(crate) fn age(of: Instant) -> Duration {
     now().saturating_duration_since(of)
 }
 
+/// Lets time pass.
+#[expect(clippy::disallowed_methods, reason = "this is the gateway's seam")]
+pub(crate) async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 #[cfg(test)]
 pub(crate) use moved::{advance, now};
 

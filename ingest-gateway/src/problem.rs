@@ -196,8 +196,18 @@ pub(crate) fn table_replaced(id: &TableId) -> Problem {
         .hint("nothing was written: send it again")
 }
 
-/// A topic that is not the table's. `written`: the records of this request are in it.
-pub(crate) fn of_topic(changed: &TopicChanged, written: bool) -> Answer {
+/// What became of the records of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    NotWritten,
+    /// They are in the topic.
+    Written,
+    /// The log has not said yet, or never will.
+    Unknown,
+}
+
+/// A topic that is not the table's.
+pub(crate) fn of_topic(changed: &TopicChanged, fate: Fate) -> Answer {
     let (code, title) = match changed.fault {
         TopicFault::Missing | TopicFault::Replaced => (
             codes::TOPIC_REPLACED,
@@ -212,9 +222,15 @@ pub(crate) fn of_topic(changed: &TopicChanged, written: bool) -> Answer {
             "the topic ends before what the table has of it",
         ),
     };
-    let became = match written {
-        true => "the records of this request are in the topic as it is now, not in the table",
-        false => "nothing was written",
+    let became = match fate {
+        Fate::Written => {
+            "the records of this request are in the topic as it is now, not in the table"
+        }
+        Fate::NotWritten => "nothing was written",
+        Fate::Unknown => {
+            "the records of this request were not acknowledged, and what is in that topic is not \
+             in the table"
+        }
     };
     Problem::new(409, code, title)
         .detail(format!("{}; {became}", changed.found))
@@ -222,10 +238,34 @@ pub(crate) fn of_topic(changed: &TopicChanged, written: bool) -> Answer {
         .into()
 }
 
+/// A topic whose settings keep the table's records out, however often they are sent.
+fn refused(id: &TableId, topic: &str, reason: &str) -> Problem {
+    Problem::new(
+        409,
+        codes::TOPIC_REFUSES,
+        "the table's topic does not take its records",
+    )
+    .detail(format!(
+        "topic {topic} of table {} refuses the records ({reason}): they have no key, which a \
+         compacted topic asks for, and the time of their writing; what was refused is not in the \
+         table",
+        id.table
+    ))
+    .hint(format!(
+        "set cleanup.policy=delete on topic {topic} (kafka-configs --alter --topic {topic} \
+         --add-config cleanup.policy=delete), look for other settings that narrow what it takes, \
+         then send the records again"
+    ))
+}
+
 /// A body that was checked, and did not get through to the log for sure.
 pub(crate) fn of_produce(id: &TableId, error: &ProduceError) -> Answer {
     tracing::warn!(table = %id, error = chain(error), "records were not acknowledged");
     match error {
+        ProduceError::Nothing(LogError::Refused { topic, reason })
+        | ProduceError::Unknown(LogError::Refused { topic, reason }) => {
+            refused(id, topic, reason).into()
+        }
         ProduceError::Nothing(_) => log_unavailable("the log does not take the records")
             .hint("nothing was written: send it again later")
             .into(),

@@ -88,12 +88,8 @@ pub(crate) async fn flush(
     let timeout = timeout.min(Duration::from_millis(gateway.tables.wait_ms_max()));
     gateway.tables.check_topic(&table).await?;
     let to = gateway.destination(&table);
-    let written = match produce::write_flush_markers(gateway.log.as_ref(), &to).await {
-        Ok(written) => written,
-        Err(error) => return Err(gateway.tables.not_produced(&table, &error).await),
-    };
-    gateway.tables.check_written(&table, &written).await?;
-    let token = written.token;
+    let writing = produce::write_flush_markers(gateway.log.as_ref(), &to);
+    let token = gateway.tables.acknowledged(&table, writing).await?.token;
     if !wait_committed(&gateway, &table, &token, timeout).await? {
         let snapshot = gateway.tables.snapshot(&table, LOOK_INTERVAL).await?;
         return Err(behind(&token, &table.watermarks(&snapshot), timeout).into());

@@ -109,18 +109,13 @@ async fn produce(gateway: &Gateway, table: &Arc<LiveTable>, spool: Spool) -> Res
     let table = Arc::clone(table);
     let written = tokio::spawn(async move {
         let started = moment::now();
-        let written = produce::write(shared.log.as_ref(), spool, &to).await;
+        let writing = produce::write(shared.log.as_ref(), spool, &to);
+        let written = shared.tables.acknowledged(&table, writing).await;
         shared.metrics.produced(moment::age(started));
         shared
             .metrics
             .spooled(shared.spool.memory_bytes(), shared.spool.disk_bytes());
-        match written {
-            Ok(written) => {
-                shared.tables.check_written(&table, &written).await?;
-                Ok(written.token)
-            }
-            Err(error) => Err(shared.tables.not_produced(&table, &error).await),
-        }
+        written.map(|written| written.token)
     });
     match written.await {
         Ok(outcome) => outcome,

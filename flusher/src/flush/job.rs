@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidelake_core::{Bucket, Watermark};
-use tidelake_log::TopicWriter;
+use tidelake_log::{BucketReader, TopicWriter};
 use tidelake_manifest::{Conflict, Snapshot};
 use tidelake_table::index::IndexHome;
 use tidelake_table::{Encoders, FileSettings, Flush, FlushOutcome, FlushRows, TableError};
@@ -54,6 +54,8 @@ pub(crate) struct Job {
 pub(crate) struct Workbench {
     pub opener: Opener,
     pub writer: Arc<dyn TopicWriter>,
+    /// For single records of buckets that stand.
+    pub reader: Arc<dyn BucketReader>,
     pub metrics: FlusherMetrics,
     pub files: FileSettings,
     /// Of all flushes together.

@@ -30,8 +30,8 @@ pub(crate) enum Event {
     Failed(TopicBucket, Trouble),
     /// The log answered as if the bucket were not what it was: look at the table again.
     Surprised(TopicBucket),
-    /// The topic is another now, or gone.
-    TopicChanged(Arc<str>),
+    /// The topic is another now, or gone, or the log of the table can't be read.
+    TableChanged(Arc<str>),
     /// A bucket's log stands still, or, with no trouble, goes on again by itself.
     Stalled(TopicBucket, Option<Trouble>),
     /// What the flush that has just begun holds beside its rows.

@@ -78,6 +78,14 @@ impl Owner {
             News::FlushEnded(topic, table, ended) => {
                 self.flush_ended(topic, &table, ended, consumer);
             }
+            News::Oldest(found) => {
+                for (at, offset, ms) in found {
+                    if let Some(progress) = self.progress.get_mut(&at) {
+                        progress.oldest(offset, ms);
+                    }
+                }
+            }
+            News::Patrolled(found) => self.patrolled(found, consumer),
             News::Ends(ends) => {
                 self.looking = false;
                 let ours = ends.into_iter().filter(|(at, _)| self.seats.owns(at));
@@ -224,7 +232,7 @@ impl Owner {
     }
 
     /// A table that was dropped, or is another flusher's, must not look stuck for ever.
-    fn forget_table(&mut self, topic: &Arc<str>) {
+    pub(super) fn forget_table(&mut self, topic: &Arc<str>) {
         self.tables.remove(topic);
         if let Some(id) = self.table_of(topic) {
             self.bench.metrics.tables.forget(&id);

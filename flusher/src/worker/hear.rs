@@ -60,7 +60,7 @@ impl Owner {
         let expected = slot.map(|slot| slot.table.entry.topic_id);
         if expected.is_some() && expected != info.map(|info| info.id) {
             tracing::warn!(%topic, ?info, "the topic was deleted, or made again");
-            self.on(Event::TopicChanged(topic.clone()), consumer);
+            self.on(Event::TableChanged(topic.clone()), consumer);
         }
     }
 

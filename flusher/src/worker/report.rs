@@ -1,13 +1,10 @@
-//! What the loop does on every tick: retries, health, metrics; and the look at logs that nothing is
-//! fetched from.
-
-use std::collections::BTreeMap;
+//! What the loop does on every tick: retries, health, metrics.
 
 use tidelake_core::TableId;
 use tidelake_log::topics::parse_table_topic;
 
 use super::*;
-use crate::freshness::{Behind, Position};
+use crate::freshness::Position;
 
 /// Between two reports: idle tables must cost next to nothing.
 const REPORT: Duration = Duration::from_millis(500);
@@ -32,6 +29,7 @@ impl Owner {
             self.looked_at = now;
             self.look_at_ends();
         }
+        self.go_on_patrol();
     }
 
     /// Every table that stands still, by name and reason, in the metrics and in health.
@@ -40,6 +38,10 @@ impl Owner {
         let mut buckets = 0;
         for (topic, bucket, trouble) in self.seats.troubles() {
             buckets += i64::from(bucket.is_some());
+            let key = (topic.clone(), trouble.cause.as_str());
+            stopped.entry(key).or_insert_with(|| trouble.text.clone());
+        }
+        for (topic, trouble) in self.patrol.troubles() {
             let key = (topic.clone(), trouble.cause.as_str());
             stopped.entry(key).or_insert_with(|| trouble.text.clone());
         }
@@ -115,6 +117,7 @@ impl Owner {
             let of_table = behind.entry(at.topic.clone()).or_default();
             *of_table = of_table.and(of_bucket);
         }
+        behind.extend(self.behind_without_topic(now_ms));
         for (topic, behind) in &behind {
             if let Some(id) = self.table_of(topic) {
                 let snapshot = self.tables.get(topic).map(|slot| &*slot.snapshot);
@@ -123,7 +126,7 @@ impl Owner {
         }
     }
 
-    fn position(&self, at: &TopicBucket, end: Option<Offset>) -> Position {
+    pub(super) fn position(&self, at: &TopicBucket, end: Option<Offset>) -> Position {
         if let Some(state) = self.buckets.get(at) {
             return Position {
                 committed: Some(Offset(state.committed.0)),
@@ -159,38 +162,6 @@ impl Owner {
         metrics.buffer_bytes.set(bytes(memory.rows));
         metrics.memory_bytes.set(bytes(memory.all));
         metrics.paused.set(i64::from(memory.paused));
-    }
-
-    /// Nobody fetches from buckets that are stopped, opening or paused: their logs grow unseen.
-    fn look_at_ends(&mut self) {
-        let mut by_topic: BTreeMap<Arc<str>, Vec<Bucket>> = BTreeMap::new();
-        for at in self.seats.unwatched() {
-            by_topic
-                .entry(at.topic.clone())
-                .or_default()
-                .push(at.bucket);
-        }
-        if by_topic.is_empty() {
-            return;
-        }
-        self.looking = true;
-        let (admin, news) = (self.bench.opener.admin.clone(), self.news.clone());
-        tokio::spawn(async move {
-            let mut ends = Vec::new();
-            for (topic, buckets) in by_topic {
-                match admin.end_offsets(&topic, &buckets).await {
-                    Ok(found) => ends.extend(found.into_iter().map(|(bucket, end)| {
-                        let topic = topic.clone();
-                        (TopicBucket { topic, bucket }, end)
-                    })),
-                    // The others would wait for the same answer.
-                    Err(error) if error.kind().is_transient() => break,
-                    Err(error) => tracing::debug!(%topic, %error, "end of the log not known"),
-                }
-            }
-            // The loop is gone at the process's end only.
-            let _gone = news.send(News::Ends(ends)).await;
-        });
     }
 }
 

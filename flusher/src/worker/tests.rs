@@ -2,6 +2,7 @@
 
 mod adopted;
 mod made_again;
+mod silent;
 mod world;
 
 use std::pin::Pin;
@@ -138,6 +139,7 @@ async fn workbench_over(
             turns: Arc::new(Semaphore::new(1)),
         },
         writer: client.writer(ProducerSettings::default()).unwrap(),
+        reader: client.reader(),
         metrics: FlusherMetrics::new(&runtime.metrics),
         files: settings.files(),
         encoders: Encoders::default(),
@@ -192,6 +194,15 @@ async fn the_clock_ticks_although_messages_never_stop() {
 
 /// A table over a topic of the log in memory.
 async fn table(bench: &Workbench, name: &str, buckets: u32) -> (TableEntry, DeltaTable) {
+    table_of(bench, name, buckets, TableMode::Append).await
+}
+
+async fn table_of(
+    bench: &Workbench,
+    name: &str,
+    buckets: u32,
+    mode: TableMode,
+) -> (TableEntry, DeltaTable) {
     let opener = &bench.opener;
     let id = TableId::new(TenantId::default(), TableName::new(name).unwrap());
     let topic = topics::table_topic(&opener.topic_prefix, &id);
@@ -202,12 +213,12 @@ async fn table(bench: &Workbench, name: &str, buckets: u32) -> (TableEntry, Delt
         config: Default::default(),
     };
     opener.admin.create_topic(&spec).await.unwrap();
-    let text = r#"{"type":"struct","schema-id":0,"fields":[
+    let text = r#"{"type":"struct","schema-id":0,"identifier-field-ids":[1],"fields":[
         {"id":1,"name":"id","required":true,"type":"long"}]}"#;
     let schema = TableSchema::from_iceberg_json(text).unwrap();
     let entry = TableEntry {
         id,
-        mode: TableMode::Append,
+        mode,
         schema: schema.clone(),
         buckets,
         topic_id: opener.admin.describe(&topic).await.unwrap().unwrap().id,
@@ -224,7 +235,7 @@ async fn table(bench: &Workbench, name: &str, buckets: u32) -> (TableEntry, Delt
     let create = CreateTable {
         name: name.into(),
         schema,
-        append_only: true,
+        append_only: mode == TableMode::Append,
         properties: Default::default(),
         first_version: last.map_or(TableVersion(0), |last| last.next().next()),
     };

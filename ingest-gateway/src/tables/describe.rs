@@ -60,8 +60,10 @@ pub(super) async fn describe_one(
     gateway: &Gateway,
     table: &Arc<LiveTable>,
 ) -> Result<Description, Answer> {
+    // First, so that the partitions that the topic has are known.
+    let changed = topic_note(gateway, table).await;
     let mut description = describe_within(gateway, table, Duration::ZERO).await?;
-    description.note_topic(gateway, table).await;
+    description.note_topic(changed);
     Ok(description)
 }
 
@@ -74,22 +76,27 @@ pub(super) async fn describe_for_list(
 ) -> Result<Description, Answer> {
     let mut description = describe_within(gateway, table, age_max).await?;
     if description.end_offsets.is_none() {
-        description.note_topic(gateway, table).await;
+        description.note_topic(topic_note(gateway, table).await);
     }
     Ok(description)
 }
 
 impl Description {
-    async fn note_topic(&mut self, gateway: &Gateway, table: &Arc<LiveTable>) {
-        if let Err(Answer(problem)) = gateway.tables.check_topic(table).await {
+    fn note_topic(&mut self, changed: Option<TopicNote>) {
+        if changed.is_some() {
             self.lag_records = None;
-            self.topic_changed = Some(TopicNote {
-                code: problem.code,
-                detail: problem.detail,
-                hint: problem.hint,
-            });
+            self.topic_changed = changed;
         }
     }
+}
+
+async fn topic_note(gateway: &Gateway, table: &Arc<LiveTable>) -> Option<TopicNote> {
+    let Answer(problem) = gateway.tables.check_topic(table).await.err()?;
+    Some(TopicNote {
+        code: problem.code,
+        detail: problem.detail,
+        hint: problem.hint,
+    })
 }
 
 async fn describe_within(
@@ -114,7 +121,7 @@ fn description(
     end_offsets: Option<BTreeMap<Bucket, Watermark>>,
 ) -> Description {
     let entry = &table.entry;
-    let watermarks = table.watermarks(snapshot);
+    let watermarks = table.watermarks_of(table.buckets_read(), snapshot);
     let lag = |ends: &BTreeMap<Bucket, Watermark>| {
         let mark = |bucket| watermarks.get(bucket).copied().unwrap_or_default();
         ends.iter()

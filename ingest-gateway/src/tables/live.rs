@@ -188,7 +188,7 @@ impl Tables {
         &self,
         table: &LiveTable,
     ) -> Result<BTreeMap<Bucket, Watermark>, Answer> {
-        let buckets: Vec<_> = (0..table.entry.buckets).map(Bucket).collect();
+        let buckets: Vec<_> = (0..table.buckets_read()).map(Bucket).collect();
         let ends = self.log.end_offsets(&table.entry.topic, &buckets).await?;
         Ok(ends
             .into_iter()

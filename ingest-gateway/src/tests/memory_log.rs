@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tidelake_core::clock::{ManualClock, UnixMillis};
@@ -30,6 +31,7 @@ struct Told {
     described: usize,
     /// So many messages are still taken; those behind them are lost.
     acknowledges: Option<usize>,
+    refuses: bool,
 }
 
 impl Default for MemoryLog {
@@ -44,6 +46,16 @@ impl Default for MemoryLog {
 impl MemoryLog {
     pub(crate) fn set_down(&self, down: bool) {
         self.log.set_down(down);
+    }
+
+    /// While kept back, messages are taken and nobody hears of them.
+    pub(crate) fn keep_silent(&self) {
+        self.log.hold_acknowledgements(true);
+    }
+
+    /// Messages are refused, as a topic of these settings does.
+    pub(crate) fn refuse_messages(&self) {
+        self.told.lock().refuses = true;
     }
 
     pub(crate) fn acknowledge_only(&self, messages: usize) {
@@ -126,6 +138,12 @@ fn as_written(message: OwnedMessage) -> Message {
 impl TableLog for MemoryLog {
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Delivered, LogError>> {
         let mut told = self.told.lock();
+        if told.refuses {
+            let topic = message.topic.to_string();
+            let reason = "InvalidRecord".into();
+            let refused = std::future::ready(Err(LogError::Refused { topic, reason }));
+            return Box::pin(std::future::ready(Ok(refused.boxed())));
+        }
         match &mut told.acknowledges {
             Some(0) => self.log.lose_messages(1),
             Some(left) => *left -= 1,

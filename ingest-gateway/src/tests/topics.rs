@@ -121,6 +121,41 @@ async fn a_record_of_the_moment_in_which_a_topic_is_made_again_is_not_acknowledg
     assert_eq!(harness.log.message_count(), 1);
 }
 
+/// A client of the log waits half a minute for a topic that nobody knows.
+#[tokio::test]
+async fn the_first_write_after_a_topic_was_deleted_is_answered_as_the_later_ones() {
+    let harness = with_orders().await;
+    post_three(&harness).await;
+    harness.log.keep_silent();
+    let waiting = harness.post(JSON, r#"{"id":9}"#);
+    // Half of what a write waits for an acknowledgement.
+    let waiting = tokio::time::timeout(Duration::from_secs(30), waiting);
+    let (reply, ()) = tokio::join!(waiting, async {
+        moment::pass(Duration::from_millis(200)).await;
+        let deleted = harness.gateway.log.delete_topic(TOPIC).await;
+        deleted.unwrap();
+    });
+    let reply = reply.expect("an answer at once");
+    let problem = is_refused(&reply, "TOPIC_REPLACED", "is not there");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("were not acknowledged"), "{detail}");
+    let reply = harness.post(JSON, r#"{"id":9}"#).await;
+    is_refused(&reply, "TOPIC_REPLACED", "nothing was written");
+}
+
+/// Compacted, for example: sending again helps as little as waiting.
+#[tokio::test]
+async fn a_topic_whose_settings_keep_records_out_is_named_with_the_cure() {
+    let harness = with_orders().await;
+    harness.log.refuse_messages();
+    let reply = harness.post(JSON, r#"{"id":1}"#).await;
+    let problem = reply.is_problem(409, "TOPIC_REFUSES");
+    let told = |part: &str| problem[part].as_str().unwrap().to_owned();
+    assert!(told("detail").contains("compacted"), "{problem}");
+    assert!(told("hint").contains("cleanup.policy=delete"), "{problem}");
+    assert!(told("hint").contains(TOPIC), "{problem}");
+}
+
 #[tokio::test]
 async fn a_gateway_that_never_wrote_knows_by_the_watermarks() {
     let harness = with_orders().await;
@@ -200,7 +235,14 @@ async fn an_append_table_is_written_to_whatever_partitions_are_added() {
         .await
         .unwrap();
     moment::advance(Duration::from_secs(3));
+    // What is in the partition that was added is not in the table either.
+    let described = harness.get("/v1/tables/orders").await.answered();
+    assert_eq!(described["lag_records"], 1);
+    assert_eq!(described["end_offsets"]["3"], 1);
+    assert_eq!(described["watermarks"]["3"], 0);
     harness.post(JSON, r#"{"id":1}"#).await.answered();
+    let described = harness.get("/v1/tables/orders").await.answered();
+    assert_eq!(described["lag_records"], 2);
 }
 
 #[tokio::test]

@@ -15,6 +15,9 @@ pub enum LogError {
     NoTopic(String),
     #[error("the message of {bytes} bytes is larger than topic {topic} takes")]
     MessageTooLarge { topic: String, bytes: usize },
+    /// The message is not in the log, nor will it be as long as the topic's settings stay.
+    #[error("topic {topic} does not take the message: {reason}")]
+    Refused { topic: String, reason: String },
     #[error("the producer's queue is full")]
     QueueFull,
     /// The message may or may not be in the log.
@@ -73,7 +76,7 @@ pub enum LogError {
 impl LogError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Setting { .. } => ErrorKind::Invalid,
+            Self::Setting { .. } | Self::Refused { .. } => ErrorKind::Invalid,
             Self::NoTopic(_) => ErrorKind::NotFound,
             Self::MessageTooLarge { .. } => ErrorKind::TooLarge,
             Self::Denied(_) => ErrorKind::Denied,

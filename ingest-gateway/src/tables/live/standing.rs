@@ -2,14 +2,19 @@
 //! what it was.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tidelake_catalog::{TableEntry, TopicChanged};
+use tidelake_catalog::{TableEntry, TopicChanged, TopicFault};
 use tidelake_log::LogError;
 use tidelake_manifest::ManifestError;
 
 use super::{LiveTable, Tables};
-use crate::problem::{self, Answer};
+use crate::moment;
+use crate::problem::{self, Answer, Fate};
 use crate::produce::{ProduceError, Written};
+
+/// A write that takes longer has the topic looked at meanwhile.
+const ACKNOWLEDGED_SOON: Duration = Duration::from_secs(1);
 
 impl Tables {
     /// Refuses a table whose topic is not the one that it is filled from: what is written to it
@@ -17,23 +22,53 @@ impl Tables {
     pub(crate) async fn check_topic(&self, table: &Arc<LiveTable>) -> Result<(), Answer> {
         match table.check_topic(&self.log).await {
             Ok(()) => Ok(()),
-            Err(changed) => Err(self.topic_changed(table, &changed, false).await),
+            Err(changed) => Err(self.topic_changed(table, &changed, Fate::NotWritten).await),
+        }
+    }
+
+    /// Awaits that the log has what is written, for as long as the topic is the table's: of one that
+    /// is gone nobody says anything until the client of the log gives up, half a minute later.
+    pub(crate) async fn acknowledged(
+        &self,
+        table: &Arc<LiveTable>,
+        writing: impl Future<Output = Result<Written, ProduceError>>,
+    ) -> Result<Written, Answer> {
+        let written = tokio::select! {
+            biased;
+            written = writing => written,
+            answer = self.topic_gone(table) => return Err(answer),
+        };
+        match written {
+            Ok(written) => {
+                self.check_written(table, &written).await?;
+                Ok(written)
+            }
+            Err(error) => Err(self.not_produced(table, &error).await),
+        }
+    }
+
+    /// Resolves once the topic is seen to be gone, or another one.
+    async fn topic_gone(&self, table: &Arc<LiveTable>) -> Answer {
+        loop {
+            moment::pass(ACKNOWLEDGED_SOON).await;
+            table.doubt_topic();
+            if let Err(changed) = table.check_topic(&self.log).await
+                && let TopicFault::Missing | TopicFault::Replaced = changed.fault
+            {
+                return self.topic_changed(table, &changed, Fate::Unknown).await;
+            }
         }
     }
 
     /// Refuses records that the log acknowledged, and that the table will not have.
-    pub(crate) async fn check_written(
-        &self,
-        table: &Arc<LiveTable>,
-        written: &Written,
-    ) -> Result<(), Answer> {
+    async fn check_written(&self, table: &Arc<LiveTable>, written: &Written) -> Result<(), Answer> {
         if written.behind.is_empty() {
             return Ok(());
         }
         let log = self.log.as_ref();
         match table.judge_behind(log, &written.behind).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(changed)) => Err(self.topic_changed(table, &changed, true).await),
+            Ok(Err(changed)) => Err(self.topic_changed(table, &changed, Fate::Written).await),
             Err(error) => {
                 table.doubt_topic();
                 Err(problem::of_produce(
@@ -44,22 +79,16 @@ impl Tables {
         }
     }
 
-    /// `written`: the records of this request are in the log.
-    async fn topic_changed(
-        &self,
-        table: &LiveTable,
-        changed: &TopicChanged,
-        written: bool,
-    ) -> Answer {
+    async fn topic_changed(&self, table: &LiveTable, changed: &TopicChanged, fate: Fate) -> Answer {
         let entry = &table.entry;
         match self.superseded(entry).await {
             // A topic that was adopted meanwhile may hold them, and then the table does.
-            Ok(Some(_)) if written => {
+            Ok(Some(_)) if fate != Fate::NotWritten => {
                 let moved = ProduceError::Unknown(LogError::NoTopic(entry.topic.clone()));
                 problem::of_produce(&entry.id, &moved)
             }
             Ok(Some(answer)) => answer,
-            Ok(None) | Err(_) => problem::of_topic(changed, written),
+            Ok(None) | Err(_) => problem::of_topic(changed, fate),
         }
     }
 
@@ -77,11 +106,7 @@ impl Tables {
 
     /// Why records are not known to be in the log, as clients are told. A log that does not know
     /// the topic of a table that the catalog has may not know it for a moment only.
-    pub(crate) async fn not_produced(
-        &self,
-        table: &Arc<LiveTable>,
-        error: &ProduceError,
-    ) -> Answer {
+    async fn not_produced(&self, table: &Arc<LiveTable>, error: &ProduceError) -> Answer {
         table.doubt_topic();
         let entry = &table.entry;
         if let ProduceError::Nothing(LogError::NoTopic(_))
@@ -90,11 +115,13 @@ impl Tables {
             if let Ok(Some(answer)) = self.superseded(entry).await {
                 return answer;
             }
-            if let ProduceError::Nothing(_) = error
-                && let Err(answer) = self.check_topic(table).await
-            {
-                return answer;
-            }
+        }
+        let fate = match error {
+            ProduceError::Nothing(_) | ProduceError::Spool(_) => Fate::NotWritten,
+            _ => Fate::Unknown,
+        };
+        if let Err(changed) = table.check_topic(&self.log).await {
+            return self.topic_changed(table, &changed, fate).await;
         }
         problem::of_produce(&entry.id, error)
     }

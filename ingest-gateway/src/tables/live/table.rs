@@ -276,8 +276,17 @@ impl LiveTable {
 
     /// How far the table's log covers each bucket.
     pub(crate) fn watermarks(&self, snapshot: &Snapshot) -> BTreeMap<Bucket, Watermark> {
+        self.watermarks_of(self.entry.buckets, snapshot)
+    }
+
+    /// As [`Self::watermarks`], of so many buckets.
+    pub(in super::super) fn watermarks_of(
+        &self,
+        buckets: u32,
+        snapshot: &Snapshot,
+    ) -> BTreeMap<Bucket, Watermark> {
         let topic_id = &self.entry.topic_id;
-        by_bucket(self.entry.buckets, |bucket| {
+        by_bucket(buckets, |bucket| {
             snapshot.watermark(topic_id, bucket).unwrap_or_default()
         })
     }

@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -44,13 +44,15 @@ pub(super) type Verdict = Result<(), Arc<TopicChanged>>;
 #[derive(Debug)]
 pub(super) struct TopicWatch {
     seen: Mutex<Option<Seen>>,
+    /// Of the topic, as far as it was looked at.
+    partitions: AtomicU32,
     /// One look at a time.
     looking: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Clone)]
 struct Seen {
-    /// The look began then, or one that the log did not answer.
+    /// The look began then, or ended then where the log did not answer.
     at: Instant,
     verdict: Verdict,
     /// Something happened since that speaks against it.
@@ -61,6 +63,7 @@ impl TopicWatch {
     pub(super) fn new() -> Self {
         Self {
             seen: Mutex::default(),
+            partitions: AtomicU32::new(0),
             looking: Arc::default(),
         }
     }
@@ -155,7 +158,19 @@ impl LiveTable {
         }
         match self.look_at_topic(log.as_ref()).await {
             Ok(verdict) => verdict,
-            Err(error) => self.bridge_topic(asked, &error),
+            Err(error) => self.bridge_topic(&error),
+        }
+    }
+
+    /// How many buckets the table is read from: those that it was made with, and of an append table
+    /// the partitions that its topic was given since, as far as the topic was looked at.
+    pub(in super::super) fn buckets_read(&self) -> u32 {
+        match self.entry.mode {
+            TableMode::Upsert => self.entry.buckets,
+            TableMode::Append => {
+                let seen = self.topic_watch.partitions.load(Ordering::Acquire);
+                seen.max(self.entry.buckets)
+            }
         }
     }
 
@@ -201,9 +216,8 @@ impl LiveTable {
         };
         let (table, log) = (Arc::clone(self), Arc::clone(log));
         tokio::spawn(async move {
-            let asked = moment::now();
             if let Err(error) = table.look_at_topic(log.as_ref()).await {
-                let _last = table.bridge_topic(asked, &error);
+                let _last = table.bridge_topic(&error);
             }
             drop(turn);
         });
@@ -214,7 +228,9 @@ impl LiveTable {
         let at = moment::now();
         // Before the ends are asked for, which must not be older.
         let marks = self.reached.marks();
-        let asking = tokio::time::timeout(TOPIC_WAIT, ask(log, &self.entry, &marks));
+        let partitions = &self.topic_watch.partitions;
+        let asking = ask(log, &self.entry, &marks, partitions);
+        let asking = tokio::time::timeout(TOPIC_WAIT, asking);
         let verdict = asking.await.unwrap_or_else(|_| {
             let what = format!("what topic {} is", self.entry.topic);
             let reason = format!("no answer for {} s", TOPIC_WAIT.as_secs());
@@ -232,8 +248,10 @@ impl LiveTable {
         Ok(verdict)
     }
 
-    /// What was seen last counts on where the log does not answer; nobody tries again at once.
-    fn bridge_topic(&self, at: Instant, error: &LogError) -> Verdict {
+    /// What was seen last counts on where the log does not answer; nobody tries again at once, nor
+    /// do those who wait for their turn.
+    fn bridge_topic(&self, error: &LogError) -> Verdict {
+        let at = moment::now();
         tracing::debug!(table = %self.entry.id, %error, "the topic could not be looked at");
         let mut seen = self.topic_watch.seen.lock();
         let verdict = seen.take().map_or(Ok(()), |seen| seen.verdict);
@@ -251,6 +269,7 @@ async fn ask(
     log: &dyn TableLog,
     entry: &TableEntry,
     marks: &BTreeMap<Bucket, Watermark>,
+    partitions_seen: &AtomicU32,
 ) -> Result<Result<(), TopicChanged>, LogError> {
     let topic = &entry.topic;
     let marked: Vec<_> = marks.keys().copied().collect();
@@ -272,6 +291,7 @@ async fn ask(
         }
     }
     let partitions = found.map_or(entry.buckets, |found| found.buckets);
+    partitions_seen.store(partitions, Ordering::Release);
     if partitions <= entry.buckets || entry.mode == TableMode::Append {
         return Ok(Ok(()));
     }

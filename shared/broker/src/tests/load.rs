@@ -5,8 +5,9 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 
 use super::*;
 
-/// Long enough for a busy machine, far shorter than any time-out that would end the stall.
-const PROMPT: Duration = Duration::from_secs(8);
+/// Long enough for a machine that builds beside, shorter than any time-out that would end the stall:
+/// the least of them is half a minute.
+const PROMPT: Duration = Duration::from_secs(25);
 
 /// A record of 100 KiB goes in and comes out promptly.
 async fn is_served(broker: &Broker) {

@@ -145,10 +145,8 @@ impl Admin {
             if found.is_some() {
                 return Ok(found);
             }
-            match self.controller_has(name).await? {
-                Some(false) => return Ok(None),
-                None if attempt >= UNSURE_LOOKS => return Ok(None),
-                Some(true) | None => {}
+            if let Some(concluded) = conclude(name, self.controller_has(name).await?, attempt) {
+                return concluded.map(|()| None);
             }
         }
         Err(LogError::unavailable(
@@ -306,6 +304,25 @@ impl Admin {
     }
 }
 
+/// What follows once the brokers know nothing of a topic; none where another look is worth it. A
+/// broker that has just started knows nothing of any, so its word alone would have a topic pass for
+/// deleted that is there.
+fn conclude(
+    name: &str,
+    controller_has: Option<bool>,
+    attempt: u32,
+) -> Option<Result<(), LogError>> {
+    match controller_has {
+        Some(false) => Some(Ok(())),
+        None if attempt >= UNSURE_LOOKS => Some(Err(LogError::unavailable(
+            format!("describe topic {name}"),
+            "the brokers do not know it, and the controller, which alone can say that it is not \
+             there, does not let this user ask: allow Create on the topic, or make the topic",
+        ))),
+        Some(true) | None => None,
+    }
+}
+
 /// Why offsets are not there.
 enum Unlisted {
     /// What was known of the leaders is out of date.
@@ -380,6 +397,30 @@ fn refresh_metadata(client: &Client) {
         );
         if code == RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
             rd::rd_kafka_metadata_destroy(metadata);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidelake_core::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn only_the_controller_says_that_a_topic_is_not_there() {
+        assert!(matches!(conclude("t", Some(false), 1), Some(Ok(()))));
+        for attempt in 1..=LEADER_ATTEMPTS_MAX {
+            assert!(conclude("t", Some(true), attempt).is_none());
+            // Whoever may not ask it waits a little, and then does not know.
+            match conclude("t", None, attempt) {
+                None => assert!(attempt < UNSURE_LOOKS),
+                Some(told) => {
+                    let error = told.unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::Unavailable);
+                    assert!(error.to_string().contains("allow Create"), "{error}");
+                }
+            }
         }
     }
 }

@@ -15,6 +15,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::bindings as rd;
 use rdkafka::types::RDKafkaRespErr as RespErr;
@@ -68,17 +69,18 @@ impl Gaps {
         self.compacted.contains(topic)
     }
 
-    /// Asks, and waits for the answer.
+    /// Asks, and waits for the answer as long as there is time.
     pub(super) fn judge(
         &mut self,
         at: &TopicBucket,
         from: Offset,
         reason: String,
+        time: Duration,
     ) -> Result<(), LogError> {
         if self.may_be(&at.topic) {
             return Ok(());
         }
-        let answer = ask(&self.client, &at.topic)?.wait();
+        let answer = ask(&self.client, &at.topic)?.wait_at_most(time);
         self.judged(at, from, reason, answer)
     }
 

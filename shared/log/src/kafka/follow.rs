@@ -7,6 +7,7 @@ use tidelake_core::{Bucket, Offset};
 use tokio::sync::mpsc;
 
 use super::native::Client;
+use super::request::PATIENCE;
 use super::tail::{Outcome, Reading};
 use crate::{END, KafkaSettings, LogError, News, TopicBucket};
 
@@ -110,7 +111,7 @@ impl Poller {
             messages,
             ends,
             failed,
-        } = self.reading.take(raw);
+        } = self.reading.take(raw, PATIENCE);
         // What came before the failure is sound, but whoever follows begins anew after it anyway.
         match failed {
             Some(error) => Err(error),

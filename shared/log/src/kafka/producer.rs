@@ -15,7 +15,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use tidelake_core::{Bucket, Offset};
 use tokio::sync::oneshot;
 
-use crate::{Delivery, KafkaSettings, LogError, Message, ProducerSettings};
+use crate::{Delivery, KafkaSettings, LogError, Message, ProducerSettings, TopicBucket};
 
 /// A shared handle of a librdkafka producer.
 ///
@@ -109,13 +109,25 @@ impl ProducerContext for Acknowledge {
 }
 
 fn delivery_error(error: &KafkaError, message: &rdkafka::message::BorrowedMessage<'_>) -> LogError {
-    let topic = message.topic().to_owned();
-    let bucket = Bucket(u32::try_from(message.partition()).unwrap_or(u32::MAX));
+    let at = TopicBucket {
+        topic: Arc::from(message.topic()),
+        bucket: Bucket(u32::try_from(message.partition()).unwrap_or(u32::MAX)),
+    };
+    not_delivered(error, at, message.payload_len())
+}
+
+fn not_delivered(error: &KafkaError, at: TopicBucket, bytes: usize) -> LogError {
+    let (topic, bucket) = (at.topic.to_string(), at.bucket);
     match error.rdkafka_error_code() {
-        Some(Code::MessageSizeTooLarge) => LogError::MessageTooLarge {
-            topic,
-            bytes: message.payload_len(),
-        },
+        Some(Code::MessageSizeTooLarge) => LogError::MessageTooLarge { topic, bytes },
+        // By the topic's settings: compacted ones take no message without a key, others no stamp
+        // that is too far off.
+        Some(Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation) => {
+            LogError::Refused {
+                topic,
+                reason: error.to_string(),
+            }
+        }
         // One broker's word, or none's: whether the topic is gone, only the controller can say.
         Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
             unknown(&topic)
@@ -298,6 +310,33 @@ mod tests {
     use rdkafka::types::RDKafkaRespErr as RespErr;
 
     use super::*;
+
+    #[test]
+    fn what_a_topic_takes_under_no_circumstances_is_not_a_log_that_is_away() {
+        let told = |code| {
+            let at = TopicBucket {
+                topic: Arc::from("t"),
+                bucket: Bucket(1),
+            };
+            not_delivered(&KafkaError::MessageProduction(code), at, 7)
+        };
+        for code in [
+            Code::InvalidRecord,
+            Code::InvalidTimestamp,
+            Code::PolicyViolation,
+        ] {
+            let error = told(code);
+            assert!(
+                matches!(&error, LogError::Refused { topic, .. } if topic == "t"),
+                "{error}"
+            );
+            assert_eq!(error.kind(), tidelake_core::ErrorKind::Invalid);
+        }
+        for code in [Code::MessageTimedOut, Code::NotLeaderForPartition] {
+            let error = told(code);
+            assert!(matches!(error, LogError::Unacknowledged { .. }), "{error}");
+        }
+    }
 
     #[tokio::test]
     async fn a_producer_that_has_failed_for_good_is_replaced() {

@@ -21,6 +21,9 @@ use crate::{LogError, TopicBucket, TopicInfo};
 /// After which librdkafka gives a request up.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// After which nobody waits for an answer any more.
+pub(super) const PATIENCE: Duration = Duration::from_secs(11);
+
 /// librdkafka's `RD_KAFKA_OFFSET_SPEC_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spec {
@@ -116,8 +119,13 @@ impl<T> Question<T> {
     }
 
     /// Blocks until there is an answer.
-    pub(super) fn wait(mut self) -> Result<T, LogError> {
-        let answer = self.within(REQUEST_TIMEOUT + Duration::from_secs(1));
+    pub(super) fn wait(self) -> Result<T, LogError> {
+        self.wait_at_most(PATIENCE)
+    }
+
+    /// Blocks until there is an answer, or the time is over.
+    pub(super) fn wait_at_most(mut self, time: Duration) -> Result<T, LogError> {
+        let answer = self.within(time.min(PATIENCE));
         let late = || LogError::unavailable(&*self.request.what, "no answer in time");
         answer.unwrap_or_else(|| Err(late()))
     }

@@ -13,7 +13,7 @@ use super::message::Batch;
 use super::mishap::{Verdict, judge};
 use super::native::Client;
 use super::progress::Progress;
-use super::request::{Spec, list_offsets};
+use super::request::{PATIENCE, Spec, list_offsets};
 use super::time;
 use crate::{KafkaSettings, LogError, MessageBatch, TopicBucket};
 
@@ -113,7 +113,9 @@ impl Inner {
                 messages,
                 ends,
                 failed,
-            } = self.reading.take(raw);
+            } = self
+                .reading
+                .take(raw, deadline.saturating_sub(begun.elapsed()));
             if let Some(error) = failed {
                 return Err(error);
             }
@@ -217,7 +219,14 @@ impl Reading {
         }
     }
 
-    pub(super) fn take(&mut self, raw: Vec<*mut rd::rd_kafka_message_t>) -> Outcome {
+    /// `time` is there for what has to be asked of the log to judge it.
+    pub(super) fn take(
+        &mut self,
+        raw: Vec<*mut rd::rd_kafka_message_t>,
+        time: Duration,
+    ) -> Outcome {
+        let ends_at = time::now() + time.min(PATIENCE);
+        let left = || ends_at.saturating_duration_since(time::now());
         let (batch, mishaps) = Batch::new(raw, self.client.clone());
         let mut outcome = Outcome {
             messages: MessageBatch::native(batch),
@@ -256,11 +265,11 @@ impl Reading {
                     outcome.ends.push((bucket, end));
                 }
                 Verdict::Gap(from) => {
-                    let judged = self.gaps.judge(&at, from, mishap.text);
+                    let judged = self.gaps.judge(&at, from, mishap.text, left());
                     outcome.failed = outcome.failed.or(judged.err());
                 }
                 Verdict::OutOfRange => {
-                    let error = self.out_of_range(&at, mishap.offset);
+                    let error = self.out_of_range(&at, mishap.offset, left);
                     outcome.failed.get_or_insert(error);
                 }
                 Verdict::Fails(error) | Verdict::Denied(error) => {
@@ -276,9 +285,10 @@ impl Reading {
     }
 
     /// Asks the log what it still has.
-    fn out_of_range(&self, at: &TopicBucket, offset: i64) -> LogError {
+    fn out_of_range(&self, at: &TopicBucket, offset: i64, left: impl Fn() -> Duration) -> LogError {
         let ask = |spec| {
-            let listed = list_offsets(&self.client, std::slice::from_ref(at), spec)?.wait()?;
+            let asked = list_offsets(&self.client, std::slice::from_ref(at), spec)?;
+            let listed = asked.wait_at_most(left())?;
             let offset = listed
                 .into_iter()
                 .next()

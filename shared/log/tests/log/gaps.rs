@@ -1,5 +1,7 @@
 //! Offsets that no record batch takes: a lie, unless the topic is compacted.
 
+use std::time::Duration;
+
 use tidelake_core::{Bucket, Offset};
 use tidelake_log::{Follower, LogError, TailReader};
 use tidelake_testkit::WAIT_MAX;
@@ -152,4 +154,21 @@ async fn a_batch_that_is_missing_stops_its_bucket_unless_the_topic_is_compacted(
             "{seen:?}"
         );
     }
+}
+
+/// Whoever reads says how long it may take, whatever has to be asked on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_that_nobody_explains_takes_no_longer_than_the_reader_has_time() {
+    let world = world_without(Some(8), 3, |answer| answer).await;
+    world.proxy.hold_settings();
+    let reader = TailReader::open(&world.kafka, "t").unwrap();
+    let all = vec![(Bucket(0), Offset(0), Offset(RECORDS))];
+    let read = reader.read(all, Duration::from_secs(4));
+    // The log's client itself would give up after ten seconds.
+    let read = tokio::time::timeout(Duration::from_secs(8), read).await;
+    let read = read.expect("an answer in the reader's time");
+    assert!(
+        matches!(read, Err(LogError::Unavailable { .. })),
+        "{read:?}"
+    );
 }

@@ -25,6 +25,8 @@ struct Mischief {
     edit: Option<Edit>,
     /// Fetches are swallowed.
     holds: bool,
+    /// Questions about settings are swallowed.
+    holds_settings: bool,
     /// So many answers say that no topic is known.
     forgets: usize,
     /// Every topic is said to be compacted.
@@ -78,6 +80,10 @@ impl Proxy {
         self.mischief.lock().unwrap().holds = holds;
     }
 
+    pub(crate) fn hold_settings(&self) {
+        self.mischief.lock().unwrap().holds_settings = true;
+    }
+
     /// Waits until one more heartbeat is answered.
     pub(crate) async fn heartbeat(&self) {
         self.heartbeat_answered.notified().await;
@@ -122,7 +128,11 @@ impl Proxy {
             let mut head = &frame[..8];
             let (key, version, id) = (head.get_i16(), head.get_i16(), head.get_i32());
             asked.lock().unwrap().insert(id, (key, version));
-            let held = self.mischief.lock().unwrap().holds && key == ApiKey::Fetch as i16;
+            let held = {
+                let mischief = self.mischief.lock().unwrap();
+                mischief.holds && key == ApiKey::Fetch as i16
+                    || mischief.holds_settings && key == ApiKey::DescribeConfigs as i16
+            };
             if !held && write(&mut to, &frame).await.is_err() {
                 return;
             }

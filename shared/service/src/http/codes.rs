@@ -6,6 +6,7 @@ pub const NO_SUCH_ROUTE: &str = "NO_SUCH_ROUTE";
 pub const METHOD_NOT_ALLOWED: &str = "METHOD_NOT_ALLOWED";
 pub const TOPIC_REPLACED: &str = "TOPIC_REPLACED";
 pub const TOPIC_PARTITIONS_CHANGED: &str = "TOPIC_PARTITIONS_CHANGED";
+pub const TOPIC_REFUSES: &str = "TOPIC_REFUSES";
 pub const LOG_CUT_BACK: &str = "LOG_CUT_BACK";
 
 /// Every code, and what it tells.
@@ -80,6 +81,10 @@ pub const ALL: &[(&str, &str)] = &[
     ),
     ("TOPIC_EXISTS", "a topic of the table's name is in the way"),
     ("TOPIC_REPLACED", "the table's topic is gone or another one"),
+    (
+        "TOPIC_REFUSES",
+        "the topic's settings keep the table's records out",
+    ),
     (
         "TOPIC_PARTITIONS_CHANGED",
         "the topic's partitions are not what the table can read",

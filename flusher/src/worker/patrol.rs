@@ -1,0 +1,194 @@
+//! A look at tables that bring no news of themselves.
+//!
+//! A table whose topic is gone is in nobody's assignment; one that no record comes for is never
+//! committed to, so what became of its log shows to nobody here. Both would stand still in silence.
+//! Owns when and at how many of them to look; what stops a table is the seats' to say, but for those
+//! that have no seat.
+//!
+//! Invariant: a round costs one list of topics and at most [`LOGS_MAX`] looks at tables' logs,
+//! however many tables there are.
+
+use std::collections::HashSet;
+
+use tidelake_manifest::Freshness;
+
+use super::*;
+use crate::freshness::Position;
+use crate::identity::check_topic;
+use crate::opener::Opener;
+
+/// Rounds begin so many discoveries of topics after each other.
+const DISCOVERIES: u32 = 10;
+/// Tables' logs that are looked at in one round.
+const LOGS_MAX: usize = 8;
+/// Topics that are missing which one round makes sure of.
+const MISSING_MAX: usize = 100;
+
+/// What a round found.
+pub(super) struct Patrolled {
+    /// Tables of the catalog whose topic is not there; none where the log did not say.
+    missing: Option<BTreeMap<Arc<str>, Trouble>>,
+    /// Tables whose log can't be read.
+    unreadable: Vec<Arc<str>>,
+}
+
+/// What is known between two rounds.
+#[derive(Debug, Default)]
+pub(super) struct Patrol {
+    /// When the last round began, and whether it goes on.
+    begun: Moment,
+    under_way: bool,
+    /// The last table whose log was looked at.
+    looked_at: Option<Arc<str>>,
+    missing: BTreeMap<Arc<str>, Trouble>,
+}
+
+impl Patrol {
+    /// Tables that have no seat and stand still.
+    pub(super) fn troubles(&self) -> impl Iterator<Item = (&Arc<str>, &Trouble)> {
+        self.missing.iter()
+    }
+}
+
+impl Owner {
+    /// Begins a round where one is due.
+    pub(super) fn go_on_patrol(&mut self) {
+        let now = self.now();
+        let interval = Duration::from_millis(self.settings.discovery_ms.max(10)) * DISCOVERIES;
+        if self.patrol.under_way || now.saturating_sub(self.patrol.begun) < interval {
+            return;
+        }
+        (self.patrol.begun, self.patrol.under_way) = (now, true);
+        let quiet = self.quiet_tables();
+        let (opener, news) = (self.bench.opener.clone(), self.news.clone());
+        tokio::spawn(async move {
+            let missing = missing_topics(&opener).await;
+            let mut unreadable = Vec::new();
+            for (topic, table) in quiet {
+                if is_unreadable(&table).await {
+                    unreadable.push(topic);
+                }
+            }
+            let patrolled = Patrolled {
+                missing,
+                unreadable,
+            };
+            // The loop is gone at the process's end only.
+            let _gone = news.send(News::Patrolled(patrolled)).await;
+        });
+    }
+
+    /// Some tables that nothing is held of, in turn.
+    fn quiet_tables(&mut self) -> Vec<(Arc<str>, Arc<OpenTable>)> {
+        let busy: HashSet<&Arc<str>> = self
+            .buckets
+            .iter()
+            .filter(|(_, state)| state.oldest_uncommitted_ms().is_some())
+            .map(|(at, _)| &at.topic)
+            .collect();
+        let mut quiet: Vec<_> = self
+            .tables
+            .keys()
+            .filter(|topic| !busy.contains(topic))
+            .cloned()
+            .collect();
+        quiet.sort_unstable();
+        let last = self.patrol.looked_at.as_ref();
+        let turn = quiet.partition_point(|topic| last.is_some_and(|last| topic <= last));
+        quiet.rotate_left(turn);
+        quiet.truncate(LOGS_MAX);
+        self.patrol.looked_at = quiet.last().cloned();
+        let table = |topic: Arc<str>| {
+            let table = self.tables.get(&topic)?.table.clone();
+            Some((topic, table))
+        };
+        quiet.into_iter().filter_map(table).collect()
+    }
+
+    pub(super) fn patrolled(&mut self, found: Patrolled, consumer: &dyn GroupLog) {
+        self.patrol.under_way = false;
+        if let Some(missing) = found.missing {
+            let found_again = self.patrol.missing.keys();
+            let gone: Vec<_> = found_again
+                .filter(|topic| !missing.contains_key(*topic))
+                .cloned()
+                .collect();
+            for topic in gone {
+                tracing::info!(%topic, "the topic is there again, or its table is gone");
+                self.progress.remove(&stands_for(&topic));
+                if !self.seats.has_table(&topic) {
+                    self.forget_table(&topic);
+                }
+            }
+            for (topic, trouble) in &missing {
+                if !self.patrol.missing.contains_key(topic) {
+                    tracing::warn!(%topic, reason = %trouble, "table stopped");
+                }
+            }
+            self.patrol.missing = missing;
+        }
+        for topic in found.unreadable {
+            tracing::warn!(%topic, "the table's log can't be read; it is looked up again");
+            self.on(Event::TableChanged(topic), consumer);
+        }
+    }
+
+    /// How far tables are whose topic is not there: what it held is not known, so their age counts
+    /// from when that was seen.
+    pub(super) fn behind_without_topic(&mut self, now_ms: i64) -> Vec<(Arc<str>, Behind)> {
+        let unknown = Position {
+            stands: true,
+            ..Position::default()
+        };
+        let missing = self.patrol.missing.keys();
+        let without_seat = missing.filter(|topic| !self.seats.has_table(topic));
+        let behind = without_seat.map(|topic| {
+            let progress = self.progress.entry(stands_for(topic)).or_default();
+            (topic.clone(), progress.note(&unknown, now_ms))
+        });
+        behind.collect()
+    }
+}
+
+/// The bucket under which the age of a table without a topic is kept.
+fn stands_for(topic: &Arc<str>) -> TopicBucket {
+    let (topic, bucket) = (topic.clone(), Bucket(0));
+    TopicBucket { topic, bucket }
+}
+
+/// Tables of the catalog whose topic is not there; none where that is not known.
+async fn missing_topics(opener: &Opener) -> Option<BTreeMap<Arc<str>, Trouble>> {
+    let told = |what: &'static str, error: &dyn std::error::Error| {
+        tracing::debug!(error = %error, what, "no look at topics");
+    };
+    // Before the catalog is read: a table is made after its topic, and dropped before it.
+    let listed = opener.admin.list_topics().await;
+    let listed = listed.inspect_err(|error| told("list", error)).ok()?;
+    let there: HashSet<String> = listed.into_iter().collect();
+    let refreshed = opener.catalog.refresh().await;
+    refreshed.inspect_err(|error| told("catalog", error)).ok()?;
+    let mut missing = BTreeMap::new();
+    let tables = opener.catalog.list_all();
+    let unlisted = tables.iter().filter(|entry| !there.contains(&entry.topic));
+    for entry in unlisted.take(MISSING_MAX) {
+        let found = opener.admin.describe(&entry.topic).await;
+        let found = found.inspect_err(|error| told("describe", error)).ok()?;
+        if found.is_none()
+            && let Err(trouble) = check_topic(entry, None)
+        {
+            missing.insert(Arc::from(entry.topic.as_str()), trouble);
+        }
+    }
+    Some(missing)
+}
+
+/// Whether what was added to the table's log, if anything was, can't be read.
+async fn is_unreadable(table: &OpenTable) -> bool {
+    match table.cached.get(Freshness::Latest).await {
+        Ok(_) => false,
+        Err(error) => {
+            tracing::debug!(table = %table.entry.id, error = chain(&error), "a quiet table");
+            !error.kind().is_transient()
+        }
+    }
+}

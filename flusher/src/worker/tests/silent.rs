@@ -1,0 +1,116 @@
+//! Tables that stand still without a record, or a member of the group, that would show it.
+
+use super::*;
+
+/// Looks around five times a second.
+fn watchful() -> Settings {
+    Settings {
+        discovery_ms: 20,
+        flush_age_ms: 100,
+        ..Settings::default()
+    }
+}
+
+fn stopped(reason: &str) -> String {
+    format!("tidelake_table_stopped{{reason=\"{reason}\",table=\"t\",tenant=\"default\"}} 1")
+}
+
+async fn no_longer_shown(runtime: &Runtime, line: &str) {
+    let gone = tidelake_testkit::wait_until("the line goes", WAIT, async || {
+        (!runtime.metrics.render().contains(line)).then_some(())
+    });
+    gone.await.unwrap();
+}
+
+/// Nobody is assigned a bucket of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_whose_topic_is_gone_is_named_and_grows_old() {
+    let runtime = Runtime::new();
+    let log = MemoryLog::new(runtime.clock.clone());
+    let bench = workbench(&log, &runtime).await;
+    let (entry, _) = table(&bench, "t", 1).await;
+    let (catalog, admin) = (bench.opener.catalog.clone(), bench.opener.admin.clone());
+    admin.delete_topic(&entry.topic).await.unwrap();
+    let worker = Worker::start(watchful(), runtime.clone(), bench, &log).unwrap();
+    let line = stopped("topic_missing");
+    shown(&runtime, &line).await;
+    let report = runtime.health.report();
+    let reason = report.components["flusher"].reason.clone().unwrap();
+    for said in [
+        &*entry.topic,
+        "topic_missing",
+        "is not there",
+        "adopt-topic t",
+    ] {
+        assert!(reason.contains(said), "{reason}");
+    }
+    let age = "tidelake_table_freshness_seconds{table=\"t\",tenant=\"default\"} ";
+    let grows = tidelake_testkit::wait_until("its age grows", WAIT, async || {
+        let page = runtime.metrics.render();
+        let of_table = page.lines().find_map(|line| line.strip_prefix(age))?;
+        (of_table.parse::<f64>().ok()? > 0.5).then_some(())
+    });
+    grows.await.unwrap();
+    // A table that is dropped stands still no more.
+    catalog.drop_table(&entry.id).await.unwrap();
+    no_longer_shown(&runtime, &line).await;
+    no_longer_shown(&runtime, age).await;
+    runtime.shutdown.trigger();
+    worker.wait().await.unwrap();
+}
+
+/// No record comes that a commit would fail for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_table_whose_log_can_t_be_read_is_named_until_it_is_mended() {
+    let runtime = Runtime::new();
+    let log = MemoryLog::new(runtime.clock.clone());
+    let bench = workbench(&log, &runtime).await;
+    let (entry, delta) = table(&bench, "t", 1).await;
+    let (writer, store) = (bench.writer.clone(), bench.opener.store.clone());
+    let worker = Worker::start(watchful(), runtime.clone(), bench, &log).unwrap();
+    let topic: Arc<str> = entry.topic.as_str().into();
+    let message = Message::new(topic, Bucket(0), "{\"id\":1}");
+    writer.send(message).await.unwrap();
+    let last = covered((&entry, &delta), 0, 1).await.version();
+    let next = format!("_delta_log/{:020}.json", last.0 + 1);
+    let folder = store.scoped(&entry.location());
+    let damage = bytes::Bytes::from_static(b"{\"add\":");
+    folder.put(&next, damage).await.unwrap();
+    let line = stopped("corrupt");
+    shown(&runtime, &line).await;
+    let report = runtime.health.report();
+    let reason = report.components["flusher"].reason.clone().unwrap();
+    assert!(reason.contains(&entry.topic), "{reason}");
+    folder.delete(&next).await.unwrap();
+    no_longer_shown(&runtime, &line).await;
+    runtime.shutdown.trigger();
+    worker.wait().await.unwrap();
+}
+
+/// It waits in the log for longer than this process is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_was_never_opened_is_as_old_as_its_oldest_record() {
+    let runtime = Runtime::new();
+    let log = MemoryLog::new(runtime.clock.clone());
+    let bench = workbench(&log, &runtime).await;
+    let (entry, _) = table_of(&bench, "t", 1, TableMode::Upsert).await;
+    // An upsert table has no bucket for what comes into another partition.
+    log.add_buckets(&entry.topic, 1);
+    let topic: Arc<str> = entry.topic.as_str().into();
+    let mut message = Message::new(topic, Bucket(1), "{\"id\":1}");
+    message.timestamp_ms = Some(runtime.clock.now_ms() - 3_600_000);
+    bench.writer.send(message).await.unwrap();
+    let worker = Worker::start(watchful(), runtime.clone(), bench, &log).unwrap();
+    let age = "tidelake_table_freshness_seconds{table=\"t\",tenant=\"default\"} ";
+    let grown = tidelake_testkit::wait_until("the age of an hour", WAIT, async || {
+        let page = runtime.metrics.render();
+        let of_table = page.lines().find_map(|line| line.strip_prefix(age))?;
+        (of_table.parse::<f64>().ok()? >= 3_600.0).then_some(())
+    });
+    if let Err(error) = grown.await {
+        panic!("{error}\n{}", runtime.metrics.render());
+    }
+    shown(&runtime, &stopped("partitions_added")).await;
+    runtime.shutdown.trigger();
+    worker.wait().await.unwrap();
+}
