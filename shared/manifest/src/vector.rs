@@ -6,6 +6,9 @@
 //! inline: Z85 text of data, padded with zero bytes to a multiple of four
 //! ```
 //!
+//! All vectors of a commit lie in one file. Those that stand in the log itself are read, and written
+//! by nobody here: Spark's vacuum does not know them.
+//!
 //! New files lie in `_tidelake`: an engine that vacuums everything that its listing finds passes
 //! over folders that begin with an underscore, and so over vectors that are in use. Older ones, at
 //! the table's root, are read where they are.
@@ -29,9 +32,6 @@ const FOLDER: &str = "_tidelake";
 const FILE_BYTES_MAX: usize = 1 << 30;
 /// Characters of a UUID in Z85.
 const UUID_CHARS: usize = 20;
-
-/// A vector whose data is no larger goes into the log itself.
-pub const INLINE_BYTES_MAX: usize = 200;
 
 /// Why a vector can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,18 +81,16 @@ pub fn decode(data: &[u8]) -> Result<DeletedRows, VectorError> {
     DeletedRows::deserialize_from(&mut bitmap).map_err(|e| VectorError::Bitmap(e.to_string()))
 }
 
-/// The descriptor of a vector that is kept in the log.
+/// The descriptor of a vector that stands in the log, as other engines and earlier versions make
+/// them.
 pub fn inline(rows: &DeletedRows) -> VectorDescriptor {
-    inlined(&encode(rows), rows.len())
-}
-
-fn inlined(data: &[u8], cardinality: u64) -> VectorDescriptor {
+    let data = encode(rows);
     VectorDescriptor {
         storage_type: "i".into(),
-        path_or_inline_dv: z85_encode(data),
+        path_or_inline_dv: z85_encode(&data),
         offset: None,
         size_in_bytes: data.len() as i32,
-        cardinality: cardinality as i64,
+        cardinality: rows.len() as i64,
     }
 }
 
@@ -155,7 +153,7 @@ impl VectorFile {
         }
     }
 
-    /// Adds a vector, or keeps it inline where it is small.
+    /// Adds a vector, once it is known to be readable.
     ///
     /// # Errors
     /// Where what was written does not read as what it was written from: a version with such a
@@ -171,11 +169,7 @@ impl VectorFile {
         if decode(&data)? != *rows {
             return Err(VectorError::Bitmap("it reads as other rows".into()));
         }
-        Ok(if data.len() <= INLINE_BYTES_MAX {
-            inlined(&data, rows.len())
-        } else {
-            self.append(&data, rows.len())
-        })
+        Ok(self.append(&data, rows.len()))
     }
 
     /// The files: names relative to the table, and contents. None where no vector was added.
@@ -410,16 +404,16 @@ mod tests {
             let files: std::collections::BTreeMap<_, _> = file.finish().into_iter().collect();
             prop_assert_eq!(empty, files.is_empty());
             for (rows, descriptor) in vectors.iter().zip(&placed) {
-                let found = match locate(descriptor).unwrap() {
-                    Place::Inline(data) => decode(&data).unwrap(),
-                    Place::File { name, range } => {
-                        prop_assert!(name.starts_with("_tidelake/deletion_vector_"), "{}", name);
-                        let bytes = &files[&name];
-                        // Only a vector that is larger by itself makes a file larger.
-                        prop_assert!(bytes.len() <= bytes_max || range.start == 1);
-                        decode_in_file(&bytes[range.start as usize..range.end as usize]).unwrap()
-                    }
+                // Small ones, too: Spark can't vacuum a table with one that stands in the log.
+                let Place::File { name, range } = locate(descriptor).unwrap() else {
+                    panic!("it is not in a file: {descriptor:?}");
                 };
+                prop_assert!(name.starts_with("_tidelake/deletion_vector_"), "{}", name);
+                let bytes = &files[&name];
+                // Only a vector that is larger by itself makes a file larger.
+                prop_assert!(bytes.len() <= bytes_max || range.start == 1);
+                let found = decode_in_file(&bytes[range.start as usize..range.end as usize]);
+                let found = found.unwrap();
                 prop_assert_eq!(&checked(found, descriptor).unwrap(), rows);
             }
         }

@@ -27,7 +27,7 @@ use crate::state::{Committed, LiveFile};
 pub(super) struct Vectors {
     pub(super) adds: Vec<Add>,
     pub(super) removes: Vec<Remove>,
-    /// Names and contents of the objects that hold the vectors too large for the log.
+    /// Names and contents of the objects that hold the vectors.
     pub(super) objects: Vec<(String, Bytes)>,
     /// Of each touched file: its new vector, none where the file goes.
     pub(super) touched: HashMap<Arc<str>, Option<Committed>>,
