@@ -9,6 +9,9 @@ use tidelake_manifest::cache::SNAPSHOT_CACHE_BYTES;
 
 use crate::failure::Failure;
 
+/// Of the one flusher of an installation in a folder.
+const INSTANCE_ID: &str = "local";
+
 /// Settings of everything in one process. Store, log and listeners are said once, at the top: a
 /// service's own section can't contradict them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -180,8 +183,18 @@ impl LocalSettings {
             (Some(dir), "") => dir.join("cache/flusher").display().to_string(),
             (_, set) => set.to_owned(),
         };
+        // A store in this process's own folder has no other flusher: it may have a name, by which
+        // Apache Kafka gives it its buckets back at once after a crash, rather than when the
+        // session of the dead one is over.
+        let flusher = &self.flusher;
+        let is_alone = dir.is_some() && self.store.is_empty() && flusher.group.is_empty();
+        let instance_id = match flusher.instance_id.as_str() {
+            "" if is_alone && !self.kafka.bootstrap.is_empty() => INSTANCE_ID.to_owned(),
+            set => set.to_owned(),
+        };
         tidelake_flusher::Settings {
             index_dir,
+            instance_id,
             store: store.to_owned(),
             kafka: self.kafka(kafka),
             listen: self.address(0),
@@ -228,6 +241,27 @@ mod tests {
         let failure = load(json!({ "listen": "0.0.0.0" })).check().unwrap_err();
         assert!(failure.message.contains("refusing to listen on 0.0.0.0"));
         load(json!({ "listen": "::1" })).check().unwrap();
+    }
+
+    #[test]
+    fn the_one_flusher_of_a_folder_is_known_to_kafka_by_name() {
+        let instance = |overrides, dir| {
+            let settings = load(overrides);
+            settings.flusher(dir, "k:9092", "file:///s").instance_id
+        };
+        let dir = Some(Path::new("d"));
+        let kafka = json!({ "bootstrap": "k:9092" });
+        assert_eq!(instance(json!({ "kafka": kafka }), dir), "local");
+        // What dies with the process has no session that outlives it.
+        assert_eq!(instance(json!({}), dir), "");
+        assert_eq!(instance(json!({ "kafka": kafka }), None), "");
+        // Others may be in the group.
+        let shared = json!({ "kafka": kafka, "store": "s3://a/b" });
+        assert_eq!(instance(shared, dir), "");
+        let grouped = json!({ "kafka": kafka, "flusher": { "group": "g" } });
+        assert_eq!(instance(grouped, dir), "");
+        let named = json!({ "kafka": kafka, "flusher": { "instance_id": "mine" } });
+        assert_eq!(instance(named, dir), "mine");
     }
 
     #[test]

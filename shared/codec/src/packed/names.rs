@@ -175,13 +175,21 @@ enum Place<'a> {
 struct By<'a>(&'a PhysicalNames);
 
 impl By<'_> {
-    fn place<'a>(&self, field: &Field, known: &'a [tidelake_schema::Field]) -> Place<'a> {
+    /// `at` is where the field stands: mostly where its column stands, too, so that wide messages
+    /// are not searched for each of their fields.
+    fn place<'a>(
+        &self,
+        at: usize,
+        field: &Field,
+        known: &'a [tidelake_schema::Field],
+    ) -> Place<'a> {
         let named = || known.iter().find(|known| known.name == *field.name());
         let Some(mark) = field.metadata().get(COLUMN_KEY) else {
             return Place::Known(named());
         };
         let is_marked = |known: &&tidelake_schema::Field| physical_name(known, self.0) == mark;
-        match known.iter().find(is_marked) {
+        let there = known.get(at).filter(is_marked);
+        match there.or_else(|| known.iter().find(is_marked)) {
             Some(column) if column.name == *field.name() => Place::Known(Some(column)),
             Some(column) => Place::Renamed(column),
             None => Place::Dropped,
@@ -190,7 +198,8 @@ impl By<'_> {
 
     /// True where every field stands under the name of its column.
     fn are_named(&self, fields: &Fields, known: &[tidelake_schema::Field]) -> bool {
-        fields.iter().all(|field| match self.place(field, known) {
+        let mut places = (0..).zip(fields);
+        places.all(|(at, field)| match self.place(at, field, known) {
             Place::Known(Some(column)) => self.is_named(field.data_type(), &column.ty),
             Place::Known(None) => true,
             Place::Renamed(_) | Place::Dropped => false,
@@ -224,8 +233,8 @@ impl By<'_> {
         known: &[tidelake_schema::Field],
     ) -> Result<(Fields, Vec<ArrayRef>), ArrowError> {
         let mut kept = (Vec::new(), Vec::new());
-        for (field, column) in fields.iter().zip(columns) {
-            let (name, known) = match self.place(field, known) {
+        for (at, (field, column)) in fields.iter().zip(columns).enumerate() {
+            let (name, known) = match self.place(at, field, known) {
                 Place::Known(known) => (field.name(), known),
                 Place::Renamed(known) => (&known.name, Some(known)),
                 Place::Dropped => continue,
