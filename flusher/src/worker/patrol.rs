@@ -5,11 +5,12 @@
 //! Owns when and at how many of them to look; what stops a table is the seats' to say, but for those
 //! that have no seat.
 //!
-//! Invariant: a round costs one list of topics and at most [`LOGS_MAX`] looks at tables' logs,
-//! however many tables there are.
+//! Invariant: a round costs one list of topics and, while all of them are there, nothing of the
+//! store. After [`LOG_DISCOVERIES`] one looks at [`LOGS_MAX`] tables' logs, however many there are.
 
 use std::collections::HashSet;
 
+use tidelake_catalog::TableEntry;
 use tidelake_manifest::Freshness;
 
 use super::*;
@@ -19,7 +20,10 @@ use crate::opener::Opener;
 
 /// Rounds begin so many discoveries of topics after each other.
 const DISCOVERIES: u32 = 10;
-/// Tables' logs that are looked at in one round.
+/// Between rounds that look at tables' logs, ten minutes by default: what nobody writes to or reads
+/// costs next to nothing, and whoever reads a damaged table is told at once.
+const LOG_DISCOVERIES: u32 = 600;
+/// Tables' logs that are looked at in such a round.
 const LOGS_MAX: usize = 8;
 /// Topics that are missing which one round makes sure of.
 const MISSING_MAX: usize = 100;
@@ -38,6 +42,8 @@ pub(super) struct Patrol {
     /// When the last round began, and whether it goes on.
     begun: Moment,
     under_way: bool,
+    /// When tables' logs were looked at.
+    logs_begun: Moment,
     /// The last table whose log was looked at.
     looked_at: Option<Arc<str>>,
     missing: BTreeMap<Arc<str>, Trouble>,
@@ -54,12 +60,16 @@ impl Owner {
     /// Begins a round where one is due.
     pub(super) fn go_on_patrol(&mut self) {
         let now = self.now();
-        let interval = Duration::from_millis(self.settings.discovery_ms.max(10)) * DISCOVERIES;
-        if self.patrol.under_way || now.saturating_sub(self.patrol.begun) < interval {
+        let discovery = Duration::from_millis(self.settings.discovery_ms.max(10));
+        let since = now.saturating_sub(self.patrol.begun);
+        if self.patrol.under_way || since < discovery * DISCOVERIES {
             return;
         }
         (self.patrol.begun, self.patrol.under_way) = (now, true);
-        let quiet = self.quiet_tables();
+        let quiet = match now.saturating_sub(self.patrol.logs_begun) < discovery * LOG_DISCOVERIES {
+            true => Vec::new(),
+            false => self.quiet_tables(now),
+        };
         let (opener, news) = (self.bench.opener.clone(), self.news.clone());
         tokio::spawn(async move {
             let missing = missing_topics(&opener).await;
@@ -79,7 +89,8 @@ impl Owner {
     }
 
     /// Some tables that nothing is held of, in turn.
-    fn quiet_tables(&mut self) -> Vec<(Arc<str>, Arc<OpenTable>)> {
+    fn quiet_tables(&mut self, now: Moment) -> Vec<(Arc<str>, Arc<OpenTable>)> {
+        self.patrol.logs_begun = now;
         let busy: HashSet<&Arc<str>> = self
             .buckets
             .iter()
@@ -165,11 +176,15 @@ async fn missing_topics(opener: &Opener) -> Option<BTreeMap<Arc<str>, Trouble>> 
     let listed = opener.admin.list_topics().await;
     let listed = listed.inspect_err(|error| told("list", error)).ok()?;
     let there: HashSet<String> = listed.into_iter().collect();
+    let is_there = |entry: &Arc<TableEntry>| there.contains(&entry.topic);
+    if opener.catalog.list_all().iter().all(is_there) {
+        return Some(BTreeMap::new());
+    }
     let refreshed = opener.catalog.refresh().await;
     refreshed.inspect_err(|error| told("catalog", error)).ok()?;
     let mut missing = BTreeMap::new();
     let tables = opener.catalog.list_all();
-    let unlisted = tables.iter().filter(|entry| !there.contains(&entry.topic));
+    let unlisted = tables.iter().filter(|entry| !is_there(entry));
     for entry in unlisted.take(MISSING_MAX) {
         let found = opener.admin.describe(&entry.topic).await;
         let found = found.inspect_err(|error| told("describe", error)).ok()?;

@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// Looks around five times a second.
+/// Looks around ten times a second, and at logs every six seconds.
 fn watchful() -> Settings {
     Settings {
-        discovery_ms: 20,
+        discovery_ms: 10,
         flush_age_ms: 100,
         ..Settings::default()
     }
