@@ -222,6 +222,10 @@ impl Tables {
     }
 
     pub(super) fn forget(&self, id: &TableId) {
-        self.live.write().remove(id);
+        let forgotten = self.live.write().remove(id);
+        // Its versions would stay in memory until others need the room.
+        if let Some(table) = forgotten {
+            table.forget();
+        }
     }
 }

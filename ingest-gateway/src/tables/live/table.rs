@@ -120,6 +120,11 @@ impl LiveTable {
         Ok(snapshot)
     }
 
+    /// Gives up what is held of its log.
+    pub(super) fn forget(&self) {
+        self.cached.forget();
+    }
+
     /// True where its state is known, so that a look reads no more than what is new.
     pub(crate) fn is_known(&self) -> bool {
         self.cached.known().is_some()
