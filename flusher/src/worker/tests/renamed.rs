@@ -239,6 +239,44 @@ async fn a_value_of_a_column_that_came_meanwhile_is_never_lost() {
     }
 }
 
+/// A record that the flusher's version of the table refuses, and the newest one takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_of_the_newest_columns_is_no_dead_letter() {
+    let world = World::new(TableMode::Append, 1).await;
+    let admin = &world.bench.opener.admin;
+    let spec = TopicSpec {
+        name: topics::dead_letter_topic(&world.bench.opener.topic_prefix, &world.entry.id),
+        buckets: 1,
+        retention_ms: None,
+        config: Default::default(),
+    };
+    admin.create_topic(&spec).await.unwrap();
+    let worker = world.start(500);
+    let topic: Arc<str> = world.entry.topic.as_str().into();
+    let send = async |row: Value| {
+        let record = row.to_string();
+        world
+            .send(Message::new(topic.clone(), Bucket(0), record))
+            .await;
+    };
+    send(json!({"k": 1, "a": 10, "b": 20})).await;
+    covered((&world.entry, &world.delta), 0, 1).await;
+    let [k, a, b] = BEFORE;
+    remap(&world.delta, &[k, a, b, (4, "c", "col-4")]).await;
+    send(json!({"k": 2, "a": 11, "b": 21, "c": 31})).await;
+    let snapshot = covered((&world.entry, &world.delta), 0, 2).await;
+    let wanted = json!({"k": 2, "a": 11, "b": 21, "col-4": 31});
+    assert_eq!(row(&snapshot, 2), wanted);
+    let dead = async || admin.end_offsets(&spec.name, &[Bucket(0)]).await.unwrap();
+    assert_eq!(dead().await, [(Bucket(0), Offset(0))]);
+    // What no version takes is one, once.
+    send(json!({"k": 3, "no": 1})).await;
+    covered((&world.entry, &world.delta), 0, 3).await;
+    assert_eq!(dead().await, [(Bucket(0), Offset(1))]);
+    world.runtime.shutdown.trigger();
+    worker.wait().await.unwrap();
+}
+
 /// A version with other columns comes to a bucket by the way, as another flusher takes its
 /// neighbour: what it decoded before must not be matched by ids that were counted anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
