@@ -1,5 +1,5 @@
-//! Another engine renames, exchanges or drops columns while packed messages are on their way: values
-//! follow their columns, and none becomes a dead letter.
+//! Another engine renames, exchanges or drops columns while packed messages are on their way:
+//! values follow their columns, and none becomes a dead letter.
 //!
 //! Values are read from the statistics of the files, which say them where a file has one row.
 
