@@ -4,6 +4,7 @@
 //! be sent before the commit that passes it: to the bucket of its key, or to the dead letters.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_codec::{CodecError, Reason, Rejection};
@@ -15,6 +16,8 @@ use tidelake_intake::{dead_letter, misrouted};
 use tidelake_log::{Run, TopicBucket};
 use tidelake_manifest::Snapshot;
 use tidelake_manifest::action::Txn;
+use tidelake_schema::TableSchema;
+use tidelake_schema::delta::PhysicalNames;
 use tidelake_table::{Memtable, Sealed, flush_needs};
 
 use crate::policy::Moment;
@@ -72,6 +75,9 @@ pub(crate) struct BucketState {
     memtable: Memtable,
     intake: BucketIntake,
     kind: TableKind,
+    /// What the rows are decoded for.
+    schema: Arc<TableSchema>,
+    names: Arc<PhysicalNames>,
     /// Of the memtable.
     deletes: usize,
     /// To be re-published before a commit passes them.
@@ -118,6 +124,8 @@ impl BucketState {
             memtable: Memtable::new(at.bucket, from),
             intake: BucketIntake::open(&table, at.bucket, snapshot)?,
             kind,
+            schema: Arc::clone(snapshot.schema()),
+            names: Arc::clone(snapshot.physical_names()),
             deletes: 0,
             misrouted: Vec::new(),
             dead_letters: Vec::new(),
@@ -132,6 +140,15 @@ impl BucketState {
             in_flight_oldest_ms: None,
             committed: from,
         })
+    }
+
+    /// True where a commit on top of the snapshot finds the columns that the rows are decoded for,
+    /// called in files as they were then. Field ids alone don't tell: an engine that switches column
+    /// mapping on may count them anew.
+    pub(crate) fn is_decoded_for(&self, snapshot: &Snapshot) -> bool {
+        let (schema, names) = (snapshot.schema(), snapshot.physical_names());
+        (Arc::ptr_eq(&self.schema, schema) || self.schema == *schema)
+            && (Arc::ptr_eq(&self.names, names) || self.names == *names)
     }
 
     /// Takes messages in. Those before the position were taken before and are skipped.

@@ -84,6 +84,11 @@ impl Deliveries {
         deliveries
     }
 
+    /// True where some record was refused that the log does not have as a dead letter yet.
+    pub(crate) fn has_dead_letters(&self) -> bool {
+        !self.dead_letters.is_empty()
+    }
+
     /// Sends until the log has everything. After an error, calling again goes on where it ended.
     pub(crate) async fn deliver(&mut self, to: &(impl Sends + ?Sized)) -> Result<(), LogError> {
         let routes = &self.routes;

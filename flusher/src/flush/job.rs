@@ -173,6 +173,7 @@ impl Job {
 
     async fn attempt(&mut self, bench: &Workbench) -> Result<FlushOutcome, Failure> {
         self.proves_its_place(bench).await?;
+        self.refused_by_what_holds().await?;
         let delivered = self.deliveries.deliver(&*bench.writer).await;
         delivered.map_err(|error| self.refused(&error))?;
         let flushed = match &self.upserts {

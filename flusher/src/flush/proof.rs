@@ -3,6 +3,7 @@
 use tidelake_catalog::CatalogError;
 use tidelake_core::{ErrorKind, Offset};
 use tidelake_log::LogError;
+use tidelake_manifest::fits_still;
 
 use super::{Job, Workbench};
 use crate::identity::check_topic;
@@ -32,6 +33,18 @@ impl Job {
         rows?;
         self.proven = true;
         Ok(())
+    }
+
+    /// A record that was refused for the columns that the table had may be a row of those that it
+    /// has: it is a dead letter only where both are the same. Costs a look at the table's log where
+    /// some record was refused.
+    pub(super) async fn refused_by_what_holds(&self) -> Result<(), Failure> {
+        if !self.deliveries.has_dead_letters() {
+            return Ok(());
+        }
+        let newest = self.table.delta.refresh(&self.base).await;
+        let newest = newest.map_err(|error| self.failure(error.kind(), &error))?;
+        fits_still(&self.base, &newest).map_err(|_| Failure::Changed)
     }
 
     fn is_still_there(&self, current: Result<bool, CatalogError>) -> Result<(), Failure> {

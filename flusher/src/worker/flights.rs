@@ -16,6 +16,12 @@ impl Owner {
         let now_ms = self.runtime.clock.now_ms();
         let (mut sealed, mut events, mut held) = (Vec::new(), Vec::new(), Vec::new());
         for (at, state) in self.buckets.iter_mut().filter(|(at, _)| at.topic == *topic) {
+            // A newer version came with what another flusher did, or with other buckets.
+            if !state.is_decoded_for(&slot.snapshot) {
+                tracing::info!(bucket = %at, "the columns changed, its rows are decoded again");
+                events.push(Event::Surprised(at.clone()));
+                continue;
+            }
             match state.seal(now_ms) {
                 Ok(Some(bucket)) => {
                     sealed.push(bucket);

@@ -2,6 +2,7 @@
 
 mod adopted;
 mod made_again;
+mod renamed;
 mod silent;
 mod world;
 
@@ -203,6 +204,19 @@ async fn table_of(
     buckets: u32,
     mode: TableMode,
 ) -> (TableEntry, DeltaTable) {
+    let text = r#"{"type":"struct","schema-id":0,"identifier-field-ids":[1],"fields":[
+        {"id":1,"name":"id","required":true,"type":"long"}]}"#;
+    let schema = TableSchema::from_iceberg_json(text).unwrap();
+    table_with(bench, name, buckets, mode, schema).await
+}
+
+async fn table_with(
+    bench: &Workbench,
+    name: &str,
+    buckets: u32,
+    mode: TableMode,
+    schema: TableSchema,
+) -> (TableEntry, DeltaTable) {
     let opener = &bench.opener;
     let id = TableId::new(TenantId::default(), TableName::new(name).unwrap());
     let topic = topics::table_topic(&opener.topic_prefix, &id);
@@ -213,9 +227,6 @@ async fn table_of(
         config: Default::default(),
     };
     opener.admin.create_topic(&spec).await.unwrap();
-    let text = r#"{"type":"struct","schema-id":0,"identifier-field-ids":[1],"fields":[
-        {"id":1,"name":"id","required":true,"type":"long"}]}"#;
-    let schema = TableSchema::from_iceberg_json(text).unwrap();
     let entry = TableEntry {
         id,
         mode,

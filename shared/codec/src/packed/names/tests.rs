@@ -192,6 +192,49 @@ fn fields_without_a_mark_go_by_their_names() {
 }
 
 #[test]
+fn two_fields_of_one_column_are_refused_at_every_depth() {
+    let names = first_names();
+    // What was called "a" is called "b" now, and what was "x" is "y".
+    let schema = schema("k b c y z");
+    let columns = Columns {
+        schema: &schema,
+        names: &names,
+    };
+    let field = |name: &str, ty: DataType, mark: Option<&str>| {
+        let field = Field::new(name, ty, true);
+        let mark = mark.map(|mark| (COLUMN_KEY.to_owned(), mark.to_owned()));
+        field.with_metadata(mark.into_iter().collect())
+    };
+    let number: ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![7]));
+    let text: ArrayRef = Arc::new(arrow::array::StringArray::from(vec!["v"]));
+    let refused = |fields: Vec<Field>, arrays: Vec<ArrayRef>| {
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
+        let bytes = packed::write(&batch, &batch.schema()).unwrap();
+        let rejection = packed::decode_into(&bytes, columns).unwrap_err();
+        (rejection.code(), rejection.field.unwrap_or_default())
+    };
+    // The second is the same column by its mark, or by its name alone.
+    for second in [("a", Some("a")), ("z", Some("a")), ("b", None)] {
+        let key = field("k", DataType::Int64, Some("k"));
+        let one = field("a", DataType::Utf8, Some("a"));
+        let two = field(second.0, DataType::Utf8, second.1);
+        let arrays = vec![Arc::clone(&number), Arc::clone(&text), Arc::clone(&text)];
+        let said = refused(vec![key, one, two], arrays);
+        assert_eq!(said, ("DUPLICATE_FIELD", "b".to_owned()), "{second:?}");
+    }
+    for second in [("x", Some("x")), ("z", Some("x")), ("y", None)] {
+        let one = field("x", DataType::Int64, Some("x"));
+        let two = field(second.0, DataType::Int64, second.1);
+        let pair = vec![Arc::clone(&number), Arc::clone(&number)];
+        let pair: ArrayRef = Arc::new(StructArray::new(vec![one, two].into(), pair, None));
+        let outer = field("s", pair.data_type().clone(), Some("s"));
+        let key = field("k", DataType::Int64, Some("k"));
+        let said = refused(vec![key, outer], vec![Arc::clone(&number), pair]);
+        assert_eq!(said, ("DUPLICATE_FIELD", "s.y".to_owned()), "{second:?}");
+    }
+}
+
+#[test]
 fn marks_take_little_room() {
     let plain = packed::encode(&rows()).unwrap().len();
     let marked = packed_rows().len();
