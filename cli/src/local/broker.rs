@@ -1,5 +1,5 @@
-//! The embedded broker inside of `tidelake local`, and what is told of its damaged partitions and of
-//! how full its group coordinator is.
+//! The embedded broker inside of `tidelake local`, and what is told of its damaged partitions and
+//! of how full its group coordinator is.
 //!
 //! A partition that is offline takes nothing else with it: the rest of the log is served, the process
 //! starts and goes on. Readiness, `tidelake status` and a metric name it until it is repaired

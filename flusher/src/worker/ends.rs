@@ -1,9 +1,9 @@
 //! The look at logs that nothing is fetched from: where they end, and how old their oldest record is
 //! that no commit covers.
 //!
-//! Invariants: one look at a time, and at most [`RECORDS_MAX`] records read in it. A look ends where
-//! the log does not answer, and the next one begins behind what it asked for last: a topic or bucket
-//! that fails each time keeps none of the others from their turn.
+//! Invariants: one look at a time, and at most [`RECORDS_MAX`] records read in it. A look ends
+//! where the log does not answer, and the next one begins behind what it asked for last: a topic or
+//! bucket that fails each time keeps none of the others from their turn.
 
 use tidelake_log::{BucketReader, LogAdmin, LogError, RangeReader};
 
