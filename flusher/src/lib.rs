@@ -83,11 +83,11 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
     let store = Store::open(&settings.store, &StoreOptions::default())
         .map_err(|error| ServiceError::caused_by(error.kind(), "open the object store", error))?;
     let snapshots = SnapshotCache::new(settings.snapshot_cache_bytes_max);
-    let (events, held) = (snapshots.clone(), snapshots.clone());
     runtime.metrics.sampled_snapshot_cache(
         "flusher",
-        move || events.stats().events(),
-        move || held.stats().held(),
+        &snapshots,
+        |cache| cache.stats().events(),
+        |cache| cache.stats().held(),
     );
     let parts = Parts {
         store,

@@ -77,7 +77,8 @@ impl FlusherMetrics {
             ),
             repeated: metrics.int_counter_vec(
                 "tidelake_flusher_repeated_origins_total",
-                "Re-published records that had been taken before and were skipped.",
+                "Re-published records that were skipped: taken before, or sent on in a topic that \
+                 the table has left.",
                 &BY_TABLE,
             ),
             superseded: metrics.int_counter_vec(

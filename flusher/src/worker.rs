@@ -48,6 +48,7 @@ const QUIET_TICK: Duration = Duration::from_secs(1);
 /// Reports of tasks that wait for the loop.
 const NEWS_MAX: usize = 64;
 
+use ends::{Looked, Turns};
 use patrol::{Patrol, Patrolled};
 
 /// A running worker.
@@ -104,6 +105,7 @@ impl Worker {
             reported_at: Moment::ZERO,
             log_away: None,
             shown: BTreeSet::new(),
+            turns: Turns::default(),
             patrol: Patrol::default(),
             news,
         };
@@ -150,10 +152,7 @@ enum News {
     },
     FlushFailing(Arc<str>, Trouble),
     FlushEnded(Arc<str>, Arc<OpenTable>, Ended),
-    /// Ends of logs that nothing is fetched from.
-    Ends(Vec<(TopicBucket, Offset)>),
-    /// The oldest records of buckets that stand: where each was looked for, and its timestamp.
-    Oldest(Vec<(TopicBucket, Offset, UnixMillis)>),
+    Looked(Looked),
     Patrolled(Patrolled),
 }
 
@@ -174,6 +173,7 @@ struct Owner {
     /// When ends were last asked for, and whether somebody still does.
     looked_at: Moment,
     looking: bool,
+    turns: Turns,
     reported_at: Moment,
     /// Why the log as a whole does not go on.
     log_away: Option<Trouble>,

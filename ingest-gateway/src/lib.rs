@@ -105,11 +105,11 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
     let store = Store::open(&settings.store, &StoreOptions::default())
         .map_err(|error| caused(error.kind(), "the object store can't be opened", error))?;
     let snapshots = SnapshotCache::new(settings.tables.snapshot_cache_bytes_max);
-    let (events, held) = (snapshots.clone(), snapshots.clone());
     runtime.metrics.sampled_snapshot_cache(
         "gateway",
-        move || events.stats().events(),
-        move || held.stats().held(),
+        &snapshots,
+        |cache| cache.stats().events(),
+        |cache| cache.stats().held(),
     );
     let parts = Parts {
         store,

@@ -5,7 +5,7 @@ mod body;
 use axum::response::{IntoResponse, Response};
 use tidelake_catalog::{CatalogError, TopicChanged, TopicFault};
 use tidelake_core::{ErrorKind, TableId};
-use tidelake_log::LogError;
+use tidelake_log::{LogError, RefusedFor};
 use tidelake_manifest::ManifestError;
 pub(crate) use tidelake_service::chain;
 use tidelake_service::{Problem, codes};
@@ -239,33 +239,61 @@ pub(crate) fn of_topic(changed: &TopicChanged, fate: Fate) -> Answer {
 }
 
 /// A topic whose settings keep the table's records out, however often they are sent.
-fn refused(id: &TableId, topic: &str, reason: &str) -> Problem {
+fn refused(id: &TableId, topic: &str, because: RefusedFor, reason: &str) -> Problem {
+    let (what, cure) = of_refusal(topic, because);
     Problem::new(
         409,
         codes::TOPIC_REFUSES,
         "the table's topic does not take its records",
     )
     .detail(format!(
-        "topic {topic} of table {} refuses the records ({reason}): they have no key, which a \
-         compacted topic asks for, and the time of their writing; what was refused is not in the \
-         table",
+        "topic {topic} of table {} refuses the records ({reason}): {what}; what was refused is not \
+         in the table",
         id.table
     ))
-    .hint(format!(
-        "set cleanup.policy=delete on topic {topic} (kafka-configs --alter --topic {topic} \
-         --add-config cleanup.policy=delete), look for other settings that narrow what it takes, \
-         then send the records again"
-    ))
+    .hint(format!("{cure}, then send the records again"))
+}
+
+/// What a topic does not take of the records, and what lets it take them.
+pub(crate) fn of_refusal(topic: &str, because: RefusedFor) -> (&'static str, String) {
+    match because {
+        RefusedFor::Record => (
+            "they may have no key, which a compacted topic asks for",
+            format!(
+                "set cleanup.policy=delete on topic {topic} (kafka-configs --alter --topic {topic} \
+                 --add-config cleanup.policy=delete)"
+            ),
+        ),
+        RefusedFor::Timestamp => (
+            "they have the time of their writing by the gateway's clock, which the topic holds to \
+             be too far off",
+            format!(
+                "compare the clocks of the gateway and of the log's brokers, or raise \
+                 message.timestamp.before.max.ms and message.timestamp.after.max.ms of topic \
+                 {topic}"
+            ),
+        ),
+        RefusedFor::Policy => (
+            "a policy of the log keeps them out",
+            format!("ask whoever runs the log which policy is meant, let it except topic {topic}"),
+        ),
+    }
 }
 
 /// A body that was checked, and did not get through to the log for sure.
 pub(crate) fn of_produce(id: &TableId, error: &ProduceError) -> Answer {
     tracing::warn!(table = %id, error = chain(error), "records were not acknowledged");
     match error {
-        ProduceError::Nothing(LogError::Refused { topic, reason })
-        | ProduceError::Unknown(LogError::Refused { topic, reason }) => {
-            refused(id, topic, reason).into()
-        }
+        ProduceError::Nothing(LogError::Refused {
+            topic,
+            because,
+            reason,
+        })
+        | ProduceError::Unknown(LogError::Refused {
+            topic,
+            because,
+            reason,
+        }) => refused(id, topic, *because, reason).into(),
         ProduceError::Nothing(_) => log_unavailable("the log does not take the records")
             .hint("nothing was written: send it again later")
             .into(),

@@ -261,6 +261,9 @@ impl Job {
 /// The record is not in the log.
 fn not_taken(error: &LogError) -> Refusal {
     tracing::warn!(error = chain(error), "a dead letter was not replayed");
+    if let Some(kept_out) = kept_out(error) {
+        return kept_out;
+    }
     Refusal::new("LOG_UNAVAILABLE", "the log does not take the record")
 }
 
@@ -271,12 +274,26 @@ fn elsewhere() -> Refusal {
     Refusal::new(tidelake_service::codes::TOPIC_REPLACED, reason)
 }
 
-/// The record may be in the log.
+/// The topic takes no such record: none is in the log, and replaying it again is in vain.
+fn kept_out(error: &LogError) -> Option<Refusal> {
+    let LogError::Refused { topic, because, .. } = error else {
+        return None;
+    };
+    let (what, cure) = problem::of_refusal(topic, *because);
+    let reason = format!("topic {topic} does not take the record: {what}; {cure}");
+    let code = tidelake_service::codes::TOPIC_REFUSES;
+    Some(Refusal::new(code, &reason))
+}
+
+/// The record may be in the log, unless the topic says that it takes none such.
 fn unknown(error: &LogError) -> Refusal {
     tracing::warn!(
         error = chain(error),
         "a replayed dead letter was not acknowledged"
     );
+    if let Some(kept_out) = kept_out(error) {
+        return kept_out;
+    }
     let reason = "the log did not acknowledge the record: it may be in the table or not";
     Refusal::new("LOG_UNAVAILABLE", reason)
 }

@@ -108,11 +108,11 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
     let log = KafkaLog::new(settings.kafka.clone())
         .map_err(|error| ServiceError::caused_by(error.kind(), "could not reach the log", error))?;
     let snapshots = SnapshotCache::new(settings.query.snapshot_cache_bytes_max);
-    let (events, held) = (snapshots.clone(), snapshots.clone());
     runtime.metrics.sampled_snapshot_cache(
         "query",
-        move || events.stats().events(),
-        move || held.stats().held(),
+        &snapshots,
+        |cache| cache.stats().events(),
+        |cache| cache.stats().held(),
     );
     let shared = Shared {
         store,

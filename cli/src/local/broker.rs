@@ -1,4 +1,5 @@
-//! The embedded broker inside of `tidelake local`, and what is told of its damaged partitions.
+//! The embedded broker inside of `tidelake local`, and what is told of its damaged partitions and
+//! of how full its group coordinator is.
 //!
 //! A partition that is offline takes nothing else with it: the rest of the log is served, the process
 //! starts and goes on. Readiness, `tidelake status` and a metric name it until it is repaired
@@ -9,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidelake_broker::{Broker, BrokerSettings, OfflinePartition};
+use tidelake_broker::{Broker, BrokerSettings, CoordinatorUse, OfflinePartition};
 use tidelake_core::ErrorKind;
 use tidelake_service::Runtime;
 use tokio::task::JoinHandle;
@@ -53,9 +54,18 @@ impl WatchedBroker {
         });
         let broker = Arc::new(started?);
         let tell = teller(runtime);
+        let tell_use = teller_of_use(runtime);
         // Before anybody asks: a damaged log is never said to be ready first.
         tell(&broker.offline_partitions());
-        let watch = tokio::spawn(watch(Arc::clone(&broker), tell));
+        let watched = Arc::clone(&broker);
+        let watch = tokio::spawn(async move {
+            let mut looks = tokio::time::interval(LOOK_INTERVAL);
+            loop {
+                looks.tick().await;
+                tell(&watched.offline_partitions());
+                tell_use(&watched.coordinator_use());
+            }
+        });
         Ok(Self { broker, watch })
     }
 
@@ -72,14 +82,6 @@ impl WatchedBroker {
         };
         let stopped = broker.shutdown().await;
         stopped.map_err(|error| Failure::of("the broker did not stop well", ErrorKind::Bug, &error))
-    }
-}
-
-async fn watch(broker: Arc<Broker>, tell: impl Fn(&[OfflinePartition]) + Send) {
-    let mut looks = tokio::time::interval(LOOK_INTERVAL);
-    loop {
-        looks.tick().await;
-        tell(&broker.offline_partitions());
     }
 }
 
@@ -100,6 +102,29 @@ fn teller(runtime: &Runtime) -> impl Fn(&[OfflinePartition]) + Send + use<> {
         match summary(offline) {
             None => health.ready(),
             Some(reason) => health.not_ready(reason),
+        }
+    }
+}
+
+/// Tells the metrics how much of the group coordinator is taken.
+fn teller_of_use(runtime: &Runtime) -> impl Fn(&[CoordinatorUse]) + Send + use<> {
+    let used = runtime.metrics.int_gauge_vec(
+        "tidelake_broker_coordinator_used",
+        "What consumer groups take of the embedded broker: groups, bytes of subscriptions, bytes \
+         of positions.",
+        &["what"],
+    );
+    let max = runtime.metrics.int_gauge_vec(
+        "tidelake_broker_coordinator_max",
+        "What consumer groups may take of the embedded broker at most.",
+        &["what"],
+    );
+    let signed = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    move |all| {
+        for found in all {
+            let labels = [found.what];
+            used.with_label_values(&labels).set(signed(found.used));
+            max.with_label_values(&labels).set(signed(found.max));
         }
     }
 }
@@ -151,6 +176,26 @@ mod tests {
         );
         let line = "tidelake_broker_partition_offline{partition=\"3\",topic=\"orders\"} 1";
         assert!(runtime.metrics.render().contains(line));
+    }
+
+    #[test]
+    fn how_full_the_group_coordinator_is_shows_in_the_metrics() {
+        let runtime = Runtime::new();
+        let tell = teller_of_use(&runtime);
+        for used in [9, 7] {
+            tell(&[CoordinatorUse {
+                what: "groups",
+                used,
+                max: 10,
+            }]);
+        }
+        let metrics = runtime.metrics.render();
+        for line in [
+            "tidelake_broker_coordinator_used{what=\"groups\"} 7",
+            "tidelake_broker_coordinator_max{what=\"groups\"} 10",
+        ] {
+            assert!(metrics.contains(line), "{metrics}");
+        }
     }
 
     #[test]

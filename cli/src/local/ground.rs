@@ -44,11 +44,11 @@ pub(super) struct Ground {
 impl Ground {
     pub(super) async fn open(settings: &LocalSettings, runtime: &Runtime) -> Result<Self, Failure> {
         let snapshots = SnapshotCache::new(settings.snapshot_cache_bytes_max);
-        let (events, held) = (snapshots.clone(), snapshots.clone());
         runtime.metrics.sampled_snapshot_cache(
             "local",
-            move || events.stats().events(),
-            move || held.stats().held(),
+            &snapshots,
+            |cache| cache.stats().events(),
+            |cache| cache.stats().held(),
         );
         if settings.ephemeral {
             return Ok(Self {

@@ -78,19 +78,8 @@ impl Owner {
             News::FlushEnded(topic, table, ended) => {
                 self.flush_ended(topic, &table, ended, consumer);
             }
-            News::Oldest(found) => {
-                for (at, offset, ms) in found {
-                    if let Some(progress) = self.progress.get_mut(&at) {
-                        progress.oldest(offset, ms);
-                    }
-                }
-            }
             News::Patrolled(found) => self.patrolled(found, consumer),
-            News::Ends(ends) => {
-                self.looking = false;
-                let ours = ends.into_iter().filter(|(at, _)| self.seats.owns(at));
-                self.ends.extend(ours);
-            }
+            News::Looked(found) => self.looked(found),
         }
     }
 

@@ -11,7 +11,7 @@ use tidelake_core::headers::{self, REPLAY};
 use tidelake_core::partition::bucket_of;
 use tidelake_core::{Bucket, TableId, TableName, TenantId};
 use tidelake_intake::decode::{DeadLetter, MessageDecoder, Pushed, WireMessage};
-use tidelake_log::Message;
+use tidelake_log::{Message, RefusedFor};
 use tidelake_schema::TableSchema;
 
 use super::memory_log::LOG_MS;
@@ -373,6 +373,22 @@ async fn a_log_that_fails_half_way_is_told_letter_by_letter() {
     let answer = harness.replay(json!([good(3)])).await.answered();
     assert_eq!(answer["replayed"], 0);
     assert_eq!(answer["letters"][0]["code"], "LOG_UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn a_replay_to_a_topic_that_keeps_records_out_says_so_as_a_write_does() {
+    let harness = with_orders().await;
+    harness.log.refuse_messages(RefusedFor::Timestamp);
+    let good = letter(0, r#"{"id":1}"#);
+    let answer = harness.replay(json!([good])).await.answered();
+    assert_eq!(answer["replayed"], 0);
+    let end = &answer["letters"][0];
+    assert_eq!(end["code"], "TOPIC_REFUSES");
+    let reason = end["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("message.timestamp.after.max.ms"),
+        "{reason}"
+    );
 }
 
 #[tokio::test]

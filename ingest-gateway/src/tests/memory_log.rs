@@ -10,7 +10,7 @@ use tidelake_core::clock::{ManualClock, UnixMillis};
 use tidelake_core::{Bucket, Offset};
 use tidelake_log::memory;
 use tidelake_log::{
-    LogError, Message, OwnedMessage, TopicBucket, TopicCreated, TopicInfo, TopicSpec,
+    LogError, Message, OwnedMessage, RefusedFor, TopicBucket, TopicCreated, TopicInfo, TopicSpec,
 };
 
 use crate::log::{ClientLog, Delivered, TableLog};
@@ -31,7 +31,7 @@ struct Told {
     described: usize,
     /// So many messages are still taken; those behind them are lost.
     acknowledges: Option<usize>,
-    refuses: bool,
+    refuses: Option<RefusedFor>,
 }
 
 impl Default for MemoryLog {
@@ -54,8 +54,8 @@ impl MemoryLog {
     }
 
     /// Messages are refused, as a topic of these settings does.
-    pub(crate) fn refuse_messages(&self) {
-        self.told.lock().refuses = true;
+    pub(crate) fn refuse_messages(&self, because: RefusedFor) {
+        self.told.lock().refuses = Some(because);
     }
 
     pub(crate) fn acknowledge_only(&self, messages: usize) {
@@ -138,10 +138,15 @@ fn as_written(message: OwnedMessage) -> Message {
 impl TableLog for MemoryLog {
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Delivered, LogError>> {
         let mut told = self.told.lock();
-        if told.refuses {
+        if let Some(because) = told.refuses {
             let topic = message.topic.to_string();
-            let reason = "InvalidRecord".into();
-            let refused = std::future::ready(Err(LogError::Refused { topic, reason }));
+            let reason = format!("{because:?}");
+            let refused = LogError::Refused {
+                topic,
+                because,
+                reason,
+            };
+            let refused = std::future::ready(Err(refused));
             return Box::pin(std::future::ready(Ok(refused.boxed())));
         }
         match &mut told.acknowledges {

@@ -2,6 +2,7 @@
 //! that the table will not have.
 
 use tidelake_core::{Bucket, TableId, TableName, TenantId, TopicId, Watermark};
+use tidelake_log::RefusedFor;
 use tidelake_manifest::{CommitOutcome, DeltaTable, MarkMove, Transaction};
 
 use super::*;
@@ -147,13 +148,26 @@ async fn the_first_write_after_a_topic_was_deleted_is_answered_as_the_later_ones
 #[tokio::test]
 async fn a_topic_whose_settings_keep_records_out_is_named_with_the_cure() {
     let harness = with_orders().await;
-    harness.log.refuse_messages();
-    let reply = harness.post(JSON, r#"{"id":1}"#).await;
-    let problem = reply.is_problem(409, "TOPIC_REFUSES");
-    let told = |part: &str| problem[part].as_str().unwrap().to_owned();
-    assert!(told("detail").contains("compacted"), "{problem}");
-    assert!(told("hint").contains("cleanup.policy=delete"), "{problem}");
-    assert!(told("hint").contains(TOPIC), "{problem}");
+    for (because, what, cure) in [
+        (RefusedFor::Record, "compacted", "cleanup.policy=delete"),
+        (
+            RefusedFor::Timestamp,
+            "clock",
+            "message.timestamp.after.max.ms",
+        ),
+        (RefusedFor::Policy, "a policy of the log", "which policy"),
+    ] {
+        harness.log.refuse_messages(because);
+        let reply = harness.post(JSON, r#"{"id":1}"#).await;
+        let problem = reply.is_problem(409, "TOPIC_REFUSES");
+        let told = |part: &str| problem[part].as_str().unwrap().to_owned();
+        assert!(told("detail").contains(what), "{problem}");
+        assert!(told("hint").contains(cure), "{problem}");
+        assert!(told("hint").contains(TOPIC), "{problem}");
+        let of_compaction = told("detail") + &told("hint");
+        let of_compaction = of_compaction.contains("compact") || of_compaction.contains("cleanup");
+        assert_eq!(of_compaction, because == RefusedFor::Record, "{problem}");
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::decode::{
     DeadLetter, DecodedDeletes, DecodedRows, MessageDecoder, Placement, Pushed, WireMessage,
 };
 use crate::kind::{IntakeTable, TableKind};
-use crate::origin::{Origin, OriginKey};
+use crate::origin::{OriginKey, Signed};
 use crate::origins::{Judged, Origins};
 use crate::seen::{Seen, Taken};
 
@@ -109,7 +109,11 @@ impl BucketIntake {
 
     /// Takes a message in. Messages must come in the order of their offsets, each once.
     pub fn take(&mut self, seen: &Seen<'_>) -> Taken {
-        let origin = self.origin_of(seen);
+        let origin = match self.origin_of(seen) {
+            Some(Signed::InTopicLeft) => return Taken::Repeated,
+            Some(Signed::Here(origin)) => Some(origin),
+            None => None,
+        };
         if let (Some(origin), Some(origins)) = (origin, &mut self.origins) {
             match origins.1.judge(origin) {
                 Judged::New => {}
@@ -134,7 +138,7 @@ impl BucketIntake {
         taken
     }
 
-    fn origin_of(&self, seen: &Seen<'_>) -> Option<Origin> {
+    fn origin_of(&self, seen: &Seen<'_>) -> Option<Signed> {
         let (key, _) = self.origins.as_deref()?;
         key.read(seen.header(headers::ORIGIN)?, self.bucket, self.buckets)
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!                      ┌ Rows        in the memtable, or in the tail of a query
 //!  Seen ─ take ─► Taken┤ Marker      asks for a flush
-//!                      ├ Repeated    a re-publication that was taken before
+//!                      ├ Repeated    a re-publication that was taken before, or in a topic left
 //!                      ├ Misrouted   its key belongs to another bucket: republished there
 //!                      └ Refused     a dead letter
 //! ```
@@ -28,7 +28,7 @@ mod seen;
 pub use bucket::{BucketIntake, Drained, IntakeError};
 pub use decode::{MessageDecoder, Placement, Pushed, WireMessage};
 pub use kind::{IntakeTable, TableKind};
-pub use origin::{ORIGIN_WINDOW, Origin, OriginKey};
+pub use origin::{ORIGIN_WINDOW, Origin, OriginKey, Signed};
 pub use origins::Origins;
 pub use seen::{Outgoing, OwnedHeaders, Seen, Taken};
 pub use tidelake_core::headers::{Headers, NoHeaders};

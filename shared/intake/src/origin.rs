@@ -13,6 +13,12 @@
 //! BLAKE3 keyed hash of everything else, the target bucket included, cut to 128 bits. A header that
 //! is not ours is no origin: the record counts as if it had none. So a forged one takes nothing
 //! away, and nobody has to know how far the source's log reaches: we sign no offset ahead of it.
+//!
+//! A header that this table signed while another topic fed it is neither: its record was on its way
+//! when the table went on with this topic, or was copied from the topic that was left. What that
+//! one held and no commit had was given up then, so the record counts for nothing. If it counted,
+//! it would come to stand behind newer records of its key. In a copy of the topic that was left,
+//! the record that it repeats stands in its source bucket, and is sent on anew from there.
 
 use bytes::Bytes;
 use tidelake_core::{Bucket, Offset, TopicId};
@@ -34,6 +40,15 @@ pub struct Origin {
     pub offset: Offset,
     /// Everything of the source for this target below it stands before this record.
     pub floor: Offset,
+}
+
+/// What a header says that this table signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signed {
+    /// Where the record stood first in the topic that feeds the table.
+    Here(Origin),
+    /// It was sent on in a topic that the table has left.
+    InTopicLeft,
 }
 
 /// Signs and checks the origins of one incarnation of a table.
@@ -74,16 +89,15 @@ impl OriginKey {
         } = origin;
         let topic = self.topic_id;
         let mut text = format!("{topic}/{bucket}/{offset}/{floor}/");
-        for byte in self.code(origin, target) {
+        for byte in self.code(topic, origin, target) {
             text.push(char::from(HEX[usize::from(byte >> 4)]));
             text.push(char::from(HEX[usize::from(byte & 15)]));
         }
         Bytes::from(text.into_bytes())
     }
 
-    /// The origin that a header names; `None` where it is not ours, or names no other of the
-    /// table's buckets.
-    pub fn read(&self, header: &[u8], own: Bucket, buckets: u32) -> Option<Origin> {
+    /// What a header says; `None` where it is not ours, or names no other of the table's buckets.
+    pub fn read(&self, header: &[u8], own: Bucket, buckets: u32) -> Option<Signed> {
         if header.len() > HEADER_BYTES_MAX {
             return None;
         }
@@ -91,7 +105,8 @@ impl OriginKey {
         let mut parts = text.split('/');
         let mut part = || parts.next();
         let (topic, bucket, offset, floor, code) = (part()?, part()?, part()?, part()?, part()?);
-        if part().is_some() || topic != self.topic_id.to_string() {
+        let topic = TopicId::parse(topic)?;
+        if part().is_some() {
             return None;
         }
         let origin = Origin {
@@ -101,13 +116,18 @@ impl OriginKey {
         };
         let ordered = Offset(0) <= origin.floor && origin.floor <= origin.offset;
         let elsewhere = origin.bucket != own && origin.bucket.0 < buckets;
-        let ours = same(&hex(code)?, &self.code(origin, own));
-        (ordered && elsewhere && ours).then_some(origin)
+        let ours = same(&hex(code)?, &self.code(topic, origin, own));
+        let signed = if topic == self.topic_id {
+            Signed::Here(origin)
+        } else {
+            Signed::InTopicLeft
+        };
+        (ordered && elsewhere && ours).then_some(signed)
     }
 
-    fn code(&self, origin: Origin, target: Bucket) -> [u8; CODE_BYTES] {
+    fn code(&self, topic: TopicId, origin: Origin, target: Bucket) -> [u8; CODE_BYTES] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&self.topic_id.0);
+        hasher.update(&topic.0);
         hasher.update(&origin.bucket.0.to_be_bytes());
         hasher.update(&target.0.to_be_bytes());
         hasher.update(&origin.offset.0.to_be_bytes());
@@ -159,13 +179,14 @@ mod tests {
         let sent = origin(3, i64::MAX, 15);
         let header = key.header(sent, Bucket(1));
         assert!(header.len() <= HEADER_BYTES_MAX);
-        assert_eq!(key.read(&header, Bucket(1), 4), Some(sent));
+        assert_eq!(key.read(&header, Bucket(1), 4), Some(Signed::Here(sent)));
         assert_eq!(key.read(&header, Bucket(0), 4), None, "another target");
         assert_eq!(key.read(&header, Bucket(1), 3), None, "no such source");
         let other_table = OriginKey::new("b", TOPIC);
         assert_eq!(other_table.read(&header, Bucket(1), 4), None);
         let other_topic = OriginKey::new("a", TopicId([8; 16]));
-        assert_eq!(other_topic.read(&header, Bucket(1), 4), None);
+        let left = other_topic.read(&header, Bucket(1), 4);
+        assert_eq!(left, Some(Signed::InTopicLeft));
     }
 
     #[test]

@@ -45,7 +45,8 @@ pub enum Taken {
     Rows(usize),
     /// No record, but the wish that the bucket be committed up to and including it.
     Marker,
-    /// A re-publication whose record was taken before. It counts for nothing.
+    /// A re-publication whose record was taken before, or stood in a topic that the table has left.
+    /// It counts for nothing.
     Repeated,
     /// One record, whose key belongs to this other bucket: to be republished there, before a commit
     /// passes it. Here it counts for nothing.

@@ -17,7 +17,11 @@ pub enum LogError {
     MessageTooLarge { topic: String, bytes: usize },
     /// The message is not in the log, nor will it be as long as the topic's settings stay.
     #[error("topic {topic} does not take the message: {reason}")]
-    Refused { topic: String, reason: String },
+    Refused {
+        topic: String,
+        because: RefusedFor,
+        reason: String,
+    },
     #[error("the producer's queue is full")]
     QueueFull,
     /// The message may or may not be in the log.
@@ -71,6 +75,17 @@ pub enum LogError {
     Client(String),
     #[error("the log client is closed")]
     Closed,
+}
+
+/// What of a message a topic does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedFor {
+    /// The record: a compacted topic takes none that has no key.
+    Record,
+    /// Its timestamp, which is too far from the time by the log's clock.
+    Timestamp,
+    /// A policy of whoever runs the log.
+    Policy,
 }
 
 impl LogError {

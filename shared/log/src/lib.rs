@@ -43,7 +43,7 @@ pub use tidelake_core::headers;
 
 pub use admin::{LogAdmin, TopicCreated, TopicInfo, TopicSpec};
 pub use client::LogClient;
-pub use error::LogError;
+pub use error::{LogError, RefusedFor};
 pub use group::{ConsumerSettings, Event, GroupLog, Start};
 pub use kafka::{Admin, Follower, GroupConsumer, KafkaLog, KafkaReader, Producer, TailReader};
 pub use message::{MessageBatch, OwnedMessage, Received, Run};

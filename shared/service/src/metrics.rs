@@ -216,27 +216,30 @@ impl Metrics {
         });
     }
 
-    /// What `owner`'s cache of tables' versions holds and has saved.
-    pub fn sampled_snapshot_cache(
+    /// What `owner`'s cache of tables' versions has saved and holds, read from a clone of it. The
+    /// cache belongs to a crate that this one does not know.
+    pub fn sampled_snapshot_cache<C: Clone + Send + Sync + 'static>(
         &self,
         owner: &'static str,
-        events: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
-        held: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
+        cache: &C,
+        events: fn(&C) -> Vec<(&'static str, u64)>,
+        held: fn(&C) -> Vec<(&'static str, u64)>,
     ) {
+        let (saves, holds) = (cache.clone(), cache.clone());
         self.sampled_counters(
             "tidelake_snapshot_cache_total",
             "Versions of tables by how they were had: known (hit), followed (refresh), read as a \
              whole (load); and those that had to go (eviction).",
             owner,
             "event",
-            events,
+            move || events(&saves),
         );
         self.sampled_gauges(
             "tidelake_snapshot_cache_held",
             "What is held of tables' versions between uses: bytes, and tables.",
             owner,
             "unit",
-            held,
+            move || held(&holds),
         );
     }
 

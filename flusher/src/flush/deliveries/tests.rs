@@ -10,7 +10,7 @@ use futures::FutureExt;
 use proptest::prelude::*;
 use tidelake_core::limits::MESSAGE_BYTES_MAX;
 use tidelake_core::{TopicId, headers};
-use tidelake_intake::OwnedHeaders;
+use tidelake_intake::{OwnedHeaders, Signed};
 
 use super::*;
 
@@ -53,7 +53,10 @@ fn text_of(message: &Message) -> String {
     let Some((_, header)) = origin else {
         return String::from_utf8_lossy(message.key.as_ref().unwrap()).into_owned();
     };
-    let origin = routes().origin_key.read(header, message.bucket, 4).unwrap();
+    let signed = routes().origin_key.read(header, message.bucket, 4);
+    let Some(Signed::Here(origin)) = signed else {
+        panic!("{header:?} is no origin of this topic: {signed:?}");
+    };
     format!("{}/{}", origin.bucket, origin.offset)
 }
 

@@ -12,6 +12,7 @@ use tidelake_schema::evolution::Columns;
 
 use super::*;
 use crate::misrouted::{republished, with_origin};
+use crate::origin::Origin;
 use crate::seen::{Outgoing, OwnedHeaders};
 
 const TOPIC: TopicId = TopicId([7; 16]);
@@ -136,6 +137,26 @@ fn an_origin_that_is_not_ours_takes_nothing_away_and_is_not_sent_on() {
         assert_eq!(taken, Taken::Misrouted(target));
         assert!(republished(&seen(&message, 0), target).headers.0.is_empty());
     }
+}
+
+#[test]
+fn a_republication_that_was_on_its_way_when_the_topic_was_replaced_counts_for_nothing() {
+    let table = table(TableKind::Upsert);
+    let left = OriginKey::new("a", TopicId([6; 16]));
+    let (id, target) = foreign(Bucket(0));
+    let origin = Origin {
+        bucket: Bucket(0),
+        offset: Offset(17),
+        floor: Offset(17),
+    };
+    let late = with_origin(record(id), left.header(origin, target));
+    let mut receiver = intake(&table, target);
+    let newer = receiver.take(&seen(&record(id), 0));
+    assert_eq!(newer, Taken::Rows(1));
+    assert_eq!(receiver.take(&seen(&late, 1)), Taken::Repeated);
+    let ours = with_origin(record(id), table.origin_key().header(origin, target));
+    let ours = receiver.take(&seen(&ours, 2));
+    assert_eq!(ours, Taken::Rows(1), "each topic's offsets are its own");
 }
 
 #[test]

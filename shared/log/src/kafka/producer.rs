@@ -15,7 +15,9 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use tidelake_core::{Bucket, Offset};
 use tokio::sync::oneshot;
 
-use crate::{Delivery, KafkaSettings, LogError, Message, ProducerSettings, TopicBucket};
+use crate::{
+    Delivery, KafkaSettings, LogError, Message, ProducerSettings, RefusedFor, TopicBucket,
+};
 
 /// A shared handle of a librdkafka producer.
 ///
@@ -116,18 +118,21 @@ fn delivery_error(error: &KafkaError, message: &rdkafka::message::BorrowedMessag
     not_delivered(error, at, message.payload_len())
 }
 
+fn refused(topic: String, because: RefusedFor, error: &KafkaError) -> LogError {
+    LogError::Refused {
+        topic,
+        because,
+        reason: error.to_string(),
+    }
+}
+
 fn not_delivered(error: &KafkaError, at: TopicBucket, bytes: usize) -> LogError {
     let (topic, bucket) = (at.topic.to_string(), at.bucket);
     match error.rdkafka_error_code() {
         Some(Code::MessageSizeTooLarge) => LogError::MessageTooLarge { topic, bytes },
-        // By the topic's settings: compacted ones take no message without a key, others no stamp
-        // that is too far off.
-        Some(Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation) => {
-            LogError::Refused {
-                topic,
-                reason: error.to_string(),
-            }
-        }
+        Some(Code::InvalidRecord) => refused(topic, RefusedFor::Record, error),
+        Some(Code::InvalidTimestamp) => refused(topic, RefusedFor::Timestamp, error),
+        Some(Code::PolicyViolation) => refused(topic, RefusedFor::Policy, error),
         // One broker's word, or none's: whether the topic is gone, only the controller can say.
         Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
             unknown(&topic)
@@ -320,16 +325,16 @@ mod tests {
             };
             not_delivered(&KafkaError::MessageProduction(code), at, 7)
         };
-        for code in [
-            Code::InvalidRecord,
-            Code::InvalidTimestamp,
-            Code::PolicyViolation,
+        for (code, what) in [
+            (Code::InvalidRecord, RefusedFor::Record),
+            (Code::InvalidTimestamp, RefusedFor::Timestamp),
+            (Code::PolicyViolation, RefusedFor::Policy),
         ] {
             let error = told(code);
-            assert!(
-                matches!(&error, LogError::Refused { topic, .. } if topic == "t"),
-                "{error}"
-            );
+            let LogError::Refused { topic, because, .. } = &error else {
+                panic!("{error}");
+            };
+            assert_eq!((topic.as_str(), *because), ("t", what));
             assert_eq!(error.kind(), tidelake_core::ErrorKind::Invalid);
         }
         for code in [Code::MessageTimedOut, Code::NotLeaderForPartition] {

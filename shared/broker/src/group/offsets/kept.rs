@@ -19,7 +19,8 @@ pub(super) struct Kept {
     pub positions: GroupOffsets,
     /// When it is known to have had members last.
     pub seen_ms: i64,
-    /// The client that committed first since the start; empty for what was there before.
+    /// The client that committed first since the start, which holds all of the group; empty for a
+    /// group that was there before and that nobody committed to since.
     client: String,
     bytes: usize,
 }
@@ -76,7 +77,10 @@ impl All {
             bytes(topic, committed).saturating_sub(before)
         });
         let added = added.sum::<usize>();
-        let client = kept.map_or(client, |kept| &kept.client);
+        // A group from before the start comes to whoever commits to it: together such groups may
+        // be more than any client's share, and none of them could grow.
+        let holder = kept.map(|kept| kept.client.as_str());
+        let client = holder.filter(|holder| !holder.is_empty()).unwrap_or(client);
         self.shares
             .check(client, added + if added == 0 { 0 } else { new_group })
     }
@@ -122,6 +126,11 @@ impl All {
             client: client.to_owned(),
             ..Kept::default()
         });
+        if kept.client.is_empty() {
+            self.shares.change("", kept.bytes, 0);
+            client.clone_into(&mut kept.client);
+            self.shares.change(client, 0, kept.bytes);
+        }
         let before = kept.bytes;
         if kept.positions.is_empty() {
             kept.bytes = group_bytes;
@@ -191,6 +200,46 @@ mod tests {
         };
         all.apply(client, change);
         true
+    }
+
+    #[test]
+    fn after_a_restart_who_commits_to_a_group_holds_it() {
+        let mut all = All::new(100_000);
+        let recovered = |all: &mut All, group: usize| {
+            let (topic, partition, committed) = position("t", 0, 0);
+            let group = format!("g{group}");
+            let change = Change::Commit {
+                group,
+                topic,
+                partition,
+                committed,
+            };
+            all.apply("", change);
+        };
+        let mut groups = 0;
+        while all.in_use().used < 60_000 {
+            recovered(&mut all, groups);
+            groups += 1;
+        }
+        let used = all.in_use().used;
+        assert!(commit(&mut all, "one", "g0", 0, 0), "its position moves");
+        assert_eq!(all.in_use().used, used, "it is counted once");
+        assert!(commit(&mut all, "one", "g0", 1, 0), "and it gets another");
+        assert!(
+            commit(&mut all, "two", "g1", 1, 0),
+            "in a group not seen yet, too"
+        );
+        let mut more = 2;
+        while commit(&mut all, "one", "g0", more, 0) {
+            more += 1;
+        }
+        assert!((50..200).contains(&more), "{more}: a share, as ever");
+        assert!(commit(&mut all, "two", "g1", 2, 0));
+        for group in 0..groups {
+            let group = format!("g{group}");
+            all.apply("", Change::ForgetGroup { group });
+        }
+        assert_eq!(all.in_use().used, 0);
     }
 
     #[test]
