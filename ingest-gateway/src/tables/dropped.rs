@@ -31,6 +31,8 @@ const LOG: &str = "_delta_log";
 const COPIES_IN_FLIGHT_MAX: usize = 4;
 /// Between two looks for tables whose grace is over, and for drops that nobody goes on with.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// One look of so many is at the store whatever is known: each ten minutes.
+const STORE_LOOKS: u32 = 20;
 
 /// Where a dropped table's logs are kept; of its own, by the id of its topic.
 pub(super) fn folder(entry: &TableEntry) -> String {
@@ -241,17 +243,28 @@ impl Tables {
             .is_some_and(|until| until > self.now_ms())
     }
 
+    /// True where somebody should go on with it, and nobody does.
+    fn is_due(&self, dropped: &Dropped) -> bool {
+        let lease_ms = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
+        let at_rest = self.is_kept(dropped) && dropped.last.is_some();
+        !at_rest && self.now_ms() - dropped.claimed_ms >= lease_ms
+    }
+
+    /// True where there is something to sweep by what this gateway knows, without a look at the
+    /// store.
+    fn knows_of_drops(&self) -> bool {
+        let dropped = self.catalog.all_dropped();
+        dropped.iter().any(|dropped| self.is_due(dropped))
+    }
+
     /// Goes on with what nobody else does: drops that have not ended, and graces that are over.
     pub(crate) async fn sweep(&self) -> Result<(), Answer> {
         self.catalog.refresh().await?;
-        let lease_ms = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
         for dropped in self.catalog.all_dropped() {
-            let kept = self.is_kept(&dropped);
-            let at_rest = kept && dropped.last.is_some();
-            if at_rest || self.now_ms() - dropped.claimed_ms < lease_ms {
+            if !self.is_due(&dropped) {
                 continue;
             }
-            let held = match kept {
+            let held = match self.is_kept(&dropped) {
                 true => self.catalog.claim_kept(&dropped).await?,
                 false => self.catalog.claim_purge(&dropped).await?,
             };
@@ -279,8 +292,15 @@ fn busy(id: &TableId, why: &str) -> Answer {
 pub(crate) async fn sweep_all(tables: Arc<Tables>, shutdown: Shutdown) {
     let mut looks = tokio::time::interval(SWEEP_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while !shutdown.is_requested() {
+    for look in 0_u32.. {
         looks.tick().await;
+        if shutdown.is_requested() {
+            return;
+        }
+        // What other gateways left shows in the store only.
+        if look % STORE_LOOKS != 0 && !tables.knows_of_drops() {
+            continue;
+        }
         if let Err(Answer(problem)) = tables.sweep().await {
             tracing::warn!(
                 detail = problem.detail,
