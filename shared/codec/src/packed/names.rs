@@ -73,15 +73,16 @@ impl Wire {
         let is_operation = |field: &FieldRef| field.name() == OPERATION_COLUMN;
         let operation = given.fields().last().filter(|field| is_operation(field));
         let columns = given.fields().len() - usize::from(operation.is_some());
-        let mine = match columns {
-            all if all == self.all.fields().len() => &self.all,
-            key if key == self.key.fields().len() => &self.key,
-            other => {
-                let text = format!("{other} columns are neither a table's nor those of its key");
-                return Err(ArrowError::SchemaError(text));
-            }
+        // By their names: a key of all columns may have them in another order than the table.
+        let is_given = |mine: &&SchemaRef| {
+            let mut pairs = mine.fields().iter().zip(given.fields());
+            mine.fields().len() == columns && pairs.all(|(mine, given)| mine.name() == given.name())
         };
-        if operation.is_none() && columns == self.all.fields().len() && given_nulls(given, mine) {
+        let Some(mine) = [&self.all, &self.key].into_iter().find(is_given) else {
+            let text = format!("{columns} columns are neither a table's nor those of its key");
+            return Err(ArrowError::SchemaError(text));
+        };
+        if operation.is_none() && given_nulls(given, mine) {
             return Ok(Arc::clone(mine));
         }
         let fields = mine.fields().iter().zip(given.fields());

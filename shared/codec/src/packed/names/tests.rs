@@ -172,6 +172,40 @@ fn deletes_find_a_key_that_was_renamed() {
     );
 }
 
+/// A key of all columns has as many as the table.
+#[test]
+fn deletes_keep_their_columns_apart_whatever_order_the_key_has() {
+    for first in ["long", "string"] {
+        let text = format!(
+            r#"{{"identifier-field-ids":[2,1],"fields":[
+            {{"id":1,"name":"a","required":true,"type":"{first}"}},
+            {{"id":2,"name":"b","required":true,"type":"long"}}]}}"#
+        );
+        let schema = TableSchema::from_iceberg_json(&text).unwrap();
+        let key = KeyText::new(&schema).unwrap().unwrap();
+        let mut decoder = JsonDecoder::new(&schema, JsonLimits::default()).unwrap();
+        let a = if first == "long" { "1" } else { "\"x\"" };
+        decoder
+            .push_record(format!(r#"{{"a":{a},"b":2}}"#).as_bytes())
+            .unwrap();
+        let rows = decoder.finish().unwrap();
+        let wire = Wire::new(packed::names::plain(&schema));
+        let of_keys = rows.project(key.columns()).unwrap();
+        let deletes = BooleanBuffer::new_set(1);
+        let of_rows = packed::with_operations(&rows, &deletes).unwrap();
+        for batch in [
+            packed::with_operations(&of_keys, &deletes).unwrap(),
+            packed::without_idle_columns(&of_rows, &schema, &key).unwrap(),
+        ] {
+            let message = wire.encode(&batch).unwrap();
+            let columns = packed::names::plain(&schema);
+            let packed = packed::decode_upserts_into(&message, columns, &key).unwrap();
+            let (deleted, _) = packed.deletes.unwrap();
+            assert_eq!(lines(&deleted), lines(&of_keys));
+        }
+    }
+}
+
 #[test]
 fn fields_without_a_mark_go_by_their_names() {
     let (now, names) = (schema("k b a y x"), first_names());
