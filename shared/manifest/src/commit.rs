@@ -30,6 +30,7 @@ use crate::rules::against_snapshot;
 use crate::snapshot::Snapshot;
 use crate::table::DeltaTable;
 use crate::transaction::{CommitOutcome, Transaction};
+use crate::trust::Proof;
 
 /// Lost races after which a commit gives up.
 const CONTENTION: RetryPolicy = RetryPolicy {
@@ -119,6 +120,7 @@ impl DeltaTable {
         if !self.is_in_log(base).await? {
             return Err(self.below_cleaned_log(base.version.next()));
         }
+        base.proof.saw(asked_ms);
         let mut steps = Rebase::new(&self.reader.at(), tx, id, base);
         let news = self
             .visit_commits_after(base.version, |version, commit| steps.over(version, commit))
@@ -161,7 +163,9 @@ impl DeltaTable {
                 };
                 replay.commit(version, commit)?;
                 // Whatever follows it was created after this.
-                let snapshot = Arc::new(replay.finish(before_ms)?);
+                let mut snapshot = replay.finish(before_ms)?;
+                snapshot.proof = Proof::written_at(before_ms, &base.proof);
+                let snapshot = Arc::new(snapshot);
                 let outcome = CommitOutcome::Committed { version, snapshot };
                 Ok(Tried::Done(outcome))
             }

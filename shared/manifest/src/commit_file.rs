@@ -30,6 +30,13 @@ pub struct Commit {
 impl Commit {
     /// Reads the bytes of commit `version` of the table at `at`.
     pub fn parse(at: &str, version: u64, bytes: &[u8]) -> Result<Self> {
+        // No engine writes such a commit; as one it would hide the rows of the commit that it was.
+        if bytes.trim_ascii().is_empty() {
+            return Err(ManifestError::Corrupt {
+                at: format!("{at} version {version}"),
+                reason: "the commit is empty: it was not written to its end".into(),
+            });
+        }
         let actions = parse_commit(bytes).map_err(|error| ManifestError::Corrupt {
             at: format!("{at} version {version}"),
             reason: error.to_string(),

@@ -66,6 +66,7 @@ impl DeltaTable {
             if !self.is_in_log(base).await? {
                 return self.snapshot().await;
             }
+            base.proof.saw(asked_ms);
             if !self.has_commit(base.version.0 + 1).await? {
                 base.proof.renew(asked_ms);
                 return Ok(Arc::clone(base));

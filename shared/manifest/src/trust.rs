@@ -17,8 +17,8 @@ use tidelake_core::clock::UnixMillis;
 
 use crate::action::Metadata;
 
-/// Trust where the table's log is kept for two hours or more. A table that is written to looks more
-/// often anyway; one that is not pays one request more after this time.
+/// Trust where the table's log is kept for two hours or more: the longest time for which a log that
+/// somebody removed is written to. Costs one request each time.
 const TRUST_MAX: Duration = Duration::from_secs(300);
 /// The share of the log retention that is trusted: clocks differ, and cleaning rounds.
 const RETENTION_SHARE: u32 = 24;
@@ -27,27 +27,53 @@ const TOMBSTONE_RETENTION: &str = "delta.deletedFileRetentionDuration";
 /// Tombstones are kept this long, where the table does not say otherwise: Delta's default.
 const TOMBSTONES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// When a version was last known to be the latest: our clock's time, read before asking. Clones
-/// share it, so that a proof made again serves everyone who holds the snapshot.
+/// When a version was last known to be the latest, and to be there: our clock's times, read before
+/// asking. Clones share them, so that a proof made again serves everyone who holds the snapshot.
 #[derive(Debug, Clone)]
-pub(crate) struct Proof(Arc<AtomicI64>);
+pub(crate) struct Proof(Arc<Times>);
+
+#[derive(Debug)]
+struct Times {
+    /// Nothing followed it.
+    latest_ms: AtomicI64,
+    /// Its commit, or one that it was built on, was read. Whoever looks for the next number, or
+    /// takes it, does not see that the log behind is gone.
+    seen_ms: AtomicI64,
+}
 
 impl Proof {
     pub(crate) fn at(ms: UnixMillis) -> Self {
-        Self(Arc::new(AtomicI64::new(ms)))
+        Self(Arc::new(Times {
+            latest_ms: AtomicI64::new(ms),
+            seen_ms: AtomicI64::new(ms),
+        }))
     }
 
-    /// The version was the latest at `ms`, too.
+    /// The proof of what was written at `ms` on top of what `base` proves.
+    pub(crate) fn written_at(ms: UnixMillis, base: &Self) -> Self {
+        let proof = Self::at(ms);
+        let seen_ms = base.0.seen_ms.load(Ordering::Relaxed);
+        proof.0.seen_ms.store(seen_ms, Ordering::Relaxed);
+        proof
+    }
+
+    /// Nothing followed the version at `ms` either.
     pub(crate) fn renew(&self, ms: UnixMillis) {
-        self.0.fetch_max(ms, Ordering::Relaxed);
+        self.0.latest_ms.fetch_max(ms, Ordering::Relaxed);
+    }
+
+    /// The version's commit was there at `ms`.
+    pub(crate) fn saw(&self, ms: UnixMillis) {
+        self.0.seen_ms.fetch_max(ms, Ordering::Relaxed);
     }
 
     /// True where a log with these properties can be built on at `now_ms` without looking.
     pub(crate) fn holds(&self, metadata: &Metadata, now_ms: UnixMillis) -> bool {
         let trust_ms = i64::try_from(trust(metadata).as_millis()).unwrap_or(i64::MAX);
-        let age_ms = now_ms.saturating_sub(self.0.load(Ordering::Relaxed));
         // A clock that went back proves nothing.
-        (0..trust_ms).contains(&age_ms)
+        [&self.0.latest_ms, &self.0.seen_ms]
+            .iter()
+            .all(|at| (0..trust_ms).contains(&now_ms.saturating_sub(at.load(Ordering::Relaxed))))
     }
 }
 
@@ -137,10 +163,17 @@ mod tests {
             assert!(!proof.holds(&metadata, end), "{metadata:?}");
             assert!(!proof.holds(&metadata, 999), "a clock that went back");
             proof.clone().renew(end);
+            assert!(!proof.holds(&metadata, end), "nobody saw it for as long");
+            proof.clone().saw(end);
             assert_eq!(
                 proof.holds(&metadata, end),
                 minutes > 0,
                 "clones share the proof"
+            );
+            let next = Proof::written_at(end, &Proof::at(1000));
+            assert!(
+                !next.holds(&metadata, end),
+                "nobody saw what it is built on"
             );
         }
     }

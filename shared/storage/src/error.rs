@@ -99,6 +99,10 @@ impl StorageError {
                 name: at,
                 reason: source.to_string(),
             },
+            Class::TooShort => Self::Corrupt {
+                at,
+                reason: "it is shorter than what is named of it".into(),
+            },
             Class::Transient | Class::Other => Self::Unavailable { at, source },
         }
     }
@@ -117,6 +121,8 @@ pub(crate) enum Class {
     Unsupported,
     BadName,
     /// The same request may well succeed later; a write may or may not have happened.
+    /// A range was asked for that lies behind the object's end.
+    TooShort,
     Transient,
     /// Nothing we know: a write may or may not have happened.
     Other,
@@ -164,6 +170,10 @@ impl Class {
         if mentions(source, "http://169.254.169.254/") {
             return Self::Credentials;
         }
+        let short = ["status code: 416", "Requested range was invalid"];
+        if short.iter().any(|sign| mentions(source, sign)) {
+            return Self::TooShort;
+        }
         let away = [
             "error sending request",
             "status code: 5",
@@ -188,6 +198,7 @@ fn of_answer(source: &(dyn Error + Send + Sync + 'static)) -> Option<Class> {
         ("InvalidToken", Class::Credentials),
         ("ExpiredToken", Class::Credentials),
         ("AccessDenied", Class::Denied),
+        ("InvalidRange", Class::TooShort),
     ];
     let said = |code: &str| mentions(source, &format!("<Code>{code}</Code>"));
     codes

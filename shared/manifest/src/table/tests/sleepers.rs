@@ -205,3 +205,49 @@ async fn a_commit_that_a_listing_skips_is_no_damage() {
     let error = fixture.table.snapshot().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
 }
+
+/// Whoever takes the next number each second would never look at those behind it.
+#[tokio::test]
+async fn a_log_that_is_removed_under_a_busy_writer_takes_nothing_in_for_long() {
+    let (fixture, mut base) = Fixture::created(true).await;
+    fixture.delete_log_below(1).await;
+    let mut taken = 0;
+    let error = loop {
+        fixture.clock.advance(Duration::from_secs(60));
+        let tx = flush("a", 1, vec![mark(taken, 0, 1)]);
+        match fixture.table.commit(&base, tx).await {
+            Ok(CommitOutcome::Committed { snapshot, .. }) => base = snapshot,
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break error,
+        }
+        // It only sees that its own commit is the last one.
+        match fixture.table.refresh(&base).await {
+            Ok(newest) => base = newest,
+            Err(error) => break error,
+        }
+        taken += 1;
+        assert!(taken < 6, "it goes on for ever");
+        fixture.delete_log_below(base.version().0 + 1).await;
+    };
+    let told = [ErrorKind::Fenced, ErrorKind::Corrupt].contains(&error.kind());
+    assert!(told, "{error}");
+}
+
+/// As one with nothing in it, it would hide the rows of the commit that it was.
+#[tokio::test]
+async fn an_empty_commit_is_damage() {
+    let (fixture, base) = Fixture::created(true).await;
+    for text in ["", "\n"] {
+        let name = fixture.table.reader.log.name(1);
+        let text = bytes::Bytes::from_static(text.as_bytes());
+        fixture.table.store().put(&name, text).await.unwrap();
+        for read in [
+            fixture.table.refresh(&base).await,
+            fixture.table.snapshot().await,
+        ] {
+            let error = read.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(error.to_string().contains("empty"), "{error}");
+        }
+    }
+}
