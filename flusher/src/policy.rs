@@ -29,6 +29,8 @@ pub(crate) enum Cause {
     Denied,
     /// The catalog has the table, the log has no such topic.
     TopicMissing,
+    /// The table's topic is outside of the prefix whose topics are read.
+    TopicElsewhere,
     /// The topic of that name is another than the one the table was filled from.
     TopicReplaced,
     /// The log ends before the watermark.
@@ -66,6 +68,7 @@ impl Cause {
             Self::LogStalled => "log_stalled",
             Self::Denied => "denied",
             Self::TopicMissing => "topic_missing",
+            Self::TopicElsewhere => "topic_elsewhere",
             Self::TopicReplaced => "topic_replaced",
             Self::LogCutBack => "log_cut_back",
             Self::RetentionOverrun => "retention_overrun",
@@ -92,6 +95,7 @@ impl Cause {
             Self::Denied
             | Self::LogStalled
             | Self::TopicMissing
+            | Self::TopicElsewhere
             | Self::TopicReplaced
             | Self::LogCutBack
             | Self::RetentionOverrun
@@ -147,7 +151,13 @@ impl Cause {
     pub(crate) fn outlives_opening(self) -> bool {
         matches!(
             self,
-            Self::LogRefused | Self::FlushFailing | Self::GaveWay | Self::Unfit | Self::Bug
+            // What is damaged may be read by a commit alone: a deletion vector, a key index.
+            Self::Corrupt
+                | Self::LogRefused
+                | Self::FlushFailing
+                | Self::GaveWay
+                | Self::Unfit
+                | Self::Bug
         )
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tidelake_core::{Bucket, Watermark};
 use tidelake_log::{BucketReader, TopicWriter};
 use tidelake_manifest::{Conflict, Snapshot};
+use tidelake_storage::StorageError;
 use tidelake_table::index::IndexHome;
 use tidelake_table::{Encoders, FileSettings, Flush, FlushOutcome, FlushRows, TableError};
 use tokio::sync::{mpsc, watch};
@@ -180,9 +181,14 @@ impl Job {
             Some(upserts) => upserts.flush(self, bench).await,
             None => self.append(bench).await,
         };
-        flushed.map_err(|error: TableError| match &error {
+        let error = match flushed {
+            Ok(outcome) => return Ok(outcome),
+            Err(error) => error,
+        };
+        Err(match &error {
             // The local index was dropped: the next try builds it anew.
             TableError::Index(_) => Failure::Passing(chain(&error)),
+            TableError::Storage(StorageError::NotFound { .. }) => self.missing(&error).await,
             _ => self.failure(error.kind(), &error),
         })
     }

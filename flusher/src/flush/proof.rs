@@ -4,6 +4,7 @@ use tidelake_catalog::CatalogError;
 use tidelake_core::{ErrorKind, Offset};
 use tidelake_log::LogError;
 use tidelake_manifest::fits_still;
+use tidelake_table::TableError;
 
 use super::{Job, Workbench};
 use crate::identity::check_topic;
@@ -100,6 +101,24 @@ impl Job {
                 let text = format!("table {}: {}", self.table.entry.id, trouble.text);
                 Failure::Lasting(Trouble::new(trouble.cause, text))
             }
+        }
+    }
+
+    /// An object that the table's version names is not there. Where that version is still the
+    /// newest, nobody changed the table: the object is lost.
+    pub(super) async fn missing(&self, error: &TableError) -> Failure {
+        match self.table.delta.refresh(&self.base).await {
+            Ok(newest) if newest.version() == self.base.version() => {
+                let (id, version) = (&self.table.entry.id, newest.version());
+                let text = format!(
+                    "table {id}: version {version} names an object that is lost: {}; put it back, \
+                     or restore an older version",
+                    chain(error)
+                );
+                Failure::Lasting(Trouble::new(Cause::Corrupt, text))
+            }
+            Ok(_) => Failure::Changed,
+            Err(error) => self.failure(error.kind(), &error),
         }
     }
 

@@ -11,12 +11,14 @@
 use std::collections::HashSet;
 
 use tidelake_catalog::TableEntry;
+use tidelake_log::topics::parse_table_topic;
 use tidelake_manifest::Freshness;
 
 use super::*;
 use crate::freshness::Position;
 use crate::identity::check_topic;
 use crate::opener::Opener;
+use crate::policy::Cause;
 
 /// Rounds begin so many discoveries of topics after each other.
 const DISCOVERIES: u32 = 10;
@@ -71,8 +73,9 @@ impl Owner {
             false => self.quiet_tables(now),
         };
         let (opener, news) = (self.bench.opener.clone(), self.news.clone());
+        let before = self.patrol.missing.clone();
         tokio::spawn(async move {
-            let missing = missing_topics(&opener).await;
+            let missing = missing_topics(&opener, &before).await;
             let mut unreadable = Vec::new();
             for (topic, table) in quiet {
                 if is_unreadable(&table).await {
@@ -167,8 +170,12 @@ fn stands_for(topic: &Arc<str>) -> TopicBucket {
     TopicBucket { topic, bucket }
 }
 
-/// Tables of the catalog whose topic is not there; none where that is not known.
-async fn missing_topics(opener: &Opener) -> Option<BTreeMap<Arc<str>, Trouble>> {
+/// Tables of the catalog whose topic is not there, or is none of those that are read; none where
+/// that is not known. What can't be told of a topic is as it was `before`.
+async fn missing_topics(
+    opener: &Opener,
+    before: &BTreeMap<Arc<str>, Trouble>,
+) -> Option<BTreeMap<Arc<str>, Trouble>> {
     let told = |what: &'static str, error: &dyn std::error::Error| {
         tracing::debug!(error = %error, what, "no look at topics");
     };
@@ -176,7 +183,10 @@ async fn missing_topics(opener: &Opener) -> Option<BTreeMap<Arc<str>, Trouble>> 
     let listed = opener.admin.list_topics().await;
     let listed = listed.inspect_err(|error| told("list", error)).ok()?;
     let there: HashSet<String> = listed.into_iter().collect();
-    let is_there = |entry: &Arc<TableEntry>| there.contains(&entry.topic);
+    let is_read = |entry: &TableEntry| {
+        parse_table_topic(&opener.topic_prefix, &entry.topic).as_ref() == Some(&entry.id)
+    };
+    let is_there = |entry: &Arc<TableEntry>| is_read(entry) && there.contains(&entry.topic);
     if opener.catalog.list_all().iter().all(is_there) {
         return Some(BTreeMap::new());
     }
@@ -186,15 +196,32 @@ async fn missing_topics(opener: &Opener) -> Option<BTreeMap<Arc<str>, Trouble>> 
     let tables = opener.catalog.list_all();
     let unlisted = tables.iter().filter(|entry| !is_there(entry));
     for entry in unlisted.take(MISSING_MAX) {
-        let found = opener.admin.describe(&entry.topic).await;
-        let found = found.inspect_err(|error| told("describe", error)).ok()?;
-        if found.is_none()
-            && let Err(trouble) = check_topic(entry, None)
-        {
-            missing.insert(Arc::from(entry.topic.as_str()), trouble);
+        let topic: Arc<str> = Arc::from(entry.topic.as_str());
+        if !is_read(entry) {
+            missing.insert(topic, elsewhere(opener, entry));
+            continue;
         }
+        let known = before.get(&topic).cloned();
+        let trouble = match opener.admin.describe(&entry.topic).await {
+            Ok(Some(_)) => None,
+            Ok(None) => check_topic(entry, None).err(),
+            Err(error) => {
+                told("describe", &error);
+                known
+            }
+        };
+        missing.extend(trouble.map(|trouble| (topic, trouble)));
     }
     Some(missing)
+}
+
+fn elsewhere(opener: &Opener, entry: &TableEntry) -> Trouble {
+    let text = format!(
+        "table {}: its topic {} is none of this installation's, whose topics begin with {:?}: \
+         nobody reads it; set `kafka.topic_prefix` as it was when the table was made",
+        entry.id, entry.topic, opener.topic_prefix
+    );
+    Trouble::new(Cause::TopicElsewhere, text)
 }
 
 /// Whether what was added to the table's log, if anything was, can't be read.

@@ -41,7 +41,9 @@ impl Owner {
             let key = (topic.clone(), trouble.cause.as_str());
             stopped.entry(key).or_insert_with(|| trouble.text.clone());
         }
-        for (topic, trouble) in self.patrol.troubles() {
+        // What has a seat is the seats' to say: the last round may be older.
+        let seatless = self.patrol.troubles();
+        for (topic, trouble) in seatless.filter(|(topic, _)| !self.seats.has_table(topic)) {
             let key = (topic.clone(), trouble.cause.as_str());
             stopped.entry(key).or_insert_with(|| trouble.text.clone());
         }
@@ -90,7 +92,12 @@ impl Owner {
     }
 
     pub(super) fn table_of(&self, topic: &str) -> Option<TableId> {
-        parse_table_topic(&self.settings.kafka.topic_prefix, topic)
+        let named = parse_table_topic(&self.settings.kafka.topic_prefix, topic);
+        named.or_else(|| {
+            let tables = self.bench.opener.catalog.list_all();
+            let of_topic = tables.iter().find(|entry| entry.topic == topic);
+            of_topic.map(|entry| entry.id.clone())
+        })
     }
 
     fn report_tables(&mut self, consumer: &dyn GroupLog) {
