@@ -111,10 +111,9 @@ impl Tables {
         let entry = &table.entry;
         if let ProduceError::Nothing(LogError::NoTopic(_))
         | ProduceError::Unknown(LogError::NoTopic(_)) = error
+            && let Ok(Some(answer)) = self.superseded(entry).await
         {
-            if let Ok(Some(answer)) = self.superseded(entry).await {
-                return answer;
-            }
+            return answer;
         }
         let fate = match error {
             ProduceError::Nothing(_) | ProduceError::Spool(_) => Fate::NotWritten,
