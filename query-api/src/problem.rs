@@ -250,6 +250,7 @@ fn of_manifest(error: &QueryError, source: &ManifestError) -> Problem {
     match source {
         ManifestError::Storage(storage) => of_store(error, storage),
         ManifestError::Shared(shared) => of_manifest(error, shared),
+        ManifestError::VectorOf { source, .. } => of_manifest(error, source),
         _ if source.is_no_such_version() => {
             Problem::new(404, "VERSION_NOT_FOUND", "there is no such version")
                 .detail(source.to_string())

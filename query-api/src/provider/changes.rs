@@ -23,7 +23,6 @@ use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use futures::{StreamExt, TryStreamExt};
 use tidelake_manifest::vector::DeletedRows;
 use tidelake_manifest::{DataFile, DeltaTable, Snapshot};
 
@@ -35,8 +34,8 @@ use crate::error::QueryError;
 
 pub(crate) const CHANGE_TYPE: &str = "_change_type";
 pub(crate) const COMMIT_VERSION: &str = "_commit_version";
-/// Files whose vectors are compared at a time.
-const VECTORS_IN_FLIGHT_MAX: usize = 8;
+/// Files whose vectors are in memory at a time, to be compared.
+const FILES_COMPARED_MAX: usize = 256;
 
 /// The difference between two versions of a table, as a table.
 #[derive(Debug)]
@@ -119,47 +118,35 @@ impl Changes {
         };
         let kept = all.kept(state, filters)?;
         let kept: BTreeSet<&str> = kept.iter().map(|file| file.name()).collect();
-        // Futures before the stream: a closure over borrowed ones makes one that can't be sent.
-        let mut wanted = Vec::with_capacity(kept.len());
-        for difference in &self.differences {
-            if kept.contains(difference.facts.name()) {
-                wanted.push(self.split(difference));
-            }
-        }
-        let mut split = futures::stream::iter(wanted).buffered(VECTORS_IN_FLIGHT_MAX);
+        let wanted = self.differences.iter();
+        let wanted = wanted.filter(|difference| kept.contains(difference.facts.name()));
+        let whole = |file| Arc::new(FileFacts::new(&self.table, file, &self.shape));
         let mut sides = [Files::new(), Files::new()];
-        while let Some([gone, came]) = split.try_next().await? {
-            sides[0].extend(gone);
-            sides[1].extend(came);
-        }
-        Ok(sides)
-    }
-
-    /// What of a file is gone, and what came.
-    async fn split(
-        &self,
-        difference: &Difference,
-    ) -> std::result::Result<[Option<Arc<FileFacts>>; 2], QueryError> {
-        let whole = |file| Some(Arc::new(FileFacts::new(&self.table, file, &self.shape)));
-        let (from, to) = match (&difference.from, &difference.to) {
-            (Some(from), Some(to)) => (from, to),
-            (from, to) => {
-                return Ok([from.as_ref().and_then(whole), to.as_ref().and_then(whole)]);
+        let mut both = Vec::new();
+        for difference in wanted {
+            match (&difference.from, &difference.to) {
+                (Some(from), Some(to)) => both.extend([Arc::clone(from), Arc::clone(to)]),
+                (from, to) => {
+                    sides[0].extend(from.as_ref().map(whole));
+                    sides[1].extend(to.as_ref().map(whole));
+                }
             }
-        };
-        let (before, after) = tokio::try_join!(self.deleted(from), self.deleted(to))?;
+        }
         let picked = |file, rows: DeletedRows| {
             let facts = FileFacts::picked(&self.table, file, &self.shape, rows);
             (facts.live_rows() != Some(0)).then(|| Arc::new(facts))
         };
-        Ok([picked(from, &after - &before), picked(to, before - after)])
-    }
-
-    async fn deleted(&self, file: &DataFile) -> std::result::Result<DeletedRows, QueryError> {
-        match file.dv() {
-            Some(descriptor) => Ok(self.table.deleted_rows(descriptor).await?),
-            None => Ok(DeletedRows::new()),
+        // A few at a time: a vector is not needed any more once it was compared.
+        for both in both.chunks(2 * FILES_COMPARED_MAX) {
+            let vectors = self.table.deleted_rows_of(both).await?;
+            for (files, vectors) in both.chunks_exact(2).zip(vectors.chunks_exact(2)) {
+                let [from, to] = [&files[0], &files[1]];
+                let [before, after] = [&vectors[0], &vectors[1]];
+                sides[0].extend(picked(from, after - before));
+                sides[1].extend(picked(to, before - after));
+            }
         }
+        Ok(sides)
     }
 
     /// One side's rows: the columns at `places`, and which side they are of.

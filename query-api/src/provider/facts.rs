@@ -18,13 +18,14 @@ use std::sync::{Arc, OnceLock};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use parquet::arrow::arrow_reader::RowSelection;
 use parquet::schema::types::SchemaDescriptor;
 use tidelake_core::Bucket;
 use tidelake_manifest::vector::DeletedRows;
-use tidelake_manifest::{DataFile, DeltaTable, VectorDescriptor};
+use tidelake_manifest::{DataFile, DeltaTable};
 use tidelake_schema::{Primitive, Type};
 use tidelake_table::RowSet;
 use tokio::sync::OnceCell;
@@ -33,6 +34,9 @@ use super::bounds::{Edge, bound};
 use super::readers::Readers;
 use super::shape::Shape;
 use crate::error::QueryError;
+
+/// Footers that are read at a time, of files whose rows the log does not count.
+const FOOTERS_IN_FLIGHT_MAX: usize = 8;
 
 /// Least and greatest value of a column in a file, and how many nulls.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -268,21 +272,52 @@ impl FileFacts {
         let Some(descriptor) = self.file.dv() else {
             return Ok(None);
         };
-        let read = || self.read_deleted_rows(descriptor, readers);
+        let read = || async {
+            let rows = self.table.deleted_rows(descriptor).await?;
+            self.usable(&rows, readers).await
+        };
         Ok(Some(Arc::clone(
             self.deleted_rows.get_or_try_init(read).await?,
         )))
     }
 
-    async fn read_deleted_rows(
+    /// Reads the deletion vectors of files of one table that were not read yet, so that
+    /// [`Self::deleted_rows`] has them: those that lie in one object with one request.
+    pub(crate) async fn read_vectors(
+        files: &[Arc<Self>],
+        readers: &Readers,
+    ) -> Result<(), QueryError> {
+        let unread = |facts: &&Arc<Self>| {
+            let counts = facts.picked.is_none() && facts.file.dv().is_some();
+            counts && !facts.deleted_rows.initialized()
+        };
+        let unread: Vec<&Arc<Self>> = files.iter().filter(unread).collect();
+        let Some(first) = unread.first() else {
+            return Ok(());
+        };
+        let of: Vec<_> = unread.iter().map(|facts| Arc::clone(&facts.file)).collect();
+        let rows = first.table.deleted_rows_of(&of).await?;
+        // Futures before the stream: a closure over borrowed ones makes one that can't be sent.
+        let mut keeping = Vec::with_capacity(unread.len());
+        for (facts, rows) in unread.into_iter().zip(rows) {
+            keeping.push(async move {
+                let read = || async { facts.usable(&rows, readers).await };
+                facts.deleted_rows.get_or_try_init(read).await.map(|_| ())
+            });
+        }
+        let keeping = futures::stream::iter(keeping).buffer_unordered(FOOTERS_IN_FLIGHT_MAX);
+        keeping.try_collect().await
+    }
+
+    /// What a vector names, where all of it is in the file.
+    async fn usable(
         &self,
-        descriptor: &VectorDescriptor,
+        rows: &DeletedRows,
         readers: &Readers,
     ) -> Result<Arc<RowSet>, QueryError> {
-        let rows = self.table.deleted_rows(descriptor).await?;
         let total = self.physical_rows(readers).await?;
         let beyond = rows.max().is_some_and(|last| last >= total);
-        let set = RowSet::from_deleted_rows(&rows).filter(|_| !beyond);
+        let set = RowSet::from_deleted_rows(rows).filter(|_| !beyond);
         let set = set.ok_or_else(|| self.unusable_vector(&"it names rows beyond the end"))?;
         Ok(Arc::new(set))
     }

@@ -32,8 +32,6 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use futures::{StreamExt, TryStreamExt};
-
 use parquet::arrow::arrow_reader::RowSelection;
 use tidelake_core::Bucket;
 use tidelake_table::RowSet;
@@ -50,8 +48,6 @@ use crate::lookup::{Finder, Found};
 use crate::metrics::QueryMetrics;
 use crate::tail::View;
 
-/// Deletion vectors that are read at a time.
-const VECTORS_IN_FLIGHT_MAX: usize = 8;
 /// Unflushed rows below this go through one partition.
 const TAIL_PARTITION_ROWS_MIN: usize = 16_384;
 
@@ -182,10 +178,7 @@ impl PinnedRows {
         state: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let columns = self.columns_of_interest(projection, filters);
-        let hidden = futures::stream::iter(files.clone())
-            .map(|file| async move { self.hidden(&file).await })
-            .buffered(VECTORS_IN_FLIGHT_MAX);
-        let hidden: Vec<Option<Arc<RowSet>>> = hidden.try_collect().await?;
+        let hidden = self.hidden(&files).await?;
         let hides = hidden.iter().any(Option::is_some);
 
         let scan = &self.shape.scan;
@@ -276,8 +269,25 @@ impl PinnedRows {
         Ok(DataSourceExec::from_data_source(config))
     }
 
-    /// Rows of a file that do not count: deleted by the version, or superseded by the tail.
-    async fn hidden(&self, file: &Arc<FileFacts>) -> Result<Option<Arc<RowSet>>> {
+    /// Rows of each file that do not count: deleted by the version, or superseded by the tail.
+    async fn hidden(&self, files: &[Arc<FileFacts>]) -> Result<Vec<Option<Arc<RowSet>>>> {
+        let mut hidden: Vec<_> = files.iter().map(|file| self.superseded(file)).collect();
+        let committed = files.iter().zip(&hidden);
+        let committed = committed.filter(|(_, known)| known.is_none());
+        let committed: Vec<_> = committed.map(|(file, _)| Arc::clone(file)).collect();
+        FileFacts::read_vectors(&committed, &self.readers).await?;
+        for (file, known) in files.iter().zip(&mut hidden) {
+            if known.is_none() {
+                *known = file.deleted_rows(&self.readers).await?;
+            }
+            known.take_if(|set| set.is_empty());
+        }
+        Ok(hidden)
+    }
+
+    /// Rows of a file that do not count any more behind the tail, those that the version deletes
+    /// among them; none where the tail's state does not know the file.
+    fn superseded(&self, file: &FileFacts) -> Option<Arc<RowSet>> {
         let buckets = file.buckets();
         let holds = |bucket: &Bucket| buckets.as_ref().is_none_or(|all| all.contains(bucket));
         let tails = self.view.iter().flat_map(|view| &view.buckets);
@@ -293,11 +303,7 @@ impl PinnedRows {
                 Some(known) => Arc::make_mut(known).union(deleted),
             }
         }
-        let hidden = match known {
-            Some(known) => Some(known),
-            None => file.deleted_rows(&self.readers).await?,
-        };
-        Ok(hidden.filter(|set| !set.is_empty()))
+        known
     }
 
     /// The rows of these keys and no others: filters that are left are the plan's above.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tidelake_core::TableVersion;
 use tidelake_intake::decode::{MessageDecoder, WireMessage};
 use tidelake_schema::{TableSchema, delta};
+use tidelake_storage::Operation;
 
 use super::shape::Shape;
 use crate::formats::{json as json_rows, output_batch, output_schema};
@@ -318,6 +319,41 @@ async fn versions_from_before_a_delete_keep_their_rows() {
         case.world.rows(&count(before.next())).await,
         json!([[144, 6]])
     );
+}
+
+#[tokio::test]
+async fn vectors_of_one_commit_are_one_request_however_many_files_they_are_of() {
+    let world = World::new(QuerySettings::default()).await;
+    let mut table = world.table("things", EVERYTHING, 1).await;
+    let rows: Vec<Value> = (0..40).map(row).collect();
+    table.push(0, &rows);
+    for end in 1..=20 {
+        table.flush(0, 2 * end).await;
+    }
+    let paths: Vec<String> = (1..=20).map(|n| format!("part-{n:05}.parquet")).collect();
+    let deleted: Vec<(&str, &[u64])> = paths.iter().map(|path| (path.as_str(), &[1][..])).collect();
+    let version = table.delete_of_files(&deleted).await;
+    table.delete_of_files(&[(&paths[3], &[0, 1])]).await;
+
+    let cost = async |sql: &str, expected: Value| {
+        let before = world.store.requests();
+        let body = json!({"sql": sql, "consistency": "committed"});
+        assert_eq!(world.rows_of(body).await, expected, "{sql}");
+        world.store.requests().since(&before).of(Operation::Get)
+    };
+    for (of, objects, counts) in [
+        (format!("things VERSION AS OF {version}"), 1, 20),
+        ("things".to_owned(), 2, 19),
+    ] {
+        let nothing = format!("SELECT id FROM {of} WHERE false");
+        cost(&nothing, json!([])).await;
+        let idle = cost(&nothing, json!([])).await;
+        let count = format!("SELECT count(*) FROM {of}");
+        let read = cost(&count, json!([[counts]])).await;
+        assert_eq!(read - idle, objects, "{of}");
+        let again = cost(&count, json!([[counts]])).await;
+        assert_eq!(again - idle, 0, "what was read of {of} is kept");
+    }
 }
 
 #[tokio::test]

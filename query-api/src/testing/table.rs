@@ -11,7 +11,8 @@ use tidelake_core::{Bucket, TableVersion, Watermark, ids};
 use tidelake_intake::decode::{MessageDecoder, Placement};
 use tidelake_manifest::vector::DeletedRows;
 use tidelake_manifest::{
-    Add, CommitOutcome, DeltaTable, MarkMove, Snapshot, StatsCollector, Transaction, vector,
+    Add, CommitOutcome, DeltaTable, MarkMove, Snapshot, StatsCollector, Transaction,
+    VectorDescriptor, vector,
 };
 use tidelake_schema::{TableSchema, arrow as logical};
 use tidelake_table::index::IndexHome;
@@ -222,31 +223,41 @@ impl TestTable {
 
     /// Deletes rows of a file by position, as another engine would.
     pub(crate) async fn delete(&mut self, path: &str, rows: &[u64]) -> TableVersion {
-        let file = Arc::clone(self.snapshot.file(path).unwrap());
         let deleted: DeletedRows = rows.iter().copied().collect();
-        let descriptor = if rows.len().is_multiple_of(2) {
-            vector::inline(&deleted)
-        } else {
-            let mut pen = vector::VectorFile::new(ids::random().next_uuid());
-            let descriptor = pen.push(&deleted);
-            for (name, bytes) in pen.finish() {
-                self.delta.store().put(&name, bytes.into()).await.unwrap();
-            }
-            descriptor
-        };
-        let stats = file.widened_stats().unwrap();
-        let add = Add {
-            deletion_vector: Some(descriptor),
-            stats: Some(stats),
-            ..file.add.clone()
-        };
-        let remove = file.add.to_remove(1_800_000_000_000, true);
-        self.commit(Transaction {
+        if rows.len().is_multiple_of(2) {
+            let vectors = vec![(path, vector::inline(&deleted))];
+            return self.commit_vectors(vectors).await;
+        }
+        self.delete_of_files(&[(path, rows)]).await
+    }
+
+    /// Deletes rows of many files by position in one commit, whose vectors lie in one object.
+    pub(crate) async fn delete_of_files(&mut self, files: &[(&str, &[u64])]) -> TableVersion {
+        let mut pen = vector::VectorFile::new(ids::random().next_uuid());
+        let mut vectors = Vec::with_capacity(files.len());
+        for (path, rows) in files {
+            vectors.push((*path, pen.push(&rows.iter().copied().collect())));
+        }
+        for (name, bytes) in pen.finish() {
+            self.delta.store().put(&name, bytes.into()).await.unwrap();
+        }
+        self.commit_vectors(vectors).await
+    }
+
+    async fn commit_vectors(&mut self, vectors: Vec<(&str, VectorDescriptor)>) -> TableVersion {
+        let mut tx = Transaction {
             operation: "DELETE".into(),
-            adds: vec![add],
-            removes: vec![remove],
             ..Transaction::default()
-        })
-        .await
+        };
+        for (path, vector) in vectors {
+            let file = self.snapshot.file(path).unwrap();
+            tx.adds.push(Add {
+                deletion_vector: Some(vector),
+                stats: Some(file.widened_stats().unwrap()),
+                ..file.add.clone()
+            });
+            tx.removes.push(file.add.to_remove(1_800_000_000_000, true));
+        }
+        self.commit(tx).await
     }
 }

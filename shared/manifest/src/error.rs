@@ -77,6 +77,12 @@ pub enum ManifestError {
     },
     #[error("a deletion vector of {at} is unusable")]
     Vector { at: String, source: VectorError },
+    #[error("the deletion vector of {file}, which lies in {object}, can't be read")]
+    VectorOf {
+        file: String,
+        object: String,
+        source: Box<ManifestError>,
+    },
     #[error("the schema of {at} is unusable")]
     Schema { at: String, source: SchemaError },
     #[error(transparent)]
@@ -120,6 +126,7 @@ impl ManifestError {
             Self::BelowCleanedLog { .. } => ErrorKind::Fenced,
             Self::Contended { .. } => ErrorKind::Unavailable,
             Self::Invariant { .. } | Self::Checkpoint { .. } => ErrorKind::Bug,
+            Self::VectorOf { source, .. } => source.kind(),
             Self::Schema { source, .. } => source.kind(),
             Self::Storage(error) => error.kind(),
             Self::Shared(error) => error.kind(),

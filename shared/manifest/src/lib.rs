@@ -80,6 +80,7 @@ mod testing;
 mod transaction;
 mod trust;
 pub mod vector;
+mod vector_reads;
 
 pub use action::{Add, Metadata, Protocol, Remove, Txn, VectorDescriptor};
 pub use cache::{CachedTable, Freshness, Seen, SnapshotCache};
