@@ -9,9 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidelake_core::{Bucket, Watermark};
+use tidelake_core::{Bucket, ErrorKind, Watermark};
 use tidelake_log::{BucketReader, TopicWriter};
-use tidelake_manifest::{Conflict, Snapshot};
+use tidelake_manifest::{Conflict, ManifestError, Snapshot};
 use tidelake_storage::StorageError;
 use tidelake_table::index::IndexHome;
 use tidelake_table::{Encoders, FileSettings, Flush, FlushOutcome, FlushRows, TableError};
@@ -188,7 +188,12 @@ impl Job {
         Err(match &error {
             // The local index was dropped: the next try builds it anew.
             TableError::Index(_) => Failure::Passing(chain(&error)),
-            TableError::Storage(StorageError::NotFound { .. }) => self.missing(&error).await,
+            TableError::Storage(StorageError::NotFound { .. })
+            | TableError::Manifest(ManifestError::VectorOf { .. })
+                if error.kind() == ErrorKind::NotFound =>
+            {
+                self.missing(&error).await
+            }
             _ => self.failure(error.kind(), &error),
         })
     }
