@@ -27,6 +27,9 @@ use crate::time::{Stopwatch, pass};
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Where the store refuses to write: each try encodes and uploads all that waits, and somebody has
+/// to mend it first.
+const RETRY_REFUSED_MAX: Duration = Duration::from_secs(30);
 /// From this failure in a row on, the table counts as troubled: one hiccup is none.
 const FAILURES_TOLD: u32 = 2;
 
@@ -116,10 +119,11 @@ impl Job {
                 }
                 Err(failure) => failure,
             };
-            let why = match why {
+            let (why, pause_max) = match why {
                 Failure::Changed => return Ended::Changed,
                 Failure::Lasting(trouble) => return Ended::Stopped(trouble),
-                Failure::Passing(why) => why,
+                Failure::Passing(why) => (why, RETRY_MAX),
+                Failure::Refused(why) => (why, RETRY_REFUSED_MAX),
             };
             self.count(&bench.metrics.flush_failures);
             tracing::warn!(
@@ -138,7 +142,7 @@ impl Job {
                 let text = format!("table {}: commits fail: {why}", self.table.entry.id);
                 return Ended::Stopped(Trouble::new(Cause::GaveWay, text));
             }
-            pause = (pause * 2).min(RETRY_MAX);
+            pause = (pause * 2).min(pause_max);
         }
     }
 
@@ -183,6 +187,7 @@ impl Job {
         flushed.map_err(|error: TableError| match &error {
             // The local index was dropped: the next try builds it anew.
             TableError::Index(_) => Failure::Passing(chain(&error)),
+            refusal if refusal.is_refusal() => Failure::Refused(chain(refusal)),
             _ => self.failure(error.kind(), &error),
         })
     }
