@@ -28,6 +28,9 @@ use crate::time::{Stopwatch, pass};
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Where the store refuses to write: each try encodes and uploads all that waits, and somebody has
+/// to mend it first.
+const RETRY_REFUSED_MAX: Duration = Duration::from_secs(30);
 /// From this failure in a row on, the table counts as troubled: one hiccup is none.
 const FAILURES_TOLD: u32 = 2;
 
@@ -117,10 +120,11 @@ impl Job {
                 }
                 Err(failure) => failure,
             };
-            let why = match why {
+            let (why, pause_max) = match why {
                 Failure::Changed => return Ended::Changed,
                 Failure::Lasting(trouble) => return Ended::Stopped(trouble),
-                Failure::Passing(why) => why,
+                Failure::Passing(why) => (why, RETRY_MAX),
+                Failure::Refused(why) => (why, RETRY_REFUSED_MAX),
             };
             self.count(&bench.metrics.flush_failures);
             tracing::warn!(
@@ -139,7 +143,7 @@ impl Job {
                 let text = format!("table {}: commits fail: {why}", self.table.entry.id);
                 return Ended::Stopped(Trouble::new(Cause::GaveWay, text));
             }
-            pause = (pause * 2).min(RETRY_MAX);
+            pause = (pause * 2).min(pause_max);
         }
     }
 
@@ -194,6 +198,7 @@ impl Job {
             {
                 self.missing(&error).await
             }
+            refusal if refusal.is_refusal() => Failure::Refused(chain(refusal)),
             _ => self.failure(error.kind(), &error),
         })
     }

@@ -16,6 +16,8 @@ pub(super) enum Failure {
     Changed,
     /// May pass by itself, or when an operator mends it; the rows wait.
     Passing(String),
+    /// The store takes nothing until somebody mends that, or makes room; the rows wait.
+    Refused(String),
     Lasting(Trouble),
 }
 

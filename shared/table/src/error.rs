@@ -7,8 +7,8 @@ use tidelake_storage::StorageError;
 
 use crate::index::IndexError;
 
-/// A failure of the table engine. Nothing of the flush is visible; files that were uploaded are
-/// orphans, named by no version.
+/// A failure of the table engine. Nothing of the flush is visible, and what it stored is deleted,
+/// unless the outcome of its commit is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     #[error("the rows do not fit the table's schema")]
@@ -38,7 +38,23 @@ pub enum TableError {
     Contended { attempts: usize },
 }
 
+/// True where the store takes nothing until somebody mends that, or makes room.
+pub(crate) fn is_refusal(error: &StorageError) -> bool {
+    matches!(error, StorageError::Full { .. }) || error.kind() == ErrorKind::Denied
+}
+
 impl TableError {
+    /// True where the store takes nothing until somebody mends that, or makes room: trying again
+    /// soon is no use.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Storage(error) | Self::Manifest(ManifestError::Storage(error)) => {
+                is_refusal(error)
+            }
+            _ => false,
+        }
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Schema(error) => error.kind(),

@@ -54,7 +54,7 @@ async fn commit(
         adds.push(desk.upload(&name, file, tags).await?);
     }
     let transaction = desk.transaction(adds, marks, &report);
-    Ok(match desk.table.commit(base, transaction).await? {
+    Ok(match desk.commit(base, transaction).await? {
         CommitOutcome::Committed { version, snapshot } => FlushOutcome::Committed(Flushed {
             version,
             snapshot,

@@ -10,10 +10,12 @@
 //!
 //! Invariants: nothing is stored for a version that no commit can follow; nothing is visible before
 //! the one commit, and that commit moves every bucket's watermark from where its rows begin to where
-//! they end; rows that another schema decoded are never written.
+//! they end; rows that another schema decoded are never written; a flush that certainly failed
+//! leaves no object behind ([`uploads`]).
 
 mod append;
 mod encoders;
+mod uploads;
 mod upsert;
 mod vectors;
 
@@ -31,6 +33,7 @@ use crate::state::BucketState;
 use crate::{EncodedFile, FileSettings, Sealed, TableError};
 
 pub use encoders::{COLUMN_BYTES, Encoders};
+use uploads::Uploads;
 pub use upsert::VECTOR_IDS;
 
 /// What the key of a record takes while it is flushed, beside what stands in the rows: as it was
@@ -153,8 +156,9 @@ impl Flush {
             files: self.files,
             reason: self.reason,
             now_ms: self.now_ms,
+            uploads: Uploads::default(),
         };
-        match self.rows {
+        let ended = match self.rows {
             FlushRows::Append { buckets, file_id } => {
                 append::run(&desk, base, buckets, file_id).await
             }
@@ -163,7 +167,9 @@ impl Flush {
                 buckets,
                 vector_ids,
             } => upsert::run(&desk, base, &loader, buckets, &vector_ids).await,
-        }
+        };
+        desk.uploads.discard(table.store()).await;
+        ended
     }
 }
 
@@ -176,6 +182,7 @@ struct Desk<'a> {
     files: FileSettings,
     reason: &'static str,
     now_ms: UnixMillis,
+    uploads: Uploads,
 }
 
 impl Desk<'_> {
@@ -214,7 +221,8 @@ impl Desk<'_> {
         tags: BTreeMap<String, Option<String>>,
     ) -> Result<Add, TableError> {
         let size = i64::try_from(file.bytes.len()).unwrap_or(i64::MAX);
-        self.table.store().put(name, file.bytes).await?;
+        let stored = self.uploads.put(self.table.store(), name, file.bytes);
+        stored.await?;
         Ok(Add {
             path: encode_path(name),
             size,

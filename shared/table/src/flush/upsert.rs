@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use tidelake_core::Bucket;
 use tidelake_manifest::action::Add;
 use tidelake_manifest::{
@@ -94,7 +94,8 @@ pub(super) async fn run(
         report.vector_bytes = 0;
         for (name, bytes) in &vectors.objects {
             report.vector_bytes += bytes.len() as u64;
-            desk.table.store().put(name, bytes.clone()).await?;
+            let stored = desk.uploads.put(desk.table.store(), name, bytes.clone());
+            stored.await?;
         }
         let mut adds: Vec<Add> = parts.iter().filter_map(|part| part.add.clone()).collect();
         adds.extend(vectors.adds);
@@ -102,7 +103,7 @@ pub(super) async fn run(
         transaction.removes = vectors.removes;
         transaction.probed = parts.iter().map(|part| part.bucket).collect();
         describe(&mut transaction, &report);
-        match desk.table.commit(&base, transaction).await? {
+        match desk.commit(&base, transaction).await? {
             CommitOutcome::Committed { version, snapshot } => {
                 let states = after(loader, parts, vectors.touched).await?;
                 let flushed = Flushed {
@@ -118,6 +119,8 @@ pub(super) async fn run(
                 | Conflict::FileRemoved { .. }
                 | Conflict::RowsAdded { .. },
             ) => {
+                desk.uploads
+                    .lose(vectors.objects.iter().map(|(name, _)| name));
                 let newer = desk.table.refresh(&base).await?;
                 if let Err(conflict) = fits_still(&base, &newer) {
                     let states = parts.into_iter().map(|part| (part.bucket, part.state));
@@ -241,7 +244,9 @@ async fn write(
         }
     });
     let mut parts = Vec::with_capacity(buckets.len());
-    for (part, written) in try_join_all(writes).await? {
+    // Whatever fails, the others end first: a put that is under way can't be taken back.
+    for written in join_all(writes).await {
+        let (part, written) = written?;
         report.rows += written.rows;
         report.files += written.files;
         report.bytes += written.bytes;
@@ -282,7 +287,8 @@ async fn write_part(
     if let Some(sidecar) = encoded.sidecar {
         let sidecar_name = format!("_tidelake/index/{}.idx", file_id.simple());
         written.index_bytes = sidecar.len() as u64;
-        desk.table.store().put(&sidecar_name, sidecar).await?;
+        let stored = desk.uploads.put(desk.table.store(), &sidecar_name, sidecar);
+        stored.await?;
         tags.insert(TAG_INDEX.to_owned(), Some(sidecar_name));
     }
     part.add = Some(desk.upload(&name, file, tags).await?);

@@ -6,6 +6,7 @@
 
 mod alters;
 mod doctor;
+mod failing;
 mod loading;
 mod others;
 mod reading;
