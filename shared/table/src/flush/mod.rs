@@ -65,7 +65,7 @@ pub struct FlushReport {
     pub bytes: u64,
     /// Of the index sidecars.
     pub index_bytes: u64,
-    /// Of the deletion vectors, those in the log aside.
+    /// Of the deletion vectors.
     pub vector_bytes: u64,
     /// Older rows that newer records took away.
     pub superseded: u64,

@@ -348,6 +348,7 @@ impl World {
                 apply(&mut self.model, records);
                 // What the writer did not know before may be older than a column.
                 self.check_new_files(&latest, writer).await;
+                self.check_new_vectors(&latest, writer);
             }
             FlushOutcome::Conflicted(Conflict::WatermarkMoved { .. }) => assert!(fenced),
             FlushOutcome::Conflicted(

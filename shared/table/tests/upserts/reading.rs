@@ -40,6 +40,23 @@ impl World {
         rows
     }
 
+    /// The vectors of a commit of ours lie in one file, whatever stood in the log before: Spark
+    /// vacuums no table with one that stands there.
+    pub(super) fn check_new_vectors(&self, before: &Snapshot, writer: usize) {
+        let mut names = std::collections::BTreeSet::new();
+        for file in self.writers[writer].base.files() {
+            let old = before.file(file.path()).and_then(|file| file.dv());
+            let Some(new) = file.dv().filter(|new| Some(*new) != old) else {
+                continue;
+            };
+            let vector::Place::File { name, .. } = vector::locate(new).unwrap() else {
+                panic!("it stands in the log: {new:?}")
+            };
+            names.insert(name);
+        }
+        assert!(names.len() <= 1, "{names:?}");
+    }
+
     /// Every version holds what the model says, each key once.
     pub(super) async fn check_versions(&self) {
         for (version, model) in &self.versions {

@@ -62,7 +62,7 @@ fn records(bucket: u32, keys: std::ops::Range<u32>, value: i64) -> (u32, Vec<Vec
     (bucket, vec![rows.collect()])
 }
 
-/// Many rows, so that their vectors are too large to stand in the log.
+/// Many rows, so that their vectors are large.
 const ROWS: u32 = 3000;
 /// The first of the keys that were deleted.
 const LOST: u32 = 5000;
