@@ -214,7 +214,7 @@ async fn a_log_that_is_removed_under_a_busy_writer_takes_nothing_in_for_long() {
     let mut taken = 0;
     let error = loop {
         fixture.clock.advance(Duration::from_secs(60));
-        let tx = flush("a", 1, vec![mark(taken, 0, 1)]);
+        let tx = flush(&format!("f{taken}"), 1, vec![mark(taken, 0, 1)]);
         match fixture.table.commit(&base, tx).await {
             Ok(CommitOutcome::Committed { snapshot, .. }) => base = snapshot,
             Ok(other) => panic!("{other:?}"),
