@@ -8,7 +8,8 @@
 //! ```
 //! Where the record was read, its own timestamp counts, also where it was read for that alone (of a
 //! bucket that stands). Where it was not (the bucket is opening, paused, or its end is known and no
-//! more), the moment counts at which the log was first seen to be longer. So both ages grow while a bucket stands still, whatever stopped it.
+//! more), the moment counts at which the log was first seen to be longer. So both ages grow while a
+//! bucket stands still, whatever stopped it.
 //!
 //! Invariant: what is kept of a bucket is bounded ([`SIGHTS_MAX`]); thinning it out makes ages
 //! larger, never smaller.

@@ -1,6 +1,11 @@
 //! Tables that stand still without a record, or a member of the group, that would show it.
 
+use tidelake_manifest::vector::{Place, locate};
+
 use super::*;
+
+/// Of a stopped table: the second begins after two seconds.
+const TRIES: Duration = Duration::from_secs(5);
 
 /// Looks around ten times a second, and at logs every six seconds.
 fn watchful() -> Settings {
@@ -112,5 +117,82 @@ async fn a_bucket_that_was_never_opened_is_as_old_as_its_oldest_record() {
     }
     shown(&runtime, &stopped("partitions_added")).await;
     runtime.shutdown.trigger();
+    worker.wait().await.unwrap();
+}
+
+/// The topic is there, and nobody reads it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_whose_topic_is_outside_of_the_prefix_is_named() {
+    let runtime = Runtime::new();
+    let log = MemoryLog::new(runtime.clock.clone());
+    let mut bench = workbench(&log, &runtime).await;
+    let (entry, _) = table(&bench, "t", 1).await;
+    let mut settings = watchful();
+    settings.kafka.topic_prefix = "acme".into();
+    bench.opener.topic_prefix = "acme".into();
+    let worker = Worker::start(settings, runtime.clone(), bench, &log).unwrap();
+    shown(&runtime, &stopped("topic_elsewhere")).await;
+    let report = runtime.health.report();
+    let reason = report.components["flusher"].reason.clone().unwrap();
+    for said in [&*entry.topic, "acme", "kafka.topic_prefix"] {
+        assert!(reason.contains(said), "{reason}");
+    }
+    runtime.shutdown.trigger();
+    worker.wait().await.unwrap();
+}
+
+/// Opening the table does not read it, so that opening shows nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_vector_is_named_until_it_is_put_back() {
+    let first = Runtime::new();
+    let log = MemoryLog::new(first.clock.clone());
+    let bench = workbench(&log, &first).await;
+    let store = bench.opener.store.clone();
+    let (entry, delta) = table_of(&bench, "t", 1, TableMode::Upsert).await;
+    let topic: Arc<str> = entry.topic.as_str().into();
+    let record = |id: i64| {
+        let mut message = Message::new(topic.clone(), Bucket(0), format!("{{\"id\":{id}}}"));
+        message.key = Some(id.to_string().into());
+        message
+    };
+    let writer = bench.writer.clone();
+    let worker = Worker::start(watchful(), first.clone(), bench, &log).unwrap();
+    for id in [1, 2] {
+        writer.send(record(id)).await.unwrap();
+    }
+    covered((&entry, &delta), 0, 2).await;
+    writer.send(record(1)).await.unwrap();
+    let snapshot = covered((&entry, &delta), 0, 3).await;
+    first.shutdown.trigger();
+    worker.wait().await.unwrap();
+
+    let vector = snapshot
+        .files()
+        .find_map(|file| file.dv().cloned())
+        .unwrap();
+    let Place::File { name, .. } = locate(&vector).unwrap() else {
+        panic!("{vector:?}");
+    };
+    let folder = store.scoped(&entry.location());
+    let bytes = folder.get(&name).await.unwrap();
+    folder.delete(&name).await.unwrap();
+    let second = Runtime::new();
+    let bench = workbench_over(store, &log, &second, &Settings::default()).await;
+    let worker = Worker::start(watchful(), second.clone(), bench, &log).unwrap();
+    writer.send(record(2)).await.unwrap();
+    let line = stopped("corrupt");
+    shown(&second, &line).await;
+    let report = second.health.report();
+    let reason = report.components["flusher"].reason.clone().unwrap();
+    assert!(reason.contains(&name), "{reason}");
+    // Over some tries: each opens the table, and reads the record again.
+    let vanishes = tidelake_testkit::wait_until("it vanishes", TRIES, async || {
+        (!second.metrics.render().contains(&line)).then_some(())
+    });
+    assert!(vanishes.await.is_err(), "{}", second.metrics.render());
+    folder.put(&name, bytes).await.unwrap();
+    covered((&entry, &delta), 0, 4).await;
+    no_longer_shown(&second, &line).await;
+    second.shutdown.trigger();
     worker.wait().await.unwrap();
 }
