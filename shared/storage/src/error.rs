@@ -170,7 +170,11 @@ impl Class {
         if mentions(source, "http://169.254.169.254/") {
             return Self::Credentials;
         }
-        let short = ["status code: 416", "Requested range was invalid"];
+        let short = [
+            "status code: 416",
+            "Requested range was invalid",
+            "Wanted range starting at",
+        ];
         if short.iter().any(|sign| mentions(source, sign)) {
             return Self::TooShort;
         }

@@ -178,7 +178,12 @@ async fn a_lost_vector_is_named_until_it_is_put_back() {
     folder.delete(&name).await.unwrap();
     let second = Runtime::new();
     let bench = workbench_over(store, &log, &second, &Settings::default()).await;
-    let worker = Worker::start(watchful(), second.clone(), bench, &log).unwrap();
+    // Long enough that a stop which ends at each opening would be seen to.
+    let patient = Settings {
+        flush_age_ms: 2_000,
+        ..watchful()
+    };
+    let worker = Worker::start(patient, second.clone(), bench, &log).unwrap();
     writer.send(record(2)).await.unwrap();
     let line = stopped("corrupt");
     shown(&second, &line).await;
