@@ -10,9 +10,9 @@
 //! nothing else; keys are looked up beside all this ([`crate::lookup`]). Invariant: a query reads each table at one version and one tail position, however
 //! often it names it.
 
+mod check;
 mod commands;
-mod doctor;
-pub(crate) mod resolve;
+mod resolve;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -37,15 +37,15 @@ use tidelake_storage::Store;
 use tidelake_table::index::IndexHome;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::admission::{Queries, QueryId, QueryInfo, Running};
 use crate::error::QueryError;
 use crate::formats::output_schema;
 use crate::metrics::QueryMetrics;
-use crate::pins::{Pinned, Pins};
-use crate::provider::readers::Readers;
-use crate::queries::{Queries, QueryId, QueryInfo, Running};
 use crate::request::Request;
 use crate::settings::QuerySettings;
 use crate::sql;
+use crate::table::pinned::{Pinned, Pins};
+use crate::table::readers::Readers;
 use crate::tail::{TailLog, Tails};
 
 /// Parts of a key index up to this size stay in memory, larger ones become files.

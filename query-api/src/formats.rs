@@ -6,7 +6,6 @@
 mod binary;
 mod csv;
 pub(crate) mod json;
-mod names;
 pub(crate) mod objects;
 #[cfg(test)]
 mod tests;
@@ -21,7 +20,7 @@ use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::error::QueryError;
 
-pub(crate) use names::type_name;
+use crate::table::shape::DECLARED_TYPE;
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,8 +152,8 @@ pub(crate) fn output_batch(
 }
 
 fn plain_field(field: &FieldRef) -> FieldRef {
-    let declared = field.metadata().get(names::DECLARED_TYPE);
-    let metadata = declared.map(|ty| (names::DECLARED_TYPE.to_owned(), ty.clone()));
+    let declared = field.metadata().get(DECLARED_TYPE);
+    let metadata = declared.map(|ty| (DECLARED_TYPE.to_owned(), ty.clone()));
     let plain = Field::new(field.name(), plain(field.data_type()), field.is_nullable());
     Arc::new(plain.with_metadata(metadata.into_iter().collect()))
 }

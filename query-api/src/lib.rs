@@ -1,14 +1,17 @@
 //! The query API: SQL over a tenant's tables, committed rows and unflushed ones alike.
 //!
 //! ```text
-//!  HTTP ─► routes ─► request ─► engine ──────────────────────────────────────► answer ─► bytes
-//!                                 │ sql       what may be said, which tables      formats
-//!                                 │ pins      one version of each table
-//!                                 │ tail      rows behind its watermarks
-//!                                 ▼ provider  prune, scan
-//!                              DataFusion
-//!
-//!  HTTP ─► routes ─► lookup ─► tail ─► index ─► a page, or memory ─► bytes
+//!  http      routes, requests, answers, problems               formats   bytes of an answer
+//!    ▼
+//!  engine    resolve, plan, run      lookup   rows by key       sql       what may be said
+//!    ▼
+//!  provider  prune, scan, changes, key history                 (DataFusion)
+//!    ▼
+//!  tail      rows behind the watermarks, where keys are
+//!    ▼
+//!  table     one version: its files, columns, footers
+//!    ▼
+//!  admission, wait, request, settings, metrics, error
 //! ```
 //!
 //! Owns the reading side of tables. Does not own what a row is (codec), what a version holds
@@ -29,26 +32,23 @@
 //! # }
 //! ```
 
-mod answer;
-mod doctor;
+mod admission;
 mod engine;
 mod error;
 mod formats;
+mod http;
 mod lookup;
 mod metrics;
 mod moment;
-mod pins;
-mod problem;
 mod provider;
-mod queries;
 mod request;
-mod routes;
 mod settings;
-mod snapshots;
 mod sql;
+mod table;
 mod tail;
 #[cfg(test)]
 mod testing;
+mod wait;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,12 +61,12 @@ use tidelake_service::{HealthHandle, Running, Runtime, ServiceError, Shutdown};
 use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::index::IndexHome;
 
+pub use admission::{QueryId, QueryInfo};
 pub use engine::{Answer, Engine, Parts, Seen};
 pub use error::QueryError;
+pub use http::router;
 pub use metrics::QueryMetrics;
-pub use queries::{QueryId, QueryInfo};
 pub use request::{Consistency, Request, Tokens};
-pub use routes::router;
 pub use settings::{QuerySettings, Settings};
 pub use sql::AsOf;
 pub use tail::TailLog;

@@ -10,15 +10,9 @@
 //!
 //! Versions whose keys nobody has indexed here are answered by a scan with the keys as filters.
 
-mod ask;
+pub(crate) mod ask;
 mod fetch;
-mod find;
-pub(crate) mod http;
-mod keys;
 mod scan;
-mod serve;
+pub(crate) mod serve;
 #[cfg(test)]
 mod tests;
-
-pub(crate) use find::{Finder, Found};
-pub(crate) use keys::TableKeys;

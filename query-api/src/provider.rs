@@ -12,17 +12,13 @@
 //! that is the engine's.
 
 pub(crate) mod about;
-mod bounds;
 pub(crate) mod changes;
-pub(crate) mod facts;
 mod fresh;
 pub(crate) mod key_history;
 mod live;
 mod pairs;
 mod points;
 pub(crate) mod prune;
-pub(crate) mod readers;
 pub(crate) mod scan;
-pub(crate) mod shape;
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,7 @@ mod commits;
 mod decode;
 mod ends;
 mod follower;
+mod locate;
 mod log;
 mod pieces;
 #[cfg(test)]
@@ -47,9 +48,10 @@ use tidelake_table::index::IndexHome;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::QueryMetrics;
-use crate::pins::Pins;
 use crate::settings::QuerySettings;
+use crate::table::pinned::Pins;
 
+pub(crate) use locate::{Finder, Found};
 pub use log::TailLog;
 pub(crate) use pieces::{BucketTail, Piece};
 pub(crate) use topic::look;

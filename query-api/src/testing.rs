@@ -120,7 +120,7 @@ impl World {
         request: axum::http::Request<Body>,
     ) -> (axum::http::response::Parts, Vec<u8>) {
         use tower::ServiceExt;
-        let router = crate::routes::router(self.engine.clone(), &self.runtime);
+        let router = crate::http::router(self.engine.clone(), &self.runtime);
         let response = router.oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX)

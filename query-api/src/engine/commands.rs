@@ -9,12 +9,12 @@ use tidelake_core::{SnapshotName, TableId, TenantId, Token};
 use tidelake_manifest::{CreateNamed, NamedSnapshot};
 
 use super::{Engine, Seen};
+use crate::admission::Running;
 use crate::error::QueryError;
-use crate::pins::Pinned;
 use crate::provider::about;
-use crate::queries::Running;
 use crate::request::{Request, Tokens};
 use crate::sql::{AsOf, Command};
+use crate::table::pinned::Pinned;
 
 impl Engine {
     /// Does what the statement says; the answer is the snapshot that it is about.

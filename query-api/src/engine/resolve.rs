@@ -7,33 +7,28 @@ use std::time::Duration;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use futures::future::try_join_all;
-use parking_lot::Mutex;
 use tidelake_catalog::{TableEntry, TableMode};
-use tidelake_core::{Bucket, TableId, TableName, TenantId, Token, Watermark};
-use tokio::time::Instant;
+use tidelake_core::{TableId, TableName, TenantId, Token};
 
 use super::session::Tables;
 use super::{Engine, Seen};
+use crate::admission::Running;
 use crate::error::QueryError;
-use crate::lookup::Finder;
-use crate::moment;
-use crate::pins::Pinned;
 use crate::provider::about;
 use crate::provider::changes::Changes;
 use crate::provider::key_history;
 use crate::provider::scan::PinnedRows;
-use crate::queries::Running;
 use crate::request::{Consistency, Request, Tokens};
 use crate::sql::{AsOf, FoldedNames, Query, View};
+use crate::table::pinned::Pinned;
+use crate::tail::Finder;
 use crate::tail::View as TailView;
+use crate::wait::{Patience, behind};
 
 /// Versions that `table_history` shows.
 const HISTORY_MAX: usize = 1000;
 /// Tables whose schemas are read at a time for `information_schema.columns`.
 const SCHEMAS_IN_FLIGHT_MAX: usize = 8;
-/// Back-off while a token is waited for.
-const TOKEN_PAUSE_FIRST: Duration = Duration::from_millis(5);
-const TOKEN_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Names less alike than this are not suggested.
 const ALIKE_MIN: f64 = 0.75;
 
@@ -371,7 +366,7 @@ impl Engine {
     async fn shapes(
         &self,
         entries: &[Arc<TableEntry>],
-    ) -> Result<Vec<(String, Arc<crate::provider::shape::Shape>)>, QueryError> {
+    ) -> Result<Vec<(String, Arc<crate::table::shape::Shape>)>, QueryError> {
         use futures::{StreamExt, TryStreamExt};
         let age = Duration::from_millis(self.inner.settings.snapshot_age_ms_max);
         let shapes = futures::stream::iter(entries.to_vec()).map(|entry| async move {
@@ -414,78 +409,5 @@ fn tokens_of(
             ))),
             None => Ok(tokens.clone()),
         },
-    }
-}
-
-/// The first bucket that has not reached the token.
-pub(crate) fn behind(
-    entry: &TableEntry,
-    token: Option<&Token>,
-    reached: impl Fn(Bucket) -> Watermark,
-) -> Option<QueryError> {
-    let (bucket, wanted) = token?
-        .iter()
-        .find(|(bucket, mark)| reached(*bucket) < *mark)?;
-    Some(QueryError::TokenNotCovered {
-        table: entry.id.clone(),
-        bucket,
-        wanted: wanted.0,
-        reached: reached(bucket).0,
-    })
-}
-
-/// How long somebody waits for what is not there yet.
-#[derive(Debug, Clone)]
-pub(crate) struct Patience<'a> {
-    pub deadline: Instant,
-    /// Ends the wait early.
-    running: Option<&'a Running>,
-    pause: Duration,
-    /// What is waited for; shared by clones.
-    behind: Arc<Mutex<Option<QueryError>>>,
-}
-
-impl<'a> Patience<'a> {
-    pub(crate) fn until(deadline: Instant) -> Self {
-        Self {
-            deadline,
-            running: None,
-            pause: TOKEN_PAUSE_FIRST,
-            behind: Arc::default(),
-        }
-    }
-
-    /// What was waited for last.
-    pub(crate) fn behind(&self) -> Option<QueryError> {
-        self.behind.lock().take()
-    }
-
-    fn of(running: &'a Running) -> Self {
-        Self {
-            running: Some(running),
-            behind: Arc::clone(&running.behind),
-            ..Self::until(running.deadline)
-        }
-    }
-
-    /// Nothing is waited for any more.
-    pub(crate) fn over(&self) {
-        self.behind.lock().take();
-    }
-
-    /// Backs off; at the deadline it is `behind` that is told.
-    pub(crate) async fn wait(&mut self, behind: QueryError) -> Result<(), QueryError> {
-        let until = moment::now() + self.pause;
-        if self.deadline <= until {
-            return Err(behind);
-        }
-        *self.behind.lock() = Some(behind);
-        match self.running {
-            Some(running) => running.pause(self.pause).await?,
-            // Who waits is dropped where the client goes.
-            None => moment::reach(until).await,
-        }
-        self.pause = (self.pause * 2).min(TOKEN_PAUSE_MAX);
-        Ok(())
     }
 }

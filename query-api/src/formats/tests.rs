@@ -7,6 +7,7 @@ use datafusion::arrow::ipc::reader::StreamReader;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
+use crate::table::type_names::type_name;
 
 /// Two rows: values, then nulls (where a type has them).
 #[expect(clippy::too_many_lines, reason = "one column for each type")]

@@ -18,7 +18,7 @@ const LIMIT_DEFAULT: usize = 1000;
 
 /// Which table, as of when.
 #[derive(Debug, Clone)]
-pub(super) struct Ask {
+pub(crate) struct Ask {
     pub table: TableName,
     pub consistency: Consistency,
     pub token: Option<Token>,
@@ -28,7 +28,7 @@ pub(super) struct Ask {
 
 /// Which rows.
 #[derive(Debug)]
-pub(super) enum Wanted<'a> {
+pub(crate) enum Wanted<'a> {
     /// The row of one key.
     Text(&'a str),
     /// The rows of many keys.
@@ -58,7 +58,7 @@ impl Ask {
     }
 
     /// Of one key.
-    pub(super) fn of_key(
+    pub(crate) fn of_key(
         table: &str,
         pairs: Vec<(String, String)>,
         settings: &QuerySettings,
@@ -71,7 +71,7 @@ impl Ask {
     }
 
     /// Of a range of keys.
-    pub(super) fn of_range(
+    pub(crate) fn of_range(
         table: &str,
         pairs: Vec<(String, String)>,
         settings: &QuerySettings,
@@ -100,7 +100,7 @@ impl Ask {
     }
 
     /// Of many keys.
-    pub(super) fn of_body<'a>(
+    pub(crate) fn of_body<'a>(
         table: &str,
         body: &'a [u8],
         settings: &QuerySettings,

@@ -18,19 +18,19 @@ use parquet::schema::types::SchemaDescriptor;
 use tidelake_core::ErrorKind;
 use tidelake_table::LookupError;
 
-use super::{Finder, Found};
 use crate::error::QueryError;
 use crate::formats::objects::Objects;
-use crate::provider::facts::FileFacts;
-use crate::provider::readers::Readers;
-use crate::provider::shape::Shape;
+use crate::table::files::FileFacts;
+use crate::table::readers::Readers;
+use crate::table::shape::Shape;
+use crate::tail::{Finder, Found};
 
 /// Files that are read at a time.
 const FILES_IN_FLIGHT_MAX: usize = 8;
 
 /// Rows in the order that was asked for.
 #[derive(Debug, Default)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     /// The table's columns; types may be those of the files where JSON shows the same.
     batches: Vec<RecordBatch>,
     /// Batch and row of each; none where there is no such row.
@@ -42,7 +42,7 @@ impl Rows {
         Self { batches, places }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.places.len()
     }
 
@@ -50,13 +50,13 @@ impl Rows {
         self.places.truncate(rows);
     }
 
-    pub(super) fn batch_of(&self, place: usize) -> Option<(&RecordBatch, usize)> {
+    pub(crate) fn batch_of(&self, place: usize) -> Option<(&RecordBatch, usize)> {
         let (batch, row) = (*self.places.get(place)?)?;
         Some((&self.batches[batch], row))
     }
 
     /// Every row as an object, `null` where there is none, separated by commas.
-    pub(super) fn write(&self, out: &mut Vec<u8>) -> Result<(), QueryError> {
+    pub(crate) fn write(&self, out: &mut Vec<u8>) -> Result<(), QueryError> {
         let objects = self.batches.iter().map(Objects::new);
         let objects: Vec<Objects<'_>> = objects.collect::<Result<_, _>>()?;
         for (at, place) in self.places.iter().enumerate() {

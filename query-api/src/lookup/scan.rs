@@ -13,11 +13,11 @@ use futures::TryStreamExt;
 use tidelake_table::TableError;
 use tidelake_table::index::Keys;
 
-use super::TableKeys;
 use super::fetch::Rows;
 use crate::engine::Engine;
 use crate::error::QueryError;
-use crate::pins::Pinned;
+use crate::table::keys::TableKeys;
+use crate::table::pinned::Pinned;
 
 /// Values that still stand in a list; more become a range.
 const LIST_MAX: usize = 1000;

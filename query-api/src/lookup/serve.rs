@@ -10,14 +10,15 @@ use tidelake_core::{TableId, TenantId};
 use super::ask::{Ask, Wanted};
 use super::fetch::{self, Rows};
 use super::scan;
-use super::{Finder, TableKeys};
-use crate::engine::resolve::{Patience, behind};
 use crate::engine::{Engine, Seen};
 use crate::error::QueryError;
 use crate::moment;
-use crate::pins::Pinned;
 use crate::request::Consistency;
 use crate::sql::AsOf;
+use crate::table::keys::TableKeys;
+use crate::table::pinned::Pinned;
+use crate::tail::Finder;
+use crate::wait::{Patience, behind};
 
 /// So few keys are found where the request is handled: a probe of pages in memory costs less than
 /// the way to another thread.
@@ -25,7 +26,7 @@ const FEW_KEYS_MAX: usize = 8;
 
 /// Rows of one view.
 #[derive(Debug)]
-pub(super) struct Answered {
+pub(crate) struct Answered {
     pub rows: Rows,
     pub seen: Seen,
     /// Where a range goes on.
@@ -52,7 +53,7 @@ enum Source {
 
 impl Engine {
     /// Rows by key, as of one view of the table.
-    pub(super) async fn lookup(
+    pub(crate) async fn lookup(
         &self,
         tenant: &TenantId,
         ask: &Ask,

@@ -15,10 +15,10 @@ use datafusion::datasource::MemTable;
 use tidelake_core::TenantId;
 use tidelake_manifest::{CommitSummary, NamedSnapshot};
 
-use super::facts::FileFacts;
-use super::shape::Shape;
 use crate::error::QueryError;
-use crate::formats::type_name;
+use crate::table::files::FileFacts;
+use crate::table::shape::Shape;
+use crate::table::type_names::type_name;
 
 /// The catalog's name in `information_schema`.
 pub(crate) const CATALOG: &str = "tidelake";

@@ -26,11 +26,11 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use tidelake_manifest::vector::DeletedRows;
 use tidelake_manifest::{DataFile, DeltaTable, Snapshot};
 
-use super::facts::FileFacts;
 use super::pairs::{PairsExec, SIDE, Side};
 use super::scan::PinnedRows;
-use super::shape::{SEQUENCE, Shape};
 use crate::error::QueryError;
+use crate::table::files::FileFacts;
+use crate::table::shape::{SEQUENCE, Shape};
 
 pub(crate) const CHANGE_TYPE: &str = "_change_type";
 pub(crate) const COMMIT_VERSION: &str = "_commit_version";

@@ -36,11 +36,11 @@ use tidelake_schema::{Primitive, Type};
 use self::hits::Hits;
 use self::timeline::{Event, Timeline};
 use super::changes::{CHANGE_TYPE, COMMIT_VERSION};
-use super::facts::FileFacts;
 use super::scan::PinnedRows;
-use super::shape::Shape;
 use crate::error::QueryError;
 use crate::sql::KeyPart;
+use crate::table::files::FileFacts;
+use crate::table::shape::Shape;
 
 const COMMIT_TIMESTAMP: &str = "_commit_timestamp";
 /// Versions that are looked at, newest first.

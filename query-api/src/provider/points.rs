@@ -8,7 +8,7 @@ use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 
-use crate::lookup::TableKeys;
+use crate::table::keys::TableKeys;
 
 /// Keys beyond this are cheaper to scan for.
 const KEYS_MAX: usize = 10_000;

@@ -11,7 +11,7 @@ use datafusion::error::Result;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 
-use super::facts::{Bound, FileFacts};
+use crate::table::files::{Bound, FileFacts};
 
 /// Members of an `IN` list that are still compared with every file's bounds.
 const IN_LIST_MAX: usize = 1000;

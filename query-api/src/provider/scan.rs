@@ -36,17 +36,17 @@ use parquet::arrow::arrow_reader::RowSelection;
 use tidelake_core::Bucket;
 use tidelake_table::RowSet;
 
-use super::facts::FileFacts;
 use super::fresh;
 use super::live::{self, DeletedByFile, LiveRows};
 use super::points;
 use super::prune;
-use super::readers::Readers;
-use super::shape::Shape;
 use crate::error::QueryError;
-use crate::lookup::{Finder, Found};
 use crate::metrics::QueryMetrics;
+use crate::table::files::FileFacts;
+use crate::table::readers::Readers;
+use crate::table::shape::Shape;
 use crate::tail::View;
+use crate::tail::{Finder, Found};
 
 /// Unflushed rows below this go through one partition.
 const TAIL_PARTITION_ROWS_MIN: usize = 16_384;

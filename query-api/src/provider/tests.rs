@@ -13,9 +13,9 @@ use tidelake_intake::decode::{MessageDecoder, WireMessage};
 use tidelake_schema::{TableSchema, delta};
 use tidelake_storage::Operation;
 
-use super::shape::Shape;
 use crate::formats::{json as json_rows, output_batch, output_schema};
 use crate::settings::QuerySettings;
+use crate::table::shape::Shape;
 use crate::testing::{TestTable, World};
 
 const EVERYTHING: &str = r#"{"type": "struct", "fields": [

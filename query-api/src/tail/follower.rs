@@ -28,8 +28,8 @@ use super::upsert::{self, UpsertState};
 use super::view::{Followed, View};
 use crate::error::QueryError;
 use crate::moment;
-use crate::pins::Pinned;
-use crate::provider::shape::is_same;
+use crate::table::pinned::Pinned;
+use crate::table::shape::is_same;
 
 /// Between two rebases that commit events ask for: each applies the tail anew.
 const REBASE_PAUSE: Duration = Duration::from_millis(500);

@@ -9,7 +9,7 @@ use tidelake_table::{Chunk, Deletes, Positions};
 
 use super::upsert::UpsertState;
 use crate::error::QueryError;
-use crate::provider::shape::Shape;
+use crate::table::shape::Shape;
 
 /// Pieces of append tables smaller than this are joined with their neighbour.
 const JOINED_ROWS_MAX: usize = 8192;

@@ -6,7 +6,7 @@ use tidelake_table::{BucketState, Changes, Chunk, Deletes, StateLoader, TableErr
 
 use super::pieces::{BucketTail, Piece, Rows};
 use crate::error::QueryError;
-use crate::provider::shape::Shape;
+use crate::table::shape::Shape;
 
 /// A bucket's state, twice. Every piece of the tail is a file of `fresh`.
 #[derive(Debug, Clone)]

@@ -18,7 +18,7 @@ use super::topic::check_end;
 use super::{Shared, TailLog};
 use crate::error::QueryError;
 use crate::moment;
-use crate::pins::Pinned;
+use crate::table::pinned::Pinned;
 
 /// One snapshot of a table and everything in the log behind it, up to one position of each bucket.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use tidelake_table::{
 };
 
 use super::{TestLog, Wire};
-use crate::lookup::TableKeys;
+use crate::table::keys::TableKeys;
 
 /// Rows of one Parquet row group: small, so that files have several.
 const ROW_GROUP_ROWS: usize = 16;

@@ -207,7 +207,7 @@ async fn an_error_after_the_first_byte_cuts_the_answer_and_ndjson_says_why() {
         .body(Body::from(json!({ "sql": sql }).to_string()))
         .unwrap();
     use tower::ServiceExt;
-    let router = crate::routes::router(world.engine.clone(), &world.runtime);
+    let router = crate::http::router(world.engine.clone(), &world.runtime);
     let response = router.oneshot(request).await.unwrap();
     assert_eq!(response.status(), 200);
     let mut chunks = response.into_body().into_data_stream();

@@ -22,11 +22,11 @@ use datafusion::physical_plan::filter::FilterExec;
 use futures::TryStreamExt;
 use parquet::arrow::RowNumber;
 
-use super::super::facts::FileFacts;
 use super::super::scan::PinnedRows;
-use super::super::shape::{SEQUENCE, Shape};
 use super::Key;
 use crate::error::QueryError;
+use crate::table::files::FileFacts;
+use crate::table::shape::{SEQUENCE, Shape};
 
 /// Columns of the scan that no file has: which file a row is of, and where in it.
 const FILE: &str = "__file";

@@ -9,11 +9,11 @@ use tidelake_core::clock::UnixMillis;
 use tidelake_manifest::action::decode_path;
 use tidelake_manifest::{Add, Commit, DataFile, DeltaTable, Snapshot, VectorDescriptor};
 
-use super::super::facts::FileFacts;
-use super::super::shape::Shape;
 use super::Key;
 use super::hits::Hits;
 use crate::error::QueryError;
+use crate::table::files::FileFacts;
+use crate::table::shape::Shape;
 
 const VECTORS_IN_FLIGHT_MAX: usize = 16;
 

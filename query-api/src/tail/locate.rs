@@ -9,11 +9,11 @@ use tidelake_core::Bucket;
 use tidelake_table::index::{KeyRef, Keys};
 use tidelake_table::{BucketState, Place};
 
-use super::TableKeys;
+use super::{BucketTail, Piece, View};
 use crate::error::QueryError;
-use crate::pins::Pinned;
-use crate::provider::facts::FileFacts;
-use crate::tail::{BucketTail, Piece, View};
+use crate::table::files::FileFacts;
+use crate::table::keys::TableKeys;
+use crate::table::pinned::Pinned;
 
 /// A row by where it is.
 #[derive(Debug, Clone)]

@@ -7,13 +7,13 @@ use axum::http::{HeaderMap, HeaderValue, Response, header};
 use axum::response::IntoResponse;
 use tidelake_service::Problem;
 
-use super::ask::{Ask, Wanted};
-use super::serve::Answered;
-use crate::answer::seen_headers;
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::formats::json::write_text;
-use crate::routes::{tenant, unread};
+use crate::http::answer::seen_headers;
+use crate::http::routes::{tenant, unread};
+use crate::lookup::ask::{Ask, Wanted};
+use crate::lookup::serve::Answered;
 
 /// Room for a row, before it is known how large it is.
 const ROW_BYTES_GUESS: usize = 256;

@@ -2,7 +2,7 @@
 
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 
-pub(super) use crate::provider::shape::DECLARED_TYPE;
+use super::shape::DECLARED_TYPE;
 
 /// The name of a field's type, such as `long`, `decimal(10,2)` or `list<string>`.
 pub(crate) fn type_name(field: &Field) -> String {

@@ -12,15 +12,15 @@ use tidelake_core::TenantId;
 use tidelake_core::limits::CONTROL_BODY_BYTES_MAX;
 use tidelake_service::{Problem, Runtime, method_not_allowed, no_such_route, standard_routes};
 
-use crate::answer::{self, QUERY_ID};
-use crate::doctor;
+use super::check;
+use super::lookup;
+use crate::admission::QueryId;
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::formats::Format;
-use crate::lookup::http;
-use crate::queries::QueryId;
+use crate::http::answer::{self, QUERY_ID};
+use crate::http::snapshots;
 use crate::request::Request;
-use crate::snapshots;
 
 const TENANT: &str = "x-tidelake-tenant";
 
@@ -36,10 +36,10 @@ pub fn router(engine: Engine, runtime: &Runtime) -> Router {
             "/v1/tables/{table}/snapshots/{name}",
             delete(snapshots::remove),
         )
-        .route("/v1/tables/{table}/rows/{key}", get(http::row))
-        .route("/v1/tables/{table}/rows", get(http::range))
-        .route("/v1/tables/{table}/check", post(doctor::check))
-        .route("/v1/tables/{table}/lookup", post(http::rows))
+        .route("/v1/tables/{table}/rows/{key}", get(lookup::row))
+        .route("/v1/tables/{table}/rows", get(lookup::range))
+        .route("/v1/tables/{table}/check", post(check::check))
+        .route("/v1/tables/{table}/lookup", post(lookup::rows))
         .route("/v1/queries", get(list_queries))
         .route("/v1/queries/{id}", delete(cancel_query))
         .layer(DefaultBodyLimit::max(CONTROL_BODY_BYTES_MAX))

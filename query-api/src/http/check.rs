@@ -9,7 +9,7 @@ use serde_json::json;
 use tidelake_service::Problem;
 
 use crate::engine::Engine;
-use crate::snapshots::table_id;
+use crate::http::snapshots::table_id;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

@@ -22,11 +22,11 @@ use tidelake_storage::Store;
 use tokio::time::Instant;
 
 use crate::error::QueryError;
-use crate::lookup::TableKeys;
 use crate::moment;
-use crate::provider::facts::FileFacts;
-use crate::provider::shape::{Shape, is_same};
 use crate::sql::AsOf;
+use crate::table::files::FileFacts;
+use crate::table::keys::TableKeys;
+use crate::table::shape::{Shape, is_same};
 
 /// What is known of a data file, its bounds parsed, and its place by name.
 const FACTS_BYTES: u64 = 1024;

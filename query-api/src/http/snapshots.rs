@@ -18,8 +18,8 @@ use tidelake_service::Problem;
 
 use crate::engine::Engine;
 use crate::error::QueryError;
+use crate::http::routes::{tenant, unread};
 use crate::request;
-use crate::routes::{tenant, unread};
 use crate::sql::{AsOf, parse_timestamp};
 
 pub(crate) async fn list(

@@ -16,11 +16,12 @@ use futures::StreamExt;
 use serde_json::json;
 use tidelake_core::Token;
 
+use crate::admission::{QueryId, Running};
 use crate::engine::{Answer, Seen};
 use crate::error::QueryError;
-use crate::formats::{Encoder, Format, encoder, json as json_rows, output_batch, type_name};
+use crate::formats::{Encoder, Format, encoder, json as json_rows, output_batch};
 use crate::metrics::QueryMetrics;
-use crate::queries::{QueryId, Running};
+use crate::table::type_names::type_name;
 
 pub(crate) const QUERY_ID: HeaderName = HeaderName::from_static("x-query-id");
 const TABLE_VERSION: HeaderName = HeaderName::from_static("x-table-version");

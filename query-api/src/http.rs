@@ -1,0 +1,13 @@
+//! The HTTP door: what a client sends becomes a request, an answer becomes bytes, an error a problem
+//! document.
+//!
+//! Owns routes, headers, bodies and status codes. Knows the rooms below; none of them knows it.
+
+pub(crate) mod answer;
+mod check;
+mod lookup;
+mod problem;
+mod routes;
+mod snapshots;
+
+pub use routes::router;

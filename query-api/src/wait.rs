@@ -1,0 +1,90 @@
+//! Waiting for what is not there yet: a token's rows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidelake_catalog::TableEntry;
+use tidelake_core::{Bucket, Token, Watermark};
+use tokio::time::Instant;
+
+use crate::admission::Running;
+use crate::error::QueryError;
+use crate::moment;
+
+/// Back-off while a token is waited for.
+const TOKEN_PAUSE_FIRST: Duration = Duration::from_millis(5);
+const TOKEN_PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// The first bucket that has not reached the token.
+pub(crate) fn behind(
+    entry: &TableEntry,
+    token: Option<&Token>,
+    reached: impl Fn(Bucket) -> Watermark,
+) -> Option<QueryError> {
+    let (bucket, wanted) = token?
+        .iter()
+        .find(|(bucket, mark)| reached(*bucket) < *mark)?;
+    Some(QueryError::TokenNotCovered {
+        table: entry.id.clone(),
+        bucket,
+        wanted: wanted.0,
+        reached: reached(bucket).0,
+    })
+}
+
+/// How long somebody waits for what is not there yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Patience<'a> {
+    pub deadline: Instant,
+    /// Ends the wait early.
+    running: Option<&'a Running>,
+    pause: Duration,
+    /// What is waited for; shared by clones.
+    behind: Arc<Mutex<Option<QueryError>>>,
+}
+
+impl<'a> Patience<'a> {
+    pub(crate) fn until(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            running: None,
+            pause: TOKEN_PAUSE_FIRST,
+            behind: Arc::default(),
+        }
+    }
+
+    /// What was waited for last.
+    pub(crate) fn behind(&self) -> Option<QueryError> {
+        self.behind.lock().take()
+    }
+
+    pub(crate) fn of(running: &'a Running) -> Self {
+        Self {
+            running: Some(running),
+            behind: Arc::clone(&running.behind),
+            ..Self::until(running.deadline)
+        }
+    }
+
+    /// Nothing is waited for any more.
+    pub(crate) fn over(&self) {
+        self.behind.lock().take();
+    }
+
+    /// Backs off; at the deadline it is `behind` that is told.
+    pub(crate) async fn wait(&mut self, behind: QueryError) -> Result<(), QueryError> {
+        let until = moment::now() + self.pause;
+        if self.deadline <= until {
+            return Err(behind);
+        }
+        *self.behind.lock() = Some(behind);
+        match self.running {
+            Some(running) => running.pause(self.pause).await?,
+            // Who waits is dropped where the client goes.
+            None => moment::reach(until).await,
+        }
+        self.pause = (self.pause * 2).min(TOKEN_PAUSE_MAX);
+        Ok(())
+    }
+}
