@@ -1,0 +1,289 @@
+//! Messages to lines.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, StringArray};
+use arrow::buffer::BooleanBuffer;
+use arrow::datatypes::{DataType, Field, Schema};
+use tidelake_codec::json::encode::{JsonStyle, write_rows};
+use tidelake_codec::key::{KeyBuilder, KeyText, TextColumn};
+use tidelake_core::partition::bucket_of;
+use tidelake_core::{Bucket, ErrorKind, Offset};
+use tidelake_intake::{BucketIntake, Drained, IntakeError, Seen, TableKind, Taken};
+use tidelake_log::MessageBatch;
+use tidelake_schema::TableSchema;
+use tidelake_table::Positions;
+
+use super::described::Described;
+use crate::failure::Failure;
+use crate::output::{note, safe_json};
+
+/// Prints the rows of messages.
+pub(super) struct Printer {
+    /// By bucket.
+    intakes: Vec<BucketIntake>,
+    filter: Option<KeyFilter>,
+    left: u64,
+}
+
+impl Printer {
+    /// `key` is the only one to be shown, where it is given.
+    pub(super) fn new(
+        table: &Described,
+        key: Option<&str>,
+        rows_max: Option<u64>,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            intakes: intakes(table)?,
+            filter: key.map(|key| KeyFilter::new(key, table)).transpose()?,
+            left: rows_max.unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Goes on with what the table has become. Nothing waits in the intakes between two portions.
+    pub(super) fn adopt(&mut self, table: &Described) -> Result<(), Failure> {
+        if let Some(filter) = &mut self.filter {
+            filter.adopt(&table.schema)?;
+        }
+        self.intakes = intakes(table)?;
+        Ok(())
+    }
+
+    /// The bucket of the key, where only one is shown.
+    pub(super) fn bucket(&self) -> Option<Bucket> {
+        self.filter.as_ref().map(|filter| filter.bucket)
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.left == 0
+    }
+
+    pub(super) fn print(
+        &mut self,
+        batches: &[MessageBatch],
+        bucket: Bucket,
+        from: Offset,
+        to: Offset,
+    ) -> Result<(), Failure> {
+        for message in batches.iter().flat_map(MessageBatch::iter) {
+            let offset = message.offset();
+            if message.bucket() == bucket && offset >= from && offset < to {
+                let seen = Seen {
+                    offset,
+                    timestamp_ms: message.timestamp_ms(),
+                    key: message.key(),
+                    value: message.value(),
+                    headers: &message,
+                };
+                if let Some(told) = self.take(bucket, &seen) {
+                    note(&told);
+                }
+            }
+        }
+        let mut text = Vec::new();
+        self.lines(bucket, &mut text)?;
+        let mut out = std::io::stdout().lock();
+        // What JSON leaves as it is may still steer a terminal.
+        match std::str::from_utf8(&text) {
+            Ok(text) => out.write_all(safe_json(text).as_bytes())?,
+            Err(error) => return Err(Failure::failed(format!("a row is no text: {error}"))),
+        }
+        Ok(out.flush()?)
+    }
+
+    /// Takes a message in; tells what is no row.
+    fn take(&mut self, bucket: Bucket, seen: &Seen<'_>) -> Option<String> {
+        let offset = seen.offset;
+        let intake = self.intakes.get_mut(bucket.0 as usize)?;
+        match intake.take(seen) {
+            Taken::Rows(_) | Taken::Marker | Taken::Repeated => None,
+            // Whoever looks for one key does not look for what has none.
+            Taken::Refused(_) | Taken::Misrouted(_) if self.filter.is_some() => None,
+            Taken::Refused(why) => Some(format!("bucket {bucket} offset {offset}: {why}")),
+            Taken::Misrouted(owner) => Some(format!(
+                "bucket {bucket} offset {offset}: its key belongs to bucket {owner}, where it \
+                 comes again"
+            )),
+        }
+    }
+
+    /// What was taken, in the order of the log, as far as it is wanted.
+    fn lines(&mut self, bucket: Bucket, out: &mut Vec<u8>) -> Result<(), Failure> {
+        let Some(intake) = self.intakes.get_mut(bucket.0 as usize) else {
+            return Ok(());
+        };
+        let drained = intake.drain();
+        let drained = drained.map_err(|error| Failure::failed(error.to_string()))?;
+        for (rows, range) in in_order(&runs(drained)) {
+            if self.left == 0 {
+                break;
+            }
+            let batch = rows.batch.slice(range.start, range.len());
+            let batch = match &self.filter {
+                Some(filter) => filter.of(&batch, rows.deletes)?,
+                None => batch,
+            };
+            let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
+            let shown = batch.num_rows().min(wanted);
+            self.left -= shown as u64;
+            let batch = batch.slice(0, shown);
+            match rows.deletes {
+                true => rows_of(&marked(&batch)?, out)?,
+                false => rows_of(&batch, out)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn intakes(table: &Described) -> Result<Vec<BucketIntake>, Failure> {
+    let names = Arc::new(table.names.clone());
+    let intakes = (0..table.buckets).map(|bucket| {
+        let (kind, schema) = (table.kind, &table.schema);
+        let intake = BucketIntake::without_origins(kind, schema, Bucket(bucket), table.buckets)?;
+        Ok(intake.named(Arc::clone(&names)))
+    });
+    let intakes = intakes.collect::<Result<_, IntakeError>>();
+    intakes.map_err(|error| unusable(&error))
+}
+
+fn unusable(error: &dyn std::error::Error) -> Failure {
+    Failure::of(
+        "the table's schema can't be used",
+        ErrorKind::Invalid,
+        error,
+    )
+}
+
+/// Rows or deletes with their positions, which rise.
+struct Run {
+    batch: RecordBatch,
+    positions: Positions,
+    deletes: bool,
+}
+
+impl Run {
+    fn at(&self, row: usize) -> (i64, u32) {
+        (self.positions.offsets[row], self.positions.rows[row])
+    }
+}
+
+fn runs(drained: Drained) -> Vec<Run> {
+    let rows = drained.chunks.into_iter().map(|chunk| Run {
+        batch: chunk.batch,
+        positions: chunk.positions,
+        deletes: false,
+    });
+    let deletes = drained.deletes.into_iter().map(|deletes| Run {
+        batch: deletes.keys,
+        positions: deletes.positions,
+        deletes: true,
+    });
+    rows.chain(deletes).collect()
+}
+
+/// Pieces of the runs so that positions rise from one to the next.
+fn in_order(runs: &[Run]) -> Vec<(&Run, Range<usize>)> {
+    let heads = runs
+        .iter()
+        .enumerate()
+        .filter(|(_, run)| !run.positions.is_empty());
+    let mut heads: BinaryHeap<_> = heads
+        .map(|(index, run)| Reverse((run.at(0), index, 0)))
+        .collect();
+    let mut pieces = Vec::new();
+    while let Some(Reverse((_, index, start))) = heads.pop() {
+        let run = &runs[index];
+        let end = match heads.peek() {
+            None => run.positions.len(),
+            Some(Reverse((other, ..))) => {
+                let mut rest = start + 1..run.positions.len();
+                let after = rest.find(|row| run.at(*row) > *other);
+                after.unwrap_or(run.positions.len())
+            }
+        };
+        pieces.push((run, start..end));
+        if end < run.positions.len() {
+            heads.push(Reverse((run.at(end), index, end)));
+        }
+    }
+    pieces
+}
+
+/// One primary key.
+struct KeyFilter {
+    key: KeyText,
+    /// The canonical text.
+    text: Vec<u8>,
+    bucket: Bucket,
+}
+
+impl KeyFilter {
+    fn new(key: &str, table: &Described) -> Result<Self, Failure> {
+        let schema = &table.schema;
+        let keys = KeyText::new(schema).map_err(|error| unusable(&error))?;
+        let Some(keys) = keys else {
+            let message = format!("table {} has no primary key", table.name);
+            return Err(Failure::usage(message).hint("leave --key out"));
+        };
+        let mut builder = KeyBuilder::of(&keys, schema).map_err(|error| unusable(&error))?;
+        builder
+            .push_text(key.as_bytes())
+            .map_err(|why| Failure::usage(format!("--key {key}: no key of the table: {why}")))?;
+        let mut text = Vec::new();
+        builder.append_last(&keys, &mut text);
+        Ok(Self {
+            bucket: match table.kind {
+                // Dead letters lie where their source was, not where their key says.
+                TableKind::DeadLetters => Bucket(0),
+                _ => bucket_of(&text, table.buckets),
+            },
+            key: keys,
+            text,
+        })
+    }
+
+    fn adopt(&mut self, schema: &TableSchema) -> Result<(), Failure> {
+        if let Some(keys) = KeyText::new(schema).map_err(|error| unusable(&error))? {
+            self.key = keys;
+        }
+        Ok(())
+    }
+
+    /// The rows of the key.
+    fn of(&self, batch: &RecordBatch, deletes: bool) -> Result<RecordBatch, Failure> {
+        let mut texts = TextColumn::default();
+        let written = match deletes {
+            true => self.key.write_keys(batch, &mut texts),
+            false => self.key.write_rows(batch, &mut texts),
+        };
+        written.map_err(|error| Failure::failed(error.to_string()))?;
+        let wanted = BooleanBuffer::collect_bool(texts.len(), |row| texts.get(row) == self.text);
+        let wanted = arrow::array::BooleanArray::new(wanted, None);
+        arrow::compute::filter_record_batch(batch, &wanted)
+            .map_err(|error| Failure::failed(error.to_string()))
+    }
+}
+
+fn rows_of(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), Failure> {
+    write_rows(batch, &batch.schema(), out, JsonStyle::Objects)
+        .map_err(|error| Failure::failed(error.to_string()))
+}
+
+/// Deleted keys, and a column that says so.
+fn marked(keys: &RecordBatch) -> Result<RecordBatch, Failure> {
+    let mut fields: Vec<_> = keys.schema().fields().iter().cloned().collect();
+    fields.insert(0, Arc::new(Field::new("__op", DataType::Utf8, false)));
+    let mut columns = keys.columns().to_vec();
+    let words = StringArray::from(vec!["delete"; keys.num_rows()]);
+    columns.insert(0, Arc::new(words));
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+        .map_err(|error| Failure::failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests;
