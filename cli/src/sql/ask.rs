@@ -179,8 +179,10 @@ pub(crate) async fn unless_interrupted<T>(
 ) -> Result<T, Failure> {
     let mut work = pin!(work);
     tokio::select! {
-        done = &mut work => return done,
+        // Whoever interrupts is heard first, however much the work has to do.
+        biased;
         () = interrupts.next() => {}
+        done = &mut work => return done,
     }
     let request = client.query(Method::DELETE, &format!("/v1/queries/{id}"));
     // One that is done, or has not begun, is not known there. Closing the connection says the same,
