@@ -129,7 +129,7 @@ async fn create(
     match create_table(client, table.as_str(), schema, None, json!({})).await {
         Ok(_) => note(&format!("created table {table}")),
         Err(failure) if failure.message.contains("TABLE_EXISTS") => {
-            is_keyed_so(client, table, key).await?;
+            has_key(client, table, key).await?;
         }
         Err(failure) => return Err(failure),
     }
@@ -137,7 +137,7 @@ async fn create(
 }
 
 /// A table that was there has the key that was asked for, or the rows would mean something else.
-async fn is_keyed_so(client: &Client, table: &TableName, key: &[String]) -> Result<(), Failure> {
+async fn has_key(client: &Client, table: &TableName, key: &[String]) -> Result<(), Failure> {
     if key.is_empty() {
         return Ok(());
     }

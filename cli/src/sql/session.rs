@@ -161,7 +161,10 @@ impl<'a> Session<'a> {
 
     async fn statement(&mut self, sql: String) -> Result<(), Failure> {
         let begun = moment::now();
-        self.interrupts.forget();
+        if self.interactive {
+            // What was typed at the prompt; a script is to end by it, whenever it comes.
+            self.interrupts.forget();
+        }
         let done = self.execute(&sql).await;
         self.last = Some(sql);
         if self.timing {

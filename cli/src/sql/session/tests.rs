@@ -155,6 +155,10 @@ async fn ctrl_c_cancels_the_statement_and_not_the_session() {
     let cancelled: Vec<_> = cancelled.collect();
     assert_eq!(cancelled.len(), 1, "{asked:?}");
     assert!(cancelled[0].starts_with("DELETE /v1/queries/cli-"));
+    // A script ends.
+    let (done, _, _, asked) = session(false, &["slow;", "SELECT 1;"]).await;
+    assert_eq!(done.unwrap_err().message, "line 1: cancelled");
+    assert_eq!(statements(&asked), ["slow"]);
     // At the prompt it drops what was typed.
     let (done, _, _, asked) = session(true, &["SELECT 'x", "^C", "SELECT 2;"]).await;
     done.unwrap();
