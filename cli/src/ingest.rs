@@ -175,7 +175,8 @@ async fn stream(
         let waiting = |why: &str| {
             bar.suspend(|| note(&format!("{why}; nothing was written, trying again")));
         };
-        let answer = post::post_patiently(client, table, args.op, body, waiting).await;
+        let answer =
+            post::post_patiently(client, table, args.op, body, done.bodies > 0, waiting).await;
         let answer = answer.map_err(|failure| with_place(failure, skip, done.records))?;
         done.records += answer["records"].as_u64().unwrap_or_default();
         done.bodies += 1;

@@ -28,27 +28,37 @@ pub(crate) enum Op {
 /// Why a body was not taken.
 struct Refused {
     failure: Failure,
+    /// Nobody was there to refuse it.
+    away: bool,
     /// How long to wait before it is sent again; none where it must not be.
     again: Option<Duration>,
 }
 
-/// `POST /v1/tables/{t}/records`, again and again while nothing is written and patience lasts.
+/// `POST /v1/tables/{t}/records`, again and again while nothing is written and patience lasts. A
+/// gateway that is away before anything went in (not `resumed`) is not waited for. `waiting` is told
+/// each new reason to wait.
 pub(super) async fn post_patiently(
     client: &Client,
     table: &TableName,
     op: Op,
     body: Body,
+    resumed: bool,
     waiting: impl Fn(&str),
 ) -> Result<Value, Failure> {
     let begun = moment::now();
+    let mut told = String::new();
     loop {
         let refused = match post(client, table, op, body.clone()).await {
             Ok(answer) => return Ok(answer),
             Err(refused) => refused,
         };
         match refused.again {
+            _ if refused.away && !resumed => return Err(refused.failure),
             Some(pause) if begun.elapsed() + pause < PATIENCE => {
-                waiting(&refused.failure.message);
+                if told != refused.failure.message {
+                    waiting(&refused.failure.message);
+                    told = refused.failure.message;
+                }
                 moment::pause(pause).await;
             }
             _ => return Err(refused.failure),
@@ -78,6 +88,7 @@ async fn post(client: &Client, table: &TableName, op: Op, body: Body) -> Result<
     let response = request.send().await.map_err(|error| Refused {
         // Without a connection nothing was sent.
         again: error.is_connect().then_some(PAUSE),
+        away: error.is_connect(),
         failure: match error.is_connect() {
             true => unreachable(&error),
             false => unreachable(&error).hint(UNKNOWN),
@@ -88,6 +99,7 @@ async fn post(client: &Client, table: &TableName, op: Op, body: Body) -> Result<
         let answer = json_of(response).await;
         return answer.map_err(|failure| Refused {
             failure,
+            away: false,
             again: None,
         });
     }
@@ -98,6 +110,7 @@ async fn post(client: &Client, table: &TableName, op: Op, body: Body) -> Result<
     let problem: Value = serde_json::from_str(&text).unwrap_or_default();
     let failure = of_problem(status, &text);
     Err(Refused {
+        away: false,
         failure: in_file(failure, problem["row"].as_u64(), body.first_record),
         again: nothing_written(status, &problem).then_some(pause),
     })
@@ -145,6 +158,15 @@ mod tests {
     use super::*;
     use crate::testing::{Reply, service};
 
+    fn body() -> Body {
+        Body {
+            bytes: "{}".into(),
+            media_type: "application/json",
+            first_record: 0,
+            file_bytes: 2,
+        }
+    }
+
     /// Posts one body of deletes to a gateway that refuses it twice, and tells what came of it and
     /// how often it was sent.
     async fn posted(hint: &'static str) -> (Result<Value, Failure>, Vec<String>) {
@@ -163,14 +185,9 @@ mod tests {
         })
         .await;
         let client = Client::to(url.clone(), url, None).unwrap();
-        let body = Body {
-            bytes: "{}".into(),
-            media_type: "application/json",
-            first_record: 0,
-            file_bytes: 2,
-        };
+        let body = body();
         let table = TableName::new("t").unwrap();
-        let answer = post_patiently(&client, &table, Op::Delete, body, |_| {}).await;
+        let answer = post_patiently(&client, &table, Op::Delete, body, false, |_| {}).await;
         let asked = asked.lock().unwrap().clone();
         (
             answer,
@@ -183,6 +200,19 @@ mod tests {
         let (answer, asked) = posted("nothing was written: send it again later").await;
         assert_eq!(answer.unwrap()["records"], 1);
         assert_eq!(asked, ["POST /v1/tables/t/records?op=delete"; 3]);
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_never_was_there_is_not_waited_for() {
+        let nowhere = "http://127.0.0.1:1".to_owned();
+        let client = Client::to(nowhere.clone(), nowhere, None).unwrap();
+        let table = TableName::new("t").unwrap();
+        let waiting = |why: &str| panic!("{why}");
+        let answer = post_patiently(&client, &table, Op::Upsert, body(), false, waiting).await;
+        assert_eq!(
+            answer.unwrap_err().message,
+            "nothing answers at http://127.0.0.1:1"
+        );
     }
 
     #[tokio::test]
