@@ -9,6 +9,7 @@
 //! written: what a schema change adds is shown from its first row on.
 
 mod described;
+mod predicate;
 mod printer;
 
 use std::time::Duration;
@@ -52,6 +53,10 @@ pub(crate) struct TailArgs {
     /// Only this bucket (repeat for each)
     #[arg(long, value_name = "N")]
     bucket: Vec<u32>,
+    /// Only rows for which a condition holds: comparisons of columns with values, IS NULL, IN, LIKE,
+    /// BETWEEN, AND, OR, NOT. Of a delete only the key is known, other columns are null
+    #[arg(long = "where", value_name = "CONDITION")]
+    condition: Option<String>,
     /// End after so many rows
     #[arg(short = 'n', long, value_name = "N")]
     rows: Option<u64>,
@@ -65,7 +70,12 @@ pub(crate) async fn run(args: TailArgs, global: &Global) -> Result<(), Failure> 
     let name = table_name(&args.table)?;
     let client = Client::new(global)?;
     let table = Described::ask(&client, &name).await?;
-    let mut printer = Printer::new(&table, args.key.as_deref(), args.rows)?;
+    let mut printer = Printer::new(
+        &table,
+        args.key.as_deref(),
+        args.condition.as_deref(),
+        args.rows,
+    )?;
     let buckets = chosen(&args, &table, &printer)?;
 
     let (kafka, topic) = (kafka_settings(&args)?, table.topic.clone());

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, StringArray};
+use arrow::array::{BooleanArray, RecordBatch, StringArray};
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, Field, Schema};
 use tidelake_codec::json::encode::{JsonStyle, write_rows};
@@ -19,6 +19,7 @@ use tidelake_schema::TableSchema;
 use tidelake_table::Positions;
 
 use super::described::Described;
+use super::predicate::Predicate;
 use crate::failure::Failure;
 use crate::output::{note, safe_json};
 
@@ -27,19 +28,24 @@ pub(super) struct Printer {
     /// By bucket.
     intakes: Vec<BucketIntake>,
     filter: Option<KeyFilter>,
+    condition: Option<Predicate>,
     left: u64,
 }
 
 impl Printer {
-    /// `key` is the only one to be shown, where it is given.
+    /// `key` is the only one to be shown, where it is given, and rows for which the condition does
+    /// not hold are not.
     pub(super) fn new(
         table: &Described,
         key: Option<&str>,
+        condition: Option<&str>,
         rows_max: Option<u64>,
     ) -> Result<Self, Failure> {
+        let predicate = |text| Predicate::new(text, &table.schema);
         Ok(Self {
             intakes: intakes(table)?,
             filter: key.map(|key| KeyFilter::new(key, table)).transpose()?,
+            condition: condition.map(predicate).transpose()?,
             left: rows_max.unwrap_or(u64::MAX),
         })
     }
@@ -48,6 +54,9 @@ impl Printer {
     pub(super) fn adopt(&mut self, table: &Described) -> Result<(), Failure> {
         if let Some(filter) = &mut self.filter {
             filter.adopt(&table.schema)?;
+        }
+        if let Some(condition) = &mut self.condition {
+            condition.adopt(&table.schema)?;
         }
         self.intakes = intakes(table)?;
         Ok(())
@@ -101,8 +110,12 @@ impl Printer {
         let intake = self.intakes.get_mut(bucket.0 as usize)?;
         match intake.take(seen) {
             Taken::Rows(_) | Taken::Marker | Taken::Repeated => None,
-            // Whoever looks for one key does not look for what has none.
-            Taken::Refused(_) | Taken::Misrouted(_) if self.filter.is_some() => None,
+            // Whoever looks for some rows does not look for what is none.
+            Taken::Refused(_) | Taken::Misrouted(_)
+                if self.filter.is_some() || self.condition.is_some() =>
+            {
+                None
+            }
             Taken::Refused(why) => Some(format!("bucket {bucket} offset {offset}: {why}")),
             Taken::Misrouted(owner) => Some(format!(
                 "bucket {bucket} offset {offset}: its key belongs to bucket {owner}, where it \
@@ -125,6 +138,10 @@ impl Printer {
             let batch = rows.batch.slice(range.start, range.len());
             let batch = match &self.filter {
                 Some(filter) => filter.of(&batch, rows.deletes)?,
+                None => batch,
+            };
+            let batch = match &self.condition {
+                Some(condition) => filtered(&batch, &condition.decide(&batch)?)?,
                 None => batch,
             };
             let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
@@ -263,10 +280,13 @@ impl KeyFilter {
         };
         written.map_err(|error| Failure::failed(error.to_string()))?;
         let wanted = BooleanBuffer::collect_bool(texts.len(), |row| texts.get(row) == self.text);
-        let wanted = arrow::array::BooleanArray::new(wanted, None);
-        arrow::compute::filter_record_batch(batch, &wanted)
-            .map_err(|error| Failure::failed(error.to_string()))
+        filtered(batch, &BooleanArray::new(wanted, None))
     }
+}
+
+fn filtered(batch: &RecordBatch, wanted: &BooleanArray) -> Result<RecordBatch, Failure> {
+    arrow::compute::filter_record_batch(batch, wanted)
+        .map_err(|error| Failure::failed(error.to_string()))
 }
 
 fn rows_of(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), Failure> {

@@ -55,7 +55,7 @@ const MIXED: [(&str, Option<&str>); 5] = [
 
 #[test]
 fn rows_and_deletes_come_in_the_order_of_the_log() {
-    let mut printer = Printer::new(&two_columns(), None, None).unwrap();
+    let mut printer = Printer::new(&two_columns(), None, None, None).unwrap();
     assert_eq!(take(&mut printer, 0, &MIXED), Vec::<String>::new());
     assert_eq!(
         lines(&mut printer),
@@ -72,7 +72,7 @@ fn rows_and_deletes_come_in_the_order_of_the_log() {
 
 #[test]
 fn one_key_and_so_many_rows_are_shown_where_no_more_is_wanted() {
-    let mut printer = Printer::new(&two_columns(), Some("2"), None).unwrap();
+    let mut printer = Printer::new(&two_columns(), Some("2"), None, None).unwrap();
     let mut all = MIXED.to_vec();
     all.push(("3", Some("{")));
     assert_eq!(take(&mut printer, 0, &all), Vec::<String>::new());
@@ -81,7 +81,7 @@ fn one_key_and_so_many_rows_are_shown_where_no_more_is_wanted() {
         [r#"{"id":2,"v":2}"#, r#"{"__op":"delete","id":2}"#]
     );
 
-    let mut printer = Printer::new(&two_columns(), None, Some(2)).unwrap();
+    let mut printer = Printer::new(&two_columns(), None, None, Some(2)).unwrap();
     take(&mut printer, 0, &MIXED);
     assert_eq!(
         lines(&mut printer),
@@ -91,16 +91,32 @@ fn one_key_and_so_many_rows_are_shown_where_no_more_is_wanted() {
 }
 
 #[test]
+fn rows_are_shown_for_which_the_condition_holds() {
+    let condition = Some("v > 1 OR id = 1 AND v IS NULL");
+    let mut printer = Printer::new(&two_columns(), None, condition, None).unwrap();
+    take(&mut printer, 0, &MIXED);
+    assert_eq!(
+        lines(&mut printer),
+        [
+            r#"{"__op":"delete","id":1}"#,
+            r#"{"id":2,"v":2}"#,
+            r#"{"id":1,"v":3}"#
+        ]
+    );
+}
+
+#[test]
 fn a_key_is_looked_for_in_its_own_bucket_whatever_its_text() {
     let table = table(&[("id", "decimal(5,2)"), ("v", "long")], 7);
-    let of = |key: &str| Printer::new(&table, Some(key), None).map(|printer| printer.bucket());
+    let of =
+        |key: &str| Printer::new(&table, Some(key), None, None).map(|printer| printer.bucket());
     assert_eq!(of("12.5").unwrap(), Some(bucket_of(b"12.50", 7)));
     assert!(of("x").unwrap_err().message.contains("no key of the table"));
 }
 
 #[test]
 fn a_column_that_is_added_is_shown_from_its_first_row_on() {
-    let mut printer = Printer::new(&two_columns(), Some("1"), None).unwrap();
+    let mut printer = Printer::new(&two_columns(), Some("1"), None, None).unwrap();
     take(&mut printer, 0, &MIXED[..1]);
     assert_eq!(lines(&mut printer).len(), 1);
     let wider = table(&[("id", "long"), ("v", "long"), ("w", "string")], 1);
@@ -113,7 +129,7 @@ fn a_column_that_is_added_is_shown_from_its_first_row_on() {
 
 #[test]
 fn a_record_that_fits_no_row_is_told_by_its_place() {
-    let mut printer = Printer::new(&two_columns(), None, None).unwrap();
+    let mut printer = Printer::new(&two_columns(), None, None, None).unwrap();
     let told = take(&mut printer, 5, &[("1", Some(r#"{"id":"x"}"#))]);
     assert!(told[0].starts_with("bucket 0 offset 5: "), "{told:?}");
 }
