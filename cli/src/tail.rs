@@ -9,6 +9,7 @@
 //! written: what a schema change adds is shown from its first row on.
 
 mod described;
+mod key;
 mod predicate;
 mod printer;
 

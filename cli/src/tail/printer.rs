@@ -7,18 +7,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch, StringArray};
-use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, Field, Schema};
 use tidelake_codec::json::encode::{JsonStyle, write_rows};
-use tidelake_codec::key::{KeyBuilder, KeyText, TextColumn};
-use tidelake_core::partition::bucket_of;
-use tidelake_core::{Bucket, ErrorKind, Offset};
-use tidelake_intake::{BucketIntake, Drained, IntakeError, Seen, TableKind, Taken};
+use tidelake_core::{Bucket, Offset};
+use tidelake_intake::{BucketIntake, Drained, IntakeError, Seen, Taken};
 use tidelake_log::MessageBatch;
-use tidelake_schema::TableSchema;
 use tidelake_table::Positions;
 
 use super::described::Described;
+use super::key::{KeyFilter, unusable};
 use super::predicate::Predicate;
 use crate::failure::Failure;
 use crate::output::{note, safe_json};
@@ -137,7 +134,7 @@ impl Printer {
             }
             let batch = rows.batch.slice(range.start, range.len());
             let batch = match &self.filter {
-                Some(filter) => filter.of(&batch, rows.deletes)?,
+                Some(filter) => filtered(&batch, &filter.decide(&batch, rows.deletes)?)?,
                 None => batch,
             };
             let batch = match &self.condition {
@@ -166,14 +163,6 @@ fn intakes(table: &Described) -> Result<Vec<BucketIntake>, Failure> {
     });
     let intakes = intakes.collect::<Result<_, IntakeError>>();
     intakes.map_err(|error| unusable(&error))
-}
-
-fn unusable(error: &dyn std::error::Error) -> Failure {
-    Failure::of(
-        "the table's schema can't be used",
-        ErrorKind::Invalid,
-        error,
-    )
 }
 
 /// Rows or deletes with their positions, which rise.
@@ -229,59 +218,6 @@ fn in_order(runs: &[Run]) -> Vec<(&Run, Range<usize>)> {
         }
     }
     pieces
-}
-
-/// One primary key.
-struct KeyFilter {
-    key: KeyText,
-    /// The canonical text.
-    text: Vec<u8>,
-    bucket: Bucket,
-}
-
-impl KeyFilter {
-    fn new(key: &str, table: &Described) -> Result<Self, Failure> {
-        let schema = &table.schema;
-        let keys = KeyText::new(schema).map_err(|error| unusable(&error))?;
-        let Some(keys) = keys else {
-            let message = format!("table {} has no primary key", table.name);
-            return Err(Failure::usage(message).hint("leave --key out"));
-        };
-        let mut builder = KeyBuilder::of(&keys, schema).map_err(|error| unusable(&error))?;
-        builder
-            .push_text(key.as_bytes())
-            .map_err(|why| Failure::usage(format!("--key {key}: no key of the table: {why}")))?;
-        let mut text = Vec::new();
-        builder.append_last(&keys, &mut text);
-        Ok(Self {
-            bucket: match table.kind {
-                // Dead letters lie where their source was, not where their key says.
-                TableKind::DeadLetters => Bucket(0),
-                _ => bucket_of(&text, table.buckets),
-            },
-            key: keys,
-            text,
-        })
-    }
-
-    fn adopt(&mut self, schema: &TableSchema) -> Result<(), Failure> {
-        if let Some(keys) = KeyText::new(schema).map_err(|error| unusable(&error))? {
-            self.key = keys;
-        }
-        Ok(())
-    }
-
-    /// The rows of the key.
-    fn of(&self, batch: &RecordBatch, deletes: bool) -> Result<RecordBatch, Failure> {
-        let mut texts = TextColumn::default();
-        let written = match deletes {
-            true => self.key.write_keys(batch, &mut texts),
-            false => self.key.write_rows(batch, &mut texts),
-        };
-        written.map_err(|error| Failure::failed(error.to_string()))?;
-        let wanted = BooleanBuffer::collect_bool(texts.len(), |row| texts.get(row) == self.text);
-        filtered(batch, &BooleanArray::new(wanted, None))
-    }
 }
 
 fn filtered(batch: &RecordBatch, wanted: &BooleanArray) -> Result<RecordBatch, Failure> {

@@ -1,6 +1,7 @@
 use serde_json::json;
 use tidelake_core::TableName;
 use tidelake_core::headers::NoHeaders;
+use tidelake_core::partition::bucket_of;
 
 use super::*;
 
