@@ -1,13 +1,16 @@
 //! The gateway and the query service as this program talks to them.
 
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tidelake_core::{TableName, TenantId};
 
-use crate::Global;
 use crate::failure::{Exit, Failure, chain};
+use crate::output::note;
+use crate::profile::Secret;
+use crate::{Global, Key};
 
 const TENANT_HEADER: &str = "x-tidelake-tenant";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,6 +24,7 @@ pub(crate) struct Client {
     gateway: String,
     query: String,
     tenant: Option<TenantId>,
+    key: Option<Key>,
 }
 
 /// A table's name in a path; checked here, so that a slip is told without a round trip.
@@ -32,7 +36,29 @@ impl Client {
     pub(crate) fn new(global: &Global) -> Result<Self, Failure> {
         let tenant = global.tenant.as_deref().map(TenantId::new).transpose();
         let tenant = tenant.map_err(|error| Failure::usage(error.to_string()))?;
-        Self::to(base(&global.url)?, base(&global.query_url)?, tenant)
+        let (gateway, query) = (base(&global.url)?, base(&global.query_url)?);
+        let mut client = Self {
+            http: http(global.ca_file.as_deref())?,
+            ..Self::to(gateway, query, tenant)?
+        };
+        if let Some(key) = &global.key {
+            let services = key.services.as_ref().map(|services| {
+                let each = services.iter().map(|url| base(url));
+                each.collect::<Result<Vec<_>, _>>()
+            });
+            client.key = Some(Key {
+                secret: key.secret.clone(),
+                services: services.transpose()?,
+            });
+            for service in [&client.gateway, &client.query] {
+                if client.key_for(service).is_some() && is_open(service) {
+                    note(&format!(
+                        "the key goes to {service} as clear text: use https"
+                    ));
+                }
+            }
+        }
+        Ok(client)
     }
 
     pub(crate) fn to(
@@ -40,17 +66,12 @@ impl Client {
         query: String,
         tenant: Option<TenantId>,
     ) -> Result<Self, Failure> {
-        // Proxies of the environment are for the outside world, not for these services.
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .no_proxy()
-            .build();
-        let http = http.map_err(|error| Failure::failed(chain(&error)))?;
         Ok(Self {
-            http,
+            http: http(None)?,
             gateway,
             query,
             tenant,
+            key: None,
         })
     }
 
@@ -63,11 +84,22 @@ impl Client {
     }
 
     fn request(&self, method: Method, base: &str, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{base}{path}"));
+        let mut request = self.http.request(method, format!("{base}{path}"));
+        if let Some(secret) = self.key_for(base) {
+            request = request.bearer_auth(secret.expose());
+        }
         match &self.tenant {
             Some(tenant) => request.header(TENANT_HEADER, tenant.as_str()),
             None => request,
         }
+    }
+
+    /// The key, where it is for this service.
+    fn key_for(&self, base: &str) -> Option<&Secret> {
+        let key = self.key.as_ref()?;
+        let services = key.services.as_ref();
+        let is_for = services.is_none_or(|services| services.iter().any(|known| known == base));
+        is_for.then_some(&key.secret)
     }
 
     /// The tenant that is acted for.
@@ -120,6 +152,36 @@ impl Client {
     }
 }
 
+fn http(ca_file: Option<&Path>) -> Result<reqwest::Client, Failure> {
+    // Proxies of the environment are for the outside world, not for these services.
+    let mut http = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .no_proxy();
+    if let Some(path) = ca_file {
+        let failed = |why: String| Failure::usage(format!("ca_file {}: {why}", path.display()));
+        let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
+        let authorities = reqwest::Certificate::from_pem_bundle(&pem);
+        for authority in authorities.map_err(|error| failed(chain(&error)))? {
+            http = http.add_root_certificate(authority);
+        }
+    }
+    http.build().map_err(|error| Failure::failed(chain(&error)))
+}
+
+/// True where others may listen.
+fn is_open(base: &str) -> bool {
+    let url = url::Url::parse(base).ok();
+    url.is_none_or(|url| {
+        let local = match url.host() {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+            None => false,
+        };
+        url.scheme() != "https" && !local
+    })
+}
+
 /// `http://host:port` without what hinders joining paths.
 fn base(url: &str) -> Result<String, Failure> {
     let full = if url.contains("://") {
@@ -129,10 +191,14 @@ fn base(url: &str) -> Result<String, Failure> {
     };
     let parsed = url::Url::parse(&full)
         .map_err(|error| Failure::usage(format!("{url:?} is not a URL: {error}")))?;
-    if parsed.scheme() != "http" {
-        return Err(Failure::usage(format!(
-            "{url}: only http:// is supported yet"
-        )));
+    if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() {
+        let message = format!("{url:?}: expected http://HOST:PORT or https://HOST");
+        return Err(Failure::usage(message));
+    }
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        // It would show in every message that names the URL.
+        let message = "a URL must not hold a password: use TIDELAKE_KEY or a profile's key";
+        return Err(Failure::usage(message));
     }
     Ok(full.trim_end_matches('/').to_owned())
 }
@@ -167,11 +233,25 @@ pub(crate) fn unreachable(error: &reqwest::Error) -> Failure {
         .url()
         .map(|url| url.origin().ascii_serialization())
         .unwrap_or_default();
-    if error.is_connect() {
+    if error.is_connect() && is_refused(error) {
         return Failure::failed(format!("nothing answers at {at}"))
             .hint("start it with `tidelake local`, or say where it is: --url, --query-url");
     }
     Failure::failed(format!("{at}: {}", chain(error)))
+}
+
+/// True where nobody listens, rather than somebody who is not understood: a certificate that is not
+/// trusted, for one.
+fn is_refused(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// A problem answer as this program tells it.
@@ -221,7 +301,33 @@ mod tests {
     fn urls_are_taken_as_people_write_them() {
         assert_eq!(base("localhost:8080").unwrap(), "http://localhost:8080");
         assert_eq!(base("http://h:1/").unwrap(), "http://h:1");
-        assert_eq!(base("https://h").unwrap_err().exit, Exit::Usage);
+        assert_eq!(base("https://h/").unwrap(), "https://h");
+        for bad in ["ftp://h", "http://", "https://me:secret@h"] {
+            let failure = base(bad).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage);
+            assert!(!failure.message.contains("secret"));
+        }
+    }
+
+    #[test]
+    fn a_key_goes_to_the_services_that_it_is_for() {
+        let (gateway, query) = ("https://g".to_owned(), "http://other".to_owned());
+        let mut client = Client::to(gateway, query, None).unwrap();
+        client.key = Some(Key {
+            secret: Secret::new("tl_1"),
+            services: Some(vec!["https://g".into(), "https://q".into()]),
+        });
+        let header = |request: RequestBuilder| {
+            let request = request.build().unwrap();
+            let value = request.headers().get("authorization").cloned();
+            value.map(|value| (value.to_str().unwrap().to_owned(), value.is_sensitive()))
+        };
+        let sent = header(client.gateway(Method::GET, "/x"));
+        assert_eq!(sent, Some(("Bearer tl_1".to_owned(), true)));
+        assert_eq!(header(client.query(Method::GET, "/x")), None);
+        let flusher = client.get_at("http://flusher:9", "/x").unwrap();
+        assert_eq!(header(flusher), None);
+        assert!(is_open("http://h:1") && !is_open("http://[::1]:1") && !is_open("https://h"));
     }
 
     #[tokio::test]

@@ -164,7 +164,7 @@ async fn list(client: &Client, args: &ListArgs, format: Format) -> Result<(), Fa
         grid.rows
             .push(std::iter::once(source).chain(rest).collect());
     }
-    if grid.rows.is_empty() && format == Format::Table {
+    if grid.rows.is_empty() && format.is_drawn() {
         note("no dead letters");
         return Ok(());
     }
@@ -177,7 +177,7 @@ async fn show(client: &Client, args: &ShowArgs, format: Format) -> Result<(), Fa
     let Some(mut dead_letter) = found.into_iter().next() else {
         return Err(not_found(&table, args.source));
     };
-    if format == Format::Table {
+    if format.is_drawn() {
         for name in [columns::KEY, columns::VALUE] {
             if let Some(bytes) = dead_letter.get(name).and_then(bytes_of) {
                 dead_letter.insert(name.to_owned(), readable(&bytes).into());
@@ -255,7 +255,7 @@ impl Report {
 
     fn end(self, format: Format) -> Result<(), Failure> {
         let all = self.grid.rows.len();
-        if all == 0 && format == Format::Table {
+        if all == 0 && format.is_drawn() {
             note("nothing to replay");
             return Ok(());
         }

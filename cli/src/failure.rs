@@ -8,6 +8,8 @@ use tidelake_core::ErrorKind;
 use tidelake_service::ServiceError;
 use tidelake_service::settings::SettingsError;
 
+use crate::output::{Breaks, shown};
+
 /// The exit codes that scripts rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -69,11 +71,22 @@ impl Failure {
             return ExitCode::SUCCESS;
         }
         let mut out = io::stderr().lock();
-        let _closed = writeln!(out, "error: {}", self.message);
-        if let Some(hint) = self.hint {
-            let _closed = writeln!(out, "hint:  {hint}");
-        }
+        let _closed = out.write_all(self.told().as_bytes());
         ExitCode::from(self.exit as u8)
+    }
+
+    /// As a person is told it. Messages quote what services and files hold.
+    pub(crate) fn told(&self) -> String {
+        let mut text = format!("error: {}\n", shown(&self.message, Breaks::Stay));
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("hint:  {}\n", shown(hint, Breaks::Stay)));
+        }
+        text
+    }
+
+    /// Nobody reads our output any more.
+    pub(crate) fn is_output_closed(&self) -> bool {
+        self.output_closed
     }
 }
 

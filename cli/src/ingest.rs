@@ -1,9 +1,13 @@
 //! `tidelake ingest`: a file into a table, through the gateway.
 //!
 //! The file is read on a thread of its own and cut into bodies; the next body is read while the one
-//! before is under way. A body is accepted whole or not at all; the bodies before a refused one stay.
+//! before is under way. A body is accepted whole or not at all; the bodies before a refused one stay,
+//! and `--skip` goes on behind them.
 
+mod cut;
 mod infer;
+mod open;
+mod post;
 mod source;
 
 use std::io::IsTerminal;
@@ -12,16 +16,17 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use reqwest::{Method, header};
-use serde_json::{Value, json};
+use reqwest::Method;
+use serde_json::json;
 use tidelake_core::{TableName, Token};
 use tokio::sync::mpsc;
 
+pub(crate) use post::{Op, post_body};
 pub(crate) use source::{Body, FileFormat, Source};
 
 use crate::Global;
 use crate::client::{Client, json_of, send, table_name};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::moment;
 use crate::output::{Format, note, print_object, say, thousands};
 use crate::table::create_table;
@@ -42,6 +47,16 @@ pub(crate) struct IngestArgs {
     /// Make the table if it is not there, with a schema read off the file
     #[arg(long)]
     create: bool,
+    /// A column of the primary key of the table that is made, in key order (repeat for each): makes
+    /// an upsert table
+    #[arg(long, value_name = "COLUMN", requires = "create")]
+    key: Vec<String>,
+    /// What the records are to the table
+    #[arg(long, value_enum, default_value_t)]
+    op: Op,
+    /// Leave out so many records at the beginning: those that are in the table already
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip: u64,
     /// Bytes of one body: it is accepted whole or not at all
     #[arg(long, value_name = "BYTES", default_value_t = 32 << 20)]
     body_bytes: usize,
@@ -63,14 +78,14 @@ pub(crate) async fn run(args: IngestArgs, global: &Global) -> Result<(), Failure
     let table = table_name(&args.table)?;
     let source = Source::open(&args.file, args.format)?;
     let source = if args.create {
-        create(&client, &table, source).await?
+        create(&client, &table, source, &args.key).await?
     } else {
         source
     };
 
     let begun = moment::now();
     let bar = progress_bar(source.bytes_total());
-    let done = stream(&client, &table, source, args.body_bytes, &bar).await;
+    let done = stream(&client, &table, source, &args, &bar).await;
     bar.finish_and_clear();
     let done = done?;
     let version = if args.flush {
@@ -87,7 +102,7 @@ pub(crate) async fn run(args: IngestArgs, global: &Global) -> Result<(), Failure
                 "elapsed_ms": elapsed.as_millis() as u64, "token": done.token.to_string(),
                 "version": version,
             }),
-            Format::Json,
+            global.output,
         );
     }
     let rate = (done.records as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
@@ -101,29 +116,55 @@ pub(crate) async fn run(args: IngestArgs, global: &Global) -> Result<(), Failure
     ))
 }
 
-async fn create(client: &Client, table: &TableName, source: Source) -> Result<Source, Failure> {
-    let (schema, source) = tokio::task::spawn_blocking(move || source.infer())
+async fn create(
+    client: &Client,
+    table: &TableName,
+    source: Source,
+    key: &[String],
+) -> Result<Source, Failure> {
+    let (mut schema, source) = tokio::task::spawn_blocking(move || source.infer())
         .await
         .map_err(|error| Failure::failed(error.to_string()))??;
+    infer::make_key(&mut schema, key)?;
     match create_table(client, table.as_str(), schema, None, json!({})).await {
         Ok(_) => note(&format!("created table {table}")),
-        Err(failure) if failure.message.contains("TABLE_EXISTS") => {}
+        Err(failure) if failure.message.contains("TABLE_EXISTS") => {
+            has_key(client, table, key).await?;
+        }
         Err(failure) => return Err(failure),
     }
     Ok(source)
+}
+
+/// A table that was there has the key that was asked for, or the rows would mean something else.
+async fn has_key(client: &Client, table: &TableName, key: &[String]) -> Result<(), Failure> {
+    if key.is_empty() {
+        return Ok(());
+    }
+    let told = client.get(&format!("/v1/tables/{table}")).await?;
+    if told["primary_key"] == json!(key) {
+        return Ok(());
+    }
+    let message = format!(
+        "table {table} is there already, with the primary key {}",
+        told["primary_key"]
+    );
+    Err(Failure::new(Exit::Conflict, message)
+        .hint("leave --create and --key out to use it as it is"))
 }
 
 async fn stream(
     client: &Client,
     table: &TableName,
     source: Source,
-    body_bytes: usize,
+    args: &IngestArgs,
     bar: &ProgressBar,
 ) -> Result<Done, Failure> {
+    let (body_bytes, skip) = (args.body_bytes.max(1), args.skip);
     let (sender, mut bodies) = mpsc::channel::<Body>(BODIES_WAITING_MAX);
     let position = bar.clone();
     let reading = tokio::task::spawn_blocking(move || {
-        source.bodies(body_bytes.max(1), |body| {
+        source.bodies(body_bytes, skip, |body| {
             position.set_position(body.file_bytes);
             // Nobody listens any more: the other side says why.
             sender.blocking_send(body).is_ok()
@@ -131,11 +172,15 @@ async fn stream(
     });
     let mut done = Done::default();
     while let Some(body) = bodies.recv().await {
-        let answer = post_body(client, table, body).await;
-        let answer = answer.map_err(|failure| with_place(failure, done.records))?;
+        let waiting = |why: &str| {
+            bar.suspend(|| note(&format!("{why}; nothing was written, trying again")));
+        };
+        let answer =
+            post::post_patiently(client, table, args.op, body, done.bodies > 0, waiting).await;
+        let answer = answer.map_err(|failure| with_place(failure, skip, done.records))?;
         done.records += answer["records"].as_u64().unwrap_or_default();
         done.bodies += 1;
-        for (bucket, mark) in token_of(&answer)?.iter() {
+        for (bucket, mark) in post::token_of(&answer)?.iter() {
             done.token.raise(bucket, mark);
         }
         bar.set_message(thousands(done.records));
@@ -143,50 +188,8 @@ async fn stream(
     let read = reading
         .await
         .map_err(|error| Failure::failed(error.to_string()))?;
-    read.map_err(|failure| with_place(failure, done.records))?;
+    read.map_err(|failure| with_place(failure, skip, done.records))?;
     Ok(done)
-}
-
-/// `POST /v1/tables/{t}/records`
-pub(crate) async fn post_body(
-    client: &Client,
-    table: &TableName,
-    body: Body,
-) -> Result<Value, Failure> {
-    let path = format!("/v1/tables/{table}/records");
-    let request = client
-        .gateway(Method::POST, &path)
-        .header(header::CONTENT_TYPE, body.media_type)
-        .body(body.bytes);
-    let response = request
-        .send()
-        .await
-        .map_err(|error| crate::client::unreachable(&error))?;
-    if response.status().is_success() {
-        return json_of(response).await;
-    }
-    let status = response.status();
-    let text = response.text().await.unwrap_or_default();
-    let failure = crate::client::of_problem(status, &text);
-    let problem: Value = serde_json::from_str(&text).unwrap_or_default();
-    Err(in_file(failure, problem["row"].as_u64(), body.first_record))
-}
-
-/// The gateway counts rows from the start of the body; a person looks them up in the file.
-fn in_file(mut failure: Failure, row: Option<u64>, first_record: u64) -> Failure {
-    if let Some(row) = row {
-        let record = format!("record {}", first_record + row);
-        failure.message = match failure.message.strip_prefix(&format!("row {row}")) {
-            Some(rest) => format!("{record}{rest}"),
-            None => format!("{record}: {}", failure.message),
-        };
-    }
-    failure
-}
-
-pub(crate) fn token_of(answer: &Value) -> Result<Token, Failure> {
-    let text = answer["token"].as_str().unwrap_or_default();
-    Token::parse(text).map_err(|error| Failure::failed(error.to_string()))
 }
 
 async fn flush(client: &Client, table: &TableName) -> Result<u64, Failure> {
@@ -195,12 +198,13 @@ async fn flush(client: &Client, table: &TableName) -> Result<u64, Failure> {
     Ok(answer["version"].as_u64().unwrap_or_default())
 }
 
-/// Adds how much of the file is in the table already.
-fn with_place(mut failure: Failure, records: u64) -> Failure {
+/// Adds how much of the file is in the table already, where anything of it went in now.
+fn with_place(mut failure: Failure, skipped: u64, records: u64) -> Failure {
     if records > 0 {
+        let place = skipped + records;
         failure.message.push_str(&format!(
-            "; the {} records before this body are in the table",
-            thousands(records)
+            "; the {} records before this body are in the table: --skip {place} goes on behind them",
+            thousands(place)
         ));
     }
     failure
@@ -228,24 +232,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_row_is_named_by_its_place_in_the_file() {
-        let told = |message: &str, row| in_file(Failure::failed(message), row, 2400).message;
-        assert_eq!(
-            told("row 7, field \"x\": expected int", Some(7)),
-            "record 2407, field \"x\": expected int"
-        );
-        assert_eq!(told("too long", Some(7)), "record 2407: too long");
-        assert_eq!(told("the log is away", None), "the log is away");
-    }
-
-    #[test]
     fn what_is_in_the_table_already_is_told() {
-        let failure = with_place(Failure::failed("no"), 1234);
-        assert!(
-            failure
-                .message
-                .ends_with("the 1,234 records before this body are in the table")
-        );
-        assert_eq!(with_place(Failure::failed("no"), 0).message, "no");
+        let told = |skipped, records| with_place(Failure::failed("no"), skipped, records).message;
+        let expected = "no; the 1,234 records before this body are in the table: \
+                        --skip 1234 goes on behind them";
+        assert_eq!(told(0, 1234), expected);
+        assert_eq!(told(1000, 234), expected);
+        assert_eq!(told(9, 0), "no");
     }
 }

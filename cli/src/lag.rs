@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::Global;
 use crate::client::{Client, table_name};
 use crate::failure::Failure;
-use crate::output::{Format, Grid, note};
+use crate::output::{Grid, note};
 use crate::standing::{Standing, Standings};
 
 #[derive(Args, Debug)]
@@ -36,7 +36,7 @@ pub(crate) async fn run(args: LagArgs, global: &Global) -> Result<(), Failure> {
         None => {
             let tables = client.tables(false).await?;
             let grid = by_table(&tables, tenant.as_str(), &standings);
-            if grid.rows.is_empty() && global.output == Format::Table {
+            if grid.rows.is_empty() && global.output.is_drawn() {
                 note("no tables yet");
                 return Ok(());
             }

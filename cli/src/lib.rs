@@ -21,28 +21,34 @@ mod demo;
 mod dlq;
 mod doctor;
 mod failure;
+mod global;
 mod ingest;
 mod lag;
 mod local;
 mod log;
 mod moment;
 mod output;
+mod profile;
 mod query;
+mod schema;
 mod serve;
+mod sql;
 mod standing;
 mod status;
 mod table;
 mod tail;
+#[cfg(test)]
+mod testing;
 mod versions;
 
 use std::future::Future;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tidelake_service::telemetry::{self, LogFormat, Verbosity};
 
 use crate::failure::Failure;
-use crate::output::Format;
+use crate::global::{Global, GlobalArgs, Key};
 
 /// Turns Kafka topics into tables that every open engine can read
 #[derive(Parser, Debug)]
@@ -54,61 +60,9 @@ use crate::output::Format;
 )]
 struct Cli {
     #[command(flatten)]
-    global: Global,
+    global: GlobalArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-/// Where the services are, and how answers look.
-#[derive(Args, Debug, Clone)]
-struct Global {
-    /// The gateway
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "TIDELAKE_URL",
-        default_value = "http://127.0.0.1:8080"
-    )]
-    url: String,
-    /// The query service
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "TIDELAKE_QUERY_URL",
-        default_value = "http://127.0.0.1:8081"
-    )]
-    query_url: String,
-    /// A flusher, asked for the age of tables (repeat for each) [default: the gateway's address,
-    /// where `tidelake local` runs all in one]
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "TIDELAKE_FLUSHER_URL",
-        value_delimiter = ','
-    )]
-    flusher_url: Vec<String>,
-    /// The tenant to act for
-    #[arg(long, global = true, value_name = "NAME", env = "TIDELAKE_TENANT")]
-    tenant: Option<String>,
-    /// How the answer looks
-    #[arg(short, long, global = true, value_enum, default_value_t)]
-    output: Format,
-    /// Log more, on standard error
-    #[arg(short, long, global = true)]
-    verbose: bool,
-}
-
-impl Global {
-    /// Who is asked how far tables are.
-    fn flushers(&self) -> Vec<&str> {
-        if self.flusher_url.is_empty() {
-            return vec![&self.url];
-        }
-        self.flusher_url.iter().map(String::as_str).collect()
-    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -121,10 +75,15 @@ enum Command {
     /// Create, look at and drop tables
     #[command(subcommand)]
     Table(table::TableCommand),
+    /// Look at the schema of a table
+    #[command(subcommand)]
+    Schema(schema::SchemaCommand),
     /// Load a file into a table
     Ingest(ingest::IngestArgs),
-    /// Run SQL
+    /// Run a statement of SQL
     Query(query::QueryArgs),
+    /// Ask one question after the other: a shell for SQL
+    Sql(sql::SqlArgs),
     /// Show the row of a primary key
     Get(versions::KeyArgs),
     /// Prove a table: keys, vectors, index, offsets; mend its index
@@ -161,16 +120,7 @@ pub fn main() -> ExitCode {
         Command::Completions(args) => completions::run(&args),
         Command::Log(command) => log::run(command, global.output),
         Command::Local(args) => service(&global, args.log_format, local::run(args)),
-        Command::Demo(args) => client(&global, demo::run(args)),
-        Command::Table(command) => client(&global, table::run(command, &global)),
-        Command::Ingest(args) => client(&global, ingest::run(args, &global)),
-        Command::Query(args) => client(&global, query::run(args, &global)),
-        Command::Get(args) => client(&global, versions::get(args, &global)),
-        Command::Doctor(args) => client(&global, doctor::run(args, &global)),
-        Command::Tail(args) => client(&global, tail::run(args, &global)),
-        Command::Dlq(command) => client(&global, dlq::run(command, &global)),
-        Command::Lag(args) => client(&global, lag::run(args, &global)),
-        Command::Status => client(&global, status::run(&global)),
+        command => administration(command, global),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -178,23 +128,46 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Commands whose output is for a person: warnings only.
-fn client(
-    global: &Global,
-    action: impl Future<Output = Result<(), Failure>>,
-) -> Result<(), Failure> {
-    let verbosity = if global.verbose {
-        Verbosity::Verbose
-    } else {
-        Verbosity::Quiet
+/// What talks to services that run.
+fn administration(command: Command, args: GlobalArgs) -> Result<(), Failure> {
+    let verbosity = match args.verbose {
+        true => Verbosity::Verbose,
+        false => Verbosity::Quiet,
     };
     telemetry::init(verbosity, LogFormat::Text);
-    block_on(action)
+    let global = args.resolve()?;
+    let has_answer = matches!(command, Command::Query(_) | Command::Sql(_));
+    if global.output.is_binary() && !has_answer {
+        // Before anything is done that can't be told.
+        let message = "only answers of queries come as Arrow or Parquet";
+        return Err(Failure::usage(message).hint("say -o json, ndjson or csv"));
+    }
+    block_on(async {
+        match command {
+            Command::Demo(args) => demo::run(args).await,
+            Command::Table(command) => table::run(command, &global).await,
+            Command::Schema(command) => schema::run(command, &global).await,
+            Command::Ingest(args) => ingest::run(args, &global).await,
+            Command::Query(args) => query::run(args, &global).await,
+            Command::Sql(args) => sql::run(args, &global).await,
+            Command::Get(args) => versions::get(args, &global).await,
+            Command::Doctor(args) => doctor::run(args, &global).await,
+            Command::Tail(args) => tail::run(args, &global).await,
+            Command::Dlq(command) => dlq::run(command, &global).await,
+            Command::Lag(args) => lag::run(args, &global).await,
+            Command::Status => status::run(&global).await,
+            Command::Serve(_)
+            | Command::Config(_)
+            | Command::Completions(_)
+            | Command::Log(_)
+            | Command::Local(_) => unreachable!("no administration"),
+        }
+    })
 }
 
 /// Commands that run until they are stopped.
 fn service(
-    global: &Global,
+    global: &GlobalArgs,
     format: LogFormat,
     action: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use tidelake_service::telemetry::LogFormat;
+use tidelake_core::ErrorKind;
+use tidelake_service::telemetry::{self, LogFormat};
 use tidelake_service::{HealthReport, Running, Runtime, ServiceError, Shutdown, program};
 
 pub(crate) use lock::FolderLock;
@@ -34,6 +35,8 @@ use ground::Ground;
 /// How long the services may take to be ready.
 const READY_MAX: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Whose log lines are of no use once the broker is stopped.
+const LOG_CLIENTS: [&str; 2] = ["librdkafka", "rdkafka"];
 /// Components that speak of single tables and partitions: one that stands still must not keep all
 /// others from being served.
 const PARTIAL: [&str; 2] = [broker::COMPONENT, "flusher"];
@@ -306,7 +309,7 @@ impl Local {
         }
         match outcome {
             Ok(Ok(())) => Failure::failed(format!("{name} ended by itself")),
-            Ok(Err(error)) => Failure::failed(format!("{name} failed: {}", error.chain())),
+            Ok(Err(error)) => ended(name, &error),
             Err(error) => Failure::failed(format!("{name} died: {error}")),
         }
     }
@@ -328,8 +331,24 @@ impl Local {
                 first = first.and(Err(Failure::from(error)));
             }
         }
+        // Clients that outlive the broker by a moment would tell of one that is down.
+        telemetry::mute(&LOG_CLIENTS);
         first.and(self.ground.close().await)
     }
+}
+
+/// Why a service ended that should not have.
+fn ended(name: &str, error: &ServiceError) -> Failure {
+    let told = format!("{name} failed: {}", error.chain());
+    if error.kind() != ErrorKind::Fenced {
+        return Failure::failed(told);
+    }
+    let message =
+        format!("another process with the same instance id took this one's place: {told}");
+    Failure::failed(message).hint(
+        "a copy of this folder runs with the same Kafka: let one of them run, or give the copy a \
+         Kafka or flusher.instance_id of its own; nothing that was acknowledged is lost",
+    )
 }
 
 /// True where a part is not there yet that everything needs.

@@ -41,7 +41,7 @@ pub(crate) fn run(command: LogCommand, format: Format) -> Result<(), Failure> {
     match command {
         LogCommand::Verify(args) => {
             let damaged = check(&folder(&args.dir)?).map_err(|error| failure(&error))?;
-            if damaged.is_empty() && format == Format::Table {
+            if damaged.is_empty() && format.is_drawn() {
                 note("every partition is sound");
                 return Ok(());
             }
@@ -58,7 +58,7 @@ pub(crate) fn run(command: LogCommand, format: Format) -> Result<(), Failure> {
             let system = clock::system();
             let lost = repair(&dir, &args.topic, args.partition, system.as_ref());
             let lost = lost.map_err(|error| failure(&error))?;
-            if lost.is_empty() && format == Format::Table {
+            if lost.is_empty() && format.is_drawn() {
                 note("nothing is lost");
                 return Ok(());
             }

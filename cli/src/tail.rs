@@ -1,26 +1,30 @@
 //! `tidelake tail`: new rows of a table as JSON lines, straight from the log.
 //!
-//! Shows what is accepted, committed or not; a delete as its key with `"__op":"delete"`. Records that a reader of the table would not see, because
-//! they don't fit the schema, are told on standard error.
+//! Shows what is accepted, committed or not, bucket by bucket in the order of the log; a delete as
+//! its key with `"__op":"delete"`. Records that a reader of the table would not see, because they
+//! don't fit the schema, are told on standard error. What a message counts as is [`tidelake_intake`]'s
+//! to say.
+//!
+//! Invariant: a portion of the log is read with columns that the table had after the portion was
+//! written: what a schema change adds is shown from its first row on.
 
-use std::io::Write;
-use std::sync::Arc;
+mod described;
+mod key;
+mod predicate;
+mod printer;
+
 use std::time::Duration;
 
-use arrow::array::{RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
 use clap::Args;
-use tidelake_codec::json::encode::{JsonStyle, write_rows};
 use tidelake_core::{Bucket, ErrorKind, Offset};
-use tidelake_intake::{BucketIntake, IntakeError, Seen, TableKind, Taken};
-use tidelake_log::{Admin, KafkaSettings, LogError, MessageBatch, TailReader};
-use tidelake_schema::TableSchema;
-use tidelake_schema::delta::PhysicalNames;
+use tidelake_log::{Admin, KafkaSettings, LogError, TailReader};
 
+use self::described::Described;
+use self::printer::Printer;
 use crate::Global;
 use crate::client::{Client, table_name};
-use crate::failure::Failure;
-use crate::output::note;
+use crate::failure::{Exit, Failure};
+use crate::output::{Format, note};
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,25 +48,38 @@ pub(crate) struct TailArgs {
     /// Begin with the oldest record that the log has
     #[arg(long)]
     from_start: bool,
+    /// Only the rows of this primary key: its text or, of several columns, a JSON array
+    #[arg(long, value_name = "KEY", conflicts_with = "bucket")]
+    key: Option<String>,
+    /// Only this bucket (repeat for each)
+    #[arg(long, value_name = "N")]
+    bucket: Vec<u32>,
+    /// Only rows for which a condition holds: comparisons of columns with values, IS NULL, IN, LIKE,
+    /// BETWEEN, AND, OR, NOT. Of a delete only the key is known, other columns are null
+    #[arg(long = "where", value_name = "CONDITION")]
+    condition: Option<String>,
     /// End after so many rows
     #[arg(short = 'n', long, value_name = "N")]
     rows: Option<u64>,
 }
 
 pub(crate) async fn run(args: TailArgs, global: &Global) -> Result<(), Failure> {
+    if !matches!(global.output, Format::Table | Format::Json | Format::Ndjson) {
+        let message = "tail shows JSON lines and nothing else";
+        return Err(Failure::usage(message).hint("leave -o out, or say -o ndjson"));
+    }
     let name = table_name(&args.table)?;
-    let table = Client::new(global)?
-        .get(&format!("/v1/tables/{name}"))
-        .await?;
-    let schema = TableSchema::from_iceberg_value(&table["schema"])
-        .map_err(|error| Failure::of("the table's schema can't be read", error.kind(), &error))?;
-    let names: PhysicalNames =
-        serde_json::from_value(table["physical_names"].clone()).unwrap_or_default();
-    let topic = table["topic"].as_str().unwrap_or_default().to_owned();
-    let count = u32::try_from(table["buckets"].as_u64().unwrap_or_default()).unwrap_or_default();
-    let buckets: Vec<Bucket> = (0..count).map(Bucket).collect();
+    let client = Client::new(global)?;
+    let table = Described::ask(&client, &name).await?;
+    let mut printer = Printer::new(
+        &table,
+        args.key.as_deref(),
+        args.condition.as_deref(),
+        args.rows,
+    )?;
+    let buckets = chosen(&args, &table, &printer)?;
 
-    let kafka = kafka_settings(&args)?;
+    let (kafka, topic) = (kafka_settings(&args)?, table.topic.clone());
     let admin = Admin::new(&kafka).map_err(log)?;
     let reader = TailReader::open(&kafka, &topic).map_err(log)?;
     let mut positions = if args.from_start {
@@ -71,12 +88,7 @@ pub(crate) async fn run(args: TailArgs, global: &Global) -> Result<(), Failure> 
         admin.end_offsets(&topic, &buckets).await
     }
     .map_err(log)?;
-    let kind = match table["mode"].as_str() {
-        _ if name.dead_letters_of().is_some() => TableKind::DeadLetters,
-        Some("upsert") => TableKind::Upsert,
-        _ => TableKind::Append,
-    };
-    let mut printer = Printer::new(kind, (&schema, names), count, args.rows)?;
+    let (mut away, mut table) = (false, table);
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -85,6 +97,26 @@ pub(crate) async fn run(args: TailArgs, global: &Global) -> Result<(), Failure> 
         let ranges = ranges(&positions, &ends);
         if ranges.is_empty() {
             continue;
+        }
+        // After the ends: whoever wrote what lies before them did not know newer columns.
+        match Described::ask(&client, &name).await {
+            Ok(now) => {
+                table.still(&now)?;
+                away = false;
+                if now != table {
+                    table = now;
+                    printer.adopt(&table)?;
+                }
+            }
+            Err(failure) if failure.exit == Exit::NotFound => return Err(failure),
+            Err(failure) => {
+                if !std::mem::replace(&mut away, true) {
+                    note(&format!(
+                        "new columns are not seen for now: {}",
+                        failure.message
+                    ));
+                }
+            }
         }
         let batches = reader
             .read(ranges.clone(), READ_TIMEOUT)
@@ -102,6 +134,24 @@ pub(crate) async fn run(args: TailArgs, global: &Global) -> Result<(), Failure> 
             }
         }
     }
+}
+
+/// The buckets that are asked for: all, those that were named, or that of the key.
+fn chosen(args: &TailArgs, table: &Described, printer: &Printer) -> Result<Vec<Bucket>, Failure> {
+    if let Some(bucket) = printer.bucket() {
+        return Ok(vec![bucket]);
+    }
+    if let Some(none) = args.bucket.iter().find(|bucket| **bucket >= table.buckets) {
+        let message = format!("there is no bucket {none}: the table has {}", table.buckets);
+        return Err(Failure::new(Exit::NotFound, message));
+    }
+    let mut buckets = args.bucket.clone();
+    if buckets.is_empty() {
+        buckets = (0..table.buckets).collect();
+    }
+    buckets.sort_unstable();
+    buckets.dedup();
+    Ok(buckets.into_iter().map(Bucket).collect())
 }
 
 fn kafka_settings(args: &TailArgs) -> Result<KafkaSettings, Failure> {
@@ -143,114 +193,6 @@ fn log(error: LogError) -> Failure {
         ErrorKind::Unavailable => failure.hint("say where the log is: --kafka HOST:PORT"),
         _ => failure,
     }
-}
-
-/// Prints the rows of messages.
-struct Printer {
-    /// By bucket.
-    intakes: Vec<BucketIntake>,
-    left: u64,
-}
-
-impl Printer {
-    fn new(
-        kind: TableKind,
-        (schema, names): (&TableSchema, PhysicalNames),
-        buckets: u32,
-        rows_max: Option<u64>,
-    ) -> Result<Self, Failure> {
-        let names = Arc::new(names);
-        let intakes = (0..buckets).map(|bucket| {
-            let intake = BucketIntake::without_origins(kind, schema, Bucket(bucket), buckets)?;
-            Ok(intake.named(Arc::clone(&names)))
-        });
-        let intakes = intakes.collect::<Result<_, IntakeError>>();
-        Ok(Self {
-            intakes: intakes.map_err(|error| {
-                Failure::of(
-                    "the table's schema can't be used",
-                    ErrorKind::Invalid,
-                    &error,
-                )
-            })?,
-            left: rows_max.unwrap_or(u64::MAX),
-        })
-    }
-
-    fn is_done(&self) -> bool {
-        self.left == 0
-    }
-
-    fn print(
-        &mut self,
-        batches: &[MessageBatch],
-        bucket: Bucket,
-        from: Offset,
-        to: Offset,
-    ) -> Result<(), Failure> {
-        let Some(intake) = self.intakes.get_mut(bucket.0 as usize) else {
-            return Ok(());
-        };
-        for message in batches.iter().flat_map(MessageBatch::iter) {
-            let offset = message.offset();
-            if message.bucket() != bucket || offset < from || offset >= to {
-                continue;
-            }
-            let taken = intake.take(&Seen {
-                offset,
-                timestamp_ms: message.timestamp_ms(),
-                key: message.key(),
-                value: message.value(),
-                headers: &message,
-            });
-            match taken {
-                Taken::Refused(why) => note(&format!("bucket {bucket} offset {offset}: {why}")),
-                Taken::Misrouted(owner) => note(&format!(
-                    "bucket {bucket} offset {offset}: its key belongs to bucket {owner}, where it \
-                     comes again"
-                )),
-                Taken::Rows(_) | Taken::Marker | Taken::Repeated => {}
-            }
-        }
-        let drained = intake.drain();
-        let drained = drained.map_err(|error| Failure::failed(error.to_string()))?;
-        let mut text = Vec::new();
-        for chunk in drained.chunks {
-            let batch = self.shown(&chunk.batch);
-            rows_of(&batch, &mut text)?;
-        }
-        for deletes in drained.deletes {
-            let batch = self.shown(&deletes.keys);
-            rows_of(&marked(&batch)?, &mut text)?;
-        }
-        let mut out = std::io::stdout().lock();
-        out.write_all(&text)?;
-        Ok(out.flush()?)
-    }
-
-    /// As many rows as are still wanted.
-    fn shown(&mut self, batch: &RecordBatch) -> RecordBatch {
-        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let shown = batch.num_rows().min(wanted);
-        self.left -= shown as u64;
-        batch.slice(0, shown)
-    }
-}
-
-fn rows_of(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), Failure> {
-    write_rows(batch, &batch.schema(), out, JsonStyle::Objects)
-        .map_err(|error| Failure::failed(error.to_string()))
-}
-
-/// Deleted keys, and a column that says so.
-fn marked(keys: &RecordBatch) -> Result<RecordBatch, Failure> {
-    let mut fields: Vec<_> = keys.schema().fields().iter().cloned().collect();
-    fields.insert(0, Arc::new(Field::new("__op", DataType::Utf8, false)));
-    let mut columns = keys.columns().to_vec();
-    let words = StringArray::from(vec!["delete"; keys.num_rows()]);
-    columns.insert(0, Arc::new(words));
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
-        .map_err(|error| Failure::failed(error.to_string()))
 }
 
 #[cfg(test)]

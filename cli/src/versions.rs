@@ -7,11 +7,14 @@ use serde_json::{Value, json};
 use crate::Global;
 use crate::client::{Client, json_of, send, table_name};
 use crate::failure::Failure;
-use crate::output::{Format, Grid, note, print_object, say};
+use crate::output::{Format, Grid, note, print_object, print_row, say};
 
 /// What `history` shows of each version, where not all of it is asked for.
 const BRIEF: &str = "version, timestamp, operation, rows_added, rows_deleted, files_added, \
                      files_removed, watermarks";
+
+/// Versions of which the service tells at most.
+const VERSIONS_TOLD: u64 = 1000;
 
 #[derive(Args, Debug)]
 pub(crate) struct HistoryArgs {
@@ -72,19 +75,32 @@ pub(crate) async fn history(
     format: Format,
 ) -> Result<(), Failure> {
     let name = table_name(&args.table)?;
-    let columns = if format == Format::Table { BRIEF } else { "*" };
+    let columns = if format.is_drawn() { BRIEF } else { "*" };
     let limit = args.limit;
     let sql = format!(
         "SELECT {columns} FROM table_history('{name}') ORDER BY version DESC LIMIT {limit}"
     );
-    Grid::of_query(&client.sql(&sql).await?).print(format)
+    let grid = Grid::of_query(&client.sql(&sql).await?);
+    let shown = grid.rows.len() as u64;
+    grid.print(format)?;
+    if is_cut(shown, limit) {
+        note(&format!(
+            "the service tells of the newest {VERSIONS_TOLD} versions only: older ones may be there"
+        ));
+    }
+    Ok(())
+}
+
+/// True where the service, not the limit, ended a history.
+fn is_cut(shown: u64, limit: u64) -> bool {
+    shown == VERSIONS_TOLD && limit > VERSIONS_TOLD
 }
 
 pub(crate) async fn diff(client: &Client, args: &DiffArgs, format: Format) -> Result<(), Failure> {
     let body = diff_request(args)?;
     let answer = client.sql_body(&body).await?;
     let grid = Grid::of_query(&answer);
-    if grid.rows.is_empty() && format == Format::Table {
+    if grid.rows.is_empty() && format.is_drawn() {
         note("the two versions hold the same rows");
         return Ok(());
     }
@@ -129,7 +145,7 @@ pub(crate) async fn snapshot(
             let table = table_name(table)?;
             let sql = format!("SELECT * FROM table_snapshots('{table}') ORDER BY version, name");
             let grid = Grid::of_query(&client.sql(&sql).await?);
-            if grid.rows.is_empty() && format == Format::Table {
+            if grid.rows.is_empty() && format.is_drawn() {
                 note("no snapshots yet; make one with `tidelake table snapshot create`");
                 return Ok(());
             }
@@ -177,7 +193,7 @@ pub(crate) async fn key_history(
         "params": [args.key],
     });
     let grid = Grid::of_query(&client.sql_body(&body).await?);
-    if grid.rows.is_empty() && format == Format::Table {
+    if grid.rows.is_empty() && format.is_drawn() {
         note("no retained version has this key");
         return Ok(());
     }
@@ -194,7 +210,7 @@ pub(crate) async fn get(args: KeyArgs, global: &Global) -> Result<(), Failure> {
     }
     let path = format!("/v1/tables/{name}/rows/{}", segment(&args.key));
     let row = json_of(send(client.query(Method::GET, &path)).await?).await?;
-    print_object(&row, global.output)
+    print_row(&row, global.output)
 }
 
 /// Text as one segment of a path.
@@ -232,6 +248,12 @@ mod tests {
             diff_request(&args("before", None, None)).unwrap(),
             json!({"sql": "SELECT * FROM table_changes('orders', $1)", "params": ["before"]})
         );
+    }
+
+    #[test]
+    fn a_history_that_the_service_cut_says_so() {
+        assert!(is_cut(1000, 5000));
+        assert!(!is_cut(1000, 1000) && !is_cut(999, 5000) && !is_cut(100, 100));
     }
 
     #[test]

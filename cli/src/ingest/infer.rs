@@ -30,6 +30,62 @@ pub(super) fn table_schema(schema: &Schema) -> Result<Value, Failure> {
     )
 }
 
+/// Makes columns the primary key, in this order.
+pub(super) fn make_key(schema: &mut Value, key: &[String]) -> Result<(), Failure> {
+    if key.is_empty() {
+        return Ok(());
+    }
+    // A key names columns by their ids, and a schema has all ids or none.
+    number(schema, &mut 0);
+    let mut ids = vec![Value::Null; key.len()];
+    for field in fields_of(schema) {
+        let id = field["id"].clone();
+        if let Some(at) = key
+            .iter()
+            .position(|column| field["name"] == column.as_str())
+        {
+            field["required"] = json!(true);
+            ids[at] = id;
+        }
+    }
+    if let Some(at) = ids.iter().position(Value::is_null) {
+        let message = format!("the file has no column {:?} for the primary key", key[at]);
+        return Err(Failure::usage(message));
+    }
+    schema["identifier-field-ids"] = json!(ids);
+    Ok(())
+}
+
+/// Gives ids to all fields of a type, at every depth.
+fn number(ty: &mut Value, last: &mut usize) {
+    let mut next = || {
+        *last += 1;
+        json!(*last)
+    };
+    let parts: &[(&str, &str)] = match ty.get("type").and_then(Value::as_str) {
+        Some("list") => &[("element", "element-id")],
+        Some("map") => &[("key", "key-id"), ("value", "value-id")],
+        _ => &[],
+    };
+    for (_, id) in parts {
+        ty[*id] = next();
+    }
+    for field in fields_of(ty) {
+        field["id"] = next();
+    }
+    for (part, _) in parts {
+        number(&mut ty[*part], last);
+    }
+    for field in fields_of(ty) {
+        number(&mut field["type"], last);
+    }
+}
+
+fn fields_of(ty: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let fields = ty.get_mut("fields").and_then(Value::as_array_mut);
+    fields.into_iter().flatten()
+}
+
 fn fields<'a>(
     columns: impl Iterator<Item = &'a Field>,
     within: &str,
@@ -122,6 +178,28 @@ fn map_type(entries: &Field, path: &str) -> Result<Value, Failure> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn columns_of_a_file_become_the_key_of_a_table() {
+        use super::*;
+        let nested = Field::new_list("tags", Field::new("item", DataType::Utf8, true), true);
+        let file = Schema::new(vec![
+            Field::new("id", DataType::Int64, true),
+            nested,
+            Field::new("region", DataType::Utf8, true),
+        ]);
+        let mut schema = table_schema(&file).unwrap();
+        make_key(&mut schema, &["region".into(), "id".into()]).unwrap();
+        let made = tidelake_schema::TableSchema::from_iceberg_value(&schema).unwrap();
+        let key = made.identifier_fields();
+        let key: Vec<_> = key
+            .iter()
+            .map(|field| (field.name.as_str(), field.required))
+            .collect();
+        assert_eq!(key, [("region", true), ("id", true)]);
+        let none = make_key(&mut schema, &["x".into()]).unwrap_err();
+        assert!(none.message.contains("no column \"x\""), "{}", none.message);
+    }
+
     use std::sync::Arc;
 
     use tidelake_schema::TableSchema;

@@ -32,6 +32,18 @@ fn one_stopped_table_or_damaged_partition_does_not_keep_all_others_from_being_se
     assert!(holds_up(&runtime.health.report()));
 }
 
+#[test]
+fn who_is_replaced_by_a_copy_of_itself_says_so() {
+    let fenced = ServiceError::new(ErrorKind::Fenced, "the log consumer ended");
+    let failure = ended("flusher", &fenced);
+    let message = "another process with the same instance id took this one's place: \
+                   flusher failed: the log consumer ended";
+    assert_eq!(failure.message, message);
+    assert!(failure.hint.unwrap().contains("a copy of this folder"));
+    let other = ServiceError::new(ErrorKind::Corrupt, "broken");
+    assert_eq!(ended("flusher", &other).message, "flusher failed: broken");
+}
+
 #[derive(Parser, Debug)]
 struct Line {
     #[command(flatten)]

@@ -3,9 +3,12 @@
 //! `RUST_LOG` decides what is logged where it is set; payloads and keys of records never are.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Directive;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// How much is logged where `RUST_LOG` does not say.
@@ -45,6 +48,12 @@ impl Verbosity {
     }
 }
 
+/// Adds a directive to the filter in force.
+type Refine = Box<dyn Fn(Directive) + Send + Sync>;
+
+/// Of the logging that was started; none where it was started elsewhere.
+static REFINE: OnceLock<Refine> = OnceLock::new();
+
 /// Starts logging for the process. A second call changes nothing.
 pub fn init(verbosity: Verbosity, format: LogFormat) {
     let filter = EnvFilter::try_from_default_env()
@@ -62,14 +71,62 @@ pub fn init(verbosity: Verbosity, format: LogFormat) {
         // Nobody may be reading any more: that must not take the program down.
         .log_internal_errors(false);
     // An error here says that logging has started already: then it stays as it is.
-    let _started = if json {
-        lines
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .finish()
-            .try_init()
+    if json {
+        let lines = lines.json().flatten_event(true).with_current_span(true);
+        let lines = lines.with_filter_reloading();
+        let refine = refine(lines.reload_handle());
+        if lines.finish().try_init().is_ok() {
+            let _first = REFINE.set(refine);
+        }
     } else {
-        lines.with_ansi(color).finish().try_init()
-    };
+        let lines = lines.with_ansi(color).with_filter_reloading();
+        let refine = refine(lines.reload_handle());
+        if lines.finish().try_init().is_ok() {
+            let _first = REFINE.set(refine);
+        }
+    }
+}
+
+fn refine<S: 'static>(filter: reload::Handle<EnvFilter, S>) -> Refine {
+    Box::new(move |directive| {
+        let added = filter.modify(|filter| {
+            let known = std::mem::take(filter);
+            *filter = known.add_directive(directive);
+        });
+        // The subscriber is gone: nothing is logged any more.
+        added.unwrap_or_default();
+    })
+}
+
+/// From now on nothing of these targets is logged: what they tell is of no use any more.
+pub fn mute(targets: &[&str]) {
+    let Some(refine) = REFINE.get() else { return };
+    for target in targets {
+        if let Ok(directive) = format!("{target}=off").parse() {
+            refine(directive);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_muted_is_silent_and_nothing_else() {
+        let (filter, handle) = reload::Layer::new(EnvFilter::new("info,loud=warn"));
+        let _here = tracing_subscriber::registry().with(filter).set_default();
+        let is_on = || {
+            let loud = tracing::enabled!(target: "loud", tracing::Level::WARN);
+            (
+                loud,
+                tracing::enabled!(target: "other", tracing::Level::WARN),
+            )
+        };
+        assert_eq!(is_on(), (true, true));
+        refine::<tracing_subscriber::Registry>(handle)("loud=off".parse().unwrap());
+        assert_eq!(is_on(), (false, true));
+    }
 }
