@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::client::SpawnedReqwestConnector;
 use object_store::memory::InMemory;
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+use tokio::runtime::Handle;
 use url::{Host, Url};
 
 use crate::local::DurableFiles;
@@ -118,6 +120,11 @@ fn open_s3(
         .with_connect_timeout(Duration::from_secs(5));
     if http.transpose()? == Some(true) {
         client = client.with_allow_http(true);
+    }
+    // Connections are driven by the runtime that opened the store, whichever thread asks: one that
+    // computes for long would hold up everybody's requests.
+    if let Ok(runtime) = Handle::try_current() {
+        builder = builder.with_http_connector(SpawnedReqwestConnector::new(runtime));
     }
     let store = builder
         .with_client_options(client)
