@@ -1,17 +1,23 @@
-//! Queries under way: who may run, how each can be cancelled, how each ended.
+//! Queries under way: which are open, who may execute, how each can be cancelled, how each ended.
 //!
-//! Invariant: a [`Running`] is counted, listed and holds its turn from its creation to its drop, on
-//! every path (answered, failed, cancelled, client gone).
+//! Invariants:
+//! - a [`Running`] is listed and counts against its tenant from its creation to its drop, on every
+//!   path (answered, failed, cancelled, client gone);
+//! - a [`Turn`] is held only while something executes: not while a token, a topic or a reader is
+//!   waited for;
+//! - what is told of a tenant's queries, ids and numbers, is told to that tenant only.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use prometheus::IntGauge;
 use serde::Serialize;
 use tidelake_core::TenantId;
 use tidelake_core::clock::{SharedClock, UnixMillis};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -68,30 +74,56 @@ struct Inner {
     settings: QuerySettings,
     metrics: QueryMetrics,
     clock: SharedClock,
-    listed: Mutex<HashMap<QueryId, Listed>>,
+    /// By tenant and id: whether another tenant has a query of that id is nobody's business.
+    listed: Mutex<HashMap<(TenantId, QueryId), Listed>>,
 }
 
 #[derive(Debug)]
 struct Listed {
-    tenant: TenantId,
     sql: String,
     started_ms: UnixMillis,
     cancel: CancellationToken,
 }
 
-/// One query from its admission to its end.
+/// The right to execute. Held while something executes, not while somebody waits.
+pub(crate) type Turn = OwnedSemaphorePermit;
+
+/// One query from its admission to the end of its execution.
 #[derive(Debug)]
 pub(crate) struct Running {
-    pub id: QueryId,
     pub cancel: CancellationToken,
     pub begun: Instant,
-    pub deadline: Instant,
-    pub timeout_ms: u64,
+    pub timeout: Duration,
+    pub ending: Arc<Ending>,
     /// What the query waits for, if it does: tells more than that time is over.
     pub behind: Arc<Mutex<Option<QueryError>>>,
+    named: (TenantId, QueryId),
     inner: Arc<Inner>,
-    turn: Option<OwnedSemaphorePermit>,
-    outcome: &'static str,
+}
+
+/// How a query ended: told once, by whoever knows first.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    metrics: QueryMetrics,
+    begun: Instant,
+    is_told: AtomicBool,
+}
+
+impl Ending {
+    pub(crate) fn tell(&self, outcome: &'static str) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            self.metrics.queries.with_label_values(&[outcome]).inc();
+            let seconds = moment::age(self.begun).as_secs_f64();
+            self.metrics.seconds.observe(seconds);
+        }
+    }
+}
+
+impl Drop for Ending {
+    /// Nobody said how: the client went.
+    fn drop(&mut self) {
+        self.tell("disconnected");
+    }
 }
 
 impl Queries {
@@ -109,8 +141,8 @@ impl Queries {
         }
     }
 
-    /// Lists the query and waits for its turn.
-    pub(crate) async fn admit(
+    /// Lists the query, or refuses it.
+    pub(crate) fn open(
         &self,
         id: QueryId,
         tenant: &TenantId,
@@ -120,93 +152,82 @@ impl Queries {
         let begun = moment::now();
         let inner = &self.inner;
         let cancel = CancellationToken::new();
-        {
-            let mut listed = inner.listed.lock();
-            if listed.contains_key(&id) {
-                inner.metrics.queries.with_label_values(&["invalid"]).inc();
-                return Err(QueryError::DuplicateId(id.to_string()));
-            }
-            let running = listed
-                .values()
-                .filter(|query| query.tenant == *tenant)
-                .count();
-            if running >= inner.settings.running_per_tenant_max.max(1) {
-                inner.metrics.queries.with_label_values(&["refused"]).inc();
-                return Err(QueryError::Overloaded {
-                    running,
-                    of_tenant: true,
-                });
-            }
-            let sql = sql.chars().take(SQL_SHOWN_MAX).collect();
-            let started_ms = inner.clock.now_ms();
-            let (tenant, cancel) = (tenant.clone(), cancel.clone());
-            listed.insert(
-                id.clone(),
-                Listed {
-                    tenant,
-                    sql,
-                    started_ms,
-                    cancel,
-                },
-            );
+        let named = (tenant.clone(), id);
+        let mut listed = inner.listed.lock();
+        let refused = |outcome| inner.metrics.queries.with_label_values(&[outcome]).inc();
+        if listed.contains_key(&named) {
+            refused("invalid");
+            return Err(QueryError::DuplicateId(named.1.to_string()));
         }
+        let of_tenant = listed.keys().filter(|(owner, _)| owner == tenant).count();
+        let settings = &inner.settings;
+        if of_tenant >= settings.running_per_tenant_max.max(1) {
+            refused("refused");
+            return Err(QueryError::Overloaded {
+                of_tenant: Some(of_tenant),
+            });
+        }
+        if listed.len() >= settings.open_max.max(1) {
+            refused("refused");
+            return Err(QueryError::Overloaded { of_tenant: None });
+        }
+        let query = Listed {
+            sql: sql.chars().take(SQL_SHOWN_MAX).collect(),
+            started_ms: inner.clock.now_ms(),
+            cancel: cancel.clone(),
+        };
+        listed.insert(named.clone(), query);
+        drop(listed);
         inner.metrics.running.inc();
-        let mut running = Running {
-            id,
+        Ok(Running {
             cancel,
             begun,
-            deadline: begun + timeout,
-            timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            timeout,
+            ending: Arc::new(Ending {
+                metrics: inner.metrics.clone(),
+                begun,
+                is_told: AtomicBool::new(false),
+            }),
             behind: Arc::default(),
+            named,
             inner: Arc::clone(inner),
-            turn: None,
-            outcome: "disconnected",
-        };
-        let queue = Duration::from_millis(inner.settings.queue_ms_max).min(timeout);
-        inner.metrics.waiting.inc();
-        let turn = tokio::select! {
-            turn = tokio::time::timeout(queue, Arc::clone(&inner.turns).acquire_owned()) => {
-                match turn {
-                    Ok(Ok(turn)) => Ok(turn),
-                    Ok(Err(_)) => Err(QueryError::Closed),
-                    Err(_) => Err(QueryError::Overloaded {
-                        running: inner.settings.running_max,
-                        of_tenant: false,
-                    }),
-                }
-            }
-            () = running.cancel.cancelled() => Err(QueryError::Cancelled),
-        };
-        inner.metrics.waiting.dec();
-        match turn {
-            Ok(turn) => {
-                running.turn = Some(turn);
-                Ok(running)
-            }
-            Err(error) => {
-                running.ended(error.outcome());
-                Err(error)
-            }
+        })
+    }
+
+    /// Waits until something may execute, but no longer than the queue allows.
+    pub(crate) async fn turn(&self) -> Result<Turn, QueryError> {
+        let inner = &self.inner;
+        let queue = moment::now() + Duration::from_millis(inner.settings.queue_ms_max);
+        let _waiting = Waiting::begin(&inner.metrics);
+        match moment::by(queue, Arc::clone(&inner.turns).acquire_owned()).await {
+            Ok(turn) => turn.map_err(|_| QueryError::Closed),
+            Err(_) => Err(QueryError::Overloaded { of_tenant: None }),
         }
+    }
+
+    /// Where turns are given back to and taken from while an answer's reader makes it wait.
+    pub(crate) fn turns(&self) -> &Arc<Semaphore> {
+        &self.inner.turns
     }
 
     /// Cancels a query of the tenant.
     pub(crate) fn cancel(&self, id: &QueryId, tenant: &TenantId) -> Result<(), QueryError> {
-        match self.inner.listed.lock().get(id) {
-            Some(query) if query.tenant == *tenant => {
+        let named = (tenant.clone(), id.clone());
+        match self.inner.listed.lock().get(&named) {
+            Some(query) => {
                 query.cancel.cancel();
                 Ok(())
             }
-            _ => Err(QueryError::QueryNotFound(id.to_string())),
+            None => Err(QueryError::QueryNotFound(id.to_string())),
         }
     }
 
     /// The tenant's queries, oldest first.
     pub(crate) fn list(&self, tenant: &TenantId) -> Vec<QueryInfo> {
         let listed = self.inner.listed.lock();
-        let of_tenant = listed.iter().filter(|(_, query)| query.tenant == *tenant);
+        let of_tenant = listed.iter().filter(|((owner, _), _)| owner == tenant);
         let mut queries: Vec<_> = of_tenant
-            .map(|(id, query)| QueryInfo {
+            .map(|((_, id), query)| QueryInfo {
                 id: id.to_string(),
                 sql: query.sql.clone(),
                 started_ms: query.started_ms,
@@ -217,7 +238,94 @@ impl Queries {
     }
 }
 
+/// Lookups and key ranges under way, which are too short to be listed.
+#[derive(Debug)]
+pub(crate) struct Lookups {
+    turns: Semaphore,
+    per_tenant_max: usize,
+    of_tenants: Mutex<HashMap<TenantId, usize>>,
+}
+
+/// One lookup, from its beginning to its end.
+#[derive(Debug)]
+pub(crate) struct Looking<'a> {
+    lookups: &'a Lookups,
+    tenant: &'a TenantId,
+}
+
+impl Lookups {
+    pub(crate) fn new(settings: &QuerySettings) -> Self {
+        Self {
+            turns: Semaphore::new(settings.lookups_max.max(1)),
+            per_tenant_max: settings.lookups_per_tenant_max.max(1),
+            of_tenants: Mutex::default(),
+        }
+    }
+
+    /// Counts it against its tenant, or refuses it.
+    pub(crate) fn begin<'a>(&'a self, tenant: &'a TenantId) -> Result<Looking<'a>, QueryError> {
+        let mut of_tenants = self.of_tenants.lock();
+        match of_tenants.get_mut(tenant) {
+            Some(open) if *open >= self.per_tenant_max => {
+                let of_tenant = Some(*open);
+                return Err(QueryError::Overloaded { of_tenant });
+            }
+            Some(open) => *open += 1,
+            None => _ = of_tenants.insert(tenant.clone(), 1),
+        }
+        Ok(Looking {
+            lookups: self,
+            tenant,
+        })
+    }
+}
+
+impl Looking<'_> {
+    /// Waits until it may read rows.
+    pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, QueryError> {
+        let turn = self.lookups.turns.acquire().await;
+        turn.map_err(|_| QueryError::Closed)
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        let mut of_tenants = self.lookups.of_tenants.lock();
+        if let Some(open) = of_tenants.get_mut(self.tenant) {
+            *open -= 1;
+            if *open == 0 {
+                of_tenants.remove(self.tenant);
+            }
+        }
+    }
+}
+
+/// Counts one that waits, however its wait ends.
+struct Waiting(IntGauge);
+
+impl Waiting {
+    fn begin(metrics: &QueryMetrics) -> Self {
+        metrics.waiting.inc();
+        Self(metrics.waiting.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Running {
+    pub(crate) fn deadline(&self) -> Instant {
+        self.begun + self.timeout
+    }
+
+    pub(crate) fn timed_out(&self) -> QueryError {
+        let millis = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
+        QueryError::Timeout(millis)
+    }
+
     /// Waits for `work`, but no longer than the query may take or until it is cancelled.
     pub(crate) async fn bounded<T>(
         &self,
@@ -226,10 +334,10 @@ impl Running {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => Err(QueryError::Cancelled),
-            done = moment::by(self.deadline, work) => {
+            done = moment::by(self.deadline(), work) => {
                 done.unwrap_or_else(|_| {
                     let behind = self.behind.lock().take();
-                    Err(behind.unwrap_or(QueryError::Timeout(self.timeout_ms)))
+                    Err(behind.unwrap_or_else(|| self.timed_out()))
                 })
             }
         }
@@ -237,26 +345,20 @@ impl Running {
 
     /// Waits a while; returns early only by cancellation or the deadline.
     pub(crate) async fn pause(&self, pause: Duration) -> Result<(), QueryError> {
-        let until = self.deadline.min(moment::now() + pause);
+        let deadline = self.deadline();
+        let until = deadline.min(moment::now() + pause);
         match moment::by(until, self.cancel.cancelled()).await {
             Ok(()) => Err(QueryError::Cancelled),
-            Err(_) if until == self.deadline => Err(QueryError::Timeout(self.timeout_ms)),
+            Err(_) if until == deadline => Err(self.timed_out()),
             Err(_) => Ok(()),
         }
-    }
-
-    pub(crate) fn ended(&mut self, outcome: &'static str) {
-        self.outcome = outcome;
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.inner.listed.lock().remove(&self.id);
-        let metrics = &self.inner.metrics;
-        metrics.running.dec();
-        metrics.queries.with_label_values(&[self.outcome]).inc();
-        metrics.seconds.observe(self.begun.elapsed().as_secs_f64());
+        self.inner.listed.lock().remove(&self.named);
+        self.inner.metrics.running.dec();
     }
 }
 
@@ -298,52 +400,50 @@ mod tests {
     #[tokio::test]
     async fn turns_are_given_back_and_tenants_are_bounded() {
         let settings = QuerySettings {
-            running_max: 2,
+            running_max: 1,
             running_per_tenant_max: 1,
+            open_max: 2,
             queue_ms_max: 10,
             ..QuerySettings::default()
         };
         let queries = queries(settings);
         let [a, b, c] = ["a", "b", "c"].map(|name| TenantId::new(name).unwrap());
-        let first = queries.admit(id("1"), &a, "SELECT 1", LONG).await.unwrap();
-        let again = queries
-            .admit(id("2"), &a, "SELECT 1", LONG)
-            .await
-            .unwrap_err();
+        let open = |name, tenant| queries.open(id(name), tenant, "SELECT 1", LONG);
+        let refused = |refused: Result<Running, QueryError>| match refused.unwrap_err() {
+            QueryError::Overloaded { of_tenant } => of_tenant,
+            other => panic!("{other}"),
+        };
+        let first = open("1", &a).unwrap();
+        assert_eq!(refused(open("2", &a)), Some(1));
+        // Another's query of that id is none of theirs.
+        let _same = open("1", &b).unwrap();
+        assert_eq!(refused(open("3", &c)), None);
+        let turn = queries.turn().await.unwrap();
         assert!(matches!(
-            again,
-            QueryError::Overloaded {
-                of_tenant: true,
-                ..
-            }
+            queries.turn().await,
+            Err(QueryError::Overloaded { of_tenant: None })
         ));
-        let same = queries
-            .admit(id("1"), &b, "SELECT 1", LONG)
-            .await
-            .unwrap_err();
-        assert!(matches!(same, QueryError::DuplicateId(_)));
-        let _second = queries.admit(id("2"), &b, "SELECT 1", LONG).await.unwrap();
-        let full = queries
-            .admit(id("3"), &c, "SELECT 1", LONG)
-            .await
-            .unwrap_err();
-        assert!(matches!(
-            full,
-            QueryError::Overloaded {
-                of_tenant: false,
-                ..
-            }
-        ));
+        drop(turn);
+        drop(queries.turn().await.unwrap());
         drop(first);
-        queries.admit(id("3"), &c, "SELECT 1", LONG).await.unwrap();
+        drop(open("3", &c).unwrap());
         assert_eq!(queries.list(&c).len(), 0, "an ended query is not listed");
+    }
+
+    #[tokio::test]
+    async fn an_id_is_unique_within_its_tenant() {
+        let queries = queries(QuerySettings::default());
+        let tenant = TenantId::default();
+        let _first = queries.open(id("1"), &tenant, "SELECT 1", LONG).unwrap();
+        let again = queries.open(id("1"), &tenant, "SELECT 1", LONG);
+        assert!(matches!(again, Err(QueryError::DuplicateId(_))));
     }
 
     #[tokio::test]
     async fn only_its_tenant_cancels_a_query() {
         let queries = queries(QuerySettings::default());
         let [a, b] = ["a", "b"].map(|name| TenantId::new(name).unwrap());
-        let running = queries.admit(id("1"), &a, "SELECT 1", LONG).await.unwrap();
+        let running = queries.open(id("1"), &a, "SELECT 1", LONG).unwrap();
         assert!(queries.cancel(&id("1"), &b).is_err());
         assert!(!running.cancel.is_cancelled());
         queries.cancel(&id("1"), &a).unwrap();
@@ -358,10 +458,7 @@ mod tests {
         let queries = queries(QuerySettings::default());
         let tenant = TenantId::default();
         let timeout = Duration::from_millis(5);
-        let running = queries
-            .admit(id("1"), &tenant, "SELECT 1", timeout)
-            .await
-            .unwrap();
+        let running = queries.open(id("1"), &tenant, "SELECT 1", timeout).unwrap();
         let stopped = running
             .bounded(std::future::pending::<Result<(), _>>())
             .await;

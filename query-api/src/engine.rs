@@ -1,8 +1,8 @@
 //! From a request to a stream of rows.
 //!
 //! ```text
-//!  request ─► admit ─► parse, check ─► pin tables (snapshot, tail) ─► plan ─► stream
-//!             queries     sql              pins, tail, provider        DataFusion
+//!  request ─► open ─► prepare ─► resolve (snapshot, tail) ─► turn ─► run: plan ─► rows ─► a door
+//!            admission   sql      table, tail, provider              threads of its own
 //! ```
 //!
 //! Owns the order of these steps and what DataFusion is given: one runtime (memory, spill, our store
@@ -12,22 +12,23 @@
 
 mod check;
 mod commands;
+mod interrupt;
+mod plan;
 mod resolve;
+mod run;
 mod session;
 #[cfg(test)]
 mod tests;
+mod threads;
 #[cfg(test)]
 mod version_tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::execution::SessionState;
-use datafusion::execution::context::SQLOptions;
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
-use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use tidelake_catalog::Catalog;
 use tidelake_core::clock::SharedClock;
 use tidelake_core::ids::SharedIds;
@@ -35,11 +36,13 @@ use tidelake_core::{Bucket, TableId, TableVersion, TenantId, Watermark};
 use tidelake_manifest::SnapshotCache;
 use tidelake_storage::Store;
 use tidelake_table::index::IndexHome;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 
-use crate::admission::{Queries, QueryId, QueryInfo, Running};
+use self::interrupt::Interrupt;
+use self::threads::{Lease, Threads};
+use crate::admission::{Lookups, Queries, QueryId, QueryInfo, Running};
 use crate::error::QueryError;
-use crate::formats::output_schema;
+use crate::formats::{output_batch, output_schema};
 use crate::metrics::QueryMetrics;
 use crate::request::Request;
 use crate::settings::QuerySettings;
@@ -47,6 +50,8 @@ use crate::sql;
 use crate::table::pinned::{Pinned, Pins};
 use crate::table::readers::Readers;
 use crate::tail::{TailLog, Tails};
+
+pub(crate) use self::run::Rows;
 
 /// Parts of a key index up to this size stay in memory, larger ones become files.
 const INDEX_RUN_MEMORY_BYTES: usize = 1 << 20;
@@ -64,8 +69,10 @@ struct Inner {
     tails: Tails,
     readers: Readers,
     queries: Queries,
-    /// Turns of lookups, which are too short to be listed as queries.
-    lookups: Semaphore,
+    lookups: Lookups,
+    threads: Arc<Threads>,
+    /// Statements that are parsed at a time.
+    parsing: Semaphore,
     ids: SharedIds,
     metrics: QueryMetrics,
     session: session::Template,
@@ -115,22 +122,14 @@ impl Seen {
 }
 
 /// An answer that begins: rows are computed as they are taken.
+#[derive(Debug)]
 pub struct Answer {
     /// Of what clients get.
     pub schema: SchemaRef,
     pub seen: Vec<Seen>,
     /// Rows beyond are not sent.
     pub max_rows: Option<usize>,
-    pub(crate) stream: SendableRecordBatchStream,
-    pub(crate) running: Running,
-}
-
-impl std::fmt::Debug for Answer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answer")
-            .field("seen", &self.seen)
-            .finish_non_exhaustive()
-    }
+    pub(crate) rows: Rows,
 }
 
 impl Engine {
@@ -168,7 +167,9 @@ impl Engine {
         let inner = Inner {
             pins,
             tails,
-            lookups: Semaphore::new(settings.lookups_max.max(1)),
+            lookups: Lookups::new(&settings),
+            threads: Threads::new(settings.target_partitions),
+            parsing: Semaphore::new(settings.target_partitions.max(1)),
             readers,
             queries: Queries::new(settings.clone(), metrics.clone(), clock),
             ids,
@@ -197,10 +198,22 @@ impl Engine {
         &self.inner.readers
     }
 
-    /// Waits until a lookup may run.
-    pub(crate) async fn lookup_turn(&self) -> Result<SemaphorePermit<'_>, QueryError> {
-        let turn = self.inner.lookups.acquire().await;
-        turn.map_err(|_| QueryError::Closed)
+    pub(crate) fn lookups(&self) -> &Lookups {
+        &self.inner.lookups
+    }
+
+    /// Does work that computes for long on threads apart from those that serve, in a turn.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, QueryError>> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let turn = self.inner.queries.turn().await?;
+        run::aside((turn, self.lease()?), self.inner.metrics.clone(), work).await
+    }
+
+    fn lease(&self) -> Result<Lease, QueryError> {
+        let failed = |error| QueryError::Store(format!("no threads for a query: {error}"));
+        self.inner.threads.lease().map_err(failed)
     }
 
     /// A session that knows no table.
@@ -243,57 +256,87 @@ impl Engine {
         request: &Request,
     ) -> Result<Answer, QueryError> {
         let queries = &self.inner.queries;
-        let mut running = queries
-            .admit(id, tenant, &request.sql, request.timeout)
-            .await?;
-        let begun = running.bounded(self.begin(tenant, request, &running)).await;
-        match begun {
-            Ok((stream, seen)) => {
-                let schema = output_schema(&stream.schema());
-                Ok(Answer {
-                    schema,
-                    seen,
-                    max_rows: request.max_rows,
-                    stream,
-                    running,
-                })
-            }
-            Err(error) => {
-                running.ended(error.outcome());
-                Err(error)
-            }
+        let running = queries.open(id, tenant, &request.sql, request.timeout)?;
+        let ending = Arc::clone(&running.ending);
+        let begun = self.begin(tenant, request, running).await;
+        if let Err(error) = &begun {
+            ending.tell(error.outcome());
         }
+        begun
     }
 
     async fn begin(
         &self,
         tenant: &TenantId,
         request: &Request,
-        running: &Running,
-    ) -> Result<(SendableRecordBatchStream, Vec<Seen>), QueryError> {
-        if let Some(command) = sql::command(&request.sql, &request.params)? {
-            return self.command(tenant, request, command, running).await;
-        }
-        let parsed = sql::parse(&request.sql, &request.params)?;
-        let resolved = self.resolve(tenant, request, &parsed, running).await?;
-        let mut statement = parsed.statement;
-        sql::fold_columns(&mut statement, &resolved.names);
-        let mut state = self.inner.session.state(tenant, resolved.tables);
-        state.mark_start_execution();
-        let is_query = matches!(&statement, datafusion::sql::parser::Statement::Statement(_));
-        let plan = state.statement_to_plan(statement).await?;
-        read_only(&plan)?;
-        let plan = with_params(plan, request)?;
-        // One row more than is sent: it tells that the answer was cut.
-        let plan = match request.max_rows {
-            Some(rows) if is_query => LogicalPlanBuilder::from(plan)
-                .limit(0, Some(rows.saturating_add(1)))?
-                .build()?,
-            _ => plan,
+        running: Running,
+    ) -> Result<Answer, QueryError> {
+        let prepared = running.bounded(self.prepare(request)).await?;
+        let parsed = match prepared {
+            Prepared::Query(parsed) => parsed,
+            Prepared::Command(command) => {
+                let done = self.command(tenant, request, command, &running);
+                let batch = running.bounded(done).await?;
+                let schema = output_schema(&batch.schema());
+                let batch = output_batch(&batch, &schema)?;
+                return Ok(Answer {
+                    schema,
+                    seen: Vec::new(),
+                    max_rows: request.max_rows,
+                    rows: Rows::ready(&running, batch),
+                });
+            }
         };
-        let stream = start(&state, &plan).await?;
-        Ok((stream, resolved.seen))
+        let resolved = self.resolve(tenant, request, &parsed, &running);
+        let resolved = running.bounded(resolved).await?;
+        let turn = running.bounded(self.inner.queries.turn()).await?;
+        let state = self.inner.session.state(tenant, resolved.tables);
+        let interrupt = Interrupt::default();
+        let plan = plan::begin(plan::Statement {
+            state,
+            parsed: parsed.statement,
+            names: resolved.names,
+            params: request.params.clone(),
+            max_rows: request.max_rows,
+            interrupt: interrupt.clone(),
+        });
+        let context = run::Context {
+            running,
+            turn,
+            turns: Arc::clone(self.inner.queries.turns()),
+            lease: self.lease()?,
+            interrupt,
+            stall_max: Duration::from_millis(self.inner.settings.stall_ms_max),
+            metrics: self.inner.metrics.clone(),
+        };
+        let (schema, rows) = run::start(context, plan).await?;
+        Ok(Answer {
+            schema,
+            seen: resolved.seen,
+            max_rows: request.max_rows,
+            rows,
+        })
     }
+
+    /// Reads the statement. Takes no turn: what it costs is bounded by its length.
+    async fn prepare(&self, request: &Request) -> Result<Prepared, QueryError> {
+        let parsing = self.inner.parsing.acquire().await;
+        let _parsing = parsing.map_err(|_| QueryError::Closed)?;
+        let (sql, params) = (request.sql.clone(), request.params.clone());
+        let read = async move {
+            Ok(match sql::command(&sql, &params)? {
+                Some(command) => Prepared::Command(command),
+                None => Prepared::Query(sql::parse(&sql, &params)?),
+            })
+        };
+        run::aside(((), self.lease()?), self.inner.metrics.clone(), read).await
+    }
+}
+
+/// A statement that was read.
+enum Prepared {
+    Query(sql::Query),
+    Command(sql::Command),
 }
 
 /// A folder that can't be used costs memory, not answers.
@@ -305,62 +348,4 @@ fn index_home(settings: &QuerySettings) -> IndexHome {
         tracing::warn!(%folder, %error, "key indexes are kept in memory");
         IndexHome::memory()
     })
-}
-
-pub(crate) async fn start(
-    state: &SessionState,
-    plan: &LogicalPlan,
-) -> Result<SendableRecordBatchStream, QueryError> {
-    let plan = state.create_physical_plan(plan).await?;
-    Ok(execute_stream(plan, state.task_ctx())?)
-}
-
-/// The second lock: whatever the text check let through, the plan only reads.
-fn read_only(plan: &LogicalPlan) -> Result<(), QueryError> {
-    SQLOptions::new()
-        .with_allow_ddl(false)
-        .with_allow_dml(false)
-        .with_allow_statements(false)
-        .verify_plan(plan)
-        .map_err(|error| QueryError::NotAllowed(error.strip_backtrace()))
-}
-
-fn with_params(plan: LogicalPlan, request: &Request) -> Result<LogicalPlan, QueryError> {
-    let named = plan.get_parameter_names()?;
-    let highest = named
-        .iter()
-        .map(|name| {
-            name.strip_prefix('$')
-                .and_then(|place| place.parse::<usize>().ok())
-                .ok_or_else(|| {
-                    QueryError::Invalid(format!("parameter {name} has no number; write $1, $2, …"))
-                })
-        })
-        .try_fold(0, |highest, place| place.map(|place| highest.max(place)))?;
-    if highest > request.params.len() {
-        let reason = format!(
-            "the statement has parameter ${highest}, params has {} values",
-            request.params.len()
-        );
-        return Err(QueryError::request("params", reason));
-    }
-    if named.is_empty() {
-        return Ok(plan);
-    }
-    let values: Vec<ScalarValue> = request.params.iter().map(scalar).collect();
-    Ok(plan.with_param_values(ParamValues::from(values))?)
-}
-
-fn scalar(value: &serde_json::Value) -> ScalarValue {
-    match value {
-        serde_json::Value::Bool(value) => ScalarValue::Boolean(Some(*value)),
-        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(value), _) => ScalarValue::Int64(Some(value)),
-            (None, Some(value)) => ScalarValue::UInt64(Some(value)),
-            _ => ScalarValue::Float64(number.as_f64()),
-        },
-        serde_json::Value::String(text) => ScalarValue::Utf8(Some(text.clone())),
-        // Arrays and objects were refused with the request.
-        _ => ScalarValue::Null,
-    }
 }

@@ -116,8 +116,15 @@ pub enum QueryError {
     Timeout(u64),
     #[error("the query was cancelled")]
     Cancelled,
-    #[error("{running} queries are running already")]
-    Overloaded { running: usize, of_tenant: bool },
+    /// With the number of the tenant's own queries, where these are too many.
+    #[error("{}", match of_tenant {
+        Some(open) => format!("{open} queries of this tenant are open already"),
+        None => "too many queries are open at the moment".to_owned(),
+    })]
+    Overloaded { of_tenant: Option<usize> },
+    /// The execution waited for whoever reads the answer.
+    #[error("the answer was not read for {0} ms")]
+    Stalled(u64),
     #[error("query {0} is running already")]
     DuplicateId(String),
     #[error("no query {0} is running")]
@@ -172,6 +179,7 @@ impl QueryError {
             | Self::TailBehind { .. }
             | Self::Memory(_)
             | Self::Timeout(_)
+            | Self::Stalled(_)
             | Self::Overloaded { .. }
             | Self::Store(_) => ErrorKind::Unavailable,
             Self::ResultTooLarge { .. } => ErrorKind::TooLarge,
@@ -195,6 +203,7 @@ impl QueryError {
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::Timeout(_) => "timeout",
+            Self::Stalled(_) => "stalled",
             Self::Cancelled => "cancelled",
             Self::Overloaded { .. } => "refused",
             Self::TopicChanged { .. }

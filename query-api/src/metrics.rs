@@ -14,11 +14,13 @@ const LOOKUP_SECONDS: &[f64] = &[
 /// Handles to the collectors; clones are the same collectors.
 #[derive(Debug, Clone)]
 pub struct QueryMetrics {
-    /// Label `outcome`: ok, invalid, failed, timeout, cancelled, refused, disconnected.
+    /// Label `outcome`: ok, invalid, failed, timeout, cancelled, refused, stalled,
+    /// disconnected.
     pub queries: IntCounterVec,
     pub seconds: Histogram,
     pub running: IntGauge,
     pub waiting: IntGauge,
+    pub abandoned: IntGauge,
     pub rows: IntCounter,
     pub bytes: IntCounter,
     /// Label `outcome`, as of queries.
@@ -49,11 +51,15 @@ impl QueryMetrics {
             ),
             seconds: metrics.histogram(
                 "tidelake_query_duration_seconds",
-                "From the request to the last byte of the answer.",
+                "From the request to the end of the answer.",
                 SECONDS,
             ),
             running: metrics.int_gauge("tidelake_query_running", "Queries under way."),
             waiting: metrics.int_gauge("tidelake_query_waiting", "Queries that wait for a turn."),
+            abandoned: metrics.int_gauge(
+                "tidelake_query_abandoned",
+                "Queries that are over whose threads still work on a step that can't be stopped.",
+            ),
             rows: metrics.int_counter("tidelake_query_rows_total", "Rows answered."),
             bytes: metrics.int_counter("tidelake_query_answer_bytes_total", "Bytes answered."),
             lookups: metrics.int_counter_vec(

@@ -44,12 +44,22 @@ pub struct QuerySettings {
     pub timeout_ms_default: u64,
     /// The longest time-out a query may ask for.
     pub timeout_ms_max: u64,
-    /// Queries that run at a time; more wait for `queue_ms_max`, then are refused.
+    /// Queries that execute at a time, each on threads of its own; more wait for `queue_ms_max`, then
+    /// are refused. One whose answer is not read executes nothing and does not count.
     pub running_max: usize,
-    /// Queries of one tenant that run or wait at a time; more are refused at once.
+    /// Queries of one tenant that are open at a time: executing, waiting for a turn or a token, or
+    /// for their answer to be read. More are refused at once.
     pub running_per_tenant_max: usize,
+    /// Queries of all tenants that are open at a time; more are refused at once.
+    pub open_max: usize,
+    /// How long an answer's reader may take nothing of it before it is cut off, if the query's own
+    /// time-out is not shorter. The time-out counts what the query executes, not this.
+    pub stall_ms_max: u64,
     /// Lookups and key ranges that run at a time; more wait.
     pub lookups_max: usize,
+    /// Lookups and key ranges of one tenant that are under way at a time, those that wait for a token
+    /// among them; more are refused at once.
+    pub lookups_per_tenant_max: usize,
     /// How long a query may wait for its turn.
     pub queue_ms_max: u64,
     /// Memory of all operators of all queries (sorts, joins, aggregates).
@@ -103,7 +113,10 @@ impl Default for QuerySettings {
             timeout_ms_max: 600_000,
             running_max: 16,
             running_per_tenant_max: 8,
+            open_max: 128,
+            stall_ms_max: 30_000,
             lookups_max: 64,
+            lookups_per_tenant_max: 512,
             queue_ms_max: 5_000,
             memory_bytes_max: 1024 * MIB as u64,
             spill_bytes_max: 4096 * MIB as u64,

@@ -12,6 +12,8 @@ use crate::admission::Running;
 use crate::error::QueryError;
 use crate::moment;
 
+/// A token may be ahead of the log's end as this query saw it: by what was written since.
+const RECORDS_AHEAD_MAX: i64 = 10_000_000;
 /// Back-off while a token is waited for.
 const TOKEN_PAUSE_FIRST: Duration = Duration::from_millis(5);
 const TOKEN_PAUSE_MAX: Duration = Duration::from_millis(250);
@@ -31,6 +33,27 @@ pub(crate) fn behind(
         wanted: wanted.0,
         reached: reached(bucket).0,
     })
+}
+
+/// Refuses a token that asks for more than the log can have soon.
+pub(crate) fn beyond(
+    entry: &TableEntry,
+    token: Option<&Token>,
+    end: impl Fn(Bucket) -> Watermark,
+) -> Result<(), QueryError> {
+    let too_far = |(bucket, mark): &(Bucket, Watermark)| {
+        mark.0.saturating_sub(end(*bucket).0) > RECORDS_AHEAD_MAX
+    };
+    let found = token.and_then(|token| token.iter().find(too_far));
+    let Some((bucket, mark)) = found else {
+        return Ok(());
+    };
+    Err(QueryError::Token(format!(
+        "the token asks for table {} bucket {bucket} up to offset {mark}, the log ends at {}: it \
+         belongs to another table, or to one that was created anew",
+        entry.id,
+        end(bucket)
+    )))
 }
 
 /// How long somebody waits for what is not there yet.
@@ -63,8 +86,13 @@ impl<'a> Patience<'a> {
         Self {
             running: Some(running),
             behind: Arc::clone(&running.behind),
-            ..Self::until(running.deadline)
+            ..Self::until(running.deadline())
         }
+    }
+
+    /// Nothing was waited for yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.pause == TOKEN_PAUSE_FIRST
     }
 
     /// Nothing is waited for any more.

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use datafusion::physical_plan::SendableRecordBatchStream;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::arrow::record_batch::RecordBatch;
 use tidelake_catalog::TableEntry;
 use tidelake_core::{SnapshotName, TableId, TenantId, Token};
 use tidelake_manifest::{CreateNamed, NamedSnapshot};
 
-use super::{Engine, Seen};
+use super::Engine;
 use crate::admission::Running;
 use crate::error::QueryError;
 use crate::provider::about;
@@ -24,7 +23,7 @@ impl Engine {
         request: &Request,
         command: Command,
         running: &Running,
-    ) -> Result<(SendableRecordBatchStream, Vec<Seen>), QueryError> {
+    ) -> Result<RecordBatch, QueryError> {
         if request.read_only {
             let what = "CREATE SNAPSHOT and DROP SNAPSHOT change the table";
             return Err(QueryError::ReadOnly(what.into()));
@@ -46,10 +45,7 @@ impl Engine {
                 self.drop_named(&id, &name).await?
             }
         };
-        let batch = about::snapshot_rows(std::slice::from_ref(&named))?;
-        let rows = futures::stream::iter([Ok(batch.clone())]);
-        let stream = RecordBatchStreamAdapter::new(batch.schema(), rows);
-        Ok((Box::pin(stream), Vec::new()))
+        Ok(about::snapshot_rows(std::slice::from_ref(&named))?)
     }
 
     /// Gives a committed version of the table a name that keeps it.

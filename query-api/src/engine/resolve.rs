@@ -8,7 +8,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use futures::future::try_join_all;
 use tidelake_catalog::{TableEntry, TableMode};
-use tidelake_core::{TableId, TableName, TenantId, Token};
+use tidelake_core::{TableId, TableName, TenantId, Token, Watermark};
 
 use super::session::Tables;
 use super::{Engine, Seen};
@@ -23,7 +23,8 @@ use crate::sql::{AsOf, FoldedNames, Query, View};
 use crate::table::pinned::Pinned;
 use crate::tail::Finder;
 use crate::tail::View as TailView;
-use crate::wait::{Patience, behind};
+use crate::tail::look;
+use crate::wait::{Patience, behind, beyond};
 
 /// Versions that `table_history` shows.
 const HISTORY_MAX: usize = 1000;
@@ -238,8 +239,27 @@ impl Engine {
                 patience.over();
                 return Ok(pinned);
             };
+            if patience.is_fresh() {
+                self.check_in_log(entry, token).await?;
+            }
             patience.wait(behind).await?;
         }
+    }
+
+    /// A token of offsets that the log is far from having is none of this table: nobody should wait
+    /// for it. A log that does not answer refuses none.
+    pub(crate) async fn check_in_log(
+        &self,
+        entry: &Arc<TableEntry>,
+        token: Option<&Token>,
+    ) -> Result<(), QueryError> {
+        let Ok(ends) = look(self.inner.tails.source(), entry).await else {
+            return Ok(());
+        };
+        beyond(entry, token, |bucket| {
+            let end = ends.iter().find(|(found, _)| *found == bucket);
+            end.map_or(Watermark(0), |(_, end)| Watermark(end.0))
+        })
     }
 
     /// A snapshot and everything behind it up to the log's end, once that covers the token: at once,
@@ -262,6 +282,7 @@ impl Engine {
                 patience.over();
                 break ends;
             };
+            beyond(entry, token, reached)?;
             patience.wait(behind).await?;
         };
         let age = Duration::from_millis(self.inner.settings.snapshot_age_ms_max);
@@ -296,9 +317,12 @@ impl Engine {
                 let table = inner.pins.table(&pinned.entry);
                 let rows = self.committed_rows(pinned);
                 let state = inner.session.state(&pinned.entry.id.tenant, Tables::new());
-                let (snapshot, buckets) = (&pinned.snapshot, pinned.entry.buckets);
-                let history = key_history::table(&state, rows, table, snapshot, buckets, key);
-                Arc::new(history.await?)
+                let (snapshot, buckets) = (Arc::clone(&pinned.snapshot), pinned.entry.buckets);
+                let key = key.clone();
+                let history = async move {
+                    key_history::table(&state, rows, table, &snapshot, buckets, &key).await
+                };
+                Arc::new(self.aside(history).await?)
             }
             View::Snapshots => {
                 Arc::new(about::snapshots(&self.snapshots_of(&pinned.entry).await?)?)

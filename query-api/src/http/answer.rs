@@ -11,16 +11,16 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use bytes::{Bytes, BytesMut};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::StreamExt;
 use serde_json::json;
 use tidelake_core::Token;
 
-use crate::admission::{QueryId, Running};
-use crate::engine::{Answer, Seen};
+use crate::admission::QueryId;
+use crate::engine::{self, Answer, Seen};
 use crate::error::QueryError;
-use crate::formats::{Encoder, Format, encoder, json as json_rows, output_batch};
+use crate::formats::{Encoder, Format, encoder, json as json_rows};
 use crate::metrics::QueryMetrics;
+use crate::moment;
 use crate::table::type_names::type_name;
 
 pub(crate) const QUERY_ID: HeaderName = HeaderName::from_static("x-query-id");
@@ -34,10 +34,9 @@ const PREFETCH_BYTES: usize = 64 * 1024;
 /// Bytes of readable positions in a header; beyond, they become tokens.
 const POSITIONS_BYTES_MAX: usize = 4 * 1024;
 
-/// The answer's rows, bounded in time and number.
+/// The answer's rows, bounded in number.
 struct Rows {
-    stream: SendableRecordBatchStream,
-    running: Running,
+    stream: engine::Rows,
     schema: SchemaRef,
     left: Option<usize>,
     sent: u64,
@@ -47,41 +46,29 @@ struct Rows {
 
 impl Rows {
     async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
-        let next = async { Ok(self.stream.next().await.transpose()?) };
-        let found = self.running.bounded(next).await.and_then(|batch| {
-            let Some(batch) = batch else { return Ok(None) };
-            let batch = match self.left {
-                Some(left) if batch.num_rows() > left => {
-                    self.truncated = true;
-                    batch.slice(0, left)
-                }
-                _ => batch,
-            };
-            output_batch(&batch, &self.schema).map(Some)
-        });
-        match found {
-            Ok(Some(batch)) => {
-                if let Some(left) = &mut self.left {
-                    *left -= batch.num_rows();
-                }
-                self.sent += batch.num_rows() as u64;
-                self.metrics.rows.inc_by(batch.num_rows() as u64);
-                // A cut batch is the last one; it may be empty.
-                if self.truncated && batch.num_rows() == 0 {
-                    return Ok(None);
-                }
-                Ok(Some(batch))
-            }
-            Ok(None) => Ok(None),
-            Err(error) => {
-                self.running.ended(error.outcome());
-                Err(error)
-            }
+        if self.truncated {
+            return Ok(None);
         }
+        let Some(batch) = self.stream.next().await? else {
+            return Ok(None);
+        };
+        let batch = match &mut self.left {
+            Some(left) => {
+                self.truncated = batch.num_rows() > *left;
+                let kept = batch.num_rows().min(*left);
+                *left -= kept;
+                batch.slice(0, kept)
+            }
+            None => batch,
+        };
+        self.sent += batch.num_rows() as u64;
+        self.metrics.rows.inc_by(batch.num_rows() as u64);
+        // A cut batch is the last one; it may be empty.
+        Ok((batch.num_rows() > 0).then_some(batch))
     }
 
-    fn failed(&mut self, error: QueryError) -> QueryError {
-        self.running.ended(error.outcome());
+    fn failed(&self, error: QueryError) -> QueryError {
+        self.stream.ended(error.outcome());
         error
     }
 }
@@ -103,14 +90,12 @@ pub(crate) async fn respond(
         schema,
         seen,
         max_rows,
-        stream,
-        running,
+        rows: stream,
     } = answer;
     let metrics = metrics.clone();
     let (left, sent, truncated) = (max_rows, 0, false);
     let rows = Rows {
         stream,
-        running,
         schema,
         left,
         sent,
@@ -156,7 +141,7 @@ async fn buffered(
             return Err(rows.failed(QueryError::ResultTooLarge { bytes_max }));
         }
     }
-    let elapsed = rows.running.begun.elapsed().as_secs_f64() * 1000.0;
+    let elapsed = moment::age(rows.stream.begun).as_secs_f64() * 1000.0;
     let rest = json!({
         "version": by_table(seen, |seen| json!(seen.version.0)),
         "positions": by_table(seen, positions_json),
@@ -172,7 +157,7 @@ async fn buffered(
 
 /// The whole answer is known: its headers too.
 fn ended(rows: &mut Rows, headers: &mut HeaderMap) {
-    rows.running.ended("ok");
+    rows.stream.ended("ok");
     headers.insert(ROWS, HeaderValue::from(rows.sent));
     if rows.truncated {
         headers.insert(TRUNCATED, HeaderValue::from_static("true"));
@@ -207,7 +192,7 @@ impl Sending {
             };
             let bytes = bytes.map_err(|error| self.rows.failed(error))?;
             if self.done {
-                self.rows.running.ended("ok");
+                self.rows.stream.ended("ok");
             }
             if !bytes.is_empty() {
                 self.rows.metrics.bytes.inc_by(bytes.len() as u64);

@@ -31,12 +31,12 @@ pub(crate) async fn row(
         let Path((table, key)) = read(path)?;
         let tenant = tenant(&headers)?;
         let ask = Ask::of_key(&table, read(pairs)?.0, engine.settings())?;
-        let found = engine.lookup(&tenant, &ask, &Wanted::Text(&key)).await?;
+        let mut found = engine.lookup(&tenant, &ask, &Wanted::Text(&key)).await?;
         if found.rows.batch_of(0).is_none() {
             return Err(QueryError::RowNotFound { table, key });
         }
         let mut out = Vec::with_capacity(ROW_BYTES_GUESS);
-        found.rows.write(&mut out)?;
+        found.write(&mut out, engine.settings().json_bytes_max)?;
         Ok(response(&found, out))
     };
     found.await.unwrap_or_else(refused)
@@ -58,7 +58,7 @@ pub(crate) async fn rows(
         let tenant = tenant(&headers)?;
         let (ask, wanted) = Ask::of_body(&table, &body, engine.settings())?;
         let found = engine.lookup(&tenant, &ask, &wanted).await?;
-        listed(&engine, &found)
+        listed(&engine, found)
     };
     found.await.unwrap_or_else(refused)
 }
@@ -75,16 +75,18 @@ pub(crate) async fn range(
         let tenant = tenant(&headers)?;
         let (ask, wanted) = Ask::of_range(&table, read(pairs)?.0, engine.settings())?;
         let found = engine.lookup(&tenant, &ask, &wanted).await?;
-        listed(&engine, &found)
+        listed(&engine, found)
     };
     found.await.unwrap_or_else(refused)
 }
 
 /// `{"rows":[…],"version":{table:N},"next":key}`.
-fn listed(engine: &Engine, found: &Answered) -> Result<Response<Body>, QueryError> {
-    let mut out = Vec::with_capacity(found.rows.len() * ROW_BYTES_GUESS);
+fn listed(engine: &Engine, mut found: Answered) -> Result<Response<Body>, QueryError> {
+    let bytes_max = engine.settings().json_bytes_max;
+    let guess = found.rows.len().saturating_mul(ROW_BYTES_GUESS);
+    let mut out = Vec::with_capacity(guess.min(bytes_max));
     out.extend_from_slice(b"{\"rows\":[");
-    found.rows.write(&mut out)?;
+    found.write(&mut out, bytes_max)?;
     out.extend_from_slice(b"],\"version\":{");
     write_text(found.seen.table.table.as_str(), &mut out);
     out.extend_from_slice(format!(":{}}}", found.seen.version).as_bytes());
@@ -93,11 +95,7 @@ fn listed(engine: &Engine, found: &Answered) -> Result<Response<Body>, QueryErro
         write_text(next, &mut out);
     }
     out.push(b'}');
-    let bytes_max = engine.settings().json_bytes_max;
-    if out.len() > bytes_max {
-        return Err(QueryError::ResultTooLarge { bytes_max });
-    }
-    Ok(response(found, out))
+    Ok(response(&found, out))
 }
 
 fn response(found: &Answered, body: Vec<u8>) -> Response<Body> {

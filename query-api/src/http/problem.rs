@@ -232,11 +232,16 @@ fn of_bounds(error: &QueryError) -> Option<Problem> {
         QueryError::Timeout(_) => Problem::new(504, "QUERY_TIMEOUT", "the query took too long")
             .detail(detail)
             .hint("narrow the query or raise timeout_ms"),
+        QueryError::Stalled(_) => {
+            Problem::new(504, "ANSWER_NOT_READ", "the answer was not read in time")
+                .detail(detail)
+                .hint("read the answer without long breaks, or ask for less at a time")
+        }
         QueryError::Cancelled => {
             Problem::new(409, "QUERY_CANCELLED", "the query was cancelled").detail(detail)
         }
-        QueryError::Overloaded { of_tenant, .. } => {
-            let status = if *of_tenant { 429 } else { 503 };
+        QueryError::Overloaded { of_tenant } => {
+            let status = if of_tenant.is_some() { 429 } else { 503 };
             Problem::new(status, "TOO_MANY_QUERIES", "too many queries at a time")
                 .detail(detail)
                 .retry_after_s(1)

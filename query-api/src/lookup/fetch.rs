@@ -28,6 +28,11 @@ use crate::tail::{Finder, Found};
 /// Files that are read at a time.
 const FILES_IN_FLIGHT_MAX: usize = 8;
 
+/// Rows that are read before it is looked how large they are: at first, and later.
+const PART_FIRST: usize = 64;
+const PART_MIN: usize = 16;
+const PART_MAX: usize = 4096;
+
 /// Rows in the order that was asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
@@ -50,16 +55,32 @@ impl Rows {
         self.places.truncate(rows);
     }
 
+    /// Bytes that the rows were decoded to, whole batches.
+    pub(super) fn bytes(&self) -> usize {
+        self.batches.iter().map(bytes_of).sum()
+    }
+
+    /// Puts others behind them.
+    fn append(&mut self, others: Self) {
+        let first = self.batches.len();
+        let shifted = others.places.into_iter();
+        let shifted = shifted.map(|place| place.map(|(batch, row)| (first + batch, row)));
+        self.places.extend(shifted);
+        self.batches.extend(others.batches);
+    }
+
     pub(crate) fn batch_of(&self, place: usize) -> Option<(&RecordBatch, usize)> {
         let (batch, row) = (*self.places.get(place)?)?;
         Some((&self.batches[batch], row))
     }
 
-    /// Every row as an object, `null` where there is none, separated by commas.
-    pub(crate) fn write(&self, out: &mut Vec<u8>) -> Result<(), QueryError> {
+    /// Rows as objects, `null` where there is none, separated by commas, as many of the first as
+    /// `bytes_max` has room for. Gives their number.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, bytes_max: usize) -> Result<usize, QueryError> {
         let objects = self.batches.iter().map(Objects::new);
         let objects: Vec<Objects<'_>> = objects.collect::<Result<_, _>>()?;
         for (at, place) in self.places.iter().enumerate() {
+            let before = out.len();
             if at > 0 {
                 out.push(b',');
             }
@@ -67,13 +88,46 @@ impl Rows {
                 Some((batch, row)) => objects[*batch].write(*row, out),
                 None => out.extend_from_slice(b"null"),
             }
+            if out.len() > bytes_max {
+                out.truncate(before);
+                return Ok(at);
+            }
         }
-        Ok(())
+        Ok(self.places.len())
     }
 }
 
-/// Reads rows. Each file is read once, whatever the number of its rows.
+pub(super) fn bytes_of(batch: &RecordBatch) -> usize {
+    batch.get_array_memory_size()
+}
+
+/// Reads rows in their order until all are there, or those that are take more than `bytes_max`: fewer
+/// rows than were asked for tell that.
 pub(super) async fn fetch(
+    readers: &Readers,
+    finder: &Finder,
+    found: &[Option<Found>],
+    bytes_max: usize,
+) -> Result<Rows, QueryError> {
+    let mut rows = Rows::default();
+    let (mut left, mut part) = (found, PART_FIRST);
+    while !left.is_empty() {
+        let (now, later) = left.split_at(part.min(left.len()));
+        rows.append(fetch_part(readers, finder, now).await?);
+        let bytes = rows.bytes();
+        if bytes > bytes_max {
+            break;
+        }
+        // As many more as there is room for, should they be as large as those so far.
+        let each = (bytes / rows.len().max(1)).max(1);
+        part = ((bytes_max - bytes) / each).clamp(PART_MIN, PART_MAX);
+        left = later;
+    }
+    Ok(rows)
+}
+
+/// Reads rows. Each file is read once, whatever the number of its rows.
+async fn fetch_part(
     readers: &Readers,
     finder: &Finder,
     found: &[Option<Found>],

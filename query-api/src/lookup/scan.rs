@@ -9,11 +9,12 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit};
+use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use futures::TryStreamExt;
 use tidelake_table::TableError;
 use tidelake_table::index::Keys;
 
-use super::fetch::Rows;
+use super::fetch::{Rows, bytes_of};
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::table::keys::TableKeys;
@@ -44,6 +45,8 @@ pub(super) async fn points(
     }
     let mut found = vec![None; keys.num_rows()];
     let mut kept = Vec::new();
+    let bytes_max = engine.settings().json_bytes_max;
+    let mut bytes = 0;
     let mut stream = engine.stream(pinned, &plan).await?;
     while let Some(batch) = stream.try_next().await? {
         // Filters of several columns let combinations through that nobody asked for.
@@ -58,20 +61,26 @@ pub(super) async fn points(
             }
         }
         if !rows.is_empty() {
-            kept.push(take_record_batch(&batch, &UInt32Array::from(rows))?);
+            let rows = take_record_batch(&batch, &UInt32Array::from(rows))?;
+            bytes += bytes_of(&rows);
+            if bytes > bytes_max {
+                return Err(QueryError::ResultTooLarge { bytes_max });
+            }
+            kept.push(rows);
         }
     }
     Ok(Rows::new(kept, found))
 }
 
-/// Live rows in key order, from a key on, up to another.
+/// Live rows in key order, from a key on, up to another; true where they are not all, because they
+/// became too large.
 pub(super) async fn range(
     engine: &Engine,
     pinned: &Arc<Pinned>,
     known: &TableKeys,
     (from, to): (Option<&RecordBatch>, Option<&RecordBatch>),
     limit: usize,
-) -> Result<Rows, QueryError> {
+) -> Result<(Rows, bool), QueryError> {
     let mut filters = Vec::new();
     if let Some(from) = from {
         filters.push(beyond(from, &|column, value| column.gt(value), true)?);
@@ -85,14 +94,23 @@ pub(super) async fn range(
         .rows_where(pinned, filters)?
         .sort_with_limit(order.collect::<Vec<_>>(), Some(limit))?
         .build()?;
-    let stream = engine.stream(pinned, &plan).await?;
-    let batches: Vec<RecordBatch> = stream.try_collect().await?;
+    let mut stream = engine.stream(pinned, &plan).await?;
+    let (mut batches, mut bytes) = (Vec::<RecordBatch>::new(), 0);
+    let mut is_cut = false;
+    while let Some(batch) = stream.try_next().await? {
+        bytes += bytes_of(&batch);
+        batches.push(batch);
+        is_cut = bytes > engine.settings().json_bytes_max;
+        if is_cut {
+            break;
+        }
+    }
     let places = batches
         .iter()
         .enumerate()
         .flat_map(|(batch, rows)| (0..rows.num_rows()).map(move |row| Some((batch, row))));
     let places = places.collect();
-    Ok(Rows::new(batches, places))
+    Ok((Rows::new(batches, places), is_cut))
 }
 
 fn spec_keys(known: &TableKeys, keys: &RecordBatch) -> Result<Keys, QueryError> {
@@ -161,8 +179,9 @@ impl Engine {
         &self,
         pinned: &Arc<Pinned>,
         plan: &LogicalPlan,
-    ) -> Result<datafusion::physical_plan::SendableRecordBatchStream, QueryError> {
+    ) -> Result<SendableRecordBatchStream, QueryError> {
         let state = self.plain_session(&pinned.entry.id.tenant);
-        crate::engine::start(&state, &state.optimize(plan)?).await
+        let plan = state.create_physical_plan(plan).await?;
+        Ok(execute_stream(plan, state.task_ctx())?)
     }
 }

@@ -31,6 +31,9 @@ pub(crate) struct Answered {
     pub seen: Seen,
     /// Where a range goes on.
     pub next: Option<String>,
+    /// Of what the rows' keys are.
+    keys: Arc<TableKeys>,
+    is_range: bool,
 }
 
 /// Keys, read by the types of the table.
@@ -87,14 +90,17 @@ impl Engine {
         wanted: &Wanted<'_>,
         patience: &Patience<'_>,
     ) -> Result<Answered, QueryError> {
-        let _turn = self.lookup_turn().await?;
+        let looking = self.lookups().begin(tenant)?;
         let id = TableId::new(tenant.clone(), ask.table.clone());
         let entry = self.entry_soon(&id).await?;
         if entry.mode != TableMode::Upsert {
             return Err(QueryError::NoKey(id));
         }
-        match self.source(&entry, ask, patience).await? {
+        // Whoever waits for a token or a topic takes nobody's turn.
+        let source = self.source(&entry, ask, patience).await?;
+        match source {
             Source::Indexed(finder, seen) => {
+                let _turn = looking.turn().await?;
                 let keys = keys(finder.keys(), wanted)?;
                 self.indexed(finder, seen, keys).await
             }
@@ -103,7 +109,9 @@ impl Engine {
                     return Err(QueryError::NoKey(id));
                 };
                 let keys = keys(&known, wanted)?;
-                self.scanned(&pinned, &known, keys).await
+                let engine = self.clone();
+                let scan = async move { engine.scanned(&pinned, &known, keys).await };
+                self.aside(scan).await
             }
         }
     }
@@ -156,7 +164,12 @@ impl Engine {
                     patience.over();
                     return Ok(source);
                 }
-                Some(behind) => patience.wait(behind).await?,
+                Some(behind) => {
+                    if patience.is_fresh() {
+                        self.check_in_log(entry, token).await?;
+                    }
+                    patience.wait(behind).await?;
+                }
             }
         }
     }
@@ -187,9 +200,11 @@ impl Engine {
             let found = tokio::task::spawn_blocking(find).await;
             found.map_err(|error| QueryError::Engine(format!("looking for keys: {error}")))??
         };
-        let rows = fetch::fetch(self.readers(), &finder, &found).await?;
+        let bytes_max = self.settings().json_bytes_max;
+        let rows = fetch::fetch(self.readers(), &finder, &found, bytes_max).await?;
         let keys = finder.keys();
-        answered(keys, rows, seen, limit)
+        let is_cut = rows.len() < found.len();
+        answered(keys, rows, seen, (limit, is_cut), bytes_max)
     }
 
     async fn scanned(
@@ -199,15 +214,16 @@ impl Engine {
         keys: Keys,
     ) -> Result<Answered, QueryError> {
         let seen = Seen::committed(pinned);
+        let bytes_max = self.settings().json_bytes_max;
         match keys {
             Keys::Points(keys) => {
                 let rows = scan::points(self, pinned, known, &keys).await?;
-                answered(known, rows, seen, None)
+                answered(known, rows, seen, (None, false), bytes_max)
             }
             Keys::Range { from, to, limit } => {
                 let range = (from.as_ref(), to.as_ref());
-                let rows = scan::range(self, pinned, known, range, limit + 1).await?;
-                answered(known, rows, seen, Some(limit))
+                let (rows, is_cut) = scan::range(self, pinned, known, range, limit + 1).await?;
+                answered(known, rows, seen, (Some(limit), is_cut), bytes_max)
             }
         }
     }
@@ -238,19 +254,57 @@ fn keys(known: &TableKeys, wanted: &Wanted<'_>) -> Result<Keys, QueryError> {
     })
 }
 
-/// Cuts a range at its limit; the row beyond names where it goes on.
+/// Cuts a range at its limit, or where its rows became too large; the first row that is left out
+/// names where it goes on.
 fn answered(
-    keys: &TableKeys,
+    keys: &Arc<TableKeys>,
     mut rows: Rows,
     seen: Seen,
-    limit: Option<usize>,
+    (limit, is_cut): (Option<usize>, bool),
+    bytes_max: usize,
 ) -> Result<Answered, QueryError> {
+    let is_range = limit.is_some();
+    let limit = match (limit, is_cut) {
+        (None, true) => return Err(QueryError::ResultTooLarge { bytes_max }),
+        (None, false) => rows.len(),
+        (Some(limit), false) => limit,
+        (Some(limit), true) => limit.min(rows.len().saturating_sub(1)),
+    };
+    if is_cut && limit == 0 {
+        return Err(QueryError::ResultTooLarge { bytes_max });
+    }
     let mut next = None;
-    if let Some(limit) = limit.filter(|limit| rows.len() > *limit) {
-        if let Some((batch, row)) = rows.batch_of(limit) {
-            next = Some(keys.text_of(batch, row)?);
-        }
+    if rows.len() > limit {
+        next = key_of(keys, &rows, limit)?;
         rows.truncate(limit);
     }
-    Ok(Answered { rows, seen, next })
+    Ok(Answered {
+        rows,
+        seen,
+        next,
+        keys: Arc::clone(keys),
+        is_range,
+    })
+}
+
+fn key_of(keys: &TableKeys, rows: &Rows, place: usize) -> Result<Option<String>, QueryError> {
+    let row = rows.batch_of(place);
+    row.map(|(batch, row)| keys.text_of(batch, row)).transpose()
+}
+
+impl Answered {
+    /// Writes the rows as `[…]` has them, within the bound; a range that does not fit ends early
+    /// and says where it goes on.
+    pub(crate) fn write(&mut self, out: &mut Vec<u8>, bytes_max: usize) -> Result<(), QueryError> {
+        let written = self.rows.write(out, bytes_max)?;
+        if written == self.rows.len() {
+            return Ok(());
+        }
+        if !self.is_range || written == 0 {
+            return Err(QueryError::ResultTooLarge { bytes_max });
+        }
+        self.next = key_of(&self.keys, &self.rows, written)?;
+        self.rows.truncate(written);
+        Ok(())
+    }
 }

@@ -241,6 +241,90 @@ async fn a_token_is_waited_for_and_then_told() {
     );
     let (status, _) = case.world.get(&committed).await;
     assert_eq!(status, 503);
+    // The log can't have what such a token asks for: nobody waits for it.
+    for consistency in ["latest", "committed"] {
+        let never = token(1 << 40);
+        let never = format!("{path}?token={never}&consistency={consistency}&timeout_ms=600000");
+        let (status, body) = case.world.get(&never).await;
+        assert_eq!((status, &body["code"]), (400, &json!("INVALID_TOKEN")));
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_token_takes_nobodys_turn() {
+    let settings = QuerySettings {
+        lookups_max: 1,
+        lookups_per_tenant_max: 3,
+        ..QuerySettings::default()
+    };
+    let mut case = Case::new(settings).await;
+    let key = ("eu".to_owned(), 1);
+    case.put(&key, "a");
+    let bucket = tidelake_core::Bucket(home(&key));
+    let token = tidelake_core::Token::new([(bucket, tidelake_core::Watermark(2))]);
+    let path = format!("/v1/tables/orders/rows/{}", text(&key).replace('"', "%22"));
+    let late = format!("{path}?token={token}&timeout_ms=600000");
+    let mut waiting = [
+        Box::pin(case.world.get(&late)),
+        Box::pin(case.world.get(&late)),
+    ];
+    for waiting in &mut waiting {
+        let begun = tokio::time::timeout(std::time::Duration::from_millis(20), waiting).await;
+        assert!(begun.is_err(), "it waits");
+    }
+    let (status, body) = case.world.get(&path).await;
+    assert_eq!((status, &body["note"]), (200, &json!("a")));
+    let third = Box::pin(case.world.get(&late));
+    let mut third = third;
+    let begun = tokio::time::timeout(std::time::Duration::from_millis(20), &mut third).await;
+    assert!(begun.is_err(), "it waits");
+    let (status, body) = case.world.get(&path).await;
+    assert_eq!((status, &body["code"]), (429, &json!("TOO_MANY_QUERIES")));
+    drop((waiting, third));
+    assert_eq!(case.world.get(&path).await.0, 200);
+}
+
+#[tokio::test]
+async fn large_rows_are_counted_before_they_are_written() {
+    let settings = QuerySettings {
+        json_bytes_max: 100_000,
+        ..QuerySettings::default()
+    };
+    let world = World::new(settings).await;
+    let schema = r#"{"type": "struct", "identifier-field-ids": [1], "fields": [
+        {"id": 1, "name": "name", "type": "string", "required": true},
+        {"id": 2, "name": "doc", "type": "string", "required": false}]}"#;
+    let table = world.table("docs", schema, 1).await;
+    let doc = "x".repeat(30_000);
+    for name in 0..8 {
+        let row = format!("{{\"name\": \"{name}\", \"doc\": \"{doc}\"}}");
+        world.log.push(&table.entry.topic, 0, Wire::json(&row));
+    }
+    let keys = vec!["3"; 10_000];
+    let (status, body) = world
+        .post("/v1/tables/docs/lookup", &json!({"keys": keys}))
+        .await;
+    assert_eq!((status, &body["code"]), (413, &json!("RESULT_TOO_LARGE")));
+    // A range goes on where it became too large.
+    let (mut from, mut found) = (String::new(), Vec::new());
+    for _ in 0..8 {
+        let path = match from.as_str() {
+            "" => "/v1/tables/docs/rows?limit=8".to_owned(),
+            from => format!("/v1/tables/docs/rows?limit=8&from={from}"),
+        };
+        let (status, body) = world.get(&path).await;
+        assert_eq!(status, 200);
+        let rows = body["rows"].as_array().unwrap();
+        found.extend(
+            rows.iter()
+                .map(|row| row["name"].as_str().unwrap().to_owned()),
+        );
+        match body["next"].as_str() {
+            Some(next) => next.clone_into(&mut from),
+            None => break,
+        }
+    }
+    assert_eq!(found, ["0", "1", "2", "3", "4", "5", "6", "7"]);
 }
 
 #[tokio::test]

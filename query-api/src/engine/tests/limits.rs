@@ -135,28 +135,6 @@ async fn a_query_can_be_cancelled_by_its_id() {
 }
 
 #[tokio::test]
-async fn dropping_an_answer_ends_its_query() {
-    let (world, _table) = world().await;
-    let tenant = TenantId::default();
-    let request = Request::new("SELECT * FROM orders", world.engine.settings());
-    let answer = world
-        .engine
-        .query(&tenant, world.engine.fresh_id(), &request)
-        .await
-        .unwrap();
-    assert_eq!(world.engine.queries(&tenant).len(), 1);
-    drop(answer);
-    assert_eq!(world.engine.queries(&tenant).len(), 0);
-    let ended = world
-        .engine
-        .metrics()
-        .queries
-        .with_label_values(&["disconnected"])
-        .get();
-    assert_eq!(ended, 1);
-}
-
-#[tokio::test]
 async fn requests_come_in_several_shapes() {
     let (world, _table) = world().await;
     let get = HttpRequest::get(

@@ -1,0 +1,103 @@
+//! From a parsed statement to a plan that runs: on the query's own threads.
+
+use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::execution::SessionState;
+use datafusion::execution::context::SQLOptions;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
+use datafusion::sql::parser;
+
+use super::interrupt::{Interrupt, stoppable};
+use crate::error::QueryError;
+use crate::sql::{self, FoldedNames};
+
+/// A statement, and everything that it needs to become a plan.
+pub(super) struct Statement {
+    pub state: SessionState,
+    pub parsed: parser::Statement,
+    pub names: FoldedNames,
+    pub params: Vec<serde_json::Value>,
+    pub max_rows: Option<usize>,
+    pub interrupt: Interrupt,
+}
+
+/// Plans the statement and begins to execute it.
+pub(super) async fn begin(statement: Statement) -> Result<SendableRecordBatchStream, QueryError> {
+    let Statement {
+        mut state,
+        mut parsed,
+        names,
+        params,
+        max_rows,
+        interrupt,
+    } = statement;
+    sql::fold_columns(&mut parsed, &names);
+    state.mark_start_execution();
+    let is_query = matches!(&parsed, parser::Statement::Statement(_));
+    let plan = state.statement_to_plan(parsed).await?;
+    read_only(&plan)?;
+    let plan = with_params(plan, &params)?;
+    // One row more than is sent: it tells that the answer was cut.
+    let plan = match max_rows {
+        Some(rows) if is_query => LogicalPlanBuilder::from(plan)
+            .limit(0, Some(rows.saturating_add(1).min(ROWS_MAX)))?
+            .build()?,
+        _ => plan,
+    };
+    let plan = state.create_physical_plan(&plan).await?;
+    let plan = stoppable(plan, &interrupt)?;
+    Ok(execute_stream(plan, state.task_ctx())?)
+}
+
+/// The largest limit that a plan can have.
+const ROWS_MAX: usize = i64::MAX as usize;
+
+/// The second lock: whatever the text check let through, the plan only reads.
+fn read_only(plan: &LogicalPlan) -> Result<(), QueryError> {
+    SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false)
+        .verify_plan(plan)
+        .map_err(|error| QueryError::NotAllowed(error.strip_backtrace()))
+}
+
+fn with_params(plan: LogicalPlan, params: &[serde_json::Value]) -> Result<LogicalPlan, QueryError> {
+    let named = plan.get_parameter_names()?;
+    let highest = named
+        .iter()
+        .map(|name| {
+            name.strip_prefix('$')
+                .and_then(|place| place.parse::<usize>().ok())
+                .ok_or_else(|| {
+                    QueryError::Invalid(format!("parameter {name} has no number; write $1, $2, …"))
+                })
+        })
+        .try_fold(0, |highest, place| place.map(|place| highest.max(place)))?;
+    if highest > params.len() {
+        let reason = format!(
+            "the statement has parameter ${highest}, params has {} values",
+            params.len()
+        );
+        return Err(QueryError::request("params", reason));
+    }
+    if named.is_empty() {
+        return Ok(plan);
+    }
+    let values: Vec<ScalarValue> = params.iter().map(scalar).collect();
+    Ok(plan.with_param_values(ParamValues::from(values))?)
+}
+
+fn scalar(value: &serde_json::Value) -> ScalarValue {
+    match value {
+        serde_json::Value::Bool(value) => ScalarValue::Boolean(Some(*value)),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(value), _) => ScalarValue::Int64(Some(value)),
+            (None, Some(value)) => ScalarValue::UInt64(Some(value)),
+            _ => ScalarValue::Float64(number.as_f64()),
+        },
+        serde_json::Value::String(text) => ScalarValue::Utf8(Some(text.clone())),
+        // Arrays and objects were refused with the request.
+        _ => ScalarValue::Null,
+    }
+}

@@ -1,0 +1,416 @@
+//! A query's execution: a task on threads of its own, and whoever watches over it.
+//!
+//! ```text
+//!   query's threads                        main runtime
+//!   drive: plan ─► stream ─► batch ══ bounded channel ══► Rows ─► a door (HTTP, …)
+//!                     ▲                                     │ dropped: the reader went
+//!   supervise: done · cancelled · out of time · not read · reader gone ─► verdict
+//! ```
+//! Owns the deadline, the turn and the end of an execution. The watch does not depend on the plan:
+//! a reader hears of the end within moments, whatever an operator is doing. What can't be stopped at
+//! once is abandoned: it keeps its threads and its turn, and is counted, until it stops.
+//!
+//! Invariants:
+//! - the deadline counts what is executed or waited for, but not the time that a reader takes; that
+//!   is bounded apart;
+//! - a turn is held while the plan executes, and given back while its output is not taken;
+//! - a query ends once: the first of answer, error, cancellation, time-out and departure counts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::physical_plan::SendableRecordBatchStream;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::interrupt::Interrupt;
+use super::threads::Lease;
+use crate::admission::{Ending, Running, Turn};
+use crate::error::QueryError;
+use crate::formats::{output_batch, output_schema};
+use crate::metrics::QueryMetrics;
+use crate::moment;
+
+/// Batches that are ready before they are taken.
+const BATCHES_AHEAD: usize = 2;
+/// A query that is over and works on for so long is counted as abandoned.
+const ABANDONED_AFTER: Duration = Duration::from_millis(100);
+/// How often it is looked whether an abandoned query's threads are free.
+const LOOK_FIRST: Duration = Duration::from_millis(1);
+const LOOK_MAX: Duration = Duration::from_millis(100);
+
+/// What the execution, its watch and its reader share.
+#[derive(Debug)]
+struct Progress {
+    clock: Mutex<ExecutionClock>,
+    /// A stall began: its end is nearer than the deadline.
+    stalls: Notify,
+    /// Given back while nothing executes.
+    turn: Mutex<Option<Turn>>,
+    /// The reader is gone.
+    gone: CancellationToken,
+    /// There is a verdict.
+    over: CancellationToken,
+    verdict: Mutex<Option<Result<(), QueryError>>>,
+    ending: Arc<Ending>,
+}
+
+/// How long a query executed, without the time that its reader took.
+#[derive(Debug)]
+struct ExecutionClock {
+    /// When it would have begun without any stall.
+    begun: Instant,
+    stalled_since: Option<Instant>,
+}
+
+impl Progress {
+    fn stalled(&self) {
+        self.clock.lock().stalled_since = Some(moment::now());
+        self.turn.lock().take();
+        self.stalls.notify_one();
+    }
+
+    fn goes_on(&self) {
+        let mut clock = self.clock.lock();
+        if let Some(since) = clock.stalled_since.take() {
+            clock.begun += moment::age(since);
+        }
+    }
+
+    /// The first verdict counts.
+    fn decide(&self, verdict: Result<(), QueryError>) {
+        let mut held = self.verdict.lock();
+        if held.is_none() {
+            if let Err(error) = &verdict {
+                self.ending.tell(error.outcome());
+            }
+            *held = Some(verdict);
+        }
+        drop(held);
+        self.over.cancel();
+    }
+}
+
+/// Bounds of one execution.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    timeout: Duration,
+    stall: Duration,
+}
+
+impl Bounds {
+    /// When to look again, and the error that is due then.
+    fn next(self, clock: &ExecutionClock) -> (Instant, QueryError) {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        match clock.stalled_since {
+            Some(since) => (since + self.stall, QueryError::Stalled(millis(self.stall))),
+            None => {
+                let error = QueryError::Timeout(millis(self.timeout));
+                (clock.begun + self.timeout, error)
+            }
+        }
+    }
+}
+
+/// What an execution needs beside its plan.
+pub(super) struct Context {
+    pub running: Running,
+    pub turn: Turn,
+    pub turns: Arc<Semaphore>,
+    pub lease: Lease,
+    pub interrupt: Interrupt,
+    pub stall_max: Duration,
+    pub metrics: QueryMetrics,
+}
+
+/// Starts `plan` on its threads; the rows come with their schema once it is planned.
+///
+/// # Errors
+/// Whatever keeps the plan from its first row, or from being made at all.
+pub(super) async fn start<P>(context: Context, plan: P) -> Result<(SchemaRef, Rows), QueryError>
+where
+    P: Future<Output = Result<SendableRecordBatchStream, QueryError>> + Send + 'static,
+{
+    let Context {
+        running,
+        turn,
+        turns,
+        lease,
+        interrupt,
+        stall_max,
+        metrics,
+    } = context;
+    let progress = Arc::new(Progress {
+        clock: Mutex::new(ExecutionClock {
+            begun: running.begun,
+            stalled_since: None,
+        }),
+        stalls: Notify::new(),
+        turn: Mutex::new(Some(turn)),
+        gone: CancellationToken::new(),
+        over: CancellationToken::new(),
+        verdict: Mutex::new(None),
+        ending: Arc::clone(&running.ending),
+    });
+    let (begin, begun) = oneshot::channel();
+    let (send, batches) = mpsc::channel(BATCHES_AHEAD);
+    let rows = Rows {
+        batches,
+        progress: Arc::clone(&progress),
+        begun: running.begun,
+    };
+    let out = Output {
+        batches: send,
+        turns,
+        progress: Arc::clone(&progress),
+    };
+    let driven = lease.handle().spawn(drive(plan, begin, out));
+    let bounds = Bounds {
+        timeout: running.timeout,
+        stall: stall_max.min(running.timeout),
+    };
+    let watch = Watch {
+        driven,
+        lease,
+        running,
+        interrupt,
+        progress: Arc::clone(&progress),
+        bounds,
+        metrics,
+    };
+    tokio::spawn(watch.supervise());
+    let schema = tokio::select! {
+        biased;
+        schema = begun => schema.ok(),
+        () = progress.over.cancelled() => None,
+    };
+    match schema {
+        Some(schema) => Ok((schema, rows)),
+        None => Err(rows.verdict().await.err().unwrap_or(QueryError::Closed)),
+    }
+}
+
+/// Where batches go.
+struct Output {
+    batches: mpsc::Sender<RecordBatch>,
+    turns: Arc<Semaphore>,
+    progress: Arc<Progress>,
+}
+
+impl Output {
+    /// False where nobody takes them any more.
+    async fn push(&self, batch: RecordBatch) -> bool {
+        let Err(full) = self.batches.try_send(batch) else {
+            return true;
+        };
+        let mpsc::error::TrySendError::Full(batch) = full else {
+            return false;
+        };
+        self.progress.stalled();
+        let taken = self.batches.send(batch).await;
+        self.progress.goes_on();
+        if taken.is_err() {
+            return false;
+        }
+        match Arc::clone(&self.turns).acquire_owned().await {
+            Ok(turn) => *self.progress.turn.lock() = Some(turn),
+            Err(_) => return false,
+        }
+        true
+    }
+}
+
+async fn drive<P>(plan: P, begin: oneshot::Sender<SchemaRef>, out: Output) -> Result<(), QueryError>
+where
+    P: Future<Output = Result<SendableRecordBatchStream, QueryError>> + Send,
+{
+    let mut stream = plan.await?;
+    let schema = output_schema(&stream.schema());
+    // Who went meanwhile is noticed by the watch.
+    let _gone = begin.send(Arc::clone(&schema));
+    while let Some(batch) = stream.next().await {
+        let batch = output_batch(&batch?, &schema)?;
+        if batch.num_rows() > 0 && !out.push(batch).await {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Watches over one execution from the main runtime.
+struct Watch {
+    driven: JoinHandle<Result<(), QueryError>>,
+    lease: Lease,
+    running: Running,
+    interrupt: Interrupt,
+    progress: Arc<Progress>,
+    bounds: Bounds,
+    metrics: QueryMetrics,
+}
+
+impl Watch {
+    async fn supervise(mut self) {
+        let verdict = self.verdict().await;
+        // Where the reader went nobody is told.
+        self.progress.decide(verdict.unwrap_or(Ok(())));
+        drop(self.running);
+        // Whatever still runs has no purpose any more.
+        self.interrupt.set();
+        self.driven.abort();
+        freed(&self.lease, &self.metrics).await;
+        drop(self.lease);
+        self.progress.turn.lock().take();
+    }
+
+    /// How the query ended; `None` where its reader went.
+    async fn verdict(&mut self) -> Option<Result<(), QueryError>> {
+        loop {
+            let (wake, due) = self.bounds.next(&self.progress.clock.lock());
+            tokio::select! {
+                biased;
+                done = &mut self.driven => {
+                    let failed = |error: tokio::task::JoinError| {
+                        QueryError::Engine(format!("the query's task ended: {error}"))
+                    };
+                    return Some(done.unwrap_or_else(|error| Err(failed(error))));
+                }
+                () = self.running.cancel.cancelled() => return Some(Err(QueryError::Cancelled)),
+                () = self.progress.gone.cancelled() => return None,
+                () = self.progress.stalls.notified() => {}
+                () = moment::reach(wake) => {
+                    // Perhaps the reader took something meanwhile, which moves the end.
+                    let (wake, _) = self.bounds.next(&self.progress.clock.lock());
+                    if wake <= moment::now() {
+                        return Some(Err(due));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Does work on threads of its own that nobody else's plan runs on; dropping it ends the work.
+pub(super) async fn aside<T: Send + 'static, H: Send + 'static>(
+    (turn, lease): (H, Lease),
+    metrics: QueryMetrics,
+    work: impl Future<Output = Result<T, QueryError>> + Send + 'static,
+) -> Result<T, QueryError> {
+    let (mut tell, told) = oneshot::channel();
+    let mut task = lease.handle().spawn(work);
+    tokio::spawn(async move {
+        let done = tokio::select! {
+            done = &mut task => Some(done),
+            () = tell.closed() => None,
+        };
+        if let Some(done) = done {
+            let failed = |error| Err(QueryError::Engine(format!("the task ended: {error}")));
+            // Who does not wait any more does not mind.
+            let _gone = tell.send(done.unwrap_or_else(failed));
+        }
+        task.abort();
+        freed(&lease, &metrics).await;
+        drop((lease, turn));
+    });
+    told.await.unwrap_or(Err(QueryError::Closed))
+}
+
+/// Waits until nothing runs on the threads any more.
+async fn freed(lease: &Lease, metrics: &QueryMetrics) {
+    let begun = moment::now();
+    let mut pause = LOOK_FIRST;
+    let mut counted = None;
+    while !lease.is_idle() {
+        if counted.is_none() && moment::age(begun) > ABANDONED_AFTER {
+            counted = Some(Counted::begin(metrics));
+        }
+        moment::reach(moment::now() + pause).await;
+        pause = (pause * 2).min(LOOK_MAX);
+    }
+}
+
+struct Counted(prometheus::IntGauge);
+
+impl Counted {
+    fn begin(metrics: &QueryMetrics) -> Self {
+        metrics.abandoned.inc();
+        Self(metrics.abandoned.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The rows of an execution, as they are taken. Dropping them ends it.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    batches: mpsc::Receiver<RecordBatch>,
+    progress: Arc<Progress>,
+    pub(crate) begun: Instant,
+}
+
+impl Rows {
+    /// Rows that are there already.
+    pub(super) fn ready(running: &Running, batch: RecordBatch) -> Self {
+        let (send, batches) = mpsc::channel(1);
+        // There is room for one.
+        let _sent = send.try_send(batch);
+        let over = CancellationToken::new();
+        over.cancel();
+        Self {
+            batches,
+            progress: Arc::new(Progress {
+                clock: Mutex::new(ExecutionClock {
+                    begun: running.begun,
+                    stalled_since: None,
+                }),
+                stalls: Notify::new(),
+                turn: Mutex::default(),
+                gone: CancellationToken::new(),
+                over,
+                verdict: Mutex::new(Some(Ok(()))),
+                ending: Arc::clone(&running.ending),
+            }),
+            begun: running.begun,
+        }
+    }
+
+    /// The next rows, none at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
+        let batch = tokio::select! {
+            biased;
+            batch = self.batches.recv() => batch,
+            () = self.progress.over.cancelled() => self.batches.try_recv().ok(),
+        };
+        match batch {
+            Some(batch) => Ok(Some(batch)),
+            None => self.verdict().await.map(|()| None),
+        }
+    }
+
+    async fn verdict(&self) -> Result<(), QueryError> {
+        self.progress.over.cancelled().await;
+        self.progress.verdict.lock().clone().unwrap_or(Ok(()))
+    }
+
+    /// Tells how the answer ended, where its reader knows.
+    pub(crate) fn ended(&self, outcome: &'static str) {
+        self.progress.ending.tell(outcome);
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        // Counts only where nobody said otherwise.
+        self.progress.ending.tell("disconnected");
+        self.progress.gone.cancel();
+    }
+}
