@@ -25,6 +25,7 @@ use tidelake_schema::arrow::UTC;
 use url::Url;
 
 use crate::error::QueryError;
+use crate::functions;
 use crate::provider::about::{CATALOG, INFORMATION_SCHEMA};
 use crate::settings::QuerySettings;
 
@@ -72,21 +73,29 @@ impl Template {
         options.catalog.default_catalog = CATALOG.to_owned();
         options.execution.time_zone = Some(UTC.to_owned());
         options.execution.parquet.pushdown_filters = settings.pushdown_filters;
-        let functions = SessionStateDefaults::default_table_functions();
-        let functions: HashMap<String, Arc<TableFunction>> = functions
+        let series = SessionStateDefaults::default_table_functions();
+        let series: HashMap<String, Arc<TableFunction>> = series
             .into_iter()
-            .map(|function| (function.name().to_owned(), function))
+            .map(|function| (function.name().to_owned(), functions::series(function)))
             .collect();
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(runtime)
             .with_type_planner(Arc::new(OurTypes))
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
-            .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
+            .with_scalar_functions(functions::bounded(
+                SessionStateDefaults::default_scalar_functions(),
+                settings.memory_bytes_max,
+            ))
             .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())
             .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
-            .with_table_functions(functions)
+            .with_table_functions(series)
+            .with_analyzer_rules(functions::analyzer_rules())
+            .with_optimizer_rule(Arc::new(functions::LargeConstants {
+                bytes_max: functions::bytes_max(settings.memory_bytes_max),
+                batch_rows: settings.batch_rows.max(1),
+            }))
             .build();
         Ok(Self {
             state,
