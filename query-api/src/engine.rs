@@ -277,7 +277,7 @@ impl Engine {
         let parsed = sql::parse(&request.sql, &request.params)?;
         let resolved = self.resolve(tenant, request, &parsed, running).await?;
         let mut statement = parsed.statement;
-        sql::fold_columns(&mut statement, &resolved.names);
+        sql::fold_columns(&mut statement, &resolved.names)?;
         let mut state = self.inner.session.state(tenant, resolved.tables);
         state.mark_start_execution();
         let is_query = matches!(&statement, datafusion::sql::parser::Statement::Statement(_));

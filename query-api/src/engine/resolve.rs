@@ -92,12 +92,7 @@ impl Engine {
                 _ => None,
             };
             let provider = self.provider(&relation.view, position, from).await?;
-            if matches!(
-                relation.view,
-                View::Rows | View::Changes { .. } | View::KeyHistory { .. }
-            ) {
-                names.add(position.pinned.shape.schema.fields());
-            }
+            names.add(name, provider.schema().fields());
             let schema = name.schema().unwrap_or(tenant.as_str());
             tables.insert((schema.to_owned(), name.table().to_owned()), provider);
         }

@@ -7,10 +7,10 @@ use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::compute::kernels::numeric::{add, mul, sub};
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::ScalarValue;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::utils::take_function_args;
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
@@ -32,7 +32,7 @@ impl AnalyzerRule for CheckedArithmetic {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         super::micros::rewrite(plan, &|expr, schema| {
             expr.transform_up(|expr| {
-                let whole = |side: &Expr| side.get_type(schema).is_ok_and(|of| of.is_integer());
+                let whole = |side: &Expr| is_whole(side, schema);
                 let (left, op, right) = match expr {
                     Expr::BinaryExpr(BinaryExpr { left, op, right }) => (left, op, right),
                     // A literal's sign is folded, with a check.
@@ -60,6 +60,15 @@ impl AnalyzerRule for CheckedArithmetic {
                 }
             })
         })
+    }
+}
+
+/// Without asking what is below for its type where that is known: chains are long.
+fn is_whole(expr: &Expr, schema: &DFSchema) -> bool {
+    match expr {
+        Expr::ScalarFunction(call) if call.func.inner().is::<Checked>() => true,
+        Expr::Cast(cast) => cast.field.data_type().is_integer(),
+        _ => expr.get_type(schema).is_ok_and(|of| of.is_integer()),
     }
 }
 

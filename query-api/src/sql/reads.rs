@@ -1,9 +1,9 @@
 //! What a statement reads, and how much of it there is once its `WITH` queries stand where they are
 //! named.
 //!
-//! A `WITH` query is planned where it is defined and once more for each time it is named, so twenty
-//! of them, each of which names the one before twice, are a plan of a million tables. Sizes are
-//! added up here without building anything. One visit of the tree, every query once.
+//! A `WITH` query stands in the plan wherever it is named, so twenty of them, each of which names the
+//! one before twice, are a plan of a million tables. Sizes are added up here without building
+//! anything. One visit of the tree, every query once.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -82,7 +82,8 @@ struct Scope {
     /// Those of them that were visited, and can be named.
     defined: Vec<Size>,
     size: Size,
-    /// Steps of its own.
+    /// Expressions and steps of its own.
+    expressions: usize,
     steps: usize,
 }
 
@@ -150,10 +151,13 @@ impl Reads {
         size.steps += scope.steps + 1;
         size.check()?;
         let outer = self.scope();
-        if outer.defined.len() < outer.with.len() {
-            outer.defined.push(size);
+        if outer.defined.len() == outer.with.len() {
+            return outer.size.add(size);
         }
-        outer.size.add(size)
+        // What nobody names is planned and thrown away: what it names stands in it shared.
+        outer.defined.push(size);
+        outer.size.expressions = outer.size.expressions.saturating_add(scope.expressions);
+        Ok(())
     }
 }
 
@@ -196,7 +200,9 @@ impl Visitor for Reads {
     }
 
     fn pre_visit_expr(&mut self, _: &Expr) -> ControlFlow<QueryError> {
-        self.scope().size.expressions += 1;
+        let scope = self.scope();
+        scope.expressions += 1;
+        scope.size.expressions += 1;
         ControlFlow::Continue(())
     }
 }

@@ -16,8 +16,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Query, Select, SetExpr, SetOperator, SetQuantifier, UnaryOperator, Value,
-    Values, VisitMut, VisitorMut,
+    AccessExpr, BinaryOperator, Expr, FunctionArguments, ObjectNamePart, Query, Select, SetExpr,
+    SetOperator, SetQuantifier, UnaryOperator, Value, Values, VisitMut, VisitorMut,
 };
 
 use super::limits::too_large;
@@ -98,6 +98,7 @@ impl VisitorMut for Flatten {
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<QueryError> {
         balance(expr);
+        name_of_function(expr);
         self.expressions += 1;
         let instead = "read long lists from a table instead";
         at_most("expressions", self.expressions, EXPRESSIONS_MAX, instead)?;
@@ -129,6 +130,53 @@ fn levels(expr: &Expr) -> usize {
         Expr::CompoundFieldAccess { access_chain, .. } => 1 + access_chain.len(),
         Expr::CompoundIdentifier(parts) => parts.len(),
         _ => 1,
+    }
+}
+
+/// `user` is a function to the parser, which the planner does not have; here it is a name, as it is a
+/// good one for a table or column.
+fn name_of_function(expr: &mut Expr) {
+    let word = |expr: &Expr| match expr {
+        Expr::Function(function) if function.args == FunctionArguments::None => {
+            match function.name.0.as_slice() {
+                [ObjectNamePart::Identifier(word)] if word.value.eq_ignore_ascii_case("user") => {
+                    Some(word.clone())
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    };
+    if let Some(name) = word(expr) {
+        *expr = Expr::Identifier(name);
+        return;
+    }
+    let Expr::CompoundFieldAccess { root, access_chain } = expr else {
+        return;
+    };
+    if let Some(name) = word(root) {
+        **root = Expr::Identifier(name);
+    }
+    for access in access_chain.iter_mut() {
+        if let AccessExpr::Dot(field) = access
+            && let Some(name) = word(field)
+        {
+            *field = Expr::Identifier(name);
+        }
+    }
+    let first = match root.as_ref() {
+        Expr::Identifier(name) => vec![name.clone()],
+        Expr::CompoundIdentifier(parts) => parts.clone(),
+        _ => return,
+    };
+    let field = |access: &AccessExpr| match access {
+        AccessExpr::Dot(Expr::Identifier(field)) => Some(field.clone()),
+        _ => None,
+    };
+    let fields: Option<Vec<_>> = access_chain.iter().map(field).collect();
+    if let Some(fields) = fields {
+        let parts = first.into_iter().chain(fields);
+        *expr = Expr::CompoundIdentifier(parts.collect());
     }
 }
 
