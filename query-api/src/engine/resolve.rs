@@ -8,7 +8,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use futures::future::try_join_all;
 use tidelake_catalog::{TableEntry, TableMode};
-use tidelake_core::{TableId, TableName, TenantId, Token};
+use tidelake_core::{TableId, TableName, TenantId, Token, Watermark};
 
 use super::session::Tables;
 use super::{Engine, Seen};
@@ -358,6 +358,7 @@ impl Engine {
         }))
     }
 
+    /// A table whose log can't be understood is left out: it must not hide the others.
     async fn shapes(
         &self,
         entries: &[Arc<TableEntry>],
@@ -365,10 +366,25 @@ impl Engine {
         use futures::{StreamExt, TryStreamExt};
         let age = Duration::from_millis(self.inner.settings.snapshot_age_ms_max);
         let shapes = futures::stream::iter(entries.to_vec()).map(|entry| async move {
-            let pinned = self.inner.pins.newest(&entry, age).await?;
-            Ok::<_, QueryError>((entry.id.table.to_string(), Arc::clone(&pinned.shape)))
+            match self.inner.pins.newest(&entry, age).await {
+                Ok(pinned) => {
+                    let name = entry.id.table.to_string();
+                    Ok(Some((name, Arc::clone(&pinned.shape))))
+                }
+                // The store and what is on the way to it may be back soon.
+                Err(error) if error.kind().is_transient() => Err(error),
+                Err(error) => {
+                    let (table, error) = (&entry.id, tidelake_service::chain(&error));
+                    tracing::warn!(%table, error, "the table's columns are not listed");
+                    Ok(None)
+                }
+            }
         });
-        shapes.buffered(SCHEMAS_IN_FLIGHT_MAX).try_collect().await
+        let shapes = shapes.buffered(SCHEMAS_IN_FLIGHT_MAX);
+        shapes
+            .try_filter_map(|found| async { Ok(found) })
+            .try_collect()
+            .await
     }
 }
 

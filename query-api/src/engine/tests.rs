@@ -369,6 +369,22 @@ async fn parameters_stand_for_values() {
 }
 
 #[tokio::test]
+async fn a_damaged_table_does_not_hide_the_columns_of_others() {
+    let (world, _table) = world().await;
+    let broken = world.table("broken", ORDERS, 1).await;
+    let commit = "_delta_log/00000000000000000001.json";
+    let store = broken.delta.store();
+    store.put(commit, "{not json\n".into()).await.unwrap();
+    let sql = "SELECT table_name, count(*) FROM information_schema.columns GROUP BY 1";
+    assert_eq!(world.rows(sql).await, json!([["orders", 3]]));
+    let names =
+        world.rows("SELECT count(*) FROM information_schema.tables WHERE table_name = 'broken'");
+    assert_eq!(names.await, json!([[1]]));
+    let (status, _) = world.code(json!({"sql": "SELECT * FROM broken"})).await;
+    assert_eq!(status, 500);
+}
+
+#[tokio::test]
 async fn names_are_found_where_they_stand() {
     let world = World::new(QuerySettings::default()).await;
     let schema = |columns: &[&str]| {
@@ -423,7 +439,10 @@ async fn names_are_found_where_they_stand() {
             "SELECT x, count(*) FROM a GROUP BY x WITH ROLLUP ORDER BY x",
             json!([[2, 1], [null, 1]]),
         ),
-        ("FROM a |> WHERE userid = 1 |> SELECT USERID", json!([[1]])),
+        (
+            "SELECT * FROM a |> WHERE userid = 1 |> SELECT USERID",
+            json!([[1]]),
+        ),
         (
             "WITH w AS (SELECT userId FROM a) SELECT USERID FROM w ORDER BY userid",
             json!([[1]]),

@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, BinaryOperator, Expr, FunctionArguments, ObjectNamePart, Query, Select, SetExpr,
+    AccessExpr, BinaryOperator, Expr, FunctionArguments, Ident, Query, Select, SetExpr,
     SetOperator, SetQuantifier, UnaryOperator, Value, Values, VisitMut, VisitorMut,
 };
 
@@ -136,19 +136,21 @@ fn levels(expr: &Expr) -> usize {
 /// `user` is a function to the parser, which the planner does not have; here it is a name, as it is a
 /// good one for a table or column.
 fn name_of_function(expr: &mut Expr) {
-    let word = |expr: &Expr| match expr {
+    let words = |expr: &Expr| match expr {
         Expr::Function(function) if function.args == FunctionArguments::None => {
-            match function.name.0.as_slice() {
-                [ObjectNamePart::Identifier(word)] if word.value.eq_ignore_ascii_case("user") => {
-                    Some(word.clone())
-                }
-                _ => None,
-            }
+            let parts = function.name.0.iter();
+            let parts: Option<Vec<_>> = parts.map(|part| part.as_ident().cloned()).collect();
+            let is_user = |word: &Ident| word.value.eq_ignore_ascii_case("user");
+            parts.filter(|parts| parts.last().is_some_and(is_user))
         }
         _ => None,
     };
-    if let Some(name) = word(expr) {
-        *expr = Expr::Identifier(name);
+    let word = |expr: &Expr| words(expr).filter(|words| words.len() == 1)?.pop();
+    if let Some(mut parts) = words(expr) {
+        *expr = match parts.len() {
+            1 => Expr::Identifier(parts.remove(0)),
+            _ => Expr::CompoundIdentifier(parts),
+        };
         return;
     }
     let Expr::CompoundFieldAccess { root, access_chain } = expr else {
