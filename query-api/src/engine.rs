@@ -12,6 +12,7 @@
 
 mod check;
 mod commands;
+mod planner;
 mod resolve;
 mod session;
 #[cfg(test)]
@@ -281,7 +282,7 @@ impl Engine {
         let mut state = self.inner.session.state(tenant, resolved.tables);
         state.mark_start_execution();
         let is_query = matches!(&statement, datafusion::sql::parser::Statement::Statement(_));
-        let plan = state.statement_to_plan(statement).await?;
+        let plan = planner::plan(&state, statement)?;
         read_only(&plan)?;
         let plan = with_params(plan, request)?;
         // One row more than is sent: it tells that the answer was cut.

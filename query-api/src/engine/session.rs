@@ -120,7 +120,7 @@ impl Template {
 /// SQL types as our tables have them: times and timestamps count microseconds, unless their precision
 /// says more. DataFusion's nanoseconds can't be compared with a `time`, and end in 2262.
 #[derive(Debug)]
-struct OurTypes;
+pub(super) struct OurTypes;
 
 impl TypePlanner for OurTypes {
     fn plan_type_field(&self, sql_type: &SqlType) -> DfResult<Option<FieldRef>> {
@@ -162,7 +162,7 @@ impl ObjectStoreRegistry for OneStore {
 }
 
 #[derive(Debug, Clone)]
-struct OneCatalog(Arc<Tables>);
+pub(super) struct OneCatalog(pub Arc<Tables>);
 
 impl CatalogProviderList for OneCatalog {
     fn register_catalog(

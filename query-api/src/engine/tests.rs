@@ -489,6 +489,10 @@ async fn plans_of_large_statements() {
             level - 1
         );
     }
+    let mut nested_with = "SELECT id FROM orders".to_owned();
+    for _ in 0..38 {
+        nested_with = format!("WITH c AS ({nested_with}) SELECT id FROM c");
+    }
     let mut derived = "SELECT id FROM orders".to_owned();
     for level in 0..38 {
         derived = format!("SELECT id FROM ({derived}) d{level}");
@@ -540,6 +544,7 @@ async fn plans_of_large_statements() {
         ),
         (format!("{with} SELECT count(*) FROM c99"), 15),
         (format!("SELECT count(*) FROM ({derived})"), 15),
+        (format!("SELECT count(*) FROM ({nested_with})"), 15),
     ] {
         let body = json!({"sql": sql, "timeout_ms": 60000});
         assert_eq!(world.rows_of(body).await, json!([[rows]]), "{sql:.90}");
