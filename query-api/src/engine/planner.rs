@@ -94,7 +94,8 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
-        Some(Arc::new(OurTypes))
+        let zone = self.options().execution.time_zone.as_deref();
+        Some(Arc::new(OurTypes::in_zone(zone)))
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
@@ -141,4 +142,30 @@ impl ContextProvider for Names<'_> {
 
 fn names_of<T>(functions: &HashMap<String, T>) -> Vec<String> {
     functions.keys().cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::TimeUnit;
+    use tidelake_core::TenantId;
+
+    use super::*;
+    use crate::settings::QuerySettings;
+    use crate::sql;
+    use crate::testing::World;
+
+    #[tokio::test]
+    async fn timestamps_with_a_zone_have_the_sessions() {
+        let world = World::new(QuerySettings::default()).await;
+        let mut state = world.engine.plain_session(&TenantId::default());
+        for zone in ["UTC", "Europe/Berlin"] {
+            let options = state.config_mut().options_mut();
+            options.execution.time_zone = Some(zone.to_owned());
+            let text = "SELECT TIMESTAMPTZ '2026-07-01 12:00:00'";
+            let statement = sql::parse(text, &[]).unwrap().statement;
+            let plan = plan(&state, statement).unwrap();
+            let wanted = DataType::Timestamp(TimeUnit::Microsecond, Some(zone.into()));
+            assert_eq!(*plan.schema().field(0).data_type(), wanted);
+        }
+    }
 }

@@ -81,7 +81,7 @@ impl Template {
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(runtime)
-            .with_type_planner(Arc::new(OurTypes))
+            .with_type_planner(Arc::new(OurTypes::in_zone(None)))
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .with_scalar_functions(functions::bounded(
                 SessionStateDefaults::default_scalar_functions(),
@@ -120,7 +120,18 @@ impl Template {
 /// SQL types as our tables have them: times and timestamps count microseconds, unless their precision
 /// says more. DataFusion's nanoseconds can't be compared with a `time`, and end in 2262.
 #[derive(Debug)]
-pub(super) struct OurTypes;
+pub(super) struct OurTypes {
+    /// Of timestamps that have one, where the text does not say which.
+    zone: Arc<str>,
+}
+
+impl OurTypes {
+    /// For a session in this zone, or in UTC.
+    pub(super) fn in_zone(zone: Option<&str>) -> Self {
+        let zone = zone.unwrap_or(UTC).into();
+        Self { zone }
+    }
+}
 
 impl TypePlanner for OurTypes {
     fn plan_type_field(&self, sql_type: &SqlType) -> DfResult<Option<FieldRef>> {
@@ -133,7 +144,7 @@ impl TypePlanner for OurTypes {
         let data_type = match sql_type {
             SqlType::Time(precision, zone) if !zoned(zone) => DataType::Time64(unit(precision)),
             SqlType::Timestamp(precision, zone) => {
-                DataType::Timestamp(unit(precision), zoned(zone).then(|| UTC.into()))
+                DataType::Timestamp(unit(precision), zoned(zone).then(|| Arc::clone(&self.zone)))
             }
             SqlType::Uuid => DataType::Utf8View,
             _ => return Ok(None),
