@@ -36,8 +36,8 @@ pub(crate) use series::series;
 /// The share of the memory for queries that one value of a batch may take.
 const MEMORY_SHARE: u64 = 8;
 
-/// How the scalar functions grow that make more than a multiple of what they are given; see the test
-/// for the others.
+/// How the scalar functions grow that make more than a multiple of what they are given. The others
+/// are in `functions/plain.txt`, which a test compares with what there is.
 const GROWING: [(&str, Growth); 19] = [
     ("array_repeat", Growth::ListRepeat),
     ("array_replace", Growth::ListReplace),

@@ -117,8 +117,8 @@ impl Template {
     }
 }
 
-/// SQL types as our tables have them: times and timestamps count microseconds, unless their precision
-/// says more. DataFusion's nanoseconds can't be compared with a `time`, and end in 2262.
+/// SQL types as our tables have them: times and timestamps count microseconds, unless their
+/// precision says more. DataFusion's nanoseconds can't be compared with a `time`, and end in 2262.
 #[derive(Debug)]
 pub(super) struct OurTypes {
     /// Of timestamps that have one, where the text does not say which.

@@ -1,7 +1,8 @@
 //! `date_bin` of timestamps in microseconds, whatever their year.
 //!
-//! DataFusion's computes in nanoseconds: for years before 1677 and after 2262 its answer is null. Here
-//! timestamps in microseconds are binned; what else it takes (times, nanoseconds) is left to it.
+//! DataFusion's computes in nanoseconds: for years before 1677 and after 2262 its answer is null.
+//! Here timestamps in microseconds are binned; what else it takes (times, nanoseconds) is left to
+//! it.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Large constants that would stand in every row of a batch.
 //!
-//! `SELECT repeat('x', 1000000) FROM t` is one megabyte while it is planned, and a megabyte for each
-//! row once it runs. A comparison with a constant keeps it once; everything else may write it out.
+//! `SELECT repeat('x', 1000000) FROM t` is one megabyte while it is planned, and one for each row
+//! once it runs. A comparison with a constant keeps it once; everything else may write it out.
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};

@@ -337,8 +337,8 @@ fn places(arg: &ColumnarValue) -> Result<Vec<Option<i128>>> {
         // The functions count nanoseconds, and answer with null where those end.
         match place {
             Some(place) if is_time && i64::try_from(place).is_err() => exec_err!(
-                "a series of timestamps reaches from year 1678 to 2261; add intervals to a date and \
-                 a series of numbers instead"
+                "a series of timestamps reaches from year 1678 to 2261; add intervals to a date \
+                 and a series of numbers instead"
             ),
             place => Ok(place),
         }

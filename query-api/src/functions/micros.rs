@@ -1,16 +1,16 @@
 //! Time in microseconds, years 1 to 9999.
 //!
-//! Our columns count microseconds; DataFusion's functions, text literals and dates become nanoseconds
-//! as soon as they meet a timestamp, and those end in 2262: one `9999-12-31` (every `valid_to`) and
-//! the whole query fails. So two steps stand around DataFusion's coercion of types:
+//! Our columns count microseconds; DataFusion's functions, text literals and dates become
+//! nanoseconds as soon as they meet a timestamp, and those end in 2262: one `9999-12-31` (every
+//! `valid_to`) and the whole query fails. So two steps stand around DataFusion's coercion of types:
 //!
 //! ```text
 //!  sources ─────────► coercion of types ─► casts
 //!  what makes nanoseconds                  what was cast to nanoseconds
 //!  is cast to microseconds                 is cast to microseconds
 //! ```
-//! Columns of nanoseconds, which foreign files may have, and values that are asked for in nanoseconds
-//! keep them: a statement that has any is left to the coercion as it is.
+//! Columns of nanoseconds, which foreign files may have, and values that are asked for in
+//! nanoseconds keep them: a statement that has any is left to the coercion as it is.
 
 use std::sync::Arc;
 

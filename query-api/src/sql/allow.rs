@@ -1,7 +1,7 @@
 //! What SQL may do: read, and nothing else.
 //!
-//! The list is of what is allowed; what DataFusion learns next year is refused until it stands here.
-//! Which clauses are is in [`clauses`].
+//! The list is of what is allowed; what DataFusion learns next year is refused until it stands
+//! here. Which clauses are is in [`clauses`].
 
 use std::fmt::Display;
 use std::ops::ControlFlow;

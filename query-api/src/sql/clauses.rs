@@ -1,8 +1,8 @@
 //! Clauses that the parser knows and the planner drops: their answer would be another question's.
 //!
-//! Every struct is taken apart field by field, without `..`: what the parser learns next year does not
-//! compile until somebody has decided about it. `_` stands where the planner heeds the field, or
-//! refuses it itself.
+//! Every struct is taken apart field by field, without `..`: what the parser learns next year does
+//! not compile until somebody has decided about it. `_` stands where the planner heeds the field,
+//! or refuses it itself.
 
 use datafusion::sql::sqlparser::ast::{
     ArrayElemTypeDef, Cte, DataType, Expr, Function, FunctionArguments, GroupByExpr,

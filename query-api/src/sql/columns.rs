@@ -1,10 +1,11 @@
 //! Column names without quotes are found whatever their case.
 //!
-//! SQL folds unquoted names to lower case, so a column `userId` could only be reached as `"userId"`.
-//! Here each name is looked up where it stands, in the tables that it may mean ([`scope`]): a column of
-//! exactly the folded name comes first, then the only one that differs by case, which is written with
-//! quotes; where several do, they are named in an error. A name that is not found stays as it is: the
-//! planner tells what is there. [`walk`] visits queries in the order in which names come into sight.
+//! SQL folds unquoted names to lower case, so a column `userId` could only be reached as
+//! `"userId"`. Here each name is looked up where it stands, in the tables that it may mean
+//! ([`scope`]): a column of exactly the folded name comes first, then the only one that differs by
+//! case, which is written with quotes; where several do, they are named in an error. A name that is
+//! not found stays as it is: the planner tells what is there. [`walk`] visits queries in the order
+//! in which names come into sight.
 
 mod scope;
 mod walk;

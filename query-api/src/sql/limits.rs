@@ -1,11 +1,11 @@
 //! What a statement's text may cost before anybody understands it.
 //!
-//! The parser builds chains (`a + b + c …`, `q UNION q …`) in a loop, so its own recursion limit does
-//! not count them; whatever visits, copies or drops the tree afterwards recurses once a level. Here
-//! the tokens are counted first, in one pass and without recursion: their number, how deep groups
-//! nest, and an upper bound of the tree's depth. A text above the bounds is refused; one whose tree
-//! may be deep is read on a stack of its own ([`on_own_stack`]), where the tree becomes flat
-//! ([`super::tree`]) before it leaves.
+//! The parser builds chains (`a + b + c …`, `q UNION q …`) in a loop, so its own recursion limit
+//! does not count them; whatever visits, copies or drops the tree afterwards recurses once a level.
+//! Here the tokens are counted first, in one pass and without recursion: their number, how deep
+//! groups nest, and an upper bound of the tree's depth. A text above the bounds is refused; one
+//! whose tree may be deep is read on a stack of its own ([`on_own_stack`]), where the tree becomes
+//! flat ([`super::tree`]) before it leaves.
 
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
@@ -24,8 +24,8 @@ const DEPTH_MAX: usize = 40_000;
 /// What the parser reads without counting its own depth: `ARRAY<ARRAY<…`, `int[][]…`, `EXPLAIN
 /// EXPLAIN …`.
 const UNCOUNTED_MAX: usize = 32;
-/// Trees that may be deeper, and groups that nest deeper, are read on a stack of their own: one level
-/// takes the parser many calls.
+/// Trees that may be deeper, and groups that nest deeper, are read on a stack of their own: one
+/// level takes the parser many calls.
 const SHALLOW_MAX: usize = 150;
 const SHALLOW_NESTING_MAX: usize = 10;
 /// Enough to drop or visit a tree of [`DEPTH_MAX`] levels in a debug build; only what is used is

@@ -1,5 +1,5 @@
-//! `VERSION AS OF 'name'`: the parser takes numbers and parameters there, so a name goes through it as
-//! the parameter `$_name`.
+//! `VERSION AS OF 'name'`: the parser takes numbers and parameters there, so a name goes through it
+//! as the parameter `$_name`.
 
 use datafusion::sql::sqlparser::ast::{Expr, Value};
 use datafusion::sql::sqlparser::keywords::Keyword;

@@ -1,8 +1,8 @@
 //! What a statement reads, and how much of it there is once its `WITH` queries stand where they are
 //! named.
 //!
-//! A `WITH` query stands in the plan wherever it is named, so twenty of them, each of which names the
-//! one before twice, are a plan of a million tables. Sizes are added up here without building
+//! A `WITH` query stands in the plan wherever it is named, so twenty of them, each of which names
+//! the one before twice, are a plan of a million tables. Sizes are added up here without building
 //! anything. One visit of the tree, every query once.
 
 use std::collections::BTreeSet;

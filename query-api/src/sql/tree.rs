@@ -8,8 +8,8 @@
 //!     a b
 //! ```
 //! Invariant: after [`flatten`] no walk of the tree is deeper than [`DEPTH_MAX`] expressions. Only
-//! operators that are associative are balanced (`OR`, `AND`, `||`, `UNION [ALL]`): sums of floats and
-//! of integers that may overflow keep the order in which they were written.
+//! operators that are associative are balanced (`OR`, `AND`, `||`, `UNION [ALL]`): sums of floats
+//! and of integers that may overflow keep the order in which they were written.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -133,8 +133,8 @@ fn levels(expr: &Expr) -> usize {
     }
 }
 
-/// `user` is a function to the parser, which the planner does not have; here it is a name, as it is a
-/// good one for a table or column.
+/// `user` is a function to the parser, which the planner does not have; here it is a name, as it is
+/// a good one for a table or column.
 fn name_of_function(expr: &mut Expr) {
     let words = |expr: &Expr| match expr {
         Expr::Function(function) if function.args == FunctionArguments::None => {
@@ -256,7 +256,8 @@ fn tree_of<T>(mut parts: Vec<T>, pair: &impl Fn(T, T) -> T) -> Option<T> {
     parts.pop()
 }
 
-/// Puts equalities of one column with literals of one type into a list, where the first of them was.
+/// Puts equalities of one column with literals of one type into a list, where the first of them
+/// was.
 fn listed(operands: Vec<Expr>) -> Vec<Expr> {
     let mut count: BTreeMap<(Expr, Kind), usize> = BTreeMap::new();
     for operand in &operands {
