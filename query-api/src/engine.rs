@@ -14,6 +14,7 @@ mod check;
 mod commands;
 mod interrupt;
 mod plan;
+mod planner;
 mod resolve;
 mod run;
 mod session;

@@ -36,6 +36,7 @@ mod admission;
 mod engine;
 mod error;
 mod formats;
+mod functions;
 mod http;
 mod lookup;
 mod metrics;

@@ -1,23 +1,33 @@
 //! From SQL text to a statement that may be planned, and the relations it reads.
 //!
-//! Owns what SQL is allowed ([`allow`]), table versions and our table functions ([`relations`]), the
-//! case of column names ([`columns`]), and the few statements that change something ([`command`]). Knows nothing of snapshots: the engine resolves the
-//! [`Relation`]s that come out of here.
+//! ```text
+//!  text ─► limits ─► parser ─► tree ─► allow, clauses ─► relations ─► reads
+//!          tokens              flat    only reads        versions     what is read, how often
+//! ```
+//! Owns what a statement may cost ([`limits`], [`tree`], [`reads`]), what SQL is allowed ([`allow`],
+//! [`clauses`]), table versions and our table functions ([`relations`]), the case of column names
+//! ([`columns`]), and the few statements that change something ([`command`]). Knows nothing of
+//! snapshots: the engine resolves the [`Relation`]s that come out of here.
 
 mod allow;
+mod clauses;
 mod columns;
 mod command;
 mod dialect;
+mod limits;
 mod named;
+mod reads;
 mod relations;
 #[cfg(test)]
 mod tests;
 mod time;
+mod tree;
 
 use std::collections::BTreeMap;
 
 use datafusion::common::TableReference;
-use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::parser::{DFParserBuilder, ParserInput, Statement};
+use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use tidelake_core::clock::UnixMillis;
 use tidelake_core::{SnapshotName, TableVersion};
 
@@ -97,14 +107,43 @@ pub(crate) struct Query {
     pub information: Vec<String>,
 }
 
-/// Parses one statement and checks that it only reads the tenant's tables.
+/// Parses one statement and checks that it only reads the tenant's tables. Its tree is flat and of a
+/// bounded size: it can be visited, copied and dropped on any stack.
 pub(crate) fn parse(sql: &str, params: &[serde_json::Value]) -> Result<Query, QueryError> {
-    let sql = named::hide_names(sql)?;
-    let mut statements = DFParserBuilder::new(sql.as_ref())
-        .with_dialect(&dialect::TidelakeDialect)
+    let measured = limits::measure(sql)?;
+    if measured.is_deep() {
+        return limits::on_own_stack(|| read(sql, measured.tokens, params));
+    }
+    read(sql, measured.tokens, params)
+}
+
+fn read(
+    sql: &str,
+    tokens: Option<Vec<TokenWithSpan>>,
+    params: &[serde_json::Value],
+) -> Result<Query, QueryError> {
+    let count = tokens.as_ref().map_or(0, Vec::len);
+    let input = match tokens {
+        Some(mut tokens) => {
+            named::hide_names(&mut tokens)?;
+            ParserInput::Tokens(tokens)
+        }
+        None => ParserInput::Sql(sql),
+    };
+    let dialect = dialect::TidelakeDialect::of(count);
+    let parsed = DFParserBuilder::new(input)
+        .with_dialect(&dialect)
         .with_recursion_limit(RECURSION_MAX)
         .build()?
-        .parse_statements()?;
+        .parse_statements();
+    if dialect.gave_up() {
+        return Err(QueryError::NotAllowed(
+            "the statement nests what can be read in several ways; name inner queries in a WITH \
+             list and compute inner expressions in steps"
+                .into(),
+        ));
+    }
+    let mut statements = parsed?;
     let statement = statements.pop_front().ok_or_else(|| {
         QueryError::Syntax("the statement is empty; send one such as SELECT 1".into())
     })?;
@@ -114,14 +153,14 @@ pub(crate) fn parse(sql: &str, params: &[serde_json::Value]) -> Result<Query, Qu
         ));
     }
     let mut statement = allow::rewrite_show(statement)?;
-    allow::check(&statement)?;
+    tree::flatten(&mut statement)?;
+    allow::check(&mut statement)?;
     let relations::Rewritten {
         mut relations,
         functions,
     } = relations::rewrite(&mut statement, params)?;
-    let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)?;
     let mut information = Vec::new();
-    for reference in references {
+    for reference in reads::tables(&statement)? {
         if relations.contains_key(&reference) || functions.contains(&reference) {
             continue;
         }

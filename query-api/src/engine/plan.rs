@@ -8,6 +8,7 @@ use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use datafusion::sql::parser;
 
 use super::interrupt::{Interrupt, stoppable};
+use super::planner;
 use crate::error::QueryError;
 use crate::sql::{self, FoldedNames};
 
@@ -31,10 +32,10 @@ pub(super) async fn begin(statement: Statement) -> Result<SendableRecordBatchStr
         max_rows,
         interrupt,
     } = statement;
-    sql::fold_columns(&mut parsed, &names);
+    sql::fold_columns(&mut parsed, &names)?;
     state.mark_start_execution();
     let is_query = matches!(&parsed, parser::Statement::Statement(_));
-    let plan = state.statement_to_plan(parsed).await?;
+    let plan = planner::plan(&state, parsed)?;
     read_only(&plan)?;
     let plan = with_params(plan, &params)?;
     // One row more than is sent: it tells that the answer was cut.

@@ -93,12 +93,7 @@ impl Engine {
                 _ => None,
             };
             let provider = self.provider(&relation.view, position, from).await?;
-            if matches!(
-                relation.view,
-                View::Rows | View::Changes { .. } | View::KeyHistory { .. }
-            ) {
-                names.add(position.pinned.shape.schema.fields());
-            }
+            names.add(name, provider.schema().fields());
             let schema = name.schema().unwrap_or(tenant.as_str());
             tables.insert((schema.to_owned(), name.table().to_owned()), provider);
         }
@@ -387,6 +382,7 @@ impl Engine {
         }))
     }
 
+    /// A table whose log can't be understood is left out: it must not hide the others.
     async fn shapes(
         &self,
         entries: &[Arc<TableEntry>],
@@ -394,10 +390,25 @@ impl Engine {
         use futures::{StreamExt, TryStreamExt};
         let age = Duration::from_millis(self.inner.settings.snapshot_age_ms_max);
         let shapes = futures::stream::iter(entries.to_vec()).map(|entry| async move {
-            let pinned = self.inner.pins.newest(&entry, age).await?;
-            Ok::<_, QueryError>((entry.id.table.to_string(), Arc::clone(&pinned.shape)))
+            match self.inner.pins.newest(&entry, age).await {
+                Ok(pinned) => {
+                    let name = entry.id.table.to_string();
+                    Ok(Some((name, Arc::clone(&pinned.shape))))
+                }
+                // The store and what is on the way to it may be back soon.
+                Err(error) if error.kind().is_transient() => Err(error),
+                Err(error) => {
+                    let (table, error) = (&entry.id, tidelake_service::chain(&error));
+                    tracing::warn!(%table, error, "the table's columns are not listed");
+                    Ok(None)
+                }
+            }
         });
-        shapes.buffered(SCHEMAS_IN_FLIGHT_MAX).try_collect().await
+        let shapes = shapes.buffered(SCHEMAS_IN_FLIGHT_MAX);
+        shapes
+            .try_filter_map(|found| async { Ok(found) })
+            .try_collect()
+            .await
     }
 }
 

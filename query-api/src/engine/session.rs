@@ -25,6 +25,7 @@ use tidelake_schema::arrow::UTC;
 use url::Url;
 
 use crate::error::QueryError;
+use crate::functions;
 use crate::provider::about::{CATALOG, INFORMATION_SCHEMA};
 use crate::settings::QuerySettings;
 
@@ -72,21 +73,29 @@ impl Template {
         options.catalog.default_catalog = CATALOG.to_owned();
         options.execution.time_zone = Some(UTC.to_owned());
         options.execution.parquet.pushdown_filters = settings.pushdown_filters;
-        let functions = SessionStateDefaults::default_table_functions();
-        let functions: HashMap<String, Arc<TableFunction>> = functions
+        let series = SessionStateDefaults::default_table_functions();
+        let series: HashMap<String, Arc<TableFunction>> = series
             .into_iter()
-            .map(|function| (function.name().to_owned(), function))
+            .map(|function| (function.name().to_owned(), functions::series(function)))
             .collect();
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(runtime)
-            .with_type_planner(Arc::new(OurTypes))
+            .with_type_planner(Arc::new(OurTypes::in_zone(None)))
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
-            .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
+            .with_scalar_functions(functions::bounded(
+                SessionStateDefaults::default_scalar_functions(),
+                settings.memory_bytes_max,
+            ))
             .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())
             .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
-            .with_table_functions(functions)
+            .with_table_functions(series)
+            .with_analyzer_rules(functions::analyzer_rules())
+            .with_optimizer_rule(Arc::new(functions::LargeConstants {
+                bytes_max: functions::bytes_max(settings.memory_bytes_max),
+                batch_rows: settings.batch_rows.max(1),
+            }))
             .build();
         Ok(Self {
             state,
@@ -108,10 +117,21 @@ impl Template {
     }
 }
 
-/// SQL types as our tables have them: times and timestamps count microseconds, unless their precision
-/// says more. DataFusion's nanoseconds can't be compared with a `time`, and end in 2262.
+/// SQL types as our tables have them: times and timestamps count microseconds, unless their
+/// precision says more. DataFusion's nanoseconds can't be compared with a `time`, and end in 2262.
 #[derive(Debug)]
-struct OurTypes;
+pub(super) struct OurTypes {
+    /// Of timestamps that have one, where the text does not say which.
+    zone: Arc<str>,
+}
+
+impl OurTypes {
+    /// For a session in this zone, or in UTC.
+    pub(super) fn in_zone(zone: Option<&str>) -> Self {
+        let zone = zone.unwrap_or(UTC).into();
+        Self { zone }
+    }
+}
 
 impl TypePlanner for OurTypes {
     fn plan_type_field(&self, sql_type: &SqlType) -> DfResult<Option<FieldRef>> {
@@ -124,7 +144,7 @@ impl TypePlanner for OurTypes {
         let data_type = match sql_type {
             SqlType::Time(precision, zone) if !zoned(zone) => DataType::Time64(unit(precision)),
             SqlType::Timestamp(precision, zone) => {
-                DataType::Timestamp(unit(precision), zoned(zone).then(|| UTC.into()))
+                DataType::Timestamp(unit(precision), zoned(zone).then(|| Arc::clone(&self.zone)))
             }
             SqlType::Uuid => DataType::Utf8View,
             _ => return Ok(None),
@@ -153,7 +173,7 @@ impl ObjectStoreRegistry for OneStore {
 }
 
 #[derive(Debug, Clone)]
-struct OneCatalog(Arc<Tables>);
+pub(super) struct OneCatalog(pub Arc<Tables>);
 
 impl CatalogProviderList for OneCatalog {
     fn register_catalog(

@@ -368,3 +368,186 @@ async fn parameters_stand_for_values() {
     let (status, code) = world.code(ask("SELECT $2", json!([1]))).await;
     assert_eq!((status, code.as_str()), (400, "INVALID_REQUEST"));
 }
+
+#[tokio::test]
+async fn a_damaged_table_does_not_hide_the_columns_of_others() {
+    let (world, _table) = world().await;
+    let broken = world.table("broken", ORDERS, 1).await;
+    let commit = "_delta_log/00000000000000000001.json";
+    let store = broken.delta.store();
+    store.put(commit, "{not json\n".into()).await.unwrap();
+    let sql = "SELECT table_name, count(*) FROM information_schema.columns GROUP BY 1";
+    assert_eq!(world.rows(sql).await, json!([["orders", 3]]));
+    let names =
+        world.rows("SELECT count(*) FROM information_schema.tables WHERE table_name = 'broken'");
+    assert_eq!(names.await, json!([[1]]));
+    let (status, _) = world.code(json!({"sql": "SELECT * FROM broken"})).await;
+    assert_eq!(status, 500);
+}
+
+#[tokio::test]
+async fn names_are_found_where_they_stand() {
+    let world = World::new(QuerySettings::default()).await;
+    let schema = |columns: &[&str]| {
+        let fields = columns
+            .iter()
+            .map(|name| json!({"name": name, "type": "long", "required": *name == columns[0]}));
+        json!({"type": "struct", "fields": fields.collect::<Vec<_>>()}).to_string()
+    };
+    for (table, columns) in [
+        ("a", ["userId", "x"]),
+        ("b", ["userId", "y"]),
+        ("c", ["userid", "Z"]),
+        ("user", ["User", "Name"]),
+    ] {
+        let mut made = world.table(table, &schema(&columns), 1).await;
+        made.push(0, &[json!({columns[0]: 1, columns[1]: 2})]);
+        made.flush(0, 1).await;
+    }
+    for (sql, answer) in [
+        (
+            "SELECT userId, x, y FROM a JOIN b USING (userId)",
+            json!([[1, 2, 2]]),
+        ),
+        ("SELECT * EXCLUDE (USERID) FROM a", json!([[2]])),
+        (
+            "SELECT * REPLACE (userid + 1 AS userId) FROM a",
+            json!([[2, 2]]),
+        ),
+        ("SELECT user.name, user FROM user", json!([[2, 1]])),
+        ("SELECT u.name, u.USER FROM user u", json!([[2, 1]])),
+        (
+            "SELECT a.userId FROM a JOIN c ON a.userId = c.userid",
+            json!([[1]]),
+        ),
+        (
+            "SELECT default.a.x FROM default.a VERSION AS OF 1",
+            json!([[2]]),
+        ),
+        (
+            "SELECT userid FROM c WHERE z IN (SELECT x FROM a WHERE USERID = c.userid)",
+            json!([[1]]),
+        ),
+        (
+            "SELECT max(USERID) AS m FROM a GROUP BY UserId HAVING max(userid) = 1 ORDER BY m",
+            json!([[1]]),
+        ),
+        (
+            "SELECT USERID, count(*) FROM a GROUP BY ROLLUP (userid) ORDER BY userId",
+            json!([[1, 1], [null, 1]]),
+        ),
+        (
+            "SELECT x, count(*) FROM a GROUP BY x WITH ROLLUP ORDER BY x",
+            json!([[2, 1], [null, 1]]),
+        ),
+        (
+            "SELECT * FROM a |> WHERE userid = 1 |> SELECT USERID",
+            json!([[1]]),
+        ),
+        (
+            "WITH w AS (SELECT userId FROM a) SELECT USERID FROM w ORDER BY userid",
+            json!([[1]]),
+        ),
+    ] {
+        assert_eq!(world.rows(sql).await, answer, "{sql}");
+    }
+}
+
+/// A debug build's planner takes some 40 KB for each query within another.
+const PLANNING_STACK_BYTES: usize = 32 << 20;
+
+#[test]
+fn what_is_accepted_is_planned_without_a_crash() {
+    let plan = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(plans_of_large_statements());
+    };
+    let thread = std::thread::Builder::new().stack_size(PLANNING_STACK_BYTES);
+    thread.spawn(plan).unwrap().join().unwrap();
+}
+
+async fn plans_of_large_statements() {
+    let (world, _table) = world().await;
+    let nested = |open: &str, close: &str, times: usize| {
+        format!(
+            "SELECT {}id{} FROM orders",
+            open.repeat(times),
+            close.repeat(times)
+        )
+    };
+    let chain = |part: &str, by: &str, times: usize| vec![part; times].join(by);
+    let or: Vec<_> = (0..2_000)
+        .map(|id| format!("(id = {id} AND userId >= 0)"))
+        .collect();
+    let ids: Vec<_> = (0..2_000).map(|id| format!("id = {id}")).collect();
+    let list: Vec<_> = (0..10_000).map(|id| id.to_string()).collect();
+    let mut with = "WITH c0 AS (SELECT id FROM orders)".to_owned();
+    for level in 1..100 {
+        with += &format!(
+            ", c{level} AS (SELECT id FROM c{} WHERE id >= 0)",
+            level - 1
+        );
+    }
+    let mut nested_with = "SELECT id FROM orders".to_owned();
+    for _ in 0..38 {
+        nested_with = format!("WITH c AS ({nested_with}) SELECT id FROM c");
+    }
+    let mut derived = "SELECT id FROM orders".to_owned();
+    for level in 0..38 {
+        derived = format!("SELECT id FROM ({derived}) d{level}");
+    }
+    for (sql, rows) in [
+        (
+            format!("SELECT count(*) FROM orders WHERE {}", ids.join(" OR ")),
+            15,
+        ),
+        (
+            format!("SELECT count(*) FROM orders WHERE {}", or.join(" OR ")),
+            15,
+        ),
+        (
+            format!(
+                "SELECT count(*) FROM orders WHERE id IN ({})",
+                list.join(",")
+            ),
+            15,
+        ),
+        (
+            format!("SELECT count(*) FROM ({})", nested("(", ")", 80)),
+            15,
+        ),
+        (
+            format!("SELECT count(*) FROM ({})", nested("abs(", ")", 80)),
+            15,
+        ),
+        (
+            format!(
+                "SELECT count(*) FROM orders WHERE {} > 0",
+                chain("id", " + ", 200)
+            ),
+            14,
+        ),
+        (
+            format!(
+                "SELECT count(*) FROM orders WHERE note || {} <> ''",
+                chain("note", " || ", 3_000)
+            ),
+            15,
+        ),
+        (
+            format!(
+                "SELECT count(*) FROM ({})",
+                chain("SELECT 1 FROM orders", " UNION ALL ", 100)
+            ),
+            1500,
+        ),
+        (format!("{with} SELECT count(*) FROM c99"), 15),
+        (format!("SELECT count(*) FROM ({derived})"), 15),
+        (format!("SELECT count(*) FROM ({nested_with})"), 15),
+    ] {
+        let body = json!({"sql": sql, "timeout_ms": 60000});
+        assert_eq!(world.rows_of(body).await, json!([[rows]]), "{sql:.90}");
+    }
+}

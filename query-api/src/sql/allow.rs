@@ -1,16 +1,19 @@
 //! What SQL may do: read, and nothing else.
 //!
-//! The list is of what is allowed; what DataFusion learns next year is refused until it stands here.
-//! Also refused: clauses that DataFusion parses and then ignores, because their answer would be wrong.
+//! The list is of what is allowed; what DataFusion learns next year is refused until it stands
+//! here. Which clauses are is in [`clauses`].
 
+use std::fmt::Display;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{
-    self, ObjectName, Query, Select, SetExpr, ShowStatementFilter, ShowStatementFilterPosition,
-    ShowStatementOptions, Statement as Sql, TableFactor, Value, Visit, Visitor,
+    self, Expr, ObjectName, Query, Select, ShowStatementFilter, ShowStatementFilterPosition,
+    ShowStatementIn, ShowStatementOptions, Statement as Sql, TableFactor, Value, VisitMut,
+    VisitorMut,
 };
 
+use super::clauses;
 use super::dialect::TidelakeDialect;
 use crate::error::QueryError;
 
@@ -20,7 +23,25 @@ pub(super) fn rewrite_show(statement: Statement) -> Result<Statement, QueryError
         return Ok(statement);
     };
     let sql = match inner.as_ref() {
-        Sql::ShowTables { show_options, .. } => {
+        Sql::ShowTables {
+            terse,
+            history,
+            extended,
+            full,
+            external,
+            show_options,
+        } => {
+            if *terse || *history || *extended || *full || *external {
+                let reason = "write SHOW TABLES, without a word between them";
+                return Err(QueryError::NotAllowed(reason.into()));
+            }
+            if show_options.show_in.is_some() {
+                return Err(QueryError::NotAllowed(
+                    "SHOW TABLES shows the tenant's tables and takes no FROM or IN; a table's \
+                     columns are shown by SHOW COLUMNS FROM t"
+                        .into(),
+                ));
+            }
             let filter = like(show_options, "table_name")?;
             format!(
                 "SELECT table_catalog, table_schema, table_name, table_type \
@@ -28,12 +49,20 @@ pub(super) fn rewrite_show(statement: Statement) -> Result<Statement, QueryError
                  WHERE table_schema <> 'information_schema'{filter} ORDER BY table_name"
             )
         }
-        Sql::ShowColumns { show_options, .. } => {
-            let name = show_options
-                .show_in
-                .as_ref()
-                .and_then(|show| show.parent_name.as_ref());
-            let Some(name) = name else {
+        Sql::ShowColumns {
+            extended,
+            full,
+            show_options,
+        } => {
+            let from = match &show_options.show_in {
+                Some(ShowStatementIn {
+                    clause: _,
+                    parent_type: None,
+                    parent_name: Some(name),
+                }) if !*extended && !*full => Some(name),
+                _ => None,
+            };
+            let Some(name) = from else {
                 return Err(QueryError::NotAllowed(
                     "write SHOW COLUMNS FROM table".into(),
                 ));
@@ -46,14 +75,25 @@ pub(super) fn rewrite_show(statement: Statement) -> Result<Statement, QueryError
                     .map(|rest| format!(" WHERE{rest}")),
             )
         }
-        Sql::ExplainTable { table_name, .. } => describe(table_name, None),
+        Sql::ExplainTable {
+            describe_alias: _,
+            hive_format,
+            has_table_keyword: _,
+            table_name,
+        } => {
+            if hive_format.is_some() {
+                let reason = "write DESCRIBE table, without EXTENDED or FORMATTED";
+                return Err(QueryError::NotAllowed(reason.into()));
+            }
+            describe(table_name, None)
+        }
         Sql::ShowVariable { .. } | Sql::ShowVariables { .. } | Sql::ShowStatus { .. } => {
             return Err(QueryError::NotAllowed("settings can't be shown".into()));
         }
         _ => return Ok(statement),
     };
     let mut parsed = DFParserBuilder::new(sql.as_str())
-        .with_dialect(&TidelakeDialect)
+        .with_dialect(&TidelakeDialect::of(sql.len()))
         .build()?
         .parse_statements()?;
     parsed
@@ -72,10 +112,17 @@ fn describe(table: &ObjectName, filter: Option<String>) -> String {
 
 fn like(options: &ShowStatementOptions, column: &str) -> Result<String, QueryError> {
     let only_like = || QueryError::NotAllowed("SHOW takes LIKE 'pattern' and nothing else".into());
-    if options.limit.is_some() || options.starts_with.is_some() || options.limit_from.is_some() {
+    let ShowStatementOptions {
+        show_in: _,
+        starts_with,
+        limit,
+        limit_from,
+        filter_position,
+    } = options;
+    if limit.is_some() || starts_with.is_some() || limit_from.is_some() {
         return Err(only_like());
     }
-    let filter = match &options.filter_position {
+    let filter = match filter_position {
         None => return Ok(String::new()),
         Some(ShowStatementFilterPosition::Infix(filter))
         | Some(ShowStatementFilterPosition::Suffix(filter)) => filter,
@@ -92,13 +139,18 @@ fn like(options: &ShowStatementOptions, column: &str) -> Result<String, QueryErr
 }
 
 /// Refuses everything that is not a query or an explanation of one.
-pub(super) fn check(statement: &Statement) -> Result<(), QueryError> {
+pub(super) fn check(statement: &mut Statement) -> Result<(), QueryError> {
     let refused = match statement {
-        Statement::Statement(inner) => match inner.as_ref() {
-            Sql::Query(query) => return check_query(query),
-            other => first_words(&other.to_string()),
+        Statement::Statement(inner) => match inner.as_mut() {
+            Sql::Query(query) => {
+                return match query.visit(&mut Check) {
+                    ControlFlow::Continue(()) => Ok(()),
+                    ControlFlow::Break(reason) => Err(QueryError::NotAllowed(reason)),
+                };
+            }
+            other => first_words(other),
         },
-        Statement::Explain(explain) => return check(&explain.statement),
+        Statement::Explain(explain) => return check(&mut explain.statement),
         Statement::CopyTo(_) => "COPY".to_owned(),
         Statement::CreateExternalTable(_) => "CREATE EXTERNAL TABLE".to_owned(),
         Statement::Reset(_) => "RESET".to_owned(),
@@ -108,114 +160,54 @@ pub(super) fn check(statement: &Statement) -> Result<(), QueryError> {
     )))
 }
 
-fn first_words(statement: &str) -> String {
-    let words: Vec<_> = statement.split_whitespace().take(2).collect();
+pub(super) fn first_words(told: &impl Display) -> String {
+    let told = told.to_string();
+    let words: Vec<_> = told.split_whitespace().take(2).collect();
     words.join(" ").chars().take(60).collect()
-}
-
-fn check_query(query: &Query) -> Result<(), QueryError> {
-    match query.visit(&mut Check) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(reason) => Err(QueryError::NotAllowed(reason)),
-    }
 }
 
 struct Check;
 
-impl Visitor for Check {
+/// What is dropped by the planner is refused, or written as what it heeds.
+impl VisitorMut for Check {
     type Break = String;
 
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<String> {
-        if !query.locks.is_empty() {
-            return refuse("FOR UPDATE and FOR SHARE are not allowed: queries take no locks");
-        }
-        if query.for_clause.is_some() || query.settings.is_some() || query.format_clause.is_some() {
-            return refuse("FOR, SETTINGS and FORMAT clauses are not allowed");
-        }
-        let ctes = query.with.iter().flat_map(|with| &with.cte_tables);
-        if ctes.into_iter().any(|cte| cte.from.is_some()) {
-            return refuse("WITH … FROM is not allowed");
-        }
-        check_body(&query.body)
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<String> {
+        flow(clauses::query(query))
     }
 
-    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<String> {
-        if select.into.is_some() {
-            return refuse("SELECT INTO is not allowed: queries only read");
-        }
-        if select.prewhere.is_some() || !select.connect_by.is_empty() {
-            return refuse("PREWHERE and CONNECT BY are not allowed");
-        }
-        ControlFlow::Continue(())
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<String> {
+        flow(clauses::select(select))
     }
 
-    fn pre_visit_statement(&mut self, statement: &Sql) -> ControlFlow<String> {
+    fn pre_visit_statement(&mut self, statement: &mut Sql) -> ControlFlow<String> {
         match statement {
             Sql::Query(_) => ControlFlow::Continue(()),
-            other => refuse(format!(
-                "{} is not allowed",
-                first_words(&other.to_string())
-            )),
+            other => refuse(format!("{} is not allowed", first_words(other))),
         }
     }
 
-    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<String> {
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<String> {
+        flow(clauses::factor(factor))?;
         match factor {
-            TableFactor::Table {
-                name,
-                with_hints,
-                with_ordinality,
-                partitions,
-                json_path,
-                sample,
-                index_hints,
-                ..
-            } => {
-                if sample.is_some() {
-                    return refuse("TABLESAMPLE is not supported; WHERE random() < 0.1 samples");
-                }
-                if !with_hints.is_empty()
-                    || *with_ordinality
-                    || !partitions.is_empty()
-                    || json_path.is_some()
-                    || !index_hints.is_empty()
-                {
-                    return refuse("hints, partitions and paths after a table are not allowed");
-                }
-                check_name(name)
-            }
-            TableFactor::Derived {
-                sample: Some(_), ..
-            } => refuse("TABLESAMPLE is not supported; WHERE random() < 0.1 samples"),
-            TableFactor::Derived { .. }
-            | TableFactor::NestedJoin { .. }
-            | TableFactor::UNNEST { .. }
-            | TableFactor::Function { .. }
-            | TableFactor::TableFunction { .. } => ControlFlow::Continue(()),
-            other => refuse(format!(
-                "{} is not allowed",
-                first_words(&other.to_string())
-            )),
+            TableFactor::Table { name, .. } => check_name(name),
+            _ => ControlFlow::Continue(()),
         }
     }
 
-    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<String> {
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<String> {
+        flow(clauses::expr(expr))
+    }
+
+    fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<String> {
         check_name(relation)
     }
 }
 
-fn check_body(body: &SetExpr) -> ControlFlow<String> {
-    match body {
-        // What is nested is visited as a query, select or statement of its own.
-        SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) => ControlFlow::Continue(()),
-        SetExpr::SetOperation { left, right, .. } => {
-            check_body(left)?;
-            check_body(right)
-        }
-        SetExpr::Table(_) => refuse("TABLE t is not allowed; write SELECT * FROM t"),
-        SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
-            refuse("INSERT, UPDATE, DELETE and MERGE are not allowed: queries only read")
-        }
+fn flow(checked: Result<(), String>) -> ControlFlow<String> {
+    match checked {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(reason) => ControlFlow::Break(reason),
     }
 }
 

@@ -1,142 +1,65 @@
 //! Column names without quotes are found whatever their case.
 //!
-//! SQL folds unquoted names to lower case, so a column `userId` could only be reached as `"userId"`.
-//! Here every unquoted name that, lower-cased, is the name of exactly one mixed-case column of the
-//! statement's tables is written as that column's name. Aliases are treated alike, so that a name
-//! and the references to it stay together.
+//! SQL folds unquoted names to lower case, so a column `userId` could only be reached as
+//! `"userId"`. Here each name is looked up where it stands, in the tables that it may mean
+//! ([`scope`]): a column of exactly the folded name comes first, then the only one that differs by
+//! case, which is written with quotes; where several do, they are named in an error. A name that is
+//! not found stays as it is: the planner tells what is there. [`walk`] visits queries in the order
+//! in which names come into sight.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
+mod scope;
+mod walk;
 
-use datafusion::arrow::datatypes::{DataType, Fields};
+use std::collections::BTreeMap;
+
+use datafusion::arrow::datatypes::Fields;
+use datafusion::common::TableReference;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, Query, Select, SelectItem, TableAlias, TableFactor, VisitMut, VisitorMut,
-};
+use datafusion::sql::sqlparser::ast::Statement as Sql;
 
-use super::relations::quoted;
+use self::scope::Relation;
+use self::walk::Walk;
+use crate::error::QueryError;
 
-/// Mixed-case names by their lower-case form.
+/// The columns of the tables that a statement reads, by the names that it gives them.
 #[derive(Debug, Default)]
 pub(crate) struct FoldedNames {
-    mixed: BTreeMap<String, String>,
-    /// Lower-case forms that mean more than one name.
-    taken: BTreeSet<String>,
+    tables: BTreeMap<TableReference, Fields>,
 }
 
 impl FoldedNames {
-    /// Adds a table's columns, nested ones included.
-    pub(crate) fn add(&mut self, fields: &Fields) {
-        for field in fields {
-            let folded = field.name().to_lowercase();
-            if *field.name() == folded {
-                self.taken.insert(folded);
-            } else if let Some(other) = self.mixed.insert(folded.clone(), field.name().clone())
-                && other != *field.name()
-            {
-                self.taken.insert(folded);
-            }
-            self.add_nested(field.data_type());
-        }
+    /// Adds a table's columns.
+    pub(crate) fn add(&mut self, table: &TableReference, fields: &Fields) {
+        self.tables.insert(table.clone(), fields.clone());
     }
 
-    fn add_nested(&mut self, data_type: &DataType) {
-        match data_type {
-            DataType::Struct(fields) => self.add(fields),
-            DataType::List(element) => self.add_nested(element.data_type()),
-            DataType::Map(entries, _) => {
-                if let DataType::Struct(fields) = entries.data_type() {
-                    fields
-                        .iter()
-                        .for_each(|field| self.add_nested(field.data_type()));
-                }
-            }
-            _ => {}
-        }
+    /// Whether there is a name that quotes would be needed for.
+    fn is_plain(&self) -> bool {
+        let fields = self.tables.values().flatten();
+        !fields.into_iter().any(|field| scope::is_mixed(field))
     }
 
-    fn is_empty(&self) -> bool {
-        self.mixed.is_empty()
-    }
-
-    fn fix(&self, ident: &mut Ident) {
-        if ident.quote_style.is_some() {
-            return;
-        }
-        let folded = ident.value.to_lowercase();
-        if self.taken.contains(&folded) {
-            return;
-        }
-        if let Some(exact) = self.mixed.get(&folded) {
-            *ident = quoted(exact, ident.span);
-        }
+    fn relation(&self, table: &TableReference) -> Option<Relation> {
+        let fields = self.tables.get(table)?;
+        Some(Relation::of_table(table, fields))
     }
 }
 
 /// Writes unquoted names as the columns they mean.
-pub(crate) fn fold_columns(statement: &mut Statement, names: &FoldedNames) {
-    if names.is_empty() {
-        return;
+pub(crate) fn fold_columns(
+    statement: &mut Statement,
+    names: &FoldedNames,
+) -> Result<(), QueryError> {
+    // Most schemas have no such name, and the walk has nothing to do.
+    if names.is_plain() {
+        return Ok(());
     }
     match statement {
-        Statement::Statement(inner) => {
-            let _: ControlFlow<()> = inner.visit(&mut Fold(names));
-        }
+        Statement::Statement(inner) => match inner.as_mut() {
+            Sql::Query(query) => Walk::new(names).query(query).map(drop),
+            _ => Ok(()),
+        },
         Statement::Explain(explain) => fold_columns(&mut explain.statement, names),
-        _ => {}
-    }
-}
-
-struct Fold<'a>(&'a FoldedNames);
-
-impl Fold<'_> {
-    fn alias(&self, alias: &mut Option<TableAlias>) {
-        for column in alias.iter_mut().flat_map(|alias| &mut alias.columns) {
-            self.0.fix(&mut column.name);
-        }
-    }
-}
-
-impl VisitorMut for Fold<'_> {
-    type Break = ();
-
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        match expr {
-            Expr::Identifier(ident) => self.0.fix(ident),
-            Expr::CompoundIdentifier(parts) => parts.iter_mut().for_each(|part| self.0.fix(part)),
-            _ => {}
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        for item in &mut select.projection {
-            if let SelectItem::ExprWithAlias { alias, .. } = item {
-                self.0.fix(alias);
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-        for cte in query.with.iter_mut().flat_map(|with| &mut with.cte_tables) {
-            cte.alias
-                .columns
-                .iter_mut()
-                .for_each(|column| self.0.fix(&mut column.name));
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-        match factor {
-            TableFactor::Table { alias, .. }
-            | TableFactor::Derived { alias, .. }
-            | TableFactor::NestedJoin { alias, .. }
-            | TableFactor::UNNEST { alias, .. }
-            | TableFactor::Function { alias, .. } => self.alias(alias),
-            _ => {}
-        }
-        ControlFlow::Continue(())
+        Statement::CopyTo(_) | Statement::CreateExternalTable(_) | Statement::Reset(_) => Ok(()),
     }
 }

@@ -12,10 +12,16 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use tidelake_core::SnapshotName;
 
+use super::AsOf;
 use super::dialect::TidelakeDialect;
+use super::limits::{self, Measured};
 use super::relations::{fold, literal, reference, timestamp_of, version_of};
-use super::{AsOf, RECURSION_MAX};
 use crate::error::QueryError;
+
+/// Words, signs and spaces of the longest command.
+const TOKENS_MAX: usize = 100;
+/// A command's values are literals.
+const RECURSION_MAX: usize = 10;
 
 /// A statement that changes something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,11 +51,21 @@ pub(crate) fn command(
     if !mentions {
         return Ok(None);
     }
-    let parser = Parser::new(&TidelakeDialect).with_recursion_limit(RECURSION_MAX);
-    // What can't even be cut into words is the query parser's to refuse.
-    let Ok(mut parser) = parser.try_with_sql(sql) else {
+    // What can't be cut into words, and what is too long for a command, is the query parser's.
+    let Ok(Measured {
+        tokens: Some(tokens),
+        ..
+    }) = limits::measure(sql)
+    else {
         return Ok(None);
     };
+    if tokens.len() > TOKENS_MAX {
+        return Ok(None);
+    }
+    let dialect = TidelakeDialect::of(tokens.len());
+    let mut parser = Parser::new(&dialect)
+        .with_recursion_limit(RECURSION_MAX)
+        .with_tokens_with_locations(tokens);
     let creates = parser.parse_keywords(&[Keyword::CREATE, Keyword::SNAPSHOT]);
     if !creates && !parser.parse_keywords(&[Keyword::DROP, Keyword::SNAPSHOT]) {
         return Ok(None);

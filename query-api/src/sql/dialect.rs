@@ -2,12 +2,37 @@
 //! clauses that DataFusion would read and then ignore.
 
 use std::any::{Any, TypeId};
+use std::cell::Cell;
 
+use datafusion::sql::sqlparser::ast::Expr;
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 
-/// Generic SQL with `VERSION AS OF` and `TIMESTAMP AS OF`.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct TidelakeDialect;
+/// Expressions that the parser may begin for each token of a statement.
+const BEGINNINGS_PER_TOKEN: usize = 16;
+
+/// Generic SQL with `VERSION AS OF` and `TIMESTAMP AS OF`, for one statement.
+///
+/// The parser tries one reading of `position(…`, `case …` or `(…` and then another, each of them
+/// with all that is within: what nests thirty of these would take it years. It asks the dialect
+/// wherever an expression begins, so the dialect counts, and gives up in time.
+#[derive(Debug)]
+pub(crate) struct TidelakeDialect {
+    left: Cell<usize>,
+}
+
+impl TidelakeDialect {
+    /// For a statement of that many tokens.
+    pub(crate) fn of(tokens: usize) -> Self {
+        let left = Cell::new((tokens + BEGINNINGS_PER_TOKEN) * BEGINNINGS_PER_TOKEN);
+        Self { left }
+    }
+
+    /// Whether the parser was stopped.
+    pub(crate) fn gave_up(&self) -> bool {
+        self.left.get() == 0
+    }
+}
 
 macro_rules! yes {
     ($($name:ident)*) => { $(fn $name(&self) -> bool { true })* };
@@ -17,6 +42,13 @@ impl Dialect for TidelakeDialect {
     /// The parser asks by type in places where it has no method to ask.
     fn dialect(&self) -> TypeId {
         GenericDialect.type_id()
+    }
+
+    fn parse_prefix(&self, _: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        self.left.set(self.left.get().saturating_sub(1));
+        // No other error ends its attempts.
+        self.gave_up()
+            .then_some(Err(ParserError::RecursionLimitExceeded))
     }
 
     fn is_delimited_identifier_start(&self, ch: char) -> bool {
@@ -29,6 +61,11 @@ impl Dialect for TidelakeDialect {
 
     fn is_identifier_part(&self, ch: char) -> bool {
         ch.is_alphanumeric() || ch == '_' || ch == '$'
+    }
+
+    /// Of a table in parentheses, too, there are two readings.
+    fn supports_parens_around_table_factor(&self) -> bool {
+        !self.gave_up()
     }
 
     yes! {
@@ -52,7 +89,6 @@ impl Dialect for TidelakeDialect {
         supports_multiline_comment_hints
         supports_named_fn_args_with_assignment_operator
         supports_nested_comments
-        supports_parens_around_table_factor
         supports_pipe_operator
         supports_projection_trailing_commas
         supports_select_wildcard_except

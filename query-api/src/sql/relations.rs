@@ -400,7 +400,8 @@ pub(super) fn reference(name: &ObjectName) -> Result<TableReference, QueryError>
 pub(super) fn fold(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
-        None => ident.value.to_lowercase(),
+        // As the planner does: other letters keep their case.
+        None => ident.value.to_ascii_lowercase(),
     }
 }
 

@@ -3,7 +3,8 @@
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use tidelake_core::clock::UnixMillis;
 
-/// Reads RFC 3339, the same with a space or without a zone (then UTC), or a date (its first moment).
+/// Reads RFC 3339, the same with a space or without a zone (then UTC), or a date (its first
+/// moment).
 pub(crate) fn parse_timestamp(text: &str) -> Result<UnixMillis, String> {
     let text = text.trim();
     if let Ok(zoned) = DateTime::parse_from_rfc3339(text)

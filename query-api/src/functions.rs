@@ -1,0 +1,109 @@
+//! DataFusion's functions, with bounds.
+//!
+//! A function makes its value outside of the memory pool, for a batch at a time, and a constant one
+//! while the statement is planned. So those that can make much of little stand in [`GROWING`]
+//! with how ([`Growth`]), and compute how much it will be before they make it
+//! ([`bounded`]). Aggregates are not here: what they gather is counted by the pool.
+//!
+//! Also here are the rules that make time count in microseconds ([`micros`]) and whole numbers refuse
+//! what does not fit ([`checked`]).
+//!
+//! Invariant: a value of a wrapped function takes no more than its bound for one batch.
+
+mod bin;
+mod bounded;
+mod checked;
+mod constants;
+mod growth;
+mod micros;
+mod series;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
+
+use bin::DateBin;
+use bounded::Bounded;
+use checked::CheckedArithmetic;
+pub(crate) use constants::LargeConstants;
+use growth::Growth;
+use micros::MicrosCoercion;
+pub(crate) use series::series;
+
+/// The share of the memory for queries that one value of a batch may take.
+const MEMORY_SHARE: u64 = 8;
+
+/// How the scalar functions grow that make more than a multiple of what they are given. The others
+/// are in `functions/plain.txt`, which a test compares with what there is.
+const GROWING: [(&str, Growth); 19] = [
+    ("array_repeat", Growth::ListRepeat),
+    ("array_replace", Growth::ListReplace),
+    ("array_replace_all", Growth::ListReplace),
+    ("array_replace_n", Growth::ListReplace),
+    ("array_resize", Growth::ListResize),
+    ("array_to_string", Growth::ListText),
+    ("concat", Growth::Sum),
+    ("concat_ws", Growth::Joined),
+    ("generate_series", Growth::Series),
+    ("lpad", Growth::Pad),
+    ("make_array", Growth::Sum),
+    ("array_concat", Growth::Sum),
+    ("overlay", Growth::Sum),
+    ("range", Growth::Series),
+    ("regexp_replace", Growth::PatternReplace),
+    ("repeat", Growth::Repeat),
+    ("replace", Growth::Replace),
+    ("rpad", Growth::Pad),
+    ("to_char", Growth::Format),
+];
+
+/// Bytes of one value, and of one constant, in all rows of a batch.
+pub(crate) fn bytes_max(memory_bytes_max: u64) -> usize {
+    usize::try_from(memory_bytes_max / MEMORY_SHARE).unwrap_or(usize::MAX)
+}
+
+/// The functions, those that grow with a bound by the memory that queries have.
+pub(crate) fn bounded(
+    functions: Vec<Arc<ScalarUDF>>,
+    memory_bytes_max: u64,
+) -> Vec<Arc<ScalarUDF>> {
+    let bytes_max = bytes_max(memory_bytes_max);
+    let wrap = |function: Arc<ScalarUDF>| match growth(function.name()) {
+        Some(growth) => Arc::new(ScalarUDF::new_from_impl(Bounded {
+            function,
+            growth,
+            bytes_max,
+        })),
+        None if function.name() == "date_bin" => {
+            Arc::new(ScalarUDF::new_from_impl(DateBin { function }))
+        }
+        None => function,
+    };
+    functions.into_iter().map(wrap).collect()
+}
+
+/// DataFusion's rules of meaning, with ours in and behind its coercion of types.
+pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    let coercion: Arc<dyn AnalyzerRule + Send + Sync> = Arc::new(MicrosCoercion::default());
+    let ours = |rule: Arc<dyn AnalyzerRule + Send + Sync>| match rule.name() == coercion.name() {
+        true => Arc::clone(&coercion),
+        false => rule,
+    };
+    let rules = Analyzer::new().rules.into_iter().map(ours);
+    let last: Arc<dyn AnalyzerRule + Send + Sync> = Arc::new(CheckedArithmetic);
+    rules.chain([last]).collect()
+}
+
+/// `date_bin` of every year.
+fn date_bin() -> Arc<ScalarUDF> {
+    let function = datafusion::functions::datetime::date_bin();
+    Arc::new(ScalarUDF::new_from_impl(DateBin { function }))
+}
+
+fn growth(name: &str) -> Option<Growth> {
+    let found = GROWING.iter().find(|(growing, _)| *growing == name)?;
+    Some(found.1)
+}

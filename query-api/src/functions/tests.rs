@@ -1,0 +1,125 @@
+mod times;
+
+use std::collections::BTreeSet;
+
+use datafusion::execution::SessionStateDefaults;
+use serde_json::json;
+
+use super::*;
+use crate::settings::QuerySettings;
+use crate::testing::World;
+
+#[test]
+fn every_function_that_grows_is_known() {
+    let functions = SessionStateDefaults::default_scalar_functions();
+    let names: BTreeSet<_> = functions.iter().map(|function| function.name()).collect();
+    for (name, _) in GROWING {
+        assert!(names.contains(name), "{name} is not there any more");
+    }
+    let plain: BTreeSet<_> = include_str!("plain.txt").split_whitespace().collect();
+    let unknown: Vec<_> = names
+        .iter()
+        .filter(|name| growth(name).is_none() && !plain.contains(**name))
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "class these as growing or plain: {unknown:?}"
+    );
+    let gone: Vec<_> = plain.difference(&names).collect();
+    assert!(gone.is_empty(), "{gone:?} are not there any more");
+    let higher = SessionStateDefaults::default_higher_order_functions();
+    let higher: BTreeSet<_> = higher
+        .iter()
+        .map(|function| function.name().to_owned())
+        .collect();
+    let known = [
+        "array_any_match",
+        "array_filter",
+        "array_first",
+        "array_transform",
+    ];
+    assert_eq!(
+        higher,
+        known.map(str::to_owned).into(),
+        "each item once, by functions of here"
+    );
+}
+
+#[tokio::test]
+async fn what_would_grow_beyond_the_memory_is_refused_at_once() {
+    let memory_bytes_max = 64 << 20;
+    let world = World::new(QuerySettings {
+        memory_bytes_max,
+        ..QuerySettings::default()
+    })
+    .await;
+    for sql in [
+        "SELECT array_length(range(0, 200000000))",
+        "SELECT array_length(range(200000000, 0, -1))",
+        "SELECT array_length(generate_series(0, 200000000))",
+        "SELECT array_length(generate_series(DATE '0001-01-01', DATE '9999-12-31', INTERVAL '1 second'))",
+        "SELECT array_length(generate_series(TIMESTAMP '2026-01-01', TIMESTAMP '2036-01-01', INTERVAL '1 second'))",
+        "SELECT length(repeat('x', 1500000000))",
+        "SELECT length(lpad('x', 1000000000))",
+        "SELECT length(rpad('x', 1000000000, 'ab'))",
+        "SELECT array_length(array_repeat(1, 200000000))",
+        "SELECT array_length(array_repeat(repeat('x', 1000), 20000))",
+        "SELECT array_length(array_resize([1], 200000000, 7))",
+        "SELECT length(replace(repeat('x', 1000000), 'x', repeat('y', 1000)))",
+        "SELECT length(regexp_replace(repeat('x', 100000), 'x', repeat('y', 1000), 'g'))",
+        "SELECT length(array_to_string(range(0, 100000), repeat('y', 1000)))",
+        "SELECT sum(length(repeat('x', value * 1000000))) FROM generate_series(1, 3000)",
+        "SELECT count(*) FROM (SELECT unnest(range(0, 1000000)) FROM generate_series(1, 1000))",
+        "SELECT repeat('x', 1000000) FROM generate_series(1, 1000)",
+        "SELECT concat(repeat('x', 1000000), value) FROM generate_series(1, 1000)",
+        "SELECT length(concat(x, x, x, x)) FROM (SELECT repeat('x', 4000000) x)",
+    ] {
+        let begun = crate::moment::now();
+        let (status, code) = world.code(json!({"sql": sql, "timeout_ms": 20000})).await;
+        assert_eq!(
+            (status, code.as_str()),
+            (503, "QUERY_MEMORY_EXCEEDED"),
+            "{sql}"
+        );
+        assert!(
+            begun.elapsed().as_secs() < 5,
+            "{sql}: {:?}",
+            begun.elapsed()
+        );
+    }
+    for (sql, answer) in [
+        ("SELECT array_length(range(0, 100000))", json!([[100_000]])),
+        ("SELECT length(repeat('x', 1000000))", json!([[1_000_000]])),
+        (
+            "SELECT lpad('x', 3, 'ab'), rpad('x', 3), repeat(NULL, 3)",
+            json!([["abx", "x  ", null]]),
+        ),
+        (
+            "SELECT sum(length(replace(repeat('x,', 500), ',', ';;'))) FROM generate_series(1, 5000)",
+            json!([[7_500_000]]),
+        ),
+        (
+            "SELECT sum(length(regexp_replace(concat(repeat('x', 100), value), '(x)', '[\\1]', 'g'))) \
+             FROM generate_series(100, 999)",
+            json!([[270_000 + 2_700]]),
+        ),
+        (
+            "SELECT array_length(generate_series(DATE '2026-01-01', DATE '2026-12-31', INTERVAL '1 day'))",
+            json!([[365]]),
+        ),
+        (
+            "SELECT range(5, 1, -2), range(3), range(1, 5, -1)",
+            json!([[[5, 3], [0, 1, 2], []]]),
+        ),
+        (
+            "SELECT to_char(DATE '2026-07-01', '%Y'), concat_ws('-', 1, 2), overlay('abc' PLACING 'x' FROM 2)",
+            json!([["2026", "1-2", "axc"]]),
+        ),
+        (
+            "SELECT array_to_string([1, 2], '-'), array_resize([1], 2, 7), array_replace_all([1, 1], 1, 2)",
+            json!([["1-2", [1, 7], [2, 2]]]),
+        ),
+    ] {
+        assert_eq!(world.rows(sql).await, answer, "{sql}");
+    }
+}

@@ -1,0 +1,434 @@
+//! Clauses that the parser knows and the planner drops: their answer would be another question's.
+//!
+//! Every struct is taken apart field by field, without `..`: what the parser learns next year does
+//! not compile until somebody has decided about it. `_` stands where the planner heeds the field,
+//! or refuses it itself.
+
+use datafusion::sql::sqlparser::ast::{
+    ArrayElemTypeDef, Cte, DataType, Expr, Function, FunctionArguments, GroupByExpr,
+    GroupByWithModifier, Join, NamedWindowExpr, ObjectNamePart, OrderBy, OrderByExpr, OrderByKind,
+    PipeOperator, Query, Select, SetExpr, SetOperator, SetQuantifier, TableAlias,
+    TableAliasColumnDef, TableFactor, TableWithJoins, WindowSpec, WindowType, With,
+};
+
+/// Why something is refused.
+type Checked = Result<(), String>;
+
+/// Items or bytes of a type of a fixed size.
+const FIXED_MAX: u64 = 65_536;
+const SAMPLE: &str = "TABLESAMPLE is not supported; WHERE random() < 0.1 samples";
+
+pub(super) fn query(query: &Query) -> Checked {
+    let Query {
+        with,
+        body,
+        order_by,
+        limit_clause: _,
+        fetch: _,
+        locks,
+        for_clause,
+        settings,
+        format_clause,
+        pipe_operators,
+    } = query;
+    refused_if(
+        !locks.is_empty(),
+        "FOR UPDATE and FOR SHARE are not allowed: queries take no locks",
+    )?;
+    refused_if(
+        for_clause.is_some() || settings.is_some() || format_clause.is_some(),
+        "FOR, SETTINGS and FORMAT clauses are not allowed",
+    )?;
+    if let Some(with) = with {
+        let With {
+            with_token: _,
+            recursive: _,
+            cte_tables,
+        } = with;
+        cte_tables.iter().try_for_each(with_query)?;
+    }
+    if let Some(OrderBy {
+        kind,
+        // Refused by the planner.
+        interpolate: _,
+    }) = order_by
+    {
+        match kind {
+            OrderByKind::All(_) => {}
+            OrderByKind::Expressions(exprs) => ordered(exprs)?,
+        }
+    }
+    pipe_operators.iter().try_for_each(pipe)?;
+    set(body)
+}
+
+fn with_query(with: &Cte) -> Checked {
+    let Cte {
+        alias: name,
+        query: _,
+        from,
+        // Whether it is computed once changes no answer.
+        materialized: _,
+        closing_paren_token: _,
+    } = with;
+    refused_if(from.is_some(), "WITH … FROM is not allowed")?;
+    alias(name)
+}
+
+fn pipe(operator: &PipeOperator) -> Checked {
+    match operator {
+        PipeOperator::OrderBy { exprs } => ordered(exprs),
+        PipeOperator::Join(join) => self::join(join),
+        PipeOperator::Union { .. }
+        | PipeOperator::Intersect { .. }
+        | PipeOperator::Except { .. }
+        | PipeOperator::Where { .. }
+        | PipeOperator::Limit { .. }
+        | PipeOperator::Select { .. }
+        | PipeOperator::Extend { .. }
+        | PipeOperator::As { .. }
+        | PipeOperator::Aggregate { .. } => Ok(()),
+        other => Err(format!("|> {other:.60} is not supported")),
+    }
+}
+
+/// What a query consists of; what is nested is visited as a query or select of its own.
+fn set(body: &SetExpr) -> Checked {
+    match body {
+        SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) => Ok(()),
+        SetExpr::SetOperation {
+            left,
+            op,
+            set_quantifier,
+            right,
+        } => {
+            let counts = matches!(
+                set_quantifier,
+                SetQuantifier::All | SetQuantifier::AllByName
+            );
+            refused_if(
+                counts && *op != SetOperator::Union,
+                "EXCEPT ALL and INTERSECT ALL are not supported: number the equal rows with \
+                 row_number() and leave ALL out",
+            )?;
+            set(left)?;
+            set(right)
+        }
+        SetExpr::Table(_) => Err("TABLE t is not allowed; write SELECT * FROM t".into()),
+        SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
+            Err("INSERT, UPDATE, DELETE and MERGE are not allowed: queries only read".into())
+        }
+    }
+}
+
+/// Checks the clauses; `GROUP BY … WITH ROLLUP` becomes `GROUP BY ROLLUP (…)`.
+pub(super) fn select(select: &mut Select) -> Checked {
+    let Select {
+        select_token: _,
+        // Comments.
+        optimizer_hints: _,
+        distinct: _,
+        select_modifiers,
+        // Refused by the planner.
+        top: _,
+        top_before_distinct: _,
+        projection: _,
+        exclude,
+        into,
+        from,
+        // Refused by the planner.
+        lateral_views: _,
+        prewhere,
+        selection: _,
+        connect_by,
+        group_by,
+        // Refused by the planner, as is SORT BY; what is distributed is the same rows.
+        cluster_by: _,
+        distribute_by: _,
+        sort_by: _,
+        having: _,
+        named_window,
+        qualify: _,
+        window_before_qualify: _,
+        value_table_mode,
+        flavor: _,
+    } = select;
+    refused_if(
+        into.is_some(),
+        "SELECT INTO is not allowed: queries only read",
+    )?;
+    refused_if(
+        prewhere.is_some() || !connect_by.is_empty(),
+        "PREWHERE and CONNECT BY are not allowed",
+    )?;
+    refused_if(
+        exclude.is_some(),
+        "EXCLUDE stands behind the asterisk: SELECT * EXCLUDE (a) FROM t",
+    )?;
+    refused_if(
+        value_table_mode.is_some(),
+        "SELECT AS STRUCT and AS VALUE are not supported; write named_struct(…)",
+    )?;
+    refused_if(
+        select_modifiers.as_ref().is_some_and(|it| it.is_any_set()),
+        "HIGH_PRIORITY, STRAIGHT_JOIN and SQL_… after SELECT are not allowed",
+    )?;
+    for window in named_window.iter() {
+        if let NamedWindowExpr::WindowSpec(spec) = &window.1 {
+            window_spec(spec)?;
+        }
+    }
+    for table in from.iter() {
+        let TableWithJoins { relation: _, joins } = table;
+        joins.iter().try_for_each(join)?;
+    }
+    grouped(group_by)
+}
+
+fn grouped(group_by: &mut GroupByExpr) -> Checked {
+    let (exprs, modifiers) = match group_by {
+        GroupByExpr::All(modifiers) => {
+            return refused_if(
+                !modifiers.is_empty(),
+                "GROUP BY ALL takes no modifier; name the columns: GROUP BY ROLLUP (a, b)",
+            );
+        }
+        GroupByExpr::Expressions(exprs, modifiers) => (exprs, modifiers),
+    };
+    let sets = |exprs: &mut Vec<Expr>| exprs.drain(..).map(|expr| vec![expr]).collect();
+    let grouped = match modifiers.as_slice() {
+        [] => return Ok(()),
+        [GroupByWithModifier::Rollup] => Expr::Rollup(sets(exprs)),
+        [GroupByWithModifier::Cube] => Expr::Cube(sets(exprs)),
+        [GroupByWithModifier::Totals] => {
+            return Err(
+                "WITH TOTALS is not supported; GROUP BY GROUPING SETS ((a), ()) has a \
+                        row for all"
+                    .into(),
+            );
+        }
+        [GroupByWithModifier::GroupingSets(sets)] => {
+            return Err(format!(
+                "GROUP BY … {sets:.60} is not supported; write GROUP BY GROUPING SETS (…) \
+                 without columns before it"
+            ));
+        }
+        _ => return Err("GROUP BY takes one of WITH ROLLUP and WITH CUBE".into()),
+    };
+    modifiers.clear();
+    *exprs = vec![grouped];
+    Ok(())
+}
+
+pub(super) fn join(join: &Join) -> Checked {
+    let Join {
+        relation: _,
+        global,
+        // Those that it does not know are refused by the planner.
+        join_operator: _,
+    } = join;
+    refused_if(*global, "GLOBAL JOIN is not allowed; leave GLOBAL out")
+}
+
+pub(super) fn factor(factor: &TableFactor) -> Checked {
+    let name = match factor {
+        TableFactor::Table {
+            name: _,
+            alias,
+            args: _,
+            with_hints,
+            version: _,
+            with_ordinality,
+            partitions,
+            json_path,
+            sample,
+            index_hints,
+        } => {
+            refused_if(sample.is_some(), SAMPLE)?;
+            refused_if(
+                !with_hints.is_empty()
+                    || *with_ordinality
+                    || !partitions.is_empty()
+                    || json_path.is_some()
+                    || !index_hints.is_empty(),
+                "hints, partitions and paths after a table are not allowed",
+            )?;
+            alias
+        }
+        TableFactor::Derived {
+            lateral: _,
+            subquery: _,
+            alias,
+            sample,
+        } => {
+            refused_if(sample.is_some(), SAMPLE)?;
+            alias
+        }
+        TableFactor::Function {
+            lateral: _,
+            name: _,
+            args: _,
+            with_ordinality,
+            alias,
+        } => {
+            refused_if(
+                *with_ordinality,
+                "WITH ORDINALITY is not supported; use row_number()",
+            )?;
+            alias
+        }
+        TableFactor::NestedJoin {
+            table_with_joins,
+            alias,
+        } => {
+            let TableWithJoins { relation: _, joins } = table_with_joins.as_ref();
+            joins.iter().try_for_each(join)?;
+            alias
+        }
+        // The planner refuses offsets and ordinality.
+        TableFactor::UNNEST {
+            alias,
+            array_exprs: _,
+            with_offset: _,
+            with_offset_alias: _,
+            with_ordinality: _,
+        }
+        | TableFactor::TableFunction { expr: _, alias } => alias,
+        other => {
+            let words = super::allow::first_words(other);
+            return Err(format!("{words} is not allowed"));
+        }
+    };
+    name.iter().try_for_each(alias)
+}
+
+fn alias(alias: &TableAlias) -> Checked {
+    let TableAlias {
+        explicit: _,
+        name: _,
+        columns,
+        at,
+    } = alias;
+    refused_if(at.is_some(), "AT after a table's alias is not supported")?;
+    let typed = columns.iter().any(|column| {
+        let TableAliasColumnDef { name: _, data_type } = column;
+        data_type.is_some()
+    });
+    refused_if(
+        typed,
+        "types in a list of column aliases are not supported; CAST in the SELECT list",
+    )
+}
+
+pub(super) fn expr(expr: &Expr) -> Checked {
+    match expr {
+        Expr::Function(function) => self::function(function),
+        Expr::Cast {
+            kind: _,
+            expr: _,
+            data_type,
+            array,
+            // Refused by the planner.
+            format: _,
+        } => fixed(data_type).and_then(|()| {
+            refused_if(
+                *array,
+                "CAST … ARRAY is not allowed; write CAST(x AS type[])",
+            )
+        }),
+        Expr::Trim {
+            trim_where: _,
+            trim_what,
+            expr: _,
+            trim_characters,
+        } => refused_if(
+            trim_what.is_some() && trim_characters.is_some(),
+            "TRIM takes its characters once",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// A list of a fixed size takes its memory whether there are items or not.
+fn fixed(data_type: &DataType) -> Checked {
+    let mut inner = data_type;
+    while let DataType::Array(ArrayElemTypeDef::SquareBracket(item, size)) = inner {
+        refused_if(
+            size.is_some_and(|size| size > FIXED_MAX),
+            "a type of a fixed size has at most 65536 items or bytes",
+        )?;
+        inner = item;
+    }
+    Ok(())
+}
+
+fn function(function: &Function) -> Checked {
+    let Function {
+        name,
+        uses_odbc_syntax: _,
+        parameters,
+        args,
+        filter: _,
+        null_treatment: _,
+        over,
+        within_group,
+    } = function;
+    let cast = |part: &ObjectNamePart| {
+        part.as_ident().is_some_and(|name| {
+            let names = ["arrow_cast", "arrow_try_cast"];
+            names
+                .iter()
+                .any(|cast| name.value.eq_ignore_ascii_case(cast))
+        })
+    };
+    if name.0.iter().any(cast) {
+        // The type is a text there.
+        let numbers = args.to_string();
+        let mut numbers = numbers.split(|sign: char| !sign.is_ascii_digit());
+        refused_if(
+            numbers.any(|number| number.parse().unwrap_or(0) > FIXED_MAX)
+                && args.to_string().contains("FixedSize"),
+            "a type of a fixed size has at most 65536 items or bytes",
+        )?;
+    }
+    refused_if(
+        *parameters != FunctionArguments::None,
+        "a function takes one list of arguments",
+    )?;
+    if let Some(WindowType::WindowSpec(spec)) = over {
+        window_spec(spec)?;
+    }
+    ordered(within_group)
+}
+
+fn window_spec(spec: &WindowSpec) -> Checked {
+    let WindowSpec {
+        window_name: _,
+        partition_by: _,
+        order_by,
+        window_frame: _,
+    } = spec;
+    ordered(order_by)
+}
+
+fn ordered(exprs: &[OrderByExpr]) -> Checked {
+    let filled = exprs.iter().any(|ordered| {
+        let OrderByExpr {
+            expr: _,
+            options: _,
+            with_fill,
+        } = ordered;
+        with_fill.is_some()
+    });
+    refused_if(
+        filled,
+        "WITH FILL is not supported; join generate_series(…) for the rows that are missing",
+    )
+}
+
+fn refused_if(refused: bool, reason: &str) -> Checked {
+    match refused {
+        true => Err(reason.into()),
+        false => Ok(()),
+    }
+}
