@@ -9,7 +9,8 @@
 //! | others | unknown | |
 //!
 //! Exact bounds may stand for values (`SELECT max(x)`), wide ones only rule files out. Bounds of a file
-//! with deleted rows are wide.
+//! with deleted rows are wide. Bounds of floats count in files whose writer keeps NaN in mind: it lies
+//! above all numbers, and most writers leave it out of their bounds.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -191,6 +192,7 @@ impl FileFacts {
     fn read_bounds(&self) -> Option<Vec<Bound>> {
         let stats = self.file.stats()?;
         let exact_file = stats.tight_bounds.unwrap_or(true) && self.is_whole();
+        let floats = self.file.float_bounds_cover_nan();
         let columns = self.shape.table.fields.iter().zip(self.shape.scan.fields());
         let bounds = columns.map(|(declared, field)| {
             let name = field.name().as_str();
@@ -204,7 +206,11 @@ impl FileFacts {
                     ..Bound::default()
                 };
             };
+            let usable = floats || !matches!(primitive, Primitive::Float | Primitive::Double);
             let edge = |values: &serde_json::Map<String, serde_json::Value>, edge| {
+                if !usable {
+                    return None;
+                }
                 bound(values.get(name)?, *primitive, edge)?
                     .cast_to(field.data_type())
                     .ok()
