@@ -15,7 +15,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::execution::{SessionState, SessionStateDefaults};
+use datafusion::execution::{FunctionRegistry, SessionState, SessionStateDefaults};
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, TimezoneInfo};
@@ -26,6 +26,7 @@ use url::Url;
 
 use crate::error::QueryError;
 use crate::provider::about::{CATALOG, INFORMATION_SCHEMA};
+use crate::provider::fields::FieldsOfNullsAreNull;
 use crate::settings::QuerySettings;
 
 /// Scheme of the only store there is. Not one that a user's URL could have a meaning for.
@@ -77,7 +78,7 @@ impl Template {
             .into_iter()
             .map(|function| (function.name().to_owned(), function))
             .collect();
-        let state = SessionStateBuilder::new()
+        let mut state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(runtime)
             .with_type_planner(Arc::new(OurTypes))
@@ -88,6 +89,7 @@ impl Template {
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .with_table_functions(functions)
             .build();
+        state.register_function_rewrite(Arc::new(FieldsOfNullsAreNull))?;
         Ok(Self {
             state,
             store_url: ObjectStoreUrl::parse(STORE_URL)?,

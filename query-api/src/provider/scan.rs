@@ -36,6 +36,7 @@ use parquet::arrow::arrow_reader::RowSelection;
 use tidelake_core::Bucket;
 use tidelake_table::RowSet;
 
+use super::fields::FieldsInFiles;
 use super::fresh;
 use super::live::{self, DeletedByFile, LiveRows};
 use super::points;
@@ -265,6 +266,7 @@ impl PinnedRows {
             .with_statistics(total)
             .with_projection_indices(projection)?
             .with_limit(limit)
+            .with_expr_adapter(Some(Arc::new(FieldsInFiles)))
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }
