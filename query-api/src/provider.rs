@@ -6,10 +6,10 @@
 //! ```
 //!
 //! Owns the provider of a pinned table ([`scan`]), pruning ([`prune`]), fields of null structs
-//! ([`fields`]), deleted rows ([`live`]), filters that name keys ([`points`]), what changed between
-//! two versions ([`changes`]), the versions of a key ([`key_history`]), and the tables that are about
-//! tables ([`about`]). Does not own what is pinned, nor what is known of its files: that is
-//! [`crate::table`]'s.
+//! ([`fields`]), uuids in any case ([`uuids`]), deleted rows ([`live`]), filters that name keys
+//! ([`points`]), what changed between two versions ([`changes`]), the versions of a key
+//! ([`key_history`]), and the tables that are about tables ([`about`]). Does not own what is pinned,
+//! nor what is known of its files: that is [`crate::table`]'s.
 
 pub(crate) mod about;
 pub(crate) mod changes;
@@ -23,3 +23,4 @@ pub(crate) mod prune;
 pub(crate) mod scan;
 #[cfg(test)]
 mod tests;
+pub(crate) mod uuids;

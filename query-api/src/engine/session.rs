@@ -27,6 +27,7 @@ use url::Url;
 use crate::error::QueryError;
 use crate::provider::about::{CATALOG, INFORMATION_SCHEMA};
 use crate::provider::fields::FieldsOfNullsAreNull;
+use crate::provider::uuids::UuidsInAnyCase;
 use crate::settings::QuerySettings;
 
 /// Scheme of the only store there is. Not one that a user's URL could have a meaning for.
@@ -90,6 +91,7 @@ impl Template {
             .with_table_functions(functions)
             .build();
         state.register_function_rewrite(Arc::new(FieldsOfNullsAreNull))?;
+        state.register_function_rewrite(Arc::new(UuidsInAnyCase))?;
         Ok(Self {
             state,
             store_url: ObjectStoreUrl::parse(STORE_URL)?,

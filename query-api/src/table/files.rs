@@ -19,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
+use datafusion::error::DataFusionError;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 use object_store::path::Path;
@@ -339,12 +340,13 @@ impl FileFacts {
         Ok(Arc::new(selection))
     }
 
-    async fn physical_rows(&self, readers: &Readers) -> Result<u64, QueryError> {
+    /// By the log, or else by the file's footer.
+    pub(crate) async fn physical_rows(&self, readers: &Readers) -> Result<u64, QueryError> {
         if let Some(total) = self.records() {
             return Ok(total);
         }
         let footer = readers.footer(&self.location, self.size()).await;
-        let footer = footer.map_err(|error| self.unusable_vector(&error))?;
+        let footer = footer.map_err(DataFusionError::from)?;
         Ok(u64::try_from(footer.file_metadata().num_rows()).unwrap_or(0))
     }
 

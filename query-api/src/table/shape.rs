@@ -13,6 +13,17 @@ use crate::error::QueryError;
 /// Key in a field's metadata: the declared type where Arrow has no such type.
 pub(crate) const DECLARED_TYPE: &str = "tidelake.type";
 
+/// A uuid as columns have it, from a text of any case; none where the text is no uuid.
+pub(crate) fn canonical_uuid(text: &str) -> Option<String> {
+    let hyphens = [8, 13, 18, 23];
+    let fits = |(at, byte): (usize, u8)| match hyphens.contains(&at) {
+        true => byte == b'-',
+        false => byte.is_ascii_hexdigit(),
+    };
+    let is_uuid = text.len() == 36 && text.bytes().enumerate().all(fits);
+    is_uuid.then(|| text.to_ascii_lowercase())
+}
+
 /// The hidden columns that identify a row wherever compaction moves it.
 pub(crate) const SEQUENCE: [(&str, DataType); 3] = [
     ("__bucket", DataType::Int32),
