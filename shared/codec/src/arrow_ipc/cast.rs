@@ -6,7 +6,9 @@ use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
 use arrow::buffer::NullBuffer;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Decimal128Type, Time64MicrosecondType};
+use arrow::datatypes::{
+    DataType, Decimal128Type, Float16Type, Float32Type, Float64Type, Time64MicrosecondType,
+};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tidelake_schema::Primitive;
 
@@ -73,6 +75,15 @@ fn family(from: &DataType, primitive: Primitive) -> bool {
     }
 }
 
+fn is_nan(array: &ArrayRef, row: usize) -> bool {
+    match array.data_type() {
+        DataType::Float16 => array.as_primitive::<Float16Type>().value(row).is_nan(),
+        DataType::Float32 => array.as_primitive::<Float32Type>().value(row).is_nan(),
+        DataType::Float64 => array.as_primitive::<Float64Type>().value(row).is_nan(),
+        _ => false,
+    }
+}
+
 /// Casts there and back; every live value must survive.
 fn lossless(
     array: &ArrayRef,
@@ -104,7 +115,10 @@ fn lossless(
     let back = cast_with_options(&there, array.data_type(), &options).map_err(arrow_misfit)?;
     let lost = distinct(array, &back).map_err(arrow_misfit)?;
     let is_live = |row: &usize| live.is_none_or(|live| live.is_valid(*row));
-    match lost.values().set_indices().find(is_live) {
+    // A NaN stays one, whatever becomes of its other bits.
+    let is_changed = |row: &usize| !(is_nan(array, *row) && is_nan(&there, *row));
+    let mut lost = lost.values().set_indices();
+    match lost.find(|row| is_live(row) && is_changed(row)) {
         None => Ok(there),
         Some(row) => {
             let (expected, found) = (primitive.to_string(), shown(array, row));

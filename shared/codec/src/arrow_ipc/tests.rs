@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, BinaryArray, BooleanArray, Date64Array, Decimal128Array, DictionaryArray,
-    FixedSizeBinaryArray, FixedSizeListArray, Float64Array, Int8Array, Int16Array, Int32Array,
-    Int64Array, LargeListArray, LargeStringArray, ListArray, NullArray, RecordBatch,
-    RecordBatchOptions, StringArray, StringViewArray, StructArray, Time32SecondArray,
+    FixedSizeBinaryArray, FixedSizeListArray, Float16Array, Float32Array, Float64Array, Int8Array,
+    Int16Array, Int32Array, Int64Array, LargeListArray, LargeStringArray, ListArray, NullArray,
+    RecordBatch, RecordBatchOptions, StringArray, StringViewArray, StructArray, Time32SecondArray,
     Time64MicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema};
+use arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Field, Fields, Float16Type, Int32Type, Schema,
+};
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use proptest::prelude::*;
@@ -208,6 +210,20 @@ fn what_would_change_is_refused_with_its_row() {
         ),
     ];
     insta::assert_snapshot!(messages.join("\n"));
+}
+
+#[test]
+fn a_signalling_nan_is_a_nan() {
+    type F16 = <Float16Type as ArrowPrimitiveType>::Native;
+    let half = F16::from_bits(0x7c01);
+    let single = f32::from_bits(0x7f80_0001);
+    let double = f64::from_bits(0x7ff0_0000_0000_0001);
+    for ty in ["float", "double"] {
+        assert_eq!(one(ty, Float16Array::from(vec![half])).unwrap(), "null");
+        assert_eq!(one(ty, Float32Array::from(vec![single])).unwrap(), "null");
+        assert_eq!(one(ty, Float64Array::from(vec![double])).unwrap(), "null");
+    }
+    refused("int", Float16Array::from(vec![half]));
 }
 
 #[test]
