@@ -17,7 +17,7 @@ use crate::settings::QuerySettings;
 use crate::testing::{TestTable, Wire, World};
 
 const SCHEMA: &str = r#"{"type": "struct", "fields": [
-    {"name": "id", "type": "long", "required": true},
+    {"id": 1, "name": "id", "type": "long", "required": true},
     {"name": "x", "type": "double", "required": false},
     {"name": "y", "type": "float", "required": false},
     {"name": "n", "type": "int", "required": false},
@@ -189,7 +189,9 @@ fn batch(table: &TestTable, from: usize, rows: &[Row]) -> RecordBatch {
 }
 
 /// Where rows can be. The first is what the others are compared with.
-const PLACES: [&str; 6] = ["tail", "one", "several", "vectors", "foreign", "half"];
+const PLACES: [&str; 7] = [
+    "tail", "one", "several", "vectors", "foreign", "half", "upserted",
+];
 
 /// One message each of so many rows.
 const MESSAGE_ROWS: usize = 7;
@@ -197,16 +199,28 @@ const MESSAGE_ROWS: usize = 7;
 async fn world(rows: &[Row], settings: QuerySettings) -> World {
     let world = World::new(settings).await;
     for place in PLACES {
-        let mut table = world.table(place, SCHEMA, 1).await;
+        let schema = match place {
+            "upserted" => SCHEMA.replacen('{', r#"{"identifier-field-ids": [1], "#, 1),
+            _ => SCHEMA.to_owned(),
+        };
+        let mut table = world.table(place, &schema, 1).await;
+        let topic = table.entry.topic.clone();
         let push = |batch: &RecordBatch| {
             let wire = Wire {
                 value: Some(packed::encode(batch).unwrap().to_vec()),
                 encoding: Some(packed::ENCODING.as_bytes().to_vec()),
                 ..Wire::default()
             };
-            world.log.push(&table.entry.topic, 0, wire);
+            world.log.push(&topic, 0, wire);
         };
         let mut messages = 0;
+        if place == "upserted" {
+            // Other rows of the same keys: all that is asked for supersedes them.
+            let others: Vec<Row> = rows.iter().rev().cloned().collect();
+            push(&batch(&table, 0, &others));
+            table.flush_upserts(&[(0, 1)]).await;
+            messages = 1;
+        }
         for (at, chunk) in rows.chunks(MESSAGE_ROWS).enumerate() {
             push(&batch(&table, at * MESSAGE_ROWS, chunk));
             messages += 1;
@@ -218,6 +232,7 @@ async fn world(rows: &[Row], settings: QuerySettings) -> World {
         }
         match place {
             "one" => _ = table.flush(0, messages).await,
+            "upserted" if messages > 2 => _ = table.flush_upserts(&[(0, messages / 2)]).await,
             "half" if messages > 1 => _ = table.flush(0, messages / 2).await,
             "several" => {
                 for end in 1..=messages {
@@ -464,6 +479,9 @@ async fn a_field_of_a_null_struct_is_null() {
             let found = answer(&world, place, &sql).await;
             assert_eq!(found[1], expected, "{place}: {what}: {found}");
         }
+        let sql = "SELECT unnest(st) FROM @ WHERE id < 1000 ORDER BY id";
+        let found = answer(&world, place, sql).await;
+        assert_eq!(found[1], json!([]), "{place}: {found}");
         for (filter, count) in [
             ("st['a'] IS NULL", 1),
             ("st['a'] > 0", 2),

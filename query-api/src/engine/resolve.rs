@@ -8,7 +8,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use futures::future::try_join_all;
 use tidelake_catalog::{TableEntry, TableMode};
-use tidelake_core::{TableId, TableName, TenantId, Token};
+use tidelake_core::{TableId, TableName, TenantId, Token, Watermark};
 
 use super::session::Tables;
 use super::{Engine, Seen};

@@ -255,3 +255,51 @@ fn reader_sets_nulls(file: &SchemaRef, call: &ScalarFunctionExpr) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::{Field, Fields};
+
+    use super::*;
+
+    fn nested(name: &str, fields: Vec<Field>) -> Field {
+        Field::new(name, DataType::Struct(Fields::from(fields)), true)
+    }
+
+    fn call(schema: &SchemaRef, path: &[&str]) -> Arc<dyn PhysicalExpr> {
+        let root: Arc<dyn PhysicalExpr> =
+            Arc::new(Column::new_with_schema(path[0], schema).unwrap());
+        let keys = path[1..].iter().map(|key| -> Arc<dyn PhysicalExpr> {
+            Arc::new(Literal::new(ScalarValue::from(*key)))
+        });
+        let args = std::iter::once(root).chain(keys).collect();
+        let ours = Arc::new(ScalarUDF::new_from_impl(FieldOf::default()));
+        Arc::new(ScalarFunctionExpr::try_new(ours, args, schema, Arc::default()).unwrap())
+    }
+
+    #[test]
+    fn only_paths_of_optional_fields_are_left_to_the_reader() {
+        let long = |name: &str, nullable| Field::new(name, DataType::Int64, nullable);
+        let inner = nested("in", vec![long("opt", true), long("req", false)]);
+        let st = nested("st", vec![long("opt", true), long("req", false), inner]);
+        let file: SchemaRef = Arc::new(Schema::new(vec![long("id", false), st]));
+        let adapter = FieldsInFiles
+            .create(Arc::clone(&file), Arc::clone(&file))
+            .unwrap();
+        for (path, left) in [
+            (&["st", "opt"][..], true),
+            (&["st", "req"], false),
+            (&["st", "in"], true),
+            (&["st", "in", "opt"], true),
+            (&["st", "in", "req"], false),
+        ] {
+            let fitted = adapter.rewrite(call(&file, path)).unwrap();
+            let theirs = ScalarFunctionExpr::try_downcast_func::<GetFieldFunc>(fitted.as_ref());
+            assert_eq!(theirs.is_some(), left, "{path:?}");
+            assert_eq!(
+                fitted.return_field(&file).unwrap(),
+                call(&file, path).return_field(&file).unwrap()
+            );
+        }
+    }
+}
