@@ -26,7 +26,7 @@ use url::Url;
 
 use crate::error::QueryError;
 use crate::provider::about::{CATALOG, INFORMATION_SCHEMA};
-use crate::provider::fields::FieldsOfNullsAreNull;
+use crate::provider::fields::{FieldsOfNullsAreNull, UnnestedFieldsOfNullsAreNull};
 use crate::provider::uuids::UuidsInAnyCase;
 use crate::settings::QuerySettings;
 
@@ -89,6 +89,7 @@ impl Template {
             .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .with_table_functions(functions)
+            .with_analyzer_rule(Arc::new(UnnestedFieldsOfNullsAreNull))
             .build();
         state.register_function_rewrite(Arc::new(FieldsOfNullsAreNull))?;
         state.register_function_rewrite(Arc::new(UuidsInAnyCase))?;

@@ -14,8 +14,8 @@ use tidelake_schema::{Primitive, TableSchema, Type};
 use tidelake_table::index::KeySpec;
 use tidelake_table::{Owners, Unowned};
 
-use crate::error::QueryError;
 use super::shape::canonical_uuid;
+use crate::error::QueryError;
 
 /// Builders kept between lookups.
 const BUILDERS_MAX: usize = 16;
