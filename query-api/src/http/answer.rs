@@ -19,7 +19,7 @@ use tidelake_core::Token;
 use crate::admission::{QueryId, Running};
 use crate::engine::{Answer, Seen};
 use crate::error::QueryError;
-use crate::formats::{Encoder, Format, encoder, json as json_rows, output_batch};
+use crate::formats::{Encoder, Format, OddFloats, encoder, json as json_rows, output_batch};
 use crate::metrics::QueryMetrics;
 use crate::table::type_names::type_name;
 
@@ -118,7 +118,7 @@ pub(crate) async fn respond(
         metrics,
     };
     let body = match format {
-        Format::Json => buffered(rows, &seen, json_bytes_max, &mut headers).await?,
+        Format::Json(odd) => buffered(rows, odd, &seen, json_bytes_max, &mut headers).await?,
         _ => streamed(rows, format, &mut headers).await?,
     };
     let mut response = Response::new(body);
@@ -128,6 +128,7 @@ pub(crate) async fn respond(
 
 async fn buffered(
     mut rows: Rows,
+    odd: OddFloats,
     seen: &[Seen],
     bytes_max: usize,
     headers: &mut HeaderMap,
@@ -151,7 +152,7 @@ async fn buffered(
             out.push(b',');
         }
         first = false;
-        json_rows::write_arrays(&batch, &mut out)?;
+        json_rows::write_arrays(&batch, odd, &mut out)?;
         if out.len() > bytes_max {
             return Err(rows.failed(QueryError::ResultTooLarge { bytes_max }));
         }

@@ -19,6 +19,7 @@ use tidelake_core::ErrorKind;
 use tidelake_table::LookupError;
 
 use crate::error::QueryError;
+use crate::formats::OddFloats;
 use crate::formats::objects::Objects;
 use crate::table::files::FileFacts;
 use crate::table::readers::Readers;
@@ -56,8 +57,8 @@ impl Rows {
     }
 
     /// Every row as an object, `null` where there is none, separated by commas.
-    pub(crate) fn write(&self, out: &mut Vec<u8>) -> Result<(), QueryError> {
-        let objects = self.batches.iter().map(Objects::new);
+    pub(crate) fn write(&self, odd: OddFloats, out: &mut Vec<u8>) -> Result<(), QueryError> {
+        let objects = self.batches.iter().map(|batch| Objects::new(batch, odd));
         let objects: Vec<Objects<'_>> = objects.collect::<Result<_, _>>()?;
         for (at, place) in self.places.iter().enumerate() {
             if at > 0 {

@@ -13,7 +13,7 @@ use tidelake_intake::decode::{MessageDecoder, WireMessage};
 use tidelake_schema::{TableSchema, delta};
 use tidelake_storage::Operation;
 
-use crate::formats::{json as json_rows, output_batch, output_schema};
+use crate::formats::{OddFloats, json as json_rows, output_batch, output_schema};
 use crate::settings::QuerySettings;
 use crate::table::shape::Shape;
 use crate::testing::{TestTable, World};
@@ -162,7 +162,8 @@ async fn expected(live: &RecordBatch, sql: &str) -> Value {
             if out.len() > 1 {
                 out.push(b',');
             }
-            json_rows::write_arrays(&output_batch(&batch, &schema).unwrap(), &mut out).unwrap();
+            let plain = output_batch(&batch, &schema).unwrap();
+            json_rows::write_arrays(&plain, OddFloats::Null, &mut out).unwrap();
         }
     }
     out.push(b']');
