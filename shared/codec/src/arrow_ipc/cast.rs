@@ -7,7 +7,8 @@ use arrow::buffer::NullBuffer;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
-    DataType, Decimal128Type, Float16Type, Float32Type, Float64Type, Time64MicrosecondType,
+    ArrowPrimitiveType, DataType, Decimal128Type, Float16Type, Float32Type, Float64Type,
+    Time64MicrosecondType,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tidelake_schema::Primitive;
@@ -158,6 +159,14 @@ fn check_values(
             first_bad(&|row| u32::try_from(values.value(row).len()) == Ok(length))
         }
         Primitive::Uuid => return canonical_uuids(array, live, allowance),
+        Primitive::Float => {
+            let odd = |value: f32| value.is_nan() && value.to_bits() != f32::NAN.to_bits();
+            return one_nan::<Float32Type>(array, f32::NAN, odd, allowance);
+        }
+        Primitive::Double => {
+            let odd = |value: f64| value.is_nan() && value.to_bits() != f64::NAN.to_bits();
+            return one_nan::<Float64Type>(array, f64::NAN, odd, allowance);
+        }
         _ => None,
     };
     match bad {
@@ -176,6 +185,24 @@ fn check_values(
             Err(Misfit::row(row, reason))
         }
     }
+}
+
+/// Puts the one NaN where there is another, `odd` one: they differ in sign and other bits, which
+/// Arrow's order and equality go by. Processors make NaN with the sign bit set of `0.0 / 0.0`, and
+/// whoever sent it meant no value below all numbers.
+fn one_nan<T: ArrowPrimitiveType>(
+    array: ArrayRef,
+    nan: T::Native,
+    odd: impl Fn(T::Native) -> bool,
+    allowance: &mut Allowance,
+) -> Result<ArrayRef, Misfit> {
+    let floats = array.as_primitive::<T>();
+    if !floats.values().iter().any(|value| odd(*value)) {
+        return Ok(array);
+    }
+    allowance.take(size_of::<T::Native>().saturating_mul(array.len()))?;
+    let one = floats.unary::<_, T>(|value| if odd(value) { nan } else { value });
+    Ok(Arc::new(one))
 }
 
 /// Lower-cases where needed; most columns pass as they are.
