@@ -453,6 +453,35 @@ async fn no_filter_loses_a_nan() {
 }
 
 #[tokio::test]
+async fn zeros_of_both_signs_are_equal() {
+    let rows: Vec<Row> = [three([-0.0, 0.0, 3.0]), three([-0.0, 1.0, 2.0])].concat();
+    let world = world(&rows, QuerySettings::default()).await;
+    for place in PLACES {
+        for column in ["x", "y", "x + 0.0"] {
+            for (filter, count) in [
+                ("= 0", 3),
+                ("= -0.0", 3),
+                ("IN (0.0, 3.0)", 4),
+                ("NOT IN (0, 3)", 2),
+                ("IN (-0.0, 5, 6, 7, 8)", 3),
+                ("NOT IN (0.0, 5, 6, 7, 8)", 3),
+                ("BETWEEN 0.0 AND 1.0", 4),
+                ("< 0.0", 0),
+                ("IN (SELECT 0.0)", 3),
+            ] {
+                let sql = format!("SELECT count(*) FROM @ WHERE id < 1000 AND {column} {filter}");
+                let found = answer(&world, place, &sql).await;
+                assert_eq!(
+                    found[1],
+                    json!([[count]]),
+                    "{place}: {column} {filter}: {found}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_field_of_a_null_struct_is_null() {
     let world = world(&three([1.0, 2.0, 3.0]), QuerySettings::default()).await;
     for place in PLACES {

@@ -28,6 +28,7 @@ use crate::error::QueryError;
 use crate::provider::about::{CATALOG, INFORMATION_SCHEMA};
 use crate::provider::fields::{FieldsOfNullsAreNull, UnnestedFieldsOfNullsAreNull};
 use crate::provider::uuids::UuidsInAnyCase;
+use crate::provider::zeros::ZerosOfBothSigns;
 use crate::settings::QuerySettings;
 
 /// Scheme of the only store there is. Not one that a user's URL could have a meaning for.
@@ -93,6 +94,7 @@ impl Template {
             .build();
         state.register_function_rewrite(Arc::new(FieldsOfNullsAreNull))?;
         state.register_function_rewrite(Arc::new(UuidsInAnyCase))?;
+        state.register_function_rewrite(Arc::new(ZerosOfBothSigns))?;
         Ok(Self {
             state,
             store_url: ObjectStoreUrl::parse(STORE_URL)?,
