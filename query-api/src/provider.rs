@@ -6,10 +6,10 @@
 //! ```
 //!
 //! Owns the provider of a pinned table ([`scan`]), pruning ([`prune`]), fields of null structs
-//! ([`fields`]), uuids in any case ([`uuids`]), zeros of both signs ([`zeros`]), deleted rows ([`live`]), filters that name keys
-//! ([`points`]), what changed between two versions ([`changes`]), the versions of a key
-//! ([`key_history`]), and the tables that are about tables ([`about`]). Does not own what is pinned,
-//! nor what is known of its files: that is [`crate::table`]'s.
+//! ([`fields`]), uuids in any case ([`uuids`]), zeros of both signs ([`zeros`]), deleted rows
+//! ([`live`]), filters that name keys ([`points`]), what changed between two versions ([`changes`]),
+//! the versions of a key ([`key_history`]), and the tables that are about tables ([`about`]). Does
+//! not own what is pinned, nor what is known of its files: that is [`crate::table`]'s.
 
 pub(crate) mod about;
 pub(crate) mod changes;

@@ -336,6 +336,14 @@ fn filter() -> impl Strategy<Value = String> {
     })
 }
 
+fn without_zeros(order: &str) -> &'static str {
+    match order {
+        "x" => "(x <> 0.0 OR x IS NULL)",
+        "y DESC" => "(y <> 0.0 OR y IS NULL)",
+        _ => "true",
+    }
+}
+
 /// What is asked of the rows that pass.
 fn questions(filter: &str, order: &str, limit: usize) -> [String; 4] {
     let of = |what: &str| format!("SELECT {what} FROM @ WHERE id < 1000 AND ({filter})");
@@ -354,7 +362,12 @@ fn questions(filter: &str, order: &str, limit: usize) -> [String; 4] {
             float("y"),
             float("st['b']")
         )),
-        of("id") + &format!(" ORDER BY {order}, id LIMIT {limit}"),
+        // Zeros of both signs are equal, but sorted by their signs: an order without zeros.
+        of("id")
+            + &format!(
+                " AND {} ORDER BY {order}, id LIMIT {limit}",
+                without_zeros(order)
+            ),
         // Without a filter, from statistics.
         "SELECT count(*), count(x), count(n), min(n), max(n), min(t), max(u), min(id) FROM @"
             .into(),

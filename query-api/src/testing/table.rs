@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::arrow::array::{Int64Array, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use tidelake_catalog::TableEntry;
@@ -95,11 +96,12 @@ impl TestTable {
         self.commit_up_to(bucket, to, adds).await
     }
 
-    /// The same by another writer: its files are Parquet's own writer's, and bear no tags.
+    /// The same by another writer: its files are Parquet's own writer's, require no field inside of
+    /// structs, and bear no tags.
     pub(crate) async fn flush_foreign(&mut self, bucket: u32, to: i64) -> TableVersion {
         let batch = self.decode(bucket, self.watermark(bucket), to);
         let adds = match batch {
-            Some(batch) => vec![self.write(&batch).await],
+            Some(batch) => vec![self.write_stored(optional(&self.stored(&batch))).await],
             None => vec![],
         };
         self.commit_up_to(bucket, to, adds).await
@@ -212,13 +214,20 @@ impl TestTable {
 
     /// Writes a data file: storage types, a hidden column, several row groups.
     pub(crate) async fn write(&mut self, batch: &RecordBatch) -> Add {
-        let stored = logical::to_storage(batch, &self.schema).unwrap();
+        self.write_stored(self.stored(batch)).await
+    }
+
+    fn stored(&self, batch: &RecordBatch) -> RecordBatch {
+        logical::to_storage(batch, &self.schema).unwrap()
+    }
+
+    async fn write_stored(&mut self, stored: RecordBatch) -> Add {
         let mut stats = StatsCollector::new(32);
         stats.update(&stored);
         let mut fields: Vec<_> = stored.schema().fields().iter().cloned().collect();
         fields.insert(0, Arc::new(Field::new("__offset", DataType::Int64, false)));
         let mut columns = stored.columns().to_vec();
-        let offsets: Int64Array = (0..batch.num_rows() as i64).collect();
+        let offsets: Int64Array = (0..stored.num_rows() as i64).collect();
         columns.insert(0, Arc::new(offsets));
         let stored = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
         let properties = WriterProperties::builder()
@@ -297,4 +306,29 @@ impl TestTable {
         }
         self.commit(tx).await
     }
+}
+
+/// The rows with nothing required inside of structs.
+fn optional(batch: &RecordBatch) -> RecordBatch {
+    fn inside(data_type: &DataType) -> DataType {
+        let optional = |field: &FieldRef| {
+            let inner = inside(field.data_type());
+            let field = field.as_ref().clone().with_data_type(inner);
+            Arc::new(field.with_nullable(true))
+        };
+        match data_type {
+            DataType::Struct(fields) => DataType::Struct(fields.iter().map(optional).collect()),
+            DataType::List(element) => DataType::List(optional(element)),
+            other => other.clone(),
+        }
+    }
+    let schema = batch.schema();
+    let fields = schema.fields().iter().map(|field| {
+        let inner = inside(field.data_type());
+        field.as_ref().clone().with_data_type(inner)
+    });
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap());
+    RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap()
 }
