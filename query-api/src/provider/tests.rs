@@ -392,6 +392,41 @@ async fn footers_are_read_once() {
     assert_eq!(case.world.engine.metrics().metadata_misses.get(), misses);
 }
 
+#[tokio::test]
+async fn a_field_of_a_struct_is_read_alone() {
+    let world = World::new(QuerySettings::default()).await;
+    let schema = r#"{"type": "struct", "fields": [
+        {"name": "st", "type": {"type": "struct", "fields": [
+            {"name": "a", "type": "long", "required": true},
+            {"name": "b", "type": "long", "required": false},
+            {"name": "v", "type": "string", "required": true},
+            {"name": "in", "type": {"type": "struct", "fields": [
+                {"name": "w", "type": "long", "required": true}]}, "required": false}]},
+            "required": false}]}"#;
+    let mut table = world.table("t", schema, 1).await;
+    let row = |n: u64| {
+        let text: String = (0..200u64)
+            .map(|at| char::from(b'a' + ((n * 7_919 + at * at * 31 + n * at) % 26) as u8))
+            .collect();
+        json!({"st": {"a": n, "b": n, "v": text, "in": {"w": n}}})
+    };
+    let rows: Vec<Value> = (0..160).map(row).collect();
+    table.push(0, &rows);
+    table.flush(0, 160).await;
+    let scanned = async |what: &str| {
+        let sql = format!("EXPLAIN ANALYZE SELECT {what} FROM t");
+        let plan = world.rows(&sql).await.to_string();
+        let (_, rest) = plan.split_once("bytes_scanned=").unwrap();
+        rest.split([',', ']']).next().unwrap().to_owned()
+    };
+    // Each is a column of the same numbers.
+    let one = scanned("sum(st['a'])").await;
+    assert_eq!(scanned("sum(st['b'])").await, one);
+    assert_eq!(scanned("sum(st['in']['w'])").await, one);
+    assert_ne!(scanned("max(st['v'])").await, one);
+    assert_ne!(scanned("count(st), max(st['v'])").await, one);
+}
+
 #[test]
 fn a_renamed_column_keeps_its_name_in_the_files_where_column_mapping_is_on() {
     let schema = TableSchema::from_iceberg_json(
