@@ -72,16 +72,11 @@ mod tests {
 
     #[test]
     fn bounds_of_floats_are_left_out_and_nothing_else() {
-        let column = |values: ArrayRef| values;
-        let batch = RecordBatch::try_from_iter([
-            ("a", column(Arc::new(Int64Array::from(vec![1, 2])))),
-            (
-                "b",
-                column(Arc::new(Float64Array::from(vec![1.0, f64::NAN]))),
-            ),
-            ("c", column(Arc::new(Float32Array::from(vec![1.0, 2.0])))),
-        ])
-        .unwrap();
+        let longs: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        let doubles: ArrayRef = Arc::new(Float64Array::from(vec![1.0, f64::NAN]));
+        let floats: ArrayRef = Arc::new(Float32Array::from(vec![1.0, 2.0]));
+        let columns = [("a", longs), ("b", doubles), ("c", floats)];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
         let properties = WriterProperties::builder()
             .set_statistics_enabled(EnabledStatistics::Page)
             .build();
