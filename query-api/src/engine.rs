@@ -12,6 +12,8 @@
 
 mod check;
 mod commands;
+#[cfg(test)]
+mod flush_tests;
 mod interrupt;
 mod plan;
 mod planner;

@@ -5,6 +5,7 @@
 
 mod binary;
 mod csv;
+mod intervals;
 pub(crate) mod json;
 pub(crate) mod objects;
 #[cfg(test)]
@@ -22,11 +23,30 @@ use crate::error::QueryError;
 
 use crate::table::shape::DECLARED_TYPE;
 
+/// What becomes of floats that JSON has no number for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum OddFloats {
+    #[default]
+    Null,
+    /// `"NaN"`, `"Infinity"`, `"-Infinity"`.
+    Text,
+}
+
+impl OddFloats {
+    /// Of an `Accept` header that need not name JSON: `application/json; floats=text`.
+    pub(crate) fn of_accept(accept: Option<&str>) -> Self {
+        match Format::of_accept(accept) {
+            Ok(Format::Json(odd)) => odd,
+            _ => Self::Null,
+        }
+    }
+}
+
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
-    Json,
-    Ndjson,
+    Json(OddFloats),
+    Ndjson(OddFloats),
     Csv,
     Arrow,
     Parquet,
@@ -34,9 +54,9 @@ pub(crate) enum Format {
 
 impl Format {
     const ALL: [(Self, &'static str); 6] = [
-        (Self::Json, "application/json"),
-        (Self::Ndjson, "application/x-ndjson"),
-        (Self::Ndjson, "application/jsonl"),
+        (Self::Json(OddFloats::Null), "application/json"),
+        (Self::Ndjson(OddFloats::Null), "application/x-ndjson"),
+        (Self::Ndjson(OddFloats::Null), "application/jsonl"),
         (Self::Csv, "text/csv"),
         (Self::Arrow, "application/vnd.apache.arrow.stream"),
         (Self::Parquet, "application/vnd.apache.parquet"),
@@ -45,30 +65,44 @@ impl Format {
     /// The format that an `Accept` header likes best; of equals, the first one named.
     pub(crate) fn of_accept(accept: Option<&str>) -> Result<Self, QueryError> {
         let Some(accept) = accept.map(str::trim).filter(|accept| !accept.is_empty()) else {
-            return Ok(Self::Json);
+            return Ok(Self::Json(OddFloats::Null));
         };
         let mut best: Option<(Self, f32)> = None;
         for range in accept.split(',') {
             let mut parts = range.split(';').map(str::trim);
             let media = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
-            let quality: f32 = quality.unwrap_or(1.0);
+            let (mut quality, mut odd) = (1.0f32, OddFloats::Null);
+            for part in parts {
+                if let Some(given) = part.strip_prefix("q=") {
+                    quality = given.parse().unwrap_or(quality);
+                } else if part == "floats=text" {
+                    odd = OddFloats::Text;
+                }
+            }
             let named = Self::ALL.iter().find(|(_, name)| matches(&media, name));
             if let Some((format, _)) = named
                 && quality > 0.0
                 && best.is_none_or(|(_, held)| quality > held)
             {
-                best = Some((*format, quality));
+                best = Some((format.with(odd), quality));
             }
         }
         best.map(|(format, _)| format)
             .ok_or_else(|| QueryError::NotAcceptable(accept.to_owned()))
     }
 
+    fn with(self, odd: OddFloats) -> Self {
+        match self {
+            Self::Json(_) => Self::Json(odd),
+            Self::Ndjson(_) => Self::Ndjson(odd),
+            other => other,
+        }
+    }
+
     pub(crate) fn media_type(self) -> &'static str {
         match self {
-            Self::Json => "application/json",
-            Self::Ndjson => "application/x-ndjson",
+            Self::Json(_) => "application/json",
+            Self::Ndjson(_) => "application/x-ndjson",
             Self::Csv => "text/csv; charset=utf-8; header=present",
             Self::Arrow => "application/vnd.apache.arrow.stream",
             Self::Parquet => "application/vnd.apache.parquet",
@@ -103,7 +137,7 @@ pub(crate) trait Encoder: Send {
 /// The encoder of a streamed format; JSON is built by `answer`, which knows what surrounds the rows.
 pub(crate) fn encoder(format: Format, schema: &SchemaRef) -> Result<Box<dyn Encoder>, QueryError> {
     Ok(match format {
-        Format::Json | Format::Ndjson => Box::new(json::Ndjson::new(schema)),
+        Format::Json(odd) | Format::Ndjson(odd) => Box::new(json::Ndjson::new(schema, odd)),
         Format::Csv => Box::new(csv::Csv::new(schema)),
         Format::Arrow => Box::new(binary::ArrowStream::new(schema)?),
         Format::Parquet => Box::new(binary::Parquet::new(schema)?),

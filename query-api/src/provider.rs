@@ -5,14 +5,15 @@
 //!  tail's rows ──────────────────────────────────────────► memory ──────────────────────┴► union
 //! ```
 //!
-//! Owns the provider of a pinned table ([`scan`]), what is known of its files ([`facts`]), pruning
-//! ([`prune`]), deleted rows ([`live`]), filters that name keys ([`points`]), cached footers
-//! ([`readers`]), what changed between two versions ([`changes`]), the versions of a key
-//! ([`key_history`]), and the tables that are about tables ([`about`]). Does not own what is pinned:
-//! that is the engine's.
+//! Owns the provider of a pinned table ([`scan`]), pruning ([`prune`]), fields of null structs
+//! ([`fields`]), uuids in any case ([`uuids`]), zeros of both signs ([`zeros`]), deleted rows
+//! ([`live`]), filters that name keys ([`points`]), what changed between two versions ([`changes`]),
+//! the versions of a key ([`key_history`]), and the tables that are about tables ([`about`]). Does
+//! not own what is pinned, nor what is known of its files: that is [`crate::table`]'s.
 
 pub(crate) mod about;
 pub(crate) mod changes;
+pub(crate) mod fields;
 mod fresh;
 pub(crate) mod key_history;
 mod live;
@@ -22,3 +23,5 @@ pub(crate) mod prune;
 pub(crate) mod scan;
 #[cfg(test)]
 mod tests;
+pub(crate) mod uuids;
+pub(crate) mod zeros;

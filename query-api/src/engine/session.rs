@@ -15,7 +15,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::execution::{SessionState, SessionStateDefaults};
+use datafusion::execution::{FunctionRegistry, SessionState, SessionStateDefaults};
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, TimezoneInfo};
@@ -27,6 +27,9 @@ use url::Url;
 use crate::error::QueryError;
 use crate::functions;
 use crate::provider::about::{CATALOG, INFORMATION_SCHEMA};
+use crate::provider::fields::{FieldsOfNullsAreNull, UnnestedFieldsOfNullsAreNull};
+use crate::provider::uuids::UuidsInAnyCase;
+use crate::provider::zeros::ZerosOfBothSigns;
 use crate::settings::QuerySettings;
 
 /// Scheme of the only store there is. Not one that a user's URL could have a meaning for.
@@ -78,7 +81,7 @@ impl Template {
             .into_iter()
             .map(|function| (function.name().to_owned(), functions::series(function)))
             .collect();
-        let state = SessionStateBuilder::new()
+        let mut state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(runtime)
             .with_type_planner(Arc::new(OurTypes::in_zone(None)))
@@ -96,7 +99,11 @@ impl Template {
                 bytes_max: functions::bytes_max(settings.memory_bytes_max),
                 batch_rows: settings.batch_rows.max(1),
             }))
+            .with_analyzer_rule(Arc::new(UnnestedFieldsOfNullsAreNull))
             .build();
+        state.register_function_rewrite(Arc::new(FieldsOfNullsAreNull))?;
+        state.register_function_rewrite(Arc::new(UuidsInAnyCase))?;
+        state.register_function_rewrite(Arc::new(ZerosOfBothSigns))?;
         Ok(Self {
             state,
             store_url: ObjectStoreUrl::parse(STORE_URL)?,

@@ -1,13 +1,14 @@
 //! CSV (RFC 4180) with a header line.
 //!
-//! Null is an empty field, empty text is `""`; nested values are JSON.
+//! Null is an empty field, empty text is `""`; NaN and infinities are `NaN`, `Infinity`, `-Infinity`;
+//! nested values are JSON.
 
 use bytes::Bytes;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 
-use super::Encoder;
 use super::json::writer;
+use super::{Encoder, OddFloats};
 use crate::error::QueryError;
 
 /// Writes the header before the first row.
@@ -32,7 +33,8 @@ impl Csv {
 
 impl Encoder for Csv {
     fn write(&mut self, batch: &RecordBatch) -> Result<Bytes, QueryError> {
-        let writers = batch.columns().iter().map(|column| writer(column.as_ref()));
+        let columns = batch.columns().iter();
+        let writers = columns.map(|column| writer(column.as_ref(), OddFloats::Text));
         let writers = writers.collect::<Result<Vec<_>, _>>()?;
         let mut out = std::mem::take(&mut self.header);
         let mut value = Vec::new();
@@ -58,7 +60,7 @@ impl Encoder for Csv {
     }
 }
 
-/// A JSON value as a field: a string's content, anything else as it stands. NaN came as null.
+/// A JSON value as a field: a string's content, anything else as it stands.
 fn write_json(value: &[u8], out: &mut Vec<u8>) -> Result<(), QueryError> {
     match value.first() {
         Some(b'"') => {

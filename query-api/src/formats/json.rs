@@ -3,7 +3,7 @@
 //! | Arrow | JSON |
 //! | --- | --- |
 //! | integers | number (64 bits too) |
-//! | floats | number; NaN and infinities are null |
+//! | floats | number; NaN and infinities null, or text where that was asked for |
 //! | decimals | string |
 //! | dates, times, timestamps | string, RFC 3339; instants end in `Z` |
 //! | intervals, durations | string, ISO 8601 |
@@ -32,15 +32,20 @@ use datafusion::arrow::datatypes::{
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions};
 
-use super::Encoder;
+use super::{Encoder, OddFloats, intervals};
 use crate::error::QueryError;
 
 /// Writes the value of one row, `null` included.
 pub(crate) type Writer<'a> = Box<dyn Fn(usize, &mut Vec<u8>) + 'a>;
 
 /// Rows as one JSON array of arrays, without the outer brackets.
-pub(crate) fn write_arrays(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), QueryError> {
-    let writers = batch.columns().iter().map(|column| writer(column.as_ref()));
+pub(crate) fn write_arrays(
+    batch: &RecordBatch,
+    odd: OddFloats,
+    out: &mut Vec<u8>,
+) -> Result<(), QueryError> {
+    let columns = batch.columns().iter();
+    let writers = columns.map(|column| writer(column.as_ref(), odd));
     let writers = writers.collect::<Result<Vec<_>, _>>()?;
     for row in 0..batch.num_rows() {
         if row > 0 {
@@ -63,10 +68,11 @@ pub(crate) fn write_arrays(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(),
 pub(super) struct Ndjson {
     /// `{"a":`, `,"b":`, …
     pub(super) keys: Vec<Vec<u8>>,
+    odd: OddFloats,
 }
 
 impl Ndjson {
-    pub(super) fn new(schema: &SchemaRef) -> Self {
+    pub(super) fn new(schema: &SchemaRef, odd: OddFloats) -> Self {
         let keys = schema.fields().iter().enumerate().map(|(place, field)| {
             let mut key = vec![if place == 0 { b'{' } else { b',' }];
             write_text(field.name(), &mut key);
@@ -75,13 +81,15 @@ impl Ndjson {
         });
         Self {
             keys: keys.collect(),
+            odd,
         }
     }
 }
 
 impl Encoder for Ndjson {
     fn write(&mut self, batch: &RecordBatch) -> Result<Bytes, QueryError> {
-        let writers = batch.columns().iter().map(|column| writer(column.as_ref()));
+        let columns = batch.columns().iter();
+        let writers = columns.map(|column| writer(column.as_ref(), self.odd));
         let writers = writers.collect::<Result<Vec<_>, _>>()?;
         let mut out = Vec::with_capacity(batch.num_rows() * self.keys.len() * 16);
         for row in 0..batch.num_rows() {
@@ -111,7 +119,7 @@ impl Encoder for Ndjson {
 }
 
 /// The writer of a column's values.
-pub(crate) fn writer(array: &dyn Array) -> Result<Writer<'_>, QueryError> {
+pub(crate) fn writer(array: &dyn Array, odd: OddFloats) -> Result<Writer<'_>, QueryError> {
     use DataType as T;
     use TimeUnit as U;
     Ok(match array.data_type() {
@@ -130,16 +138,14 @@ pub(crate) fn writer(array: &dyn Array) -> Result<Writer<'_>, QueryError> {
         T::UInt16 => integer::<UInt16Type>(array),
         T::UInt32 => integer::<UInt32Type>(array),
         T::UInt64 => integer::<UInt64Type>(array),
-        T::Float16 => {
-            primitive::<Float16Type>(array, |value, out| write_float(f32::from(value), out))
-        }
-        T::Float32 => primitive::<Float32Type>(array, write_float),
-        T::Float64 => primitive::<Float64Type>(array, |value, out| {
-            if value.is_finite() {
-                write_number(&value, out)
-            } else {
-                null(out)
-            }
+        T::Float16 => primitive::<Float16Type>(array, move |value, out| {
+            write_float(f32::from(value), f64::from(value), odd, out);
+        }),
+        T::Float32 => primitive::<Float32Type>(array, move |value, out| {
+            write_float(value, f64::from(value), odd, out);
+        }),
+        T::Float64 => primitive::<Float64Type>(array, move |value, out| {
+            write_float(value, value, odd, out);
         }),
         T::Decimal32(_, _) => decimal::<Decimal32Type>(array),
         T::Decimal64(_, _) => decimal::<Decimal64Type>(array),
@@ -168,35 +174,39 @@ pub(crate) fn writer(array: &dyn Array) -> Result<Writer<'_>, QueryError> {
         T::LargeBinary => base64(array.as_binary::<i64>()),
         T::BinaryView => base64(array.as_binary_view()),
         T::FixedSizeBinary(_) => base64(array.as_fixed_size_binary()),
-        T::List(_) => list(array.as_list::<i32>())?,
-        T::LargeList(_) => list(array.as_list::<i64>())?,
+        T::List(_) => list(array.as_list::<i32>(), odd)?,
+        T::LargeList(_) => list(array.as_list::<i64>(), odd)?,
         T::FixedSizeList(_, size) => {
             let (list, size) = (
                 array.as_fixed_size_list(),
                 usize::try_from(*size).unwrap_or(0),
             );
-            let values = writer(list.values().as_ref())?;
+            let values = writer(list.values().as_ref(), odd)?;
             nullable(list, move |row, out| {
                 elements(row * size, (row + 1) * size, &values, out);
             })
         }
-        T::Struct(_) => object(array.as_struct())?,
-        T::Map(_, _) => map(array.as_map())?,
+        T::Struct(_) => object(array.as_struct(), odd)?,
+        T::Map(_, _) => map(array.as_map(), odd)?,
         T::Dictionary(_, values) => {
             let plain = cast(array, values)?;
-            owned(plain)
+            owned(plain, odd)
         }
         T::RunEndEncoded(_, values) => {
             let plain = cast(array, values.data_type())?;
-            owned(plain)
+            owned(plain, odd)
         }
+        T::Interval(_) => nullable(array, move |row, out| match intervals::text(array, row) {
+            Some(text) => write_text(&text, out),
+            None => null(out),
+        }),
         _ => displayed(array)?,
     })
 }
 
 /// For the rare types whose values must be converted first.
-fn owned<'a>(array: datafusion::arrow::array::ArrayRef) -> Writer<'a> {
-    Box::new(move |row, out| match writer(array.as_ref()) {
+fn owned<'a>(array: datafusion::arrow::array::ArrayRef, odd: OddFloats) -> Writer<'a> {
+    Box::new(move |row, out| match writer(array.as_ref(), odd) {
         Ok(write) => write(row, out),
         Err(_) => null(out),
     })
@@ -236,12 +246,16 @@ where
     })
 }
 
-fn write_float(value: f32, out: &mut Vec<u8>) {
-    if value.is_finite() {
-        write_number(&value, out)
-    } else {
-        null(out)
-    }
+/// `value` is `wide`, and prints as its own type does.
+fn write_float(value: impl serde::Serialize, wide: f64, odd: OddFloats, out: &mut Vec<u8>) {
+    let text: &[u8] = match (odd, wide) {
+        (_, wide) if wide.is_finite() => return write_number(&value, out),
+        (OddFloats::Null, _) => b"null",
+        (OddFloats::Text, f64::INFINITY) => b"\"Infinity\"",
+        (OddFloats::Text, f64::NEG_INFINITY) => b"\"-Infinity\"",
+        (OddFloats::Text, _) => b"\"NaN\"",
+    };
+    out.extend_from_slice(text);
 }
 
 fn write_number(value: &impl serde::Serialize, out: &mut Vec<u8>) {
@@ -400,8 +414,11 @@ fn elements(begin: usize, end: usize, write: &Writer<'_>, out: &mut Vec<u8>) {
     out.push(b']');
 }
 
-fn list<O: OffsetSizeTrait>(array: &GenericListArray<O>) -> Result<Writer<'_>, QueryError> {
-    let values = writer(array.values().as_ref())?;
+fn list<O: OffsetSizeTrait>(
+    array: &GenericListArray<O>,
+    odd: OddFloats,
+) -> Result<Writer<'_>, QueryError> {
+    let values = writer(array.values().as_ref(), odd)?;
     let offsets = array.value_offsets();
     Ok(nullable(array, move |row, out| {
         elements(
@@ -413,13 +430,13 @@ fn list<O: OffsetSizeTrait>(array: &GenericListArray<O>) -> Result<Writer<'_>, Q
     }))
 }
 
-fn object(array: &StructArray) -> Result<Writer<'_>, QueryError> {
+fn object(array: &StructArray, odd: OddFloats) -> Result<Writer<'_>, QueryError> {
     let mut members = Vec::with_capacity(array.num_columns());
     for (field, column) in array.fields().iter().zip(array.columns()) {
         let mut key = Vec::new();
         write_text(field.name(), &mut key);
         key.push(b':');
-        members.push((key, writer(column.as_ref())?));
+        members.push((key, writer(column.as_ref(), odd)?));
     }
     Ok(nullable(array, move |row, out| {
         out.push(b'{');
@@ -434,9 +451,9 @@ fn object(array: &StructArray) -> Result<Writer<'_>, QueryError> {
     }))
 }
 
-fn map(array: &MapArray) -> Result<Writer<'_>, QueryError> {
-    let keys = writer(array.keys().as_ref())?;
-    let values = writer(array.values().as_ref())?;
+fn map(array: &MapArray, odd: OddFloats) -> Result<Writer<'_>, QueryError> {
+    let keys = writer(array.keys().as_ref(), odd)?;
+    let values = writer(array.values().as_ref(), odd)?;
     let offsets = array.value_offsets();
     let by_name = matches!(
         array.keys().data_type(),

@@ -2,6 +2,7 @@
 
 use datafusion::arrow::record_batch::RecordBatch;
 
+use super::OddFloats;
 use super::json::{Ndjson, Writer, writer};
 use crate::error::QueryError;
 
@@ -12,9 +13,10 @@ pub(crate) struct Objects<'a> {
 }
 
 impl<'a> Objects<'a> {
-    pub(crate) fn new(batch: &'a RecordBatch) -> Result<Self, QueryError> {
-        let keys = Ndjson::new(&batch.schema()).keys;
-        let writers = batch.columns().iter().map(|column| writer(column.as_ref()));
+    pub(crate) fn new(batch: &'a RecordBatch, odd: OddFloats) -> Result<Self, QueryError> {
+        let keys = Ndjson::new(&batch.schema(), odd).keys;
+        let columns = batch.columns().iter();
+        let writers = columns.map(|column| writer(column.as_ref(), odd));
         let writers = writers.collect::<Result<_, _>>()?;
         Ok(Self { keys, writers })
     }

@@ -158,7 +158,7 @@ fn written(format: Format, batch: &RecordBatch) -> Vec<u8> {
 
 #[test]
 fn every_type_has_its_json() {
-    let text = String::from_utf8(written(Format::Ndjson, &everything())).unwrap();
+    let text = String::from_utf8(written(Format::Ndjson(OddFloats::Null), &everything())).unwrap();
     let wanted = concat!(
         r#"{"boolean":true,"tiny":-1,"long":-9223372036854775808,"huge":18446744073709551615,"#,
         r#""float":0.1,"double":1e+300,"decimal":"-12.34","date":"2026-11-21","time":"12:34:56.000001","#,
@@ -166,7 +166,7 @@ fn every_type_has_its_json() {
         r#""fine":"1970-01-01T00:00:00.000000001Z","text":"a\"b\n\u0001é","view":"","bytes":"3q0=","#,
         r#""fixed":"YWI=","list":[1,null],"struct":{"x":1,"s":null},"map":{"a":0.5,"b":null},"#,
         r#""numbered":[{"key":1,"value":0.5},{"key":2,"value":null}],"dictionary":"d","#,
-        r#""interval":"1 days 0.500 secs","duration":"PT90S","nothing":null}"#,
+        r#""interval":"P1DT0.5S","duration":"PT90S","nothing":null}"#,
         "\n",
         r#"{"boolean":null,"tiny":null,"long":null,"huge":null,"float":null,"double":null,"#,
         r#""decimal":null,"date":null,"time":null,"local":null,"moment":null,"fine":null,"text":null,"#,
@@ -204,7 +204,7 @@ fn csv_tells_null_from_empty_and_quotes_what_it_must() {
     .unwrap();
     assert_eq!(
         String::from_utf8(written(Format::Csv, &batch)).unwrap(),
-        "\"a,b\",text,lines,nan\r\n1,\"x\"\"y\",\" a\",\r\n,\"\",\"b\r\nc\",1.0\r\n3,,plain,2.5\r\n"
+        "\"a,b\",text,lines,nan\r\n1,\"x\"\"y\",\" a\",NaN\r\n,\"\",\"b\r\nc\",1.0\r\n3,,plain,2.5\r\n"
     );
     let nested = String::from_utf8(written(Format::Csv, &everything())).unwrap();
     assert!(
@@ -214,9 +214,35 @@ fn csv_tells_null_from_empty_and_quotes_what_it_must() {
 }
 
 #[test]
+fn floats_that_are_no_numbers_are_null_or_text_at_any_depth() {
+    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.5];
+    let doubles = Arc::new(Float64Array::from(odd.to_vec())) as ArrayRef;
+    let floats = Float32Array::from_iter_values(odd.iter().map(|value| *value as f32));
+    let field = Arc::new(Field::new("x", DataType::Float64, true));
+    let nested = StructArray::from(vec![(field, Arc::clone(&doubles))]);
+    let batch = RecordBatch::try_from_iter([
+        ("d", doubles),
+        ("f", Arc::new(floats) as ArrayRef),
+        ("s", Arc::new(nested) as ArrayRef),
+    ])
+    .unwrap();
+    for (odd, wanted) in [
+        (OddFloats::Null, ["null", "null", "null", "0.5"]),
+        (
+            OddFloats::Text,
+            ["\"NaN\"", "\"Infinity\"", "\"-Infinity\"", "0.5"],
+        ),
+    ] {
+        let lines = wanted.map(|x| format!("{{\"d\":{x},\"f\":{x},\"s\":{{\"x\":{x}}}}}\n"));
+        let text = String::from_utf8(written(Format::Ndjson(odd), &batch)).unwrap();
+        assert_eq!(text, lines.concat());
+    }
+}
+
+#[test]
 fn formats_without_rows_still_have_their_frame() {
     let empty = everything().slice(0, 0);
-    assert_eq!(written(Format::Ndjson, &empty), b"");
+    assert_eq!(written(Format::Ndjson(OddFloats::Null), &empty), b"");
     assert!(written(Format::Csv, &empty).starts_with(b"boolean,tiny,"));
     let schema = output_schema(&empty.schema());
     let stream = written(Format::Arrow, &empty);
@@ -323,15 +349,15 @@ fn types_have_icebergs_names() {
 #[test]
 fn the_best_acceptable_format_is_taken() {
     for (accept, wanted) in [
-        (None, Some(Format::Json)),
-        (Some(""), Some(Format::Json)),
-        (Some("*/*"), Some(Format::Json)),
-        (Some("application/*"), Some(Format::Json)),
+        (None, Some(Format::Json(OddFloats::Null))),
+        (Some(""), Some(Format::Json(OddFloats::Null))),
+        (Some("*/*"), Some(Format::Json(OddFloats::Null))),
+        (Some("application/*"), Some(Format::Json(OddFloats::Null))),
         (Some("text/*"), Some(Format::Csv)),
         (Some("text/csv, application/json"), Some(Format::Csv)),
         (
             Some("text/csv;q=0.5, application/x-ndjson"),
-            Some(Format::Ndjson),
+            Some(Format::Ndjson(OddFloats::Null)),
         ),
         (
             Some("application/vnd.apache.arrow.stream"),
@@ -341,7 +367,22 @@ fn the_best_acceptable_format_is_taken() {
             Some("application/vnd.apache.parquet"),
             Some(Format::Parquet),
         ),
-        (Some("text/html, */*;q=0.1"), Some(Format::Json)),
+        (
+            Some("application/json; floats=text"),
+            Some(Format::Json(OddFloats::Text)),
+        ),
+        (
+            Some("text/csv;q=0.1, application/x-ndjson; q=0.5; floats=text"),
+            Some(Format::Ndjson(OddFloats::Text)),
+        ),
+        (
+            Some("application/json; floats=other"),
+            Some(Format::Json(OddFloats::Null)),
+        ),
+        (
+            Some("text/html, */*;q=0.1"),
+            Some(Format::Json(OddFloats::Null)),
+        ),
         (Some("text/csv;q=0"), None),
         (Some("image/png"), None),
         (Some("application"), None),

@@ -18,7 +18,7 @@ use tidelake_core::Token;
 use crate::admission::QueryId;
 use crate::engine::{self, Answer, Seen};
 use crate::error::QueryError;
-use crate::formats::{Encoder, Format, encoder, json as json_rows};
+use crate::formats::{Encoder, Format, OddFloats, encoder, json as json_rows};
 use crate::metrics::QueryMetrics;
 use crate::moment;
 use crate::table::type_names::type_name;
@@ -103,7 +103,7 @@ pub(crate) async fn respond(
         metrics,
     };
     let body = match format {
-        Format::Json => buffered(rows, &seen, json_bytes_max, &mut headers).await?,
+        Format::Json(odd) => buffered(rows, odd, &seen, json_bytes_max, &mut headers).await?,
         _ => streamed(rows, format, &mut headers).await?,
     };
     let mut response = Response::new(body);
@@ -113,6 +113,7 @@ pub(crate) async fn respond(
 
 async fn buffered(
     mut rows: Rows,
+    odd: OddFloats,
     seen: &[Seen],
     bytes_max: usize,
     headers: &mut HeaderMap,
@@ -136,7 +137,7 @@ async fn buffered(
             out.push(b',');
         }
         first = false;
-        json_rows::write_arrays(&batch, &mut out)?;
+        json_rows::write_arrays(&batch, odd, &mut out)?;
         if out.len() > bytes_max {
             return Err(rows.failed(QueryError::ResultTooLarge { bytes_max }));
         }

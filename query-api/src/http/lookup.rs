@@ -9,6 +9,7 @@ use tidelake_service::Problem;
 
 use crate::engine::Engine;
 use crate::error::QueryError;
+use crate::formats::OddFloats;
 use crate::formats::json::write_text;
 use crate::http::answer::seen_headers;
 use crate::http::routes::{tenant, unread};
@@ -36,7 +37,8 @@ pub(crate) async fn row(
             return Err(QueryError::RowNotFound { table, key });
         }
         let mut out = Vec::with_capacity(ROW_BYTES_GUESS);
-        found.write(&mut out, engine.settings().json_bytes_max)?;
+        let odd = odd_floats(&headers);
+        found.write(odd, &mut out, engine.settings().json_bytes_max)?;
         Ok(response(&found, out))
     };
     found.await.unwrap_or_else(refused)
@@ -58,7 +60,7 @@ pub(crate) async fn rows(
         let tenant = tenant(&headers)?;
         let (ask, wanted) = Ask::of_body(&table, &body, engine.settings())?;
         let found = engine.lookup(&tenant, &ask, &wanted).await?;
-        listed(&engine, found)
+        listed(&engine, found, odd_floats(&headers))
     };
     found.await.unwrap_or_else(refused)
 }
@@ -75,18 +77,22 @@ pub(crate) async fn range(
         let tenant = tenant(&headers)?;
         let (ask, wanted) = Ask::of_range(&table, read(pairs)?.0, engine.settings())?;
         let found = engine.lookup(&tenant, &ask, &wanted).await?;
-        listed(&engine, found)
+        listed(&engine, found, odd_floats(&headers))
     };
     found.await.unwrap_or_else(refused)
 }
 
 /// `{"rows":[…],"version":{table:N},"next":key}`.
-fn listed(engine: &Engine, mut found: Answered) -> Result<Response<Body>, QueryError> {
+fn listed(
+    engine: &Engine,
+    mut found: Answered,
+    odd: OddFloats,
+) -> Result<Response<Body>, QueryError> {
     let bytes_max = engine.settings().json_bytes_max;
     let guess = found.rows.len().saturating_mul(ROW_BYTES_GUESS);
     let mut out = Vec::with_capacity(guess.min(bytes_max));
     out.extend_from_slice(b"{\"rows\":[");
-    found.write(&mut out, bytes_max)?;
+    found.write(odd, &mut out, bytes_max)?;
     out.extend_from_slice(b"],\"version\":{");
     write_text(found.seen.table.table.as_str(), &mut out);
     out.extend_from_slice(format!(":{}}}", found.seen.version).as_bytes());
@@ -96,6 +102,12 @@ fn listed(engine: &Engine, mut found: Answered) -> Result<Response<Body>, QueryE
     }
     out.push(b'}');
     Ok(response(&found, out))
+}
+
+/// Rows by key are JSON whatever is accepted.
+fn odd_floats(headers: &HeaderMap) -> OddFloats {
+    let accept = headers.get(header::ACCEPT);
+    OddFloats::of_accept(accept.and_then(|accept| accept.to_str().ok()))
 }
 
 fn response(found: &Answered, body: Vec<u8>) -> Response<Body> {

@@ -19,6 +19,7 @@ use tidelake_core::ErrorKind;
 use tidelake_table::LookupError;
 
 use crate::error::QueryError;
+use crate::formats::OddFloats;
 use crate::formats::objects::Objects;
 use crate::table::files::FileFacts;
 use crate::table::readers::Readers;
@@ -76,8 +77,13 @@ impl Rows {
 
     /// Rows as objects, `null` where there is none, separated by commas, as many of the first as
     /// `bytes_max` has room for. Gives their number.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, bytes_max: usize) -> Result<usize, QueryError> {
-        let objects = self.batches.iter().map(Objects::new);
+    pub(crate) fn write(
+        &self,
+        odd: OddFloats,
+        out: &mut Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<usize, QueryError> {
+        let objects = self.batches.iter().map(|batch| Objects::new(batch, odd));
         let objects: Vec<Objects<'_>> = objects.collect::<Result<_, _>>()?;
         for (at, place) in self.places.iter().enumerate() {
             let before = out.len();

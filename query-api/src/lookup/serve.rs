@@ -12,6 +12,7 @@ use super::fetch::{self, Rows};
 use super::scan;
 use crate::engine::{Engine, Seen};
 use crate::error::QueryError;
+use crate::formats::OddFloats;
 use crate::moment;
 use crate::request::Consistency;
 use crate::sql::AsOf;
@@ -295,8 +296,13 @@ fn key_of(keys: &TableKeys, rows: &Rows, place: usize) -> Result<Option<String>,
 impl Answered {
     /// Writes the rows as `[…]` has them, within the bound; a range that does not fit ends early
     /// and says where it goes on.
-    pub(crate) fn write(&mut self, out: &mut Vec<u8>, bytes_max: usize) -> Result<(), QueryError> {
-        let written = self.rows.write(out, bytes_max)?;
+    pub(crate) fn write(
+        &mut self,
+        odd: OddFloats,
+        out: &mut Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<(), QueryError> {
+        let written = self.rows.write(odd, out, bytes_max)?;
         if written == self.rows.len() {
             return Ok(());
         }

@@ -1,19 +1,23 @@
 //! Lookups, ranges and scans of an upsert table against a model: an ordered map.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Request as HttpRequest;
+use datafusion::arrow::array::{Int64Array, RecordBatch};
 use datafusion::arrow::buffer::BooleanBuffer;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tidelake_codec::packed;
 use tidelake_core::partition::bucket_of;
+use tidelake_manifest::action::{Action, CommitInfo, write_commit};
 
 use crate::settings::QuerySettings;
 use crate::testing::{TestTable, Wire, World};
 
 mod case;
+mod literals;
 
 use case::*;
 

@@ -14,7 +14,7 @@ use crate::table::keys::TableKeys;
 const KEYS_MAX: usize = 10_000;
 
 /// The keys that rows must have to pass the filters, as key columns; `None` where the filters leave a
-/// key column open.
+/// key column open. Values that no row can have are left out.
 pub(super) fn keys(keys: &TableKeys, filters: &[Expr]) -> Result<Option<RecordBatch>> {
     let schema = keys.schema();
     let mut bound: Vec<Option<Vec<ScalarValue>>> = vec![None; schema.fields().len()];
@@ -35,7 +35,9 @@ pub(super) fn keys(keys: &TableKeys, filters: &[Expr]) -> Result<Option<RecordBa
         let data_type = schema.field(place).data_type();
         let cast = values.into_iter().map(|value| exact(value, data_type));
         if let Some(cast) = cast.collect::<Option<Vec<_>>>() {
-            bound[place] = Some(cast);
+            let possible = cast.into_iter();
+            let possible = possible.filter_map(|value| keys.possible(place, value));
+            bound[place] = Some(possible.collect());
         }
     }
     let Some(bound) = bound.into_iter().collect::<Option<Vec<_>>>() else {
@@ -44,9 +46,12 @@ pub(super) fn keys(keys: &TableKeys, filters: &[Expr]) -> Result<Option<RecordBa
     let count = bound
         .iter()
         .try_fold(1usize, |count, values| count.checked_mul(values.len()));
-    let Some(count) = count.filter(|count| (1..=KEYS_MAX).contains(count)) else {
+    let Some(count) = count.filter(|count| *count <= KEYS_MAX) else {
         return Ok(None);
     };
+    if count == 0 {
+        return Ok(Some(RecordBatch::new_empty(Arc::clone(schema))));
+    }
     // Every combination: the last column changes fastest.
     let mut each = count;
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(bound.len());

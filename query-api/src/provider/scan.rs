@@ -36,6 +36,7 @@ use parquet::arrow::arrow_reader::RowSelection;
 use tidelake_core::Bucket;
 use tidelake_table::RowSet;
 
+use super::fields::FieldsInFiles;
 use super::fresh;
 use super::live::{self, DeletedByFile, LiveRows};
 use super::points;
@@ -265,6 +266,7 @@ impl PinnedRows {
             .with_statistics(total)
             .with_projection_indices(projection)?
             .with_limit(limit)
+            .with_expr_adapter(Some(Arc::new(FieldsInFiles)))
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }
@@ -335,7 +337,7 @@ impl PinnedRows {
         let mut described = Vec::with_capacity(by_file.len());
         for (path, rows) in by_file {
             let file = finder.file(&path)?;
-            let selection = selected(&rows, file.records());
+            let selection = selected(&rows, file.physical_rows(&self.readers).await?);
             described.push(
                 PartitionedFile::new_from_meta(file.meta())
                     .with_extension(ParquetRowSelection::new(selection)),
@@ -426,10 +428,10 @@ impl PinnedRows {
 }
 
 /// Selects single rows of a file of `total` rows.
-fn selected(rows: &BTreeSet<u32>, total: Option<u64>) -> RowSelection {
+fn selected(rows: &BTreeSet<u32>, total: u64) -> RowSelection {
     let ranges = rows.iter().map(|row| *row as usize..*row as usize + 1);
     let last = rows.last().map_or(0, |row| u64::from(*row) + 1);
-    let total = usize::try_from(total.unwrap_or(last).max(last)).unwrap_or(usize::MAX);
+    let total = usize::try_from(total.max(last)).unwrap_or(usize::MAX);
     RowSelection::from_consecutive_ranges(ranges, total)
 }
 

@@ -9,7 +9,8 @@
 //! | others | unknown | |
 //!
 //! Exact bounds may stand for values (`SELECT max(x)`), wide ones only rule files out. Bounds of a file
-//! with deleted rows are wide.
+//! with deleted rows are wide. Bounds of floats count in files whose writer keeps NaN in mind: it lies
+//! above all numbers, and most writers leave it out of their bounds.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -18,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
+use datafusion::error::DataFusionError;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 use object_store::path::Path;
@@ -191,6 +193,7 @@ impl FileFacts {
     fn read_bounds(&self) -> Option<Vec<Bound>> {
         let stats = self.file.stats()?;
         let exact_file = stats.tight_bounds.unwrap_or(true) && self.is_whole();
+        let floats = self.file.float_bounds_cover_nan();
         let columns = self.shape.table.fields.iter().zip(self.shape.scan.fields());
         let bounds = columns.map(|(declared, field)| {
             let name = field.name().as_str();
@@ -204,7 +207,11 @@ impl FileFacts {
                     ..Bound::default()
                 };
             };
+            let usable = floats || !matches!(primitive, Primitive::Float | Primitive::Double);
             let edge = |values: &serde_json::Map<String, serde_json::Value>, edge| {
+                if !usable {
+                    return None;
+                }
                 bound(values.get(name)?, *primitive, edge)?
                     .cast_to(field.data_type())
                     .ok()
@@ -333,12 +340,13 @@ impl FileFacts {
         Ok(Arc::new(selection))
     }
 
-    async fn physical_rows(&self, readers: &Readers) -> Result<u64, QueryError> {
+    /// By the log, or else by the file's footer.
+    pub(crate) async fn physical_rows(&self, readers: &Readers) -> Result<u64, QueryError> {
         if let Some(total) = self.records() {
             return Ok(total);
         }
         let footer = readers.footer(&self.location, self.size()).await;
-        let footer = footer.map_err(|error| self.unusable_vector(&error))?;
+        let footer = footer.map_err(DataFusionError::from)?;
         Ok(u64::try_from(footer.file_metadata().num_rows()).unwrap_or(0))
     }
 

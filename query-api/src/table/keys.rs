@@ -5,14 +5,16 @@ use std::sync::Arc;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::ScalarValue;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tidelake_codec::Rejection;
 use tidelake_codec::key::{KeyBuilder, KeyError, KeyText, TextColumn};
-use tidelake_schema::TableSchema;
+use tidelake_schema::{Primitive, TableSchema, Type};
 use tidelake_table::index::KeySpec;
 use tidelake_table::{Owners, Unowned};
 
+use super::shape::canonical_uuid;
 use crate::error::QueryError;
 
 /// Builders kept between lookups.
@@ -113,13 +115,27 @@ impl TableKeys {
         Ok(keys)
     }
 
-    /// The bucket of each key.
+    /// A value as the rows of a key column hold it; none where no row can. It has the column's type.
+    pub(crate) fn possible(&self, column: usize, value: ScalarValue) -> Option<ScalarValue> {
+        let id = self.table.identifier_field_ids.get(column);
+        let mut fields = self.table.fields.iter();
+        let field = id.and_then(|id| fields.find(|field| field.id == *id));
+        match field.map(|field| &field.ty) {
+            Some(Type::Primitive(Primitive::Uuid)) => {
+                let text = value.try_as_str().flatten()?;
+                Some(ScalarValue::Utf8(Some(canonical_uuid(text)?)))
+            }
+            Some(Type::Primitive(Primitive::Fixed(bytes))) => match &value {
+                ScalarValue::Binary(Some(found)) if found.len() != *bytes as usize => None,
+                _ => Some(value),
+            },
+            _ => Some(value),
+        }
+    }
+
+    /// The bucket that would show each key, also one that no message can carry.
     pub(crate) fn buckets(&self, keys: &RecordBatch) -> Result<Vec<u32>, QueryError> {
-        let mut buckets = Vec::with_capacity(keys.num_rows());
-        self.text
-            .key_buckets(keys, self.buckets, &mut buckets)
-            .map_err(refused)?;
-        Ok(buckets)
+        Ok(self.owners().of(keys)?)
     }
 
     /// The text of a row's key; `batch` has the table's columns, as queries see them.

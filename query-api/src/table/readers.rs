@@ -2,6 +2,9 @@
 //!
 //! A data file never changes under its path, so what was read of it is good for ever. Footers are read together
 //! with their page index: DataFusion then never asks for it again (its own cache would be bypassed).
+//!
+//! Invariant: a footer that is handed out has no bounds of floats that say nothing about NaN, which
+//! most writers leave out of them; NaN lies above all numbers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -27,6 +30,7 @@ use parquet::schema::types::SchemaDescriptor;
 use tidelake_table::FileRows;
 use tidelake_table::lookup::{FilePages, PageCache};
 
+use super::float_bounds;
 use crate::metrics::QueryMetrics;
 
 /// Bytes read from a file's end in the hope that they hold footer and page index.
@@ -193,7 +197,7 @@ impl Readers {
             .load_and_finish(fetch, size)
             .await?;
         let known = Arc::new(Known {
-            metadata: Arc::new(metadata),
+            metadata: Arc::new(float_bounds::trusted(metadata)?),
             arrow: OnceLock::new(),
             opened: Mutex::new(None),
             pages: self.pages.file(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use tidelake_manifest::Metadata;
 use tidelake_schema::{Primitive, TableSchema, Type, arrow as logical, delta};
@@ -12,6 +12,17 @@ use crate::error::QueryError;
 
 /// Key in a field's metadata: the declared type where Arrow has no such type.
 pub(crate) const DECLARED_TYPE: &str = "tidelake.type";
+
+/// A uuid as columns have it, from a text of any case; none where the text is no uuid.
+pub(crate) fn canonical_uuid(text: &str) -> Option<String> {
+    let hyphens = [8, 13, 18, 23];
+    let fits = |(at, byte): (usize, u8)| match hyphens.contains(&at) {
+        true => byte == b'-',
+        false => byte.is_ascii_hexdigit(),
+    };
+    let is_uuid = text.len() == 36 && text.bytes().enumerate().all(fits);
+    is_uuid.then(|| text.to_ascii_lowercase())
+}
 
 /// The hidden columns that identify a row wherever compaction moves it.
 pub(crate) const SEQUENCE: [(&str, DataType); 3] = [
@@ -23,7 +34,8 @@ pub(crate) const SEQUENCE: [(&str, DataType); 3] = [
 /// Columns of one version of a table.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
-    /// What queries see: logical types; strings and binaries as views, which scan faster.
+    /// What queries see: logical types; strings and binaries as views, which scan faster; nested
+    /// fields are optional.
     pub schema: SchemaRef,
     /// The same columns under the names that files use.
     pub scan: SchemaRef,
@@ -152,6 +164,33 @@ fn view(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Utf8 => DataType::Utf8View,
         DataType::Binary => DataType::BinaryView,
+        other => optional_inside(other),
+    }
+}
+
+/// The type with nothing required inside of it but the keys of maps. Other engines write all nested
+/// fields as optional, whatever the table's schema says; such a file would not fit it.
+fn optional_inside(data_type: &DataType) -> DataType {
+    let inside = |field: &FieldRef, nullable: bool| {
+        let data_type = optional_inside(field.data_type());
+        let field = field.as_ref().clone().with_data_type(data_type);
+        Arc::new(field.with_nullable(nullable))
+    };
+    match data_type {
+        DataType::Struct(fields) => {
+            DataType::Struct(fields.iter().map(|field| inside(field, true)).collect())
+        }
+        DataType::List(element) => DataType::List(inside(element, true)),
+        DataType::Map(entries, sorted) => {
+            let DataType::Struct(pair) = entries.data_type() else {
+                return data_type.clone();
+            };
+            let pair = pair.iter().enumerate();
+            let pair = pair.map(|(at, part)| inside(part, at > 0)).collect();
+            let entries = entries.as_ref().clone();
+            let entries = entries.with_data_type(DataType::Struct(pair));
+            DataType::Map(Arc::new(entries), *sorted)
+        }
         other => other.clone(),
     }
 }

@@ -1,24 +1,28 @@
 //! A table and the pen to write it: as the flusher does, and as other engines do.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use datafusion::arrow::array::{Int64Array, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use tidelake_catalog::TableEntry;
 use tidelake_core::{Bucket, TableVersion, Watermark, ids};
 use tidelake_intake::decode::{MessageDecoder, Placement};
+use tidelake_manifest::action::TAG_LEVEL;
 use tidelake_manifest::vector::DeletedRows;
 use tidelake_manifest::{
-    Add, CommitOutcome, DeltaTable, MarkMove, Snapshot, StatsCollector, Transaction,
+    Add, CommitOutcome, DeltaTable, MarkMove, Snapshot, Stats, StatsCollector, Transaction,
     VectorDescriptor, vector,
 };
 use tidelake_schema::{TableSchema, arrow as logical};
 use tidelake_table::index::IndexHome;
 use tidelake_table::{
-    Chunk, Deletes, FileSettings, Flush, FlushOutcome, FlushRows, Memtable, Positions, Sealed,
-    StateLoader, UpsertBucket, VECTOR_IDS,
+    Chunk, Deletes, FileLayout, FileSettings, Flush, FlushOutcome, FlushRows, Memtable, Positions,
+    Sealed, StateLoader, UpsertBucket, VECTOR_IDS, encode,
 };
 
 use super::{TestLog, Wire};
@@ -26,6 +30,7 @@ use crate::table::keys::TableKeys;
 
 /// Rows of one Parquet row group: small, so that files have several.
 const ROW_GROUP_ROWS: usize = 16;
+const PAGE_ROWS: usize = 4;
 
 /// A table and the pen to write it.
 pub(crate) struct TestTable {
@@ -72,17 +77,42 @@ impl TestTable {
 
     /// Commits a bucket's messages up to `to` as one file, as the flusher does.
     pub(crate) async fn flush(&mut self, bucket: u32, to: i64) -> TableVersion {
-        let from = self.watermark(bucket);
-        let batch = self.decode(bucket, from, to);
+        let sealed = self.sealed(bucket, self.watermark(bucket), to, None);
+        let layout = FileLayout::plain(&self.schema);
+        let settings = FileSettings {
+            row_group_rows_max: ROW_GROUP_ROWS,
+            page_rows_max: PAGE_ROWS,
+            ..FileSettings::default()
+        };
+        let file = encode(&layout, &[sealed], settings).unwrap();
+        let tags = BTreeMap::from([(TAG_LEVEL.to_owned(), Some("0".to_owned()))]);
+        let adds = match file {
+            Some(file) => vec![Add {
+                tags: Some(tags),
+                ..self.store(file.bytes, &file.stats).await
+            }],
+            None => vec![],
+        };
+        self.commit_up_to(bucket, to, adds).await
+    }
+
+    /// The same by another writer: its files are Parquet's own writer's, require no field inside of
+    /// structs, and bear no tags.
+    pub(crate) async fn flush_foreign(&mut self, bucket: u32, to: i64) -> TableVersion {
+        let batch = self.decode(bucket, self.watermark(bucket), to);
+        let adds = match batch {
+            Some(batch) => vec![self.write_stored(optional(&self.stored(&batch))).await],
+            None => vec![],
+        };
+        self.commit_up_to(bucket, to, adds).await
+    }
+
+    async fn commit_up_to(&mut self, bucket: u32, to: i64, adds: Vec<Add>) -> TableVersion {
         let mark = MarkMove {
             topic_id: self.entry.topic_id,
             bucket: Bucket(bucket),
-            from: Watermark(from),
+            from: Watermark(self.watermark(bucket)),
             to: Watermark(to),
-        };
-        let adds = match batch {
-            Some(batch) => vec![self.write(&batch).await],
-            None => vec![],
         };
         self.commit(Transaction::flush(adds, vec![mark])).await
     }
@@ -100,7 +130,11 @@ impl TestTable {
             let from = self.watermark(bucket);
             let (snapshot, at) = (&self.snapshot, Bucket(bucket));
             let (state, _) = loader.load(&self.delta, snapshot, at, None).await.unwrap();
-            let sealed = self.sealed(bucket, from, to);
+            let placement = Placement {
+                bucket: at,
+                buckets: self.entry.buckets,
+            };
+            let sealed = self.sealed(bucket, from, to, Some(placement));
             let file_id = ids::random().next_uuid();
             buckets.push(UpsertBucket {
                 sealed,
@@ -133,12 +167,13 @@ impl TestTable {
         }
     }
 
-    fn sealed(&self, bucket: u32, from: i64, to: i64) -> Sealed {
-        let placement = Placement {
-            bucket: Bucket(bucket),
-            buckets: self.entry.buckets,
-        };
-        let mut decoder = MessageDecoder::upsert(&self.schema, Some(placement)).unwrap();
+    /// Messages as they are flushed; of an upsert table with its placement.
+    fn sealed(&self, bucket: u32, from: i64, to: i64, upsert: Option<Placement>) -> Sealed {
+        let mut decoder = match upsert {
+            Some(placement) => MessageDecoder::upsert(&self.schema, Some(placement)),
+            None => MessageDecoder::append(&self.schema),
+        }
+        .unwrap();
         let messages = self.log.messages(&self.entry.topic, bucket, from, to);
         for (offset, message) in (from..).zip(&messages) {
             let _ = decoder.push(&message.at(offset));
@@ -179,34 +214,45 @@ impl TestTable {
 
     /// Writes a data file: storage types, a hidden column, several row groups.
     pub(crate) async fn write(&mut self, batch: &RecordBatch) -> Add {
-        let stored = logical::to_storage(batch, &self.schema).unwrap();
+        self.write_stored(self.stored(batch)).await
+    }
+
+    fn stored(&self, batch: &RecordBatch) -> RecordBatch {
+        logical::to_storage(batch, &self.schema).unwrap()
+    }
+
+    async fn write_stored(&mut self, stored: RecordBatch) -> Add {
         let mut stats = StatsCollector::new(32);
         stats.update(&stored);
         let mut fields: Vec<_> = stored.schema().fields().iter().cloned().collect();
         fields.insert(0, Arc::new(Field::new("__offset", DataType::Int64, false)));
         let mut columns = stored.columns().to_vec();
-        let offsets: Int64Array = (0..batch.num_rows() as i64).collect();
+        let offsets: Int64Array = (0..stored.num_rows() as i64).collect();
         columns.insert(0, Arc::new(offsets));
         let stored = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
         let properties = WriterProperties::builder()
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-            .set_data_page_row_count_limit(4)
-            .set_write_batch_size(4)
+            .set_data_page_row_count_limit(PAGE_ROWS)
+            .set_write_batch_size(PAGE_ROWS)
             .set_statistics_enabled(EnabledStatistics::Page)
             .build();
         let mut writer =
             ArrowWriter::try_new(Vec::new(), stored.schema(), Some(properties)).unwrap();
         writer.write(&stored).unwrap();
         let bytes = writer.into_inner().unwrap();
+        self.store(bytes.into(), &stats.finish()).await
+    }
+
+    async fn store(&mut self, bytes: Bytes, stats: &Stats) -> Add {
         self.files += 1;
         let path = format!("part-{:05}.parquet", self.files);
         let size = bytes.len() as i64;
-        self.delta.store().put(&path, bytes.into()).await.unwrap();
+        self.delta.store().put(&path, bytes).await.unwrap();
         Add {
             path,
             size,
             data_change: true,
-            stats: Some(stats.finish().to_json()),
+            stats: Some(stats.to_json()),
             ..Add::default()
         }
     }
@@ -260,4 +306,29 @@ impl TestTable {
         }
         self.commit(tx).await
     }
+}
+
+/// The rows with nothing required inside of structs.
+fn optional(batch: &RecordBatch) -> RecordBatch {
+    fn inside(data_type: &DataType) -> DataType {
+        let optional = |field: &FieldRef| {
+            let inner = inside(field.data_type());
+            let field = field.as_ref().clone().with_data_type(inner);
+            Arc::new(field.with_nullable(true))
+        };
+        match data_type {
+            DataType::Struct(fields) => DataType::Struct(fields.iter().map(optional).collect()),
+            DataType::List(element) => DataType::List(optional(element)),
+            other => other.clone(),
+        }
+    }
+    let schema = batch.schema();
+    let fields = schema.fields().iter().map(|field| {
+        let inner = inside(field.data_type());
+        field.as_ref().clone().with_data_type(inner)
+    });
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap());
+    RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap()
 }

@@ -11,7 +11,7 @@ use tidelake_schema::TableSchema;
 use tidelake_schema::delta::PhysicalNames;
 
 use crate::action::{
-    Add, Metadata, Protocol, TAG_BUCKET, TAG_OFFSETS, Txn, VectorDescriptor, decode_path,
+    Add, Metadata, Protocol, TAG_BUCKET, TAG_LEVEL, TAG_OFFSETS, Txn, VectorDescriptor, decode_path,
 };
 use crate::commit_file::Fingerprint;
 use crate::layered::Layered;
@@ -122,6 +122,13 @@ impl DataFile {
     pub fn widened_stats(&self) -> Option<String> {
         let rows = self.rows_physical?;
         Some(widened(self.add.stats.as_deref(), rows))
+    }
+
+    /// True where a bound of a column of floats rules NaN out, which lies above all numbers: our
+    /// writers give a column that holds a NaN no bounds ([`crate::StatsCollector`]). Others leave
+    /// NaN out of their bounds.
+    pub fn float_bounds_cover_nan(&self) -> bool {
+        self.tag(TAG_LEVEL).is_some()
     }
 
     /// The value of a tag.

@@ -85,7 +85,16 @@ impl FileLayout {
 
     /// Rows in memory as a file holds them, hidden columns aside.
     pub(crate) fn stored(&self, batch: &RecordBatch) -> Result<RecordBatch, TableError> {
-        conform(batch, &self.columns, self.by).map_err(other_schema)
+        self.stored_as(batch, &self.columns)
+    }
+
+    /// The same of some columns: `columns` of a file, and those of the rows that they stand for.
+    pub(crate) fn stored_as(
+        &self,
+        batch: &RecordBatch,
+        columns: &SchemaRef,
+    ) -> Result<RecordBatch, TableError> {
+        conform(batch, columns, self.by).map_err(other_schema)
     }
 
     /// A bucket's rows and deletes as columns of this schema. Costs nothing where they are.

@@ -46,4 +46,6 @@ pub use owners::{Owners, Unowned};
 pub use read::{KeyColumns, RowKeys};
 pub use rowset::RowSet;
 pub use state::{BucketState, LiveFile, Place};
-pub use write::{EncodedFile, FileSettings, HIDDEN_COLUMNS, encode, encode_newest};
+pub use write::{
+    EncodedFile, FileSettings, HIDDEN_COLUMNS, encode, encode_newest, float_bounds_cover_nan,
+};

@@ -52,7 +52,7 @@ impl Owners {
 
     /// The bucket of each row's key. A key that no message can carry is never superseded; bucket 0
     /// shows it.
-    pub(crate) fn of(&self, keys: &RecordBatch) -> Result<Vec<u32>, TableError> {
+    pub fn of(&self, keys: &RecordBatch) -> Result<Vec<u32>, TableError> {
         let rows = keys.num_rows();
         if self.buckets <= 1 {
             return Ok(vec![0; rows]);

@@ -7,6 +7,8 @@
 //! only: the table's schema does not name them, so other readers don't see them. Rows stand in
 //! arrival order, bucket after bucket. The format of every byte is told in `docs/formats.md`.
 
+mod floats;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -24,6 +26,8 @@ use tidelake_manifest::{Stats, StatsCollector};
 use crate::encoding::{Choice, choose};
 use crate::layout::FileLayout;
 use crate::{Changes, Chunk, Positions, Sealed, TableError};
+
+pub use floats::float_bounds_cover_nan;
 
 /// Names of the hidden columns, in the order they are written.
 pub const HIDDEN_COLUMNS: [&str; 4] = ["__bucket", "__offset", "__row", "__timestamp"];
@@ -90,7 +94,12 @@ pub fn encode(
         let chunks = sealed.chunks.iter();
         chunks.map(|chunk| Ok((sealed.bucket, Cow::Borrowed(chunk))))
     });
-    encode_chunks(layout, chunks, settings)
+    encode_chunks(
+        layout,
+        chunks,
+        settings,
+        &floats::with_nan(layout, buckets)?,
+    )
 }
 
 /// Encodes the rows of a bucket that are the newest of their key; `None` where there is none.
@@ -108,13 +117,15 @@ pub fn encode_newest(
         };
         Ok((sealed.bucket, kept))
     });
-    encode_chunks(layout, chunks, settings)
+    let with_nan = floats::with_nan(layout, std::slice::from_ref(sealed))?;
+    encode_chunks(layout, chunks, settings, &with_nan)
 }
 
 fn encode_chunks<'a>(
     layout: &FileLayout,
     chunks: impl Iterator<Item = Result<(Bucket, Cow<'a, Chunk>), TableError>>,
     settings: FileSettings,
+    unbounded: &[ColumnPath],
 ) -> Result<Option<EncodedFile>, TableError> {
     let mut writer: Option<ArrowWriter<Vec<u8>>> = None;
     let mut rows = 0;
@@ -128,7 +139,7 @@ fn encode_chunks<'a>(
         let writer = match &mut writer {
             Some(writer) => writer,
             None => {
-                let properties = properties(&batch, settings);
+                let properties = properties(&batch, settings, unbounded);
                 let buffer = Vec::new();
                 writer.insert(ArrowWriter::try_new(
                     buffer,
@@ -187,8 +198,12 @@ fn hidden_columns(bucket: Bucket, positions: &Positions) -> [ArrayRef; 4] {
 }
 
 /// Encodings are chosen from the first rows; page statistics go where a range can be skipped by
-/// them.
-fn properties(first: &RecordBatch, settings: FileSettings) -> WriterProperties {
+/// them. `unbounded` columns get no statistics.
+fn properties(
+    first: &RecordBatch,
+    settings: FileSettings,
+    unbounded: &[ColumnPath],
+) -> WriterProperties {
     let level = ZstdLevel::try_new(settings.zstd_level).unwrap_or_default();
     let mut builder = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
@@ -199,6 +214,7 @@ fn properties(first: &RecordBatch, settings: FileSettings) -> WriterProperties {
         .set_write_batch_size(settings.page_rows_max.min(8192))
         .set_statistics_truncate_length(Some(STATISTICS_BYTES_MAX))
         .set_column_index_truncate_length(Some(STATISTICS_BYTES_MAX))
+        .set_key_value_metadata(Some(vec![floats::entry()]))
         .set_statistics_enabled(EnabledStatistics::Chunk);
     if settings.page_rows_max <= LOOKUP_PAGE_ROWS_MAX {
         builder = builder.set_dictionary_page_size_limit(LOOKUP_DICTIONARY_BYTES_MAX);
@@ -217,6 +233,9 @@ fn properties(first: &RecordBatch, settings: FileSettings) -> WriterProperties {
                 .set_column_dictionary_enabled(path.clone(), false)
                 .set_column_encoding(path, encoding),
         };
+    }
+    for path in unbounded {
+        builder = builder.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
     }
     // All but constant, and rising: deltas take next to nothing.
     for name in HIDDEN_COLUMNS {

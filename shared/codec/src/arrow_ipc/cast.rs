@@ -6,7 +6,10 @@ use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
 use arrow::buffer::NullBuffer;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Decimal128Type, Time64MicrosecondType};
+use arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Decimal128Type, Float16Type, Float32Type, Float64Type,
+    Time64MicrosecondType,
+};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tidelake_schema::Primitive;
 
@@ -73,6 +76,15 @@ fn family(from: &DataType, primitive: Primitive) -> bool {
     }
 }
 
+fn is_nan(array: &ArrayRef, row: usize) -> bool {
+    match array.data_type() {
+        DataType::Float16 => array.as_primitive::<Float16Type>().value(row).is_nan(),
+        DataType::Float32 => array.as_primitive::<Float32Type>().value(row).is_nan(),
+        DataType::Float64 => array.as_primitive::<Float64Type>().value(row).is_nan(),
+        _ => false,
+    }
+}
+
 /// Casts there and back; every live value must survive.
 fn lossless(
     array: &ArrayRef,
@@ -104,7 +116,10 @@ fn lossless(
     let back = cast_with_options(&there, array.data_type(), &options).map_err(arrow_misfit)?;
     let lost = distinct(array, &back).map_err(arrow_misfit)?;
     let is_live = |row: &usize| live.is_none_or(|live| live.is_valid(*row));
-    match lost.values().set_indices().find(is_live) {
+    // A NaN stays one, whatever becomes of its other bits.
+    let is_changed = |row: &usize| !(is_nan(array, *row) && is_nan(&there, *row));
+    let mut lost = lost.values().set_indices();
+    match lost.find(|row| is_live(row) && is_changed(row)) {
         None => Ok(there),
         Some(row) => {
             let (expected, found) = (primitive.to_string(), shown(array, row));
@@ -144,6 +159,14 @@ fn check_values(
             first_bad(&|row| u32::try_from(values.value(row).len()) == Ok(length))
         }
         Primitive::Uuid => return canonical_uuids(array, live, allowance),
+        Primitive::Float => {
+            let odd = |value: f32| value.is_nan() && value.to_bits() != f32::NAN.to_bits();
+            return one_nan::<Float32Type>(array, f32::NAN, odd, allowance);
+        }
+        Primitive::Double => {
+            let odd = |value: f64| value.is_nan() && value.to_bits() != f64::NAN.to_bits();
+            return one_nan::<Float64Type>(array, f64::NAN, odd, allowance);
+        }
         _ => None,
     };
     match bad {
@@ -162,6 +185,24 @@ fn check_values(
             Err(Misfit::row(row, reason))
         }
     }
+}
+
+/// Puts the one NaN where there is another, `odd` one: they differ in sign and other bits, which
+/// Arrow's order and equality go by. Processors make NaN with the sign bit set of `0.0 / 0.0`, and
+/// whoever sent it meant no value below all numbers.
+fn one_nan<T: ArrowPrimitiveType>(
+    array: ArrayRef,
+    nan: T::Native,
+    odd: impl Fn(T::Native) -> bool,
+    allowance: &mut Allowance,
+) -> Result<ArrayRef, Misfit> {
+    let floats = array.as_primitive::<T>();
+    if !floats.values().iter().any(|value| odd(*value)) {
+        return Ok(array);
+    }
+    allowance.take(size_of::<T::Native>().saturating_mul(array.len()))?;
+    let one = floats.unary::<_, T>(|value| if odd(value) { nan } else { value });
+    Ok(Arc::new(one))
 }
 
 /// Lower-cases where needed; most columns pass as they are.

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Date64Array, Decimal128Array, DictionaryArray,
-    FixedSizeBinaryArray, FixedSizeListArray, Float64Array, Int8Array, Int16Array, Int32Array,
-    Int64Array, LargeListArray, LargeStringArray, ListArray, NullArray, RecordBatch,
-    RecordBatchOptions, StringArray, StringViewArray, StructArray, Time32SecondArray,
-    Time64MicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date64Array, Decimal128Array,
+    DictionaryArray, FixedSizeBinaryArray, FixedSizeListArray, Float16Array, Float32Array,
+    Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, LargeListArray, LargeStringArray,
+    ListArray, NullArray, RecordBatch, RecordBatchOptions, StringArray, StringViewArray,
+    StructArray, Time32SecondArray, Time64MicrosecondArray, TimestampMillisecondArray,
+    TimestampNanosecondArray, UInt64Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema};
+use arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Field, Fields, Float16Type, Float32Type, Float64Type, Int32Type,
+    Schema,
+};
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use proptest::prelude::*;
@@ -208,6 +212,64 @@ fn what_would_change_is_refused_with_its_row() {
         ),
     ];
     insta::assert_snapshot!(messages.join("\n"));
+}
+
+#[test]
+fn a_signalling_nan_is_a_nan() {
+    type F16 = <Float16Type as ArrowPrimitiveType>::Native;
+    let half = F16::from_bits(0x7c01);
+    let single = f32::from_bits(0x7f80_0001);
+    let double = f64::from_bits(0x7ff0_0000_0000_0001);
+    for ty in ["float", "double"] {
+        assert_eq!(one(ty, Float16Array::from(vec![half])).unwrap(), "null");
+        assert_eq!(one(ty, Float32Array::from(vec![single])).unwrap(), "null");
+        assert_eq!(one(ty, Float64Array::from(vec![double])).unwrap(), "null");
+    }
+    refused("int", Float16Array::from(vec![half]));
+}
+
+#[test]
+fn every_nan_is_the_one_nan() {
+    let bits = |ty: &str, array: ArrayRef| -> Vec<u64> {
+        let conformed = conform(&batch(vec![("a", array)]), &schema_of(&[("a", ty)]), 0);
+        let column = Arc::clone(conformed.unwrap().column(0));
+        match ty {
+            "float" => column
+                .as_primitive::<Float32Type>()
+                .values()
+                .iter()
+                .map(|value| value.to_bits().into())
+                .collect(),
+            _ => column
+                .as_primitive::<Float64Type>()
+                .values()
+                .iter()
+                .map(|value| value.to_bits())
+                .collect(),
+        }
+    };
+    let odd = [f64::NAN, -f64::NAN, f64::from_bits(0x7ff0_0000_0000_0001)];
+    let doubles: Vec<f64> = odd.into_iter().chain([-0.0, f64::NEG_INFINITY]).collect();
+    let floats: Vec<f32> = doubles.iter().map(|value| *value as f32).collect();
+    let (one, kept) = (
+        f64::NAN.to_bits(),
+        [-0.0, f64::NEG_INFINITY].map(f64::to_bits),
+    );
+    let wanted = [one, one, one, kept[0], kept[1]];
+    assert_eq!(
+        bits("double", Arc::new(Float64Array::from(doubles))),
+        wanted
+    );
+    assert_eq!(
+        bits("double", Arc::new(Float32Array::from(floats.clone()))),
+        wanted
+    );
+    let (one, kept) = (
+        f32::NAN.to_bits(),
+        [-0.0, f32::NEG_INFINITY].map(f32::to_bits),
+    );
+    let wanted = [one, one, one, kept[0], kept[1]].map(u64::from);
+    assert_eq!(bits("float", Arc::new(Float32Array::from(floats))), wanted);
 }
 
 #[test]
