@@ -58,6 +58,8 @@ pub enum QueryError {
     },
     #[error("table {0} has {NAMED_SNAPSHOTS_MAX} snapshots, which is the most")]
     SnapshotsFull(TableId),
+    #[error("the path or its query can't be read: {0}")]
+    Query(String),
     #[error("{0}")]
     ReadOnly(String),
     #[error("{0}")]
@@ -157,6 +159,7 @@ impl QueryError {
             Self::Request { .. }
             | Self::UnknownField(_)
             | Self::Body(_)
+            | Self::Query(_)
             | Self::MediaType(_)
             | Self::NotAcceptable(_)
             | Self::Syntax(_)

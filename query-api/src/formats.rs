@@ -119,13 +119,23 @@ fn matches(range: &str, name: &str) -> bool {
         })
 }
 
+/// How an answer ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    /// There are more rows than the reader wanted.
+    pub truncated: bool,
+    pub rows: u64,
+    /// The status line left before that was known.
+    pub late: bool,
+}
+
 /// Turns batches into bytes. Batches must have the schema the encoder was made for.
 pub(crate) trait Encoder: Send {
     /// Bytes that are ready now; may be empty.
     fn write(&mut self, batch: &RecordBatch) -> Result<Bytes, QueryError>;
 
     /// What comes after the last batch.
-    fn finish(&mut self) -> Result<Bytes, QueryError>;
+    fn finish(&mut self, end: End) -> Result<Bytes, QueryError>;
 
     /// What tells a client, after the first bytes, that the rest is missing. Formats that can't say
     /// it are cut off.

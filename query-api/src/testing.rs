@@ -119,14 +119,22 @@ impl World {
         &self,
         request: axum::http::Request<Body>,
     ) -> (axum::http::response::Parts, Vec<u8>) {
-        use tower::ServiceExt;
-        let router = crate::http::router(self.engine.clone(), &self.runtime);
-        let response = router.oneshot(request).await.unwrap();
+        let response = self.response(request).await;
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX)
             .await
             .unwrap_or_default();
         (parts, bytes.to_vec())
+    }
+
+    /// Sends a request through the router; the body is still to be read.
+    pub(crate) async fn response(
+        &self,
+        request: axum::http::Request<Body>,
+    ) -> axum::http::Response<Body> {
+        use tower::ServiceExt;
+        let router = crate::http::router(self.engine.clone(), &self.runtime);
+        router.oneshot(request).await.unwrap()
     }
 
     /// Posts a JSON body to `/v1/sql`.

@@ -9,15 +9,26 @@ use tidelake_table::check::{self, Report};
 
 use super::Engine;
 use crate::error::QueryError;
+use crate::moment;
 use crate::tail::look;
 
 impl Engine {
     /// Checks the newest version of a table against its files, and its watermarks against the log.
-    /// `repair` writes index sidecars anew that are lost or wrong.
+    /// `repair` writes index sidecars anew that are lost or wrong. Takes a turn and a query's longest
+    /// time-out.
     ///
     /// # Errors
     /// Where the table, the store or the log can't be read at all; what is wrong is in the report.
     pub async fn check(&self, id: &TableId, repair: bool) -> Result<Report, QueryError> {
+        let (engine, id) = (self.clone(), id.clone());
+        let timeout_ms = self.inner.settings.timeout_ms_max;
+        let deadline = moment::now() + Duration::from_millis(timeout_ms);
+        let checked = self.aside(async move { engine.check_here(&id, repair).await });
+        let checked = moment::by(deadline, checked).await;
+        checked.unwrap_or(Err(QueryError::Timeout(timeout_ms)))
+    }
+
+    async fn check_here(&self, id: &TableId, repair: bool) -> Result<Report, QueryError> {
         let entry = self.entry(id).await?;
         let pins = &self.inner.pins;
         let pinned = pins.newest(&entry, Duration::ZERO).await?;

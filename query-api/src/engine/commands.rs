@@ -45,7 +45,7 @@ impl Engine {
                 self.drop_named(&id, &name).await?
             }
         };
-        Ok(about::snapshot_rows(std::slice::from_ref(&named))?)
+        about::snapshot_rows(std::slice::from_ref(&named))
     }
 
     /// Gives a committed version of the table a name that keeps it.

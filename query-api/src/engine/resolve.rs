@@ -197,7 +197,7 @@ impl Engine {
 
     /// A token names no bucket that the table does not have; the topic of an append table may have
     /// got more.
-    async fn check_token(
+    pub(crate) async fn check_token(
         &self,
         entry: &Arc<TableEntry>,
         token: Option<&Token>,

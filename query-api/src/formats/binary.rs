@@ -11,13 +11,16 @@ use datafusion::arrow::ipc::writer::StreamWriter;
 use datafusion::arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
-use super::Encoder;
+use super::{Encoder, End};
 use crate::error::QueryError;
 
 /// Encoded bytes of a row group at which it is written out: what one Parquet answer keeps in memory.
 const ROW_GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Entry of the footer where an answer was cut at the wished number of rows.
+const TRUNCATED: &str = "tidelake.truncated";
 const ROW_GROUP_ROWS_MAX: usize = 256 * 1024;
 
 /// One Arrow IPC stream, not compressed: every Arrow reader takes it.
@@ -35,7 +38,7 @@ impl Encoder for ArrowStream {
         Ok(take(self.0.get_mut()).into())
     }
 
-    fn finish(&mut self) -> Result<Bytes, QueryError> {
+    fn finish(&mut self, _: End) -> Result<Bytes, QueryError> {
         self.0.finish()?;
         Ok(take(self.0.get_mut()).into())
     }
@@ -84,10 +87,14 @@ impl Encoder for Parquet {
         Ok(take(&mut writer.inner_mut().0).into())
     }
 
-    fn finish(&mut self) -> Result<Bytes, QueryError> {
-        let Some(writer) = self.0.take() else {
+    fn finish(&mut self, end: End) -> Result<Bytes, QueryError> {
+        let Some(mut writer) = self.0.take() else {
             return Ok(Bytes::new());
         };
+        if end.truncated {
+            let entry = KeyValue::new(TRUNCATED.to_owned(), "true".to_owned());
+            writer.append_key_value_metadata(entry);
+        }
         Ok(writer.into_inner().map_err(engine)?.0.into())
     }
 }

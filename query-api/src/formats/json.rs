@@ -32,7 +32,7 @@ use datafusion::arrow::datatypes::{
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions};
 
-use super::{Encoder, OddFloats, intervals};
+use super::{Encoder, End, OddFloats, intervals};
 use crate::error::QueryError;
 
 /// Writes the value of one row, `null` included.
@@ -105,8 +105,12 @@ impl Encoder for Ndjson {
         Ok(out.into())
     }
 
-    fn finish(&mut self) -> Result<Bytes, QueryError> {
-        Ok(Bytes::new())
+    fn finish(&mut self, end: End) -> Result<Bytes, QueryError> {
+        if !(end.truncated && end.late) {
+            return Ok(Bytes::new());
+        }
+        let line = serde_json::json!({"truncated": {"rows": end.rows}});
+        Ok(format!("{line}\n").into())
     }
 
     fn failed(&self, error: &QueryError) -> Option<Bytes> {

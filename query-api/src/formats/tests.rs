@@ -152,7 +152,15 @@ fn written(format: Format, batch: &RecordBatch) -> Vec<u8> {
     let plain = output_batch(batch, &schema).unwrap();
     let mut encoder = encoder(format, &schema).unwrap();
     let mut bytes = encoder.write(&plain).unwrap().to_vec();
-    bytes.extend_from_slice(&encoder.finish().unwrap());
+    bytes.extend_from_slice(
+        &encoder
+            .finish(End {
+                truncated: false,
+                rows: 0,
+                late: false,
+            })
+            .unwrap(),
+    );
     bytes
 }
 
@@ -389,4 +397,20 @@ fn the_best_acceptable_format_is_taken() {
     ] {
         assert_eq!(Format::of_accept(accept).ok(), wanted, "{accept:?}");
     }
+}
+
+#[test]
+fn a_null_of_a_csv_of_one_column_is_no_blank_line() {
+    let csv = |column: ArrayRef| {
+        let batch = RecordBatch::try_from_iter_with_nullable([("x", column, true)]).unwrap();
+        let mut encoder = encoder(Format::Csv, &batch.schema()).unwrap();
+        String::from_utf8(encoder.write(&batch).unwrap().to_vec()).unwrap()
+    };
+    let numbers = Int64Array::from(vec![Some(1), None]);
+    assert_eq!(csv(Arc::new(numbers)), "x\r\n1\r\n\"\"\r\n");
+    let texts = StringArray::from(vec![Some("a"), None, Some(""), Some("NULL")]);
+    assert_eq!(
+        csv(Arc::new(texts)),
+        "x\r\na\r\nNULL\r\n\"\"\r\n\"NULL\"\r\n"
+    );
 }

@@ -32,7 +32,9 @@ impl OptimizerRule for LargeConstants {
             let inputs = node.inputs();
             let rows = inputs.iter().map(|input| input.max_rows());
             // A node that has no input makes one row.
-            let rows = rows.fold(Some(1), |most: Option<usize>, rows| Some(most?.max(rows?)));
+            let rows = rows
+                .into_iter()
+                .try_fold(1, |most: usize, rows| Some(most.max(rows?)));
             let rows = rows.unwrap_or(self.batch_rows).min(self.batch_rows);
             node.apply_expressions(|expr| {
                 let bytes = spread(expr).saturating_mul(rows);

@@ -2,9 +2,12 @@
 //!
 //! A stream's first bytes are gathered before the status line leaves, so that an error that comes early
 //! is a problem with a status of its own. An error that comes later cuts the body off; NDJSON says why
-//! in a last line.
+//! in a last line. Whether the answer was cut at the wished number of rows is a header where it is known
+//! in time; else trailers say it, NDJSON in a last line, Parquet in its footer.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
@@ -12,13 +15,15 @@ use bytes::{Bytes, BytesMut};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use futures::StreamExt;
+use futures::stream::BoxStream;
+use http_body::Frame;
 use serde_json::json;
 use tidelake_core::Token;
 
 use crate::admission::QueryId;
 use crate::engine::{self, Answer, Seen};
 use crate::error::QueryError;
-use crate::formats::{Encoder, Format, OddFloats, encoder, json as json_rows};
+use crate::formats::{Encoder, End, Format, OddFloats, encoder, json as json_rows};
 use crate::metrics::QueryMetrics;
 use crate::moment;
 use crate::table::type_names::type_name;
@@ -170,6 +175,8 @@ struct Sending {
     rows: Rows,
     encoder: Box<dyn Encoder>,
     done: bool,
+    /// The headers have left.
+    late: bool,
 }
 
 /// What a streamed body still has to send.
@@ -188,7 +195,11 @@ impl Sending {
                 Some(batch) => self.encoder.write(&batch),
                 None => {
                     self.done = true;
-                    self.encoder.finish()
+                    self.encoder.finish(End {
+                        truncated: self.rows.truncated,
+                        rows: self.rows.sent,
+                        late: self.late,
+                    })
                 }
             };
             let bytes = bytes.map_err(|error| self.rows.failed(error))?;
@@ -210,6 +221,7 @@ async fn streamed(rows: Rows, format: Format, headers: &mut HeaderMap) -> Result
         rows,
         encoder,
         done: false,
+        late: false,
     };
     let mut begun = BytesMut::new();
     loop {
@@ -224,7 +236,12 @@ async fn streamed(rows: Rows, format: Format, headers: &mut HeaderMap) -> Result
             break;
         }
     }
-    let first = futures::stream::once(async { Ok::<_, QueryError>(begun.freeze()) });
+    sending.late = true;
+    headers.insert(
+        header::TRAILER,
+        HeaderValue::from_static("x-rows, x-truncated"),
+    );
+    let first = futures::stream::once(async { Ok::<_, QueryError>(Frame::data(begun.freeze())) });
     let rest = futures::stream::unfold(Left::Rows(Box::new(sending)), |left| async {
         let mut sending = match left {
             Left::Rows(sending) => sending,
@@ -232,15 +249,39 @@ async fn streamed(rows: Rows, format: Format, headers: &mut HeaderMap) -> Result
             Left::Nothing => return None,
         };
         match sending.next().await {
-            Ok(None) => None,
-            Ok(Some(bytes)) => Some((Ok(bytes), Left::Rows(sending))),
+            Ok(None) => Some((Ok(Frame::trailers(trailers(&sending.rows))), Left::Nothing)),
+            Ok(Some(bytes)) => Some((Ok(Frame::data(bytes)), Left::Rows(sending))),
             Err(error) => match sending.encoder.failed(&error) {
-                Some(line) => Some((Ok(line), Left::Cut(error))),
+                Some(line) => Some((Ok(Frame::data(line)), Left::Cut(error))),
                 None => Some((Err(error), Left::Nothing)),
             },
         }
     });
-    Ok(Body::from_stream(first.chain(rest)))
+    Ok(Body::new(Frames(Box::pin(first.chain(rest)))))
+}
+
+/// What is known of an answer when all of it was sent.
+fn trailers(rows: &Rows) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert(ROWS, HeaderValue::from(rows.sent));
+    let truncated = if rows.truncated { "true" } else { "false" };
+    trailers.insert(TRUNCATED, HeaderValue::from_static(truncated));
+    trailers
+}
+
+/// A body whose trailers say how it ended.
+struct Frames(BoxStream<'static, Result<Frame<Bytes>, QueryError>>);
+
+impl http_body::Body for Frames {
+    type Data = Bytes;
+    type Error = QueryError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, QueryError>>> {
+        self.0.as_mut().poll_next(context)
+    }
 }
 
 /// One member for each table; a table that was read at a second version has `table@version` too.

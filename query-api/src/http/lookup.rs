@@ -19,6 +19,8 @@ use crate::lookup::serve::Answered;
 /// Room for a row, before it is known how large it is.
 const ROW_BYTES_GUESS: usize = 256;
 
+const JSON: &str = "application/json";
+
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 /// `GET /v1/tables/{table}/rows/{key}`: the row as an object.
@@ -37,7 +39,7 @@ pub(crate) async fn row(
             return Err(QueryError::RowNotFound { table, key });
         }
         let mut out = Vec::with_capacity(ROW_BYTES_GUESS);
-        let odd = odd_floats(&headers);
+        let odd = odd_floats(&headers)?;
         found.write(odd, &mut out, engine.settings().json_bytes_max)?;
         Ok(response(&found, out))
     };
@@ -60,7 +62,7 @@ pub(crate) async fn rows(
         let tenant = tenant(&headers)?;
         let (ask, wanted) = Ask::of_body(&table, &body, engine.settings())?;
         let found = engine.lookup(&tenant, &ask, &wanted).await?;
-        listed(&engine, found, odd_floats(&headers))
+        listed(&engine, found, odd_floats(&headers)?)
     };
     found.await.unwrap_or_else(refused)
 }
@@ -77,7 +79,7 @@ pub(crate) async fn range(
         let tenant = tenant(&headers)?;
         let (ask, wanted) = Ask::of_range(&table, read(pairs)?.0, engine.settings())?;
         let found = engine.lookup(&tenant, &ask, &wanted).await?;
-        listed(&engine, found, odd_floats(&headers))
+        listed(&engine, found, odd_floats(&headers)?)
     };
     found.await.unwrap_or_else(refused)
 }
@@ -104,10 +106,27 @@ fn listed(
     Ok(response(&found, out))
 }
 
-/// Rows by key are JSON whatever is accepted.
-fn odd_floats(headers: &HeaderMap) -> OddFloats {
+/// Rows by key are JSON.
+///
+/// # Errors
+/// [`QueryError::NotAcceptable`] where the client takes anything but that.
+fn odd_floats(headers: &HeaderMap) -> Result<OddFloats, QueryError> {
     let accept = headers.get(header::ACCEPT);
-    OddFloats::of_accept(accept.and_then(|accept| accept.to_str().ok()))
+    let accept = accept.and_then(|accept| accept.to_str().ok());
+    // Of formats that a client takes one is enough: a row by key has no other.
+    let takes = |accept: &str| {
+        let mut ranges = accept.split(',').map(|range| range.split(';').next());
+        ranges.any(|media| {
+            matches!(
+                media.map(str::trim),
+                Some("" | "*/*" | "application/*" | JSON)
+            )
+        })
+    };
+    match accept {
+        Some(accept) if !takes(accept) => Err(QueryError::NotAcceptable(accept.to_owned())),
+        accept => Ok(OddFloats::of_accept(accept)),
+    }
 }
 
 fn response(found: &Answered, body: Vec<u8>) -> Response<Body> {
@@ -120,7 +139,7 @@ fn response(found: &Answered, body: Vec<u8>) -> Response<Body> {
 }
 
 fn read<T, E: std::fmt::Display>(part: Result<T, E>) -> Result<T, QueryError> {
-    part.map_err(|rejection| QueryError::Body(rejection.to_string()))
+    part.map_err(|rejection| QueryError::Query(rejection.to_string()))
 }
 
 fn refused(error: QueryError) -> Response<Body> {

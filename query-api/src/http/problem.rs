@@ -45,6 +45,7 @@ fn of_request(error: &QueryError) -> Option<Problem> {
         ),
         QueryError::Body(_) => invalid("MALFORMED_BODY", "the body is malformed", detail)
             .hint("send a JSON object such as {\"sql\":\"SELECT 1\"}"),
+        QueryError::Query(_) => invalid("INVALID_REQUEST", "the request is not valid", detail),
         QueryError::MediaType(_) => Problem::new(
             415,
             "UNSUPPORTED_MEDIA_TYPE",

@@ -5,11 +5,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tidelake_core::{TableName, TableVersion, Token};
+use tidelake_core::{TableName, Token};
 
 use crate::error::QueryError;
 use crate::request::{self, Consistency};
 use crate::settings::QuerySettings;
+use crate::sql::{AsOf, parse_timestamp};
 
 /// Keys of one lookup, rows of one range.
 pub(crate) const KEYS_MAX: usize = 10_000;
@@ -22,7 +23,8 @@ pub(crate) struct Ask {
     pub table: TableName,
     pub consistency: Consistency,
     pub token: Option<Token>,
-    pub as_of: Option<TableVersion>,
+    /// A version of the past; none for the newest rows.
+    pub as_of: Option<AsOf>,
     pub timeout: Duration,
 }
 
@@ -64,6 +66,7 @@ impl Ask {
         settings: &QuerySettings,
     ) -> Result<Self, QueryError> {
         let mut ask = Self::new(table, settings)?;
+        once(&pairs)?;
         for (name, text) in pairs {
             ask.set(&name, value(&name, text), settings)?;
         }
@@ -78,6 +81,7 @@ impl Ask {
     ) -> Result<(Self, Wanted<'static>), QueryError> {
         let mut ask = Self::new(table, settings)?;
         let (mut first, mut last, mut limit) = (None, None, LIMIT_DEFAULT);
+        once(&pairs)?;
         for (name, text) in pairs {
             match name.as_str() {
                 "from" => first = Some(text),
@@ -135,11 +139,23 @@ impl Ask {
                 self.token = Some(token.map_err(|error| QueryError::Token(error.to_string()))?);
             }
             "as_of_version" => {
-                let version = request::number("as_of_version", &value)?;
-                self.as_of = Some(TableVersion(version));
+                self.version(request::version("as_of_version", &value)?)?;
+            }
+            "as_of_timestamp" => {
+                let at = parse_timestamp(&request::text("as_of_timestamp", value)?)
+                    .map_err(|reason| QueryError::request("as_of_timestamp", reason))?;
+                self.version(AsOf::Timestamp(at))?;
             }
             "timeout_ms" => self.timeout = request::timeout(&value, settings)?,
             _ => return Err(QueryError::UnknownField(name.to_owned())),
+        }
+        Ok(())
+    }
+
+    fn version(&mut self, as_of: AsOf) -> Result<(), QueryError> {
+        if self.as_of.replace(as_of).is_some() {
+            let reason = "give as_of_version or as_of_timestamp, not both";
+            return Err(QueryError::request("as_of_timestamp", reason));
         }
         Ok(())
     }
@@ -159,6 +175,16 @@ struct Body<'a> {
     keys: Vec<&'a RawValue>,
     #[serde(flatten)]
     others: serde_json::Map<String, Value>,
+}
+
+/// Of a field that is given twice nobody knows which one counts.
+fn once(pairs: &[(String, String)]) -> Result<(), QueryError> {
+    let mut names: Vec<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|two| two[0] == two[1]) {
+        Some(two) => Err(QueryError::Query(format!("{} is given twice", two[0]))),
+        None => Ok(()),
+    }
 }
 
 /// Numbers stand bare in a query string.

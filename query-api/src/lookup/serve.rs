@@ -15,7 +15,6 @@ use crate::error::QueryError;
 use crate::formats::OddFloats;
 use crate::moment;
 use crate::request::Consistency;
-use crate::sql::AsOf;
 use crate::table::keys::TableKeys;
 use crate::table::pinned::Pinned;
 use crate::tail::Finder;
@@ -123,10 +122,10 @@ impl Engine {
         ask: &Ask,
         patience: &Patience<'_>,
     ) -> Result<Source, QueryError> {
-        if let Some(version) = ask.as_of {
+        if let Some(as_of) = &ask.as_of {
             let followed = self.tails().followed(entry);
             let view = followed.and_then(|followed| followed.view());
-            let pinned = self.pins().past(entry, &AsOf::Version(version)).await?;
+            let pinned = self.pins().past(entry, as_of).await?;
             return Ok(
                 match view.and_then(|view| Finder::committed(&view, &pinned)) {
                     Some(finder) => Source::Indexed(finder, Seen::committed(&pinned)),
@@ -135,6 +134,7 @@ impl Engine {
             );
         }
         let token = ask.token.as_ref();
+        self.check_token(entry, token).await?;
         let mut patience = patience.clone();
         if ask.consistency == Consistency::Latest {
             let view = self.latest(entry, token, &patience).await?;

@@ -498,3 +498,53 @@ async fn nobody_ever_sees_less_while_commits_and_writes_go_on() {
     };
     tokio::join!(write, commit, read);
 }
+
+#[tokio::test]
+async fn lookups_know_the_versions_that_sql_knows() {
+    let mut case = Case::new(QuerySettings::default()).await;
+    let key = ("eu".to_owned(), 1);
+    case.put(&key, "old");
+    let shares = [1.0, 1.0];
+    let announced = true;
+    case.step(&Step::Flush { shares, announced }).await;
+    case.world
+        .rows("CREATE SNAPSHOT before FOR TABLE orders")
+        .await;
+    case.put(&key, "new");
+    let path = format!("/v1/tables/orders/rows/{}", text(&key).replace('"', "%22"));
+    for (asked, note) in [
+        ("", "new"),
+        ("?as_of_version=before", "old"),
+        ("?as_of_timestamp=2099-01-01", "old"),
+    ] {
+        let (status, body) = case.world.get(&format!("{path}{asked}")).await;
+        assert_eq!(
+            (status, &body["note"]),
+            (200, &json!(note)),
+            "{asked}: {body}"
+        );
+    }
+    let both = format!("{path}?as_of_version=before&as_of_timestamp=2099-01-01");
+    assert_eq!(case.world.get(&both).await.0, 400);
+}
+
+#[tokio::test]
+async fn what_a_lookup_asks_twice_or_in_another_format_is_refused() {
+    let case = Case::new(QuerySettings::default()).await;
+    let (status, body) = case
+        .world
+        .get("/v1/tables/orders/rows?limit=1&limit=2")
+        .await;
+    assert_eq!((status, &body["code"]), (400, &json!("INVALID_REQUEST")));
+    for (accept, status) in [
+        ("text/csv", 406),
+        ("application/json", 200),
+        ("text/html, */*;q=0.1", 200),
+    ] {
+        let request = HttpRequest::get("/v1/tables/orders/rows")
+            .header("accept", accept)
+            .body(Body::empty())
+            .unwrap();
+        assert_eq!(case.world.http(request).await.0.status, status, "{accept}");
+    }
+}

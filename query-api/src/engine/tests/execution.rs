@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::Answer;
 use crate::error::QueryError;
+use crate::moment;
 
 /// Hours of comparing without a match.
 const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 3000000) a, \
@@ -12,6 +13,10 @@ const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 3000000) a, \
 const LONG: &str = "SELECT * FROM generate_series(1, 500000000)";
 /// Nothing waits for so long unless it hangs.
 const HANGS: Duration = Duration::from_secs(60);
+
+async fn pause(millis: u64) {
+    moment::reach(moment::now() + Duration::from_millis(millis)).await;
+}
 
 async fn soon<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(HANGS, work).await.expect("it hangs")
@@ -34,7 +39,7 @@ async fn ask(world: &World, sql: &str, timeout_ms: u64) -> Result<Answer, QueryE
 async fn ended(world: &World) {
     soon(async {
         while !world.engine.queries(&TenantId::default()).is_empty() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            pause(2).await;
         }
     })
     .await;
@@ -84,11 +89,11 @@ async fn endless_queries_hold_up_nobody_and_can_be_cancelled() {
     let endless: Vec<_> = endless.collect();
     soon(async {
         while world.engine.queries(&tenant).len() < 3 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            pause(2).await;
         }
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    pause(100).await;
     assert_eq!(soon(world.rows("SELECT 2")).await, json!([[2]]));
     for (n, query) in endless.into_iter().enumerate() {
         let id = crate::admission::QueryId::parse(&format!("endless-{n}")).unwrap();
@@ -141,7 +146,7 @@ async fn who_reads_steadily_is_not_cut_off_by_the_time_out() {
     let mut rows = 0;
     while let Some(batch) = soon(answer.rows.next()).await.unwrap() {
         rows += batch.num_rows();
-        tokio::time::sleep(Duration::from_millis(80)).await;
+        pause(80).await;
     }
     assert_eq!(rows, 160_000);
 }

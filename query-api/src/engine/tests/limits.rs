@@ -274,3 +274,56 @@ async fn plans_can_be_explained() {
         "count(*) comes from the manifest: {rows}"
     );
 }
+
+#[tokio::test]
+async fn a_streamed_answer_says_at_its_end_whether_it_was_cut() {
+    use http_body::Body as _;
+    let world = World::new(QuerySettings::default()).await;
+    for (accept, max_rows) in [
+        ("text/csv", 50_000),
+        ("application/x-ndjson", 50_000),
+        ("application/vnd.apache.arrow.stream", 50_000),
+        ("application/x-ndjson", 200_000),
+    ] {
+        let sql = "SELECT value, 'some text' AS t FROM generate_series(1, 100000)";
+        let request = HttpRequest::post("/v1/sql")
+            .header("accept", accept)
+            .body(Body::from(
+                json!({"sql": sql, "max_rows": max_rows}).to_string(),
+            ))
+            .unwrap();
+        let mut body = world.response(request).await.into_body();
+        let (mut bytes, mut trailers) = (Vec::new(), None);
+        while let Some(frame) =
+            std::future::poll_fn(|context| std::pin::Pin::new(&mut body).poll_frame(context)).await
+        {
+            match frame.unwrap().into_data() {
+                Ok(data) => bytes.extend_from_slice(&data),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        let trailers = trailers.expect("a long answer has trailers");
+        let is_cut = max_rows < 100_000;
+        let rows = max_rows.min(100_000).to_string();
+        assert_eq!(trailers["x-rows"], rows.as_str(), "{accept}");
+        let cut = if is_cut { "true" } else { "false" };
+        assert_eq!(trailers["x-truncated"], cut, "{accept}");
+        if accept == "application/x-ndjson" {
+            let text = String::from_utf8(bytes).unwrap();
+            let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+            let told = last["truncated"]["rows"].as_u64();
+            assert_eq!(told, is_cut.then_some(50_000));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_check_that_is_asked_for_wrongly_is_a_problem() {
+    let (world, _table) = world().await;
+    let request = HttpRequest::post("/v1/tables/orders/check?repair=maybe")
+        .body(Body::empty())
+        .unwrap();
+    let (parts, body) = world.http(request).await;
+    assert_eq!(parts.status, 400, "{}", String::from_utf8_lossy(&body));
+    assert_eq!(parts.headers["content-type"], "application/problem+json");
+}
