@@ -1,8 +1,8 @@
 //! Queries under way: which are open, who may execute, how each can be cancelled, how each ended.
 //!
 //! Invariants:
-//! - a [`Running`] is listed and counts against its tenant from its creation to its drop, on every
-//!   path (answered, failed, cancelled, client gone);
+//! - a [`Running`] counts against its tenant from its creation to its drop, on every path (answered,
+//!   failed, cancelled, client gone), and is listed until it is over;
 //! - a [`Turn`] is held only while something executes: not while a token, a topic or a reader is
 //!   waited for;
 //! - what is told of a tenant's queries, ids and numbers, is told to that tenant only.
@@ -76,6 +76,8 @@ struct Inner {
     clock: SharedClock,
     /// By tenant and id: whether another tenant has a query of that id is nobody's business.
     listed: Mutex<HashMap<(TenantId, QueryId), Listed>>,
+    /// Of each tenant the queries that are over while something of them still computes.
+    abandoned: Mutex<HashMap<TenantId, usize>>,
 }
 
 #[derive(Debug)]
@@ -97,6 +99,8 @@ pub(crate) struct Running {
     pub ending: Arc<Ending>,
     /// What the query waits for, if it does: tells more than that time is over.
     pub behind: Arc<Mutex<Option<QueryError>>>,
+    /// It is listed no more, but still counts.
+    is_over: bool,
     named: (TenantId, QueryId),
     inner: Arc<Inner>,
 }
@@ -137,6 +141,7 @@ impl Queries {
                 metrics,
                 clock,
                 listed,
+                abandoned: Mutex::default(),
             }),
         }
     }
@@ -160,6 +165,10 @@ impl Queries {
             return Err(QueryError::DuplicateId(named.1.to_string()));
         }
         let of_tenant = listed.keys().filter(|(owner, _)| owner == tenant).count();
+        let abandoned = inner.abandoned.lock();
+        let of_tenant = of_tenant + abandoned.get(tenant).copied().unwrap_or(0);
+        let of_all = listed.len() + abandoned.values().sum::<usize>();
+        drop(abandoned);
         let settings = &inner.settings;
         if of_tenant >= settings.running_per_tenant_max.max(1) {
             refused("refused");
@@ -167,7 +176,7 @@ impl Queries {
                 of_tenant: Some(of_tenant),
             });
         }
-        if listed.len() >= settings.open_max.max(1) {
+        if of_all >= settings.open_max.max(1) {
             refused("refused");
             return Err(QueryError::Overloaded { of_tenant: None });
         }
@@ -189,6 +198,7 @@ impl Queries {
                 is_told: AtomicBool::new(false),
             }),
             behind: Arc::default(),
+            is_over: false,
             named,
             inner: Arc::clone(inner),
         })
@@ -326,6 +336,17 @@ impl Running {
         QueryError::Timeout(millis)
     }
 
+    /// Takes it off the list. It counts against its tenant until it is dropped.
+    pub(crate) fn over(&mut self) {
+        if !self.is_over {
+            self.is_over = true;
+            let mut abandoned = self.inner.abandoned.lock();
+            *abandoned.entry(self.named.0.clone()).or_default() += 1;
+            drop(abandoned);
+            self.inner.listed.lock().remove(&self.named);
+        }
+    }
+
     /// Waits for `work`, but no longer than the query may take or until it is cancelled.
     pub(crate) async fn bounded<T>(
         &self,
@@ -357,7 +378,18 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.inner.listed.lock().remove(&self.named);
+        match self.is_over {
+            false => _ = self.inner.listed.lock().remove(&self.named),
+            true => {
+                let mut abandoned = self.inner.abandoned.lock();
+                if let Some(left) = abandoned.get_mut(&self.named.0) {
+                    *left -= 1;
+                    if *left == 0 {
+                        abandoned.remove(&self.named.0);
+                    }
+                }
+            }
+        }
         self.inner.metrics.running.dec();
     }
 }

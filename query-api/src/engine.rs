@@ -25,6 +25,7 @@ mod tests;
 mod threads;
 #[cfg(test)]
 mod version_tests;
+mod weight;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -13,6 +13,7 @@
 
 pub(crate) mod about;
 pub(crate) mod changes;
+pub(crate) mod decimals;
 pub(crate) mod fields;
 mod fresh;
 pub(crate) mod key_history;

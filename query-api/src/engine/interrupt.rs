@@ -3,8 +3,7 @@
 //!
 //! Tasks end where they wait. A join that compares millions of pairs none of which match, an unnested
 //! array or a product never wait, so their filters and outputs are wrapped: each batch looks at a
-//! flag, and each poll counts against the task's budget, so that others of its runtime have their
-//! turn.
+//! flag, and after some batches others of its runtime have their turn.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -19,7 +18,6 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::ColumnarValue;
-use datafusion::physical_plan::coop::make_cooperative;
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder,
@@ -32,6 +30,9 @@ use datafusion::physical_plan::{
 use futures::Stream;
 
 use crate::error::QueryError;
+
+/// Batches that an operator hands on before others of its runtime have their turn.
+const BATCHES_IN_A_ROW_MAX: u32 = 64;
 
 /// Whether a query's plan shall stop. Clones are the same flag.
 #[derive(Debug, Clone, Default)]
@@ -152,7 +153,8 @@ impl ExecutionPlan for Guarded {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         Ok(Box::pin(GuardedStream {
-            inner: make_cooperative(self.plan.execute(partition, context)?),
+            inner: self.plan.execute(partition, context)?,
+            in_a_row: 0,
             interrupt: self.interrupt.clone(),
         }))
     }
@@ -160,6 +162,9 @@ impl ExecutionPlan for Guarded {
 
 struct GuardedStream {
     inner: SendableRecordBatchStream,
+    /// Batches since it let others have their turn. A count of its own: the task's budget is one for
+    /// all operators, and many of them within each other would use it up before the first batch.
+    in_a_row: u32,
     interrupt: Interrupt,
 }
 
@@ -170,7 +175,18 @@ impl Stream for GuardedStream {
         if let Err(error) = self.interrupt.check() {
             return Poll::Ready(Some(Err(error)));
         }
-        Pin::new(&mut self.inner).poll_next(context)
+        if self.in_a_row >= BATCHES_IN_A_ROW_MAX {
+            self.in_a_row = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut self.inner).poll_next(context);
+        self.in_a_row = if polled.is_ready() {
+            self.in_a_row + 1
+        } else {
+            0
+        };
+        polled
     }
 }
 

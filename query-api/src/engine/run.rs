@@ -37,6 +37,8 @@ use crate::formats::{output_batch, output_schema};
 use crate::metrics::QueryMetrics;
 use crate::moment;
 
+/// Bytes that are handed over at a time, should one row not have more.
+const SLICE_BYTES: usize = 1 << 20;
 /// Batches that are ready before they are taken.
 const BATCHES_AHEAD: usize = 2;
 /// A query that is over and works on for so long is counted as abandoned.
@@ -49,7 +51,7 @@ const LOOK_MAX: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 struct Progress {
     clock: Mutex<ExecutionClock>,
-    /// A stall began: its end is nearer than the deadline.
+    /// A stall began or ended: what is looked at next is another moment.
     stalls: Notify,
     /// Given back while nothing executes.
     turn: Mutex<Option<Turn>>,
@@ -81,6 +83,9 @@ impl Progress {
         if let Some(since) = clock.stalled_since.take() {
             clock.begun += moment::age(since);
         }
+        drop(clock);
+        // The deadline counts again, and may be nearer than the stall's end.
+        self.stalls.notify_one();
     }
 
     /// The first verdict counts.
@@ -108,12 +113,13 @@ impl Bounds {
     /// When to look again, and the error that is due then.
     fn next(self, clock: &ExecutionClock) -> (Instant, QueryError) {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let deadline = clock.begun + self.timeout;
         match clock.stalled_since {
-            Some(since) => (since + self.stall, QueryError::Stalled(millis(self.stall))),
-            None => {
-                let error = QueryError::Timeout(millis(self.timeout));
-                (clock.begun + self.timeout, error)
+            // Whoever was too late already does not get more time by stalling.
+            Some(since) if since < deadline => {
+                (since + self.stall, QueryError::Stalled(millis(self.stall)))
             }
+            _ => (deadline, QueryError::Timeout(millis(self.timeout))),
         }
     }
 }
@@ -236,11 +242,31 @@ where
     let _gone = begin.send(Arc::clone(&schema));
     while let Some(batch) = stream.next().await {
         let batch = output_batch(&batch?, &schema)?;
-        if batch.num_rows() > 0 && !out.push(batch).await {
-            break;
+        for slice in slices(&batch) {
+            if !out.push(slice).await {
+                return Ok(());
+            }
         }
     }
     Ok(())
+}
+
+/// A batch in pieces that a reader takes, writes and counts in moments.
+fn slices(batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> + '_ {
+    let columns = batch.columns().iter();
+    let bytes = columns.map(|column| {
+        let data = column.to_data();
+        // Where it can't be told, the buffers' size is at least not less.
+        data.get_slice_memory_size()
+            .unwrap_or_else(|_| column.get_array_memory_size())
+    });
+    let (rows, bytes) = (batch.num_rows(), bytes.sum::<usize>());
+    let each = match bytes > SLICE_BYTES {
+        true => (rows.saturating_mul(SLICE_BYTES) / bytes).max(1),
+        false => rows.max(1),
+    };
+    let starts = (0..rows).step_by(each);
+    starts.map(move |start| batch.slice(start, each.min(rows - start)))
 }
 
 /// Watches over one execution from the main runtime.
@@ -259,13 +285,15 @@ impl Watch {
         let verdict = self.verdict().await;
         // Where the reader went nobody is told.
         self.progress.decide(verdict.unwrap_or(Ok(())));
-        drop(self.running);
+        self.running.over();
         // Whatever still runs has no purpose any more.
         self.interrupt.set();
         self.driven.abort();
         freed(&self.lease, &self.metrics).await;
         drop(self.lease);
         self.progress.turn.lock().take();
+        // Its tenant has room again only now that its threads have.
+        drop(self.running);
     }
 
     /// How the query ended; `None` where its reader went.

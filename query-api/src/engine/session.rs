@@ -27,6 +27,7 @@ use url::Url;
 use crate::error::QueryError;
 use crate::functions;
 use crate::provider::about::{CATALOG, INFORMATION_SCHEMA};
+use crate::provider::decimals::DecimalsBesideFloats;
 use crate::provider::fields::{FieldsOfNullsAreNull, UnnestedFieldsOfNullsAreNull};
 use crate::provider::uuids::UuidsInAnyCase;
 use crate::provider::zeros::ZerosOfBothSigns;
@@ -104,6 +105,7 @@ impl Template {
         state.register_function_rewrite(Arc::new(FieldsOfNullsAreNull))?;
         state.register_function_rewrite(Arc::new(UuidsInAnyCase))?;
         state.register_function_rewrite(Arc::new(ZerosOfBothSigns))?;
+        state.register_function_rewrite(Arc::new(DecimalsBesideFloats))?;
         Ok(Self {
             state,
             store_url: ObjectStoreUrl::parse(STORE_URL)?,

@@ -1,6 +1,6 @@
 //! Rows from where they are: of files only the pages that hold them, of the tail from memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, new_null_array};
@@ -24,7 +24,7 @@ use crate::formats::objects::Objects;
 use crate::table::files::FileFacts;
 use crate::table::readers::Readers;
 use crate::table::shape::Shape;
-use crate::tail::{Finder, Found};
+use crate::tail::{Finder, Found, Piece};
 
 /// Files that are read at a time.
 const FILES_IN_FLIGHT_MAX: usize = 8;
@@ -54,20 +54,6 @@ impl Rows {
 
     pub(super) fn truncate(&mut self, rows: usize) {
         self.places.truncate(rows);
-    }
-
-    /// Bytes that the rows were decoded to, whole batches.
-    pub(super) fn bytes(&self) -> usize {
-        self.batches.iter().map(bytes_of).sum()
-    }
-
-    /// Puts others behind them.
-    fn append(&mut self, others: Self) {
-        let first = self.batches.len();
-        let shifted = others.places.into_iter();
-        let shifted = shifted.map(|place| place.map(|(batch, row)| (first + batch, row)));
-        self.places.extend(shifted);
-        self.batches.extend(others.batches);
     }
 
     pub(crate) fn batch_of(&self, place: usize) -> Option<(&RecordBatch, usize)> {
@@ -115,68 +101,87 @@ pub(super) async fn fetch(
     found: &[Option<Found>],
     bytes_max: usize,
 ) -> Result<Rows, QueryError> {
-    let mut rows = Rows::default();
+    let mut reading = Reading::default();
     let (mut left, mut part) = (found, PART_FIRST);
     while !left.is_empty() {
         let (now, later) = left.split_at(part.min(left.len()));
-        rows.append(fetch_part(readers, finder, now).await?);
-        let bytes = rows.bytes();
-        if bytes > bytes_max {
+        reading.part(readers, finder, now).await?;
+        if reading.decoded > bytes_max {
             break;
         }
         // As many more as there is room for, should they be as large as those so far.
-        let each = (bytes / rows.len().max(1)).max(1);
-        part = ((bytes_max - bytes) / each).clamp(PART_MIN, PART_MAX);
+        let each = (reading.decoded / reading.rows.len().max(1)).max(1);
+        part = ((bytes_max - reading.decoded) / each).clamp(PART_MIN, PART_MAX);
         left = later;
     }
-    Ok(rows)
+    Ok(reading.rows)
 }
 
-/// Reads rows. Each file is read once, whatever the number of its rows.
-async fn fetch_part(
-    readers: &Readers,
-    finder: &Finder,
-    found: &[Option<Found>],
-) -> Result<Rows, QueryError> {
-    let shape = &finder.pinned().shape;
-    let mut rows = Rows::new(Vec::new(), vec![None; found.len()]);
-    let mut by_file: BTreeMap<Arc<str>, BTreeMap<u32, Vec<usize>>> = BTreeMap::new();
-    for (place, found) in found.iter().enumerate() {
-        match found {
-            None => {}
-            Some(Found::File { path, row }) => {
-                let of_file = by_file.entry(Arc::clone(path)).or_default();
-                of_file.entry(*row).or_default().push(place);
-            }
-            Some(Found::Tail { piece, row }) => {
-                let Some((batch, row)) = piece.locate(*row) else {
-                    return Err(QueryError::Engine(format!(
-                        "{} has no row {row}",
-                        piece.name
-                    )));
-                };
-                rows.places[place] = Some((rows.batches.len(), row));
-                rows.batches.push(batch.clone());
-            }
-        }
-    }
-    let reads = by_file.into_iter().map(|(path, wanted)| async move {
-        let file = finder.file(&path)?;
-        let numbers: Vec<u32> = wanted.keys().copied().collect();
-        let batch = read(readers, file, shape, &numbers).await?;
-        Ok::<_, QueryError>((batch, wanted))
-    });
-    let mut reads = futures::stream::iter(reads).buffer_unordered(FILES_IN_FLIGHT_MAX);
-    while let Some((batch, wanted)) = reads.try_next().await? {
-        for (row, places) in wanted.into_values().enumerate() {
-            for place in places {
-                rows.places[place] = Some((rows.batches.len(), row));
+/// Rows that were read so far.
+#[derive(Default)]
+struct Reading {
+    rows: Rows,
+    /// Bytes that rows of files were decoded to. Those of the tail were there before.
+    decoded: usize,
+    /// Batches of the tail by their address: many rows lie in one.
+    held: HashMap<usize, usize>,
+}
+
+impl Reading {
+    /// Reads rows. Each file is read once, whatever the number of its rows.
+    async fn part(
+        &mut self,
+        readers: &Readers,
+        finder: &Finder,
+        found: &[Option<Found>],
+    ) -> Result<(), QueryError> {
+        let shape = &finder.pinned().shape;
+        let first = self.rows.places.len();
+        self.rows.places.resize(first + found.len(), None);
+        let mut by_file: BTreeMap<Arc<str>, BTreeMap<u32, Vec<usize>>> = BTreeMap::new();
+        for (place, found) in (first..).zip(found) {
+            match found {
+                None => {}
+                Some(Found::File { path, row }) => {
+                    let of_file = by_file.entry(Arc::clone(path)).or_default();
+                    of_file.entry(*row).or_default().push(place);
+                }
+                Some(Found::Tail { piece, row }) => self.of_tail(piece, *row, place)?,
             }
         }
-        rows.batches.push(batch);
+        let reads = by_file.into_iter().map(|(path, wanted)| async move {
+            let file = finder.file(&path)?;
+            let numbers: Vec<u32> = wanted.keys().copied().collect();
+            let batch = read(readers, file, shape, &numbers).await?;
+            Ok::<_, QueryError>((batch, wanted))
+        });
+        let mut reads = futures::stream::iter(reads).buffer_unordered(FILES_IN_FLIGHT_MAX);
+        while let Some((batch, wanted)) = reads.try_next().await? {
+            for (row, places) in wanted.into_values().enumerate() {
+                for place in places {
+                    self.rows.places[place] = Some((self.rows.batches.len(), row));
+                }
+            }
+            self.decoded += bytes_of(&batch);
+            self.rows.batches.push(batch);
+        }
+        Ok(())
     }
-    drop(reads);
-    Ok(rows)
+
+    fn of_tail(&mut self, piece: &Piece, row: u32, place: usize) -> Result<(), QueryError> {
+        let Some((batch, row)) = piece.locate(row) else {
+            let name = &piece.name;
+            return Err(QueryError::Engine(format!("{name} has no row {row}")));
+        };
+        let batches = &mut self.rows.batches;
+        let at = self.held.entry(std::ptr::from_ref(batch).addr());
+        let at = *at.or_insert_with(|| {
+            batches.push(batch.clone());
+            batches.len() - 1
+        });
+        self.rows.places[place] = Some((at, row));
+        Ok(())
+    }
 }
 
 /// The rows of a file by number: rising, each once.

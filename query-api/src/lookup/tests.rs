@@ -548,3 +548,18 @@ async fn what_a_lookup_asks_twice_or_in_another_format_is_refused() {
         assert_eq!(case.world.http(request).await.0.status, status, "{accept}");
     }
 }
+
+#[tokio::test]
+async fn many_rows_of_one_message_are_found_in_memory() {
+    let mut case = Case::new(QuerySettings {
+        json_bytes_max: 1 << 20,
+        ..QuerySettings::default()
+    })
+    .await;
+    for number in 0..200 {
+        case.put(&("eu".to_owned(), number), &"n".repeat(100));
+    }
+    let (status, body) = case.world.get("/v1/tables/orders/rows?limit=150").await;
+    assert_eq!(status, 200);
+    assert_eq!(body["rows"].as_array().unwrap().len(), 150);
+}

@@ -8,8 +8,9 @@
 //!     a b
 //! ```
 //! Invariant: after [`flatten`] no walk of the tree is deeper than [`DEPTH_MAX`] expressions. Only
-//! operators that are associative are balanced (`OR`, `AND`, `||`, `UNION [ALL]`): sums of floats
-//! and of integers that may overflow keep the order in which they were written.
+//! operators that are associative are balanced (`OR`, `AND`, `UNION [ALL]`): sums of floats and of
+//! integers that may overflow keep the order in which they were written, and so does `||`, which
+//! appends to arrays.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -226,10 +227,10 @@ fn balance(expr: &mut Expr) {
 }
 
 fn associative(expr: &Expr) -> Option<BinaryOperator> {
-    use BinaryOperator::{And, Or, StringConcat};
+    use BinaryOperator::{And, Or};
     match expr {
         Expr::BinaryOp {
-            op: op @ (And | Or | StringConcat),
+            op: op @ (And | Or),
             ..
         } => Some(op.clone()),
         _ => None,

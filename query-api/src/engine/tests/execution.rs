@@ -167,3 +167,77 @@ async fn the_largest_number_of_rows_is_one() {
     let body = json!({"sql": "SELECT 1", "max_rows": u64::MAX});
     assert_eq!(world.rows_of(body).await, json!([[1]]));
 }
+
+#[tokio::test]
+async fn a_condition_that_doubles_with_every_query_is_refused() {
+    let world = world_of(QuerySettings::default()).await;
+    let doubling = |levels: usize| {
+        let mut sql = "WITH a0 AS (SELECT value AS x FROM generate_series(1, 2))".to_owned();
+        for level in 1..levels {
+            let below = level - 1;
+            sql.push_str(&format!(", a{level} AS (SELECT x + x AS x FROM a{below})"));
+        }
+        format!("{sql} SELECT x FROM a{} WHERE x > 5 ORDER BY x", levels - 1)
+    };
+    let body = json!({"sql": doubling(39)});
+    assert_eq!(soon(world.code(body)).await, (400, "SQL_INVALID".into()));
+    assert_eq!(soon(world.rows(&doubling(4))).await, json!([[8], [16]]));
+}
+
+#[tokio::test]
+async fn many_joins_come_to_an_end() {
+    let world = world_of(QuerySettings::default()).await;
+    let mut sql = "SELECT count(*) FROM (VALUES (1)) AS t0(n)".to_owned();
+    for join in 1..150 {
+        sql.push_str(&format!(
+            " JOIN (VALUES (1)) AS t{join}(n) ON t{join}.n = t0.n"
+        ));
+    }
+    assert_eq!(soon(world.rows(&sql)).await, json!([[1]]));
+}
+
+#[tokio::test]
+async fn large_values_are_handed_over_in_pieces_that_are_counted() {
+    let settings = QuerySettings {
+        json_bytes_max: 3 << 20,
+        ..QuerySettings::default()
+    };
+    let world = world_of(settings).await;
+    let sql = "SELECT repeat('x', 5000) FROM generate_series(1, 8000)";
+    let mut answer = ask(&world, sql, 60_000).await.unwrap();
+    let (mut rows, mut largest) = (0, 0);
+    while let Some(batch) = soon(answer.rows.next()).await.unwrap() {
+        rows += batch.num_rows();
+        largest = largest.max(batch.num_rows());
+    }
+    assert_eq!(rows, 8000);
+    assert!(largest * 5000 <= 1 << 20, "{largest} rows at a time");
+    let body = json!({"sql": sql});
+    assert_eq!(
+        soon(world.code(body)).await,
+        (413, "RESULT_TOO_LARGE".into())
+    );
+}
+
+#[tokio::test]
+async fn a_tenant_has_room_again_when_its_threads_have() {
+    let settings = QuerySettings {
+        running_per_tenant_max: 1,
+        ..QuerySettings::default()
+    };
+    let world = world_of(settings).await;
+    // A step that looks at no flag for a second or more.
+    let sql = "SELECT max(m) FROM (SELECT min(value) OVER (ORDER BY value ROWS BETWEEN 500000 \
+        PRECEDING AND 500000 FOLLOWING) m FROM generate_series(1, 1000000))";
+    let body = json!({"sql": sql, "timeout_ms": 700});
+    assert_eq!(soon(world.code(body)).await.0, 504);
+    assert!(world.engine.queries(&TenantId::default()).is_empty());
+    // Refused or not by how fast the step was; never hangs, and there is room in the end.
+    soon(async {
+        while world.sql(json!({"sql": "SELECT 1"})).await.0.status == 429 {
+            pause(5).await;
+        }
+    })
+    .await;
+    assert_eq!(soon(world.rows("SELECT 1")).await, json!([[1]]));
+}
