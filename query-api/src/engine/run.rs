@@ -43,6 +43,8 @@ const SLICE_BYTES: usize = 1 << 20;
 const BATCHES_AHEAD: usize = 2;
 /// A query that is over and works on for so long is counted as abandoned.
 const ABANDONED_AFTER: Duration = Duration::from_millis(100);
+/// How often it is looked at once whether a query left anything behind.
+const LOOKS_AT_ONCE: usize = 64;
 /// How often it is looked whether an abandoned query's threads are free.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(100);
@@ -283,17 +285,25 @@ struct Watch {
 impl Watch {
     async fn supervise(mut self) {
         let verdict = self.verdict().await;
-        // Where the reader went nobody is told.
-        self.progress.decide(verdict.unwrap_or(Ok(())));
-        self.running.over();
         // Whatever still runs has no purpose any more.
         self.interrupt.set();
         self.driven.abort();
+        self.running.over();
+        // Most queries leave nothing behind: who asks the next one upon this answer finds room.
+        let counted = match settled(&self.lease).await {
+            true => {
+                drop(self.running);
+                None
+            }
+            false => Some(self.running),
+        };
+        // Where the reader went nobody is told.
+        self.progress.decide(verdict.unwrap_or(Ok(())));
         freed(&self.lease, &self.metrics).await;
         drop(self.lease);
         self.progress.turn.lock().take();
         // Its tenant has room again only now that its threads have.
-        drop(self.running);
+        drop(counted);
     }
 
     /// How the query ended; `None` where its reader went.
@@ -346,6 +356,17 @@ pub(super) async fn aside<T: Send + 'static, H: Send + 'static>(
         drop((lease, turn));
     });
     told.await.unwrap_or(Err(QueryError::Closed))
+}
+
+/// True where nothing runs on the threads any more, within moments.
+async fn settled(lease: &Lease) -> bool {
+    for _ in 0..LOOKS_AT_ONCE {
+        if lease.is_idle() {
+            return true;
+        }
+        tokio::task::yield_now().await;
+    }
+    lease.is_idle()
 }
 
 /// Waits until nothing runs on the threads any more.

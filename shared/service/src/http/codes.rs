@@ -12,6 +12,10 @@ pub const LOG_CUT_BACK: &str = "LOG_CUT_BACK";
 /// Every code, and what it tells.
 pub const ALL: &[(&str, &str)] = &[
     // Any request.
+    (
+        "ANSWER_NOT_READ",
+        "an answer was not read in time: read on without long breaks",
+    ),
     ("NO_SUCH_ROUTE", "the path is no route"),
     ("METHOD_NOT_ALLOWED", "the route does not take the method"),
     (
