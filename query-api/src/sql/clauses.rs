@@ -4,11 +4,13 @@
 //! not compile until somebody has decided about it. `_` stands where the planner heeds the field,
 //! or refuses it itself.
 
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::{
     ArrayElemTypeDef, Cte, DataType, Expr, Function, FunctionArguments, GroupByExpr,
     GroupByWithModifier, Join, NamedWindowExpr, ObjectNamePart, OrderBy, OrderByExpr, OrderByKind,
     PipeOperator, Query, Select, SetExpr, SetOperator, SetQuantifier, TableAlias,
-    TableAliasColumnDef, TableFactor, TableWithJoins, WindowSpec, WindowType, With,
+    TableAliasColumnDef, TableFactor, TableWithJoins, Visit, Visitor, WindowSpec, WindowType, With,
 };
 
 /// Why something is refused.
@@ -16,6 +18,14 @@ type Checked = Result<(), String>;
 
 /// Items or bytes of a type of a fixed size.
 const FIXED_MAX: u64 = 65_536;
+/// Queries within the expressions of each other: the planner visits what is within twice, so one
+/// more doubles its time.
+const EXPRESSION_QUERIES_MAX: usize = 10;
+/// Expressions of one `CUBE`, and sets that a `GROUP BY` may come to.
+const CUBE_MAX: usize = 12;
+const GROUPING_SETS_MAX: usize = 1 << CUBE_MAX;
+/// Expressions of all these sets together.
+const GROUPING_EXPRESSIONS_MAX: usize = GROUPING_SETS_MAX * 64;
 const SAMPLE: &str = "TABLESAMPLE is not supported; WHERE random() < 0.1 samples";
 
 pub(super) fn query(query: &Query) -> Checked {
@@ -197,7 +207,7 @@ fn grouped(group_by: &mut GroupByExpr) -> Checked {
     };
     let sets = |exprs: &mut Vec<Expr>| exprs.drain(..).map(|expr| vec![expr]).collect();
     let grouped = match modifiers.as_slice() {
-        [] => return Ok(()),
+        [] => return grouping_sets(exprs),
         [GroupByWithModifier::Rollup] => Expr::Rollup(sets(exprs)),
         [GroupByWithModifier::Cube] => Expr::Cube(sets(exprs)),
         [GroupByWithModifier::Totals] => {
@@ -217,7 +227,51 @@ fn grouped(group_by: &mut GroupByExpr) -> Checked {
     };
     modifiers.clear();
     *exprs = vec![grouped];
+    grouping_sets(exprs)
+}
+
+/// The planner writes out every set, and of several `CUBE`s, `ROLLUP`s and `GROUPING SETS` each set
+/// of one with each of the others.
+fn grouping_sets(exprs: &[Expr]) -> Checked {
+    let (mut sets, mut width) = (1_usize, 0_usize);
+    for expr in exprs {
+        let (more, wide) = match expr {
+            Expr::Cube(parts) if parts.len() > CUBE_MAX => {
+                return Err(format!(
+                    "CUBE has {} expressions; {CUBE_MAX} is the most: name the sets that are \
+                     needed, GROUP BY GROUPING SETS ((a, b), (a), ())",
+                    parts.len()
+                ));
+            }
+            Expr::Cube(parts) => (1_usize << parts.len(), expressions(parts)),
+            Expr::Rollup(parts) => (1 + parts.len(), expressions(parts)),
+            Expr::GroupingSets(parts) => {
+                let widest = parts.iter().map(Vec::len).max();
+                (parts.len(), widest.unwrap_or_default())
+            }
+            _ => (1, 1),
+        };
+        sets = sets.saturating_mul(more);
+        width = width.saturating_add(wide);
+    }
+    let instead = "name the sets that are needed in one GROUPING SETS, or group in several queries";
+    if sets > GROUPING_SETS_MAX {
+        return Err(format!(
+            "GROUP BY comes to {sets} sets; {GROUPING_SETS_MAX} is the most: {instead}"
+        ));
+    }
+    let written_out = sets.saturating_mul(width);
+    if sets > 1 && written_out > GROUPING_EXPRESSIONS_MAX {
+        return Err(format!(
+            "GROUP BY comes to {sets} sets of up to {width} expressions, {written_out} together; \
+             {GROUPING_EXPRESSIONS_MAX} is the most: {instead}"
+        ));
+    }
     Ok(())
+}
+
+fn expressions(parts: &[Vec<Expr>]) -> usize {
+    parts.iter().map(Vec::len).sum()
 }
 
 pub(super) fn join(join: &Join) -> Checked {
@@ -321,6 +375,11 @@ fn alias(alias: &TableAlias) -> Checked {
 }
 
 pub(super) fn expr(expr: &Expr) -> Checked {
+    if has_query(expr) {
+        // What is within is visited again for each query that it is in, ten times at most.
+        let nesting = expr.visit(&mut Nesting::default());
+        refused_if(nesting.is_break(), &too_nested())?;
+    }
     match expr {
         Expr::Function(function) => self::function(function),
         Expr::Cast {
@@ -346,6 +405,47 @@ pub(super) fn expr(expr: &Expr) -> Checked {
             "TRIM takes its characters once",
         ),
         _ => Ok(()),
+    }
+}
+
+/// Whether a query is a part of the expression itself.
+fn has_query(expr: &Expr) -> bool {
+    match expr {
+        // That of ANY and ALL is a `Subquery`, too.
+        Expr::Exists { .. } | Expr::InSubquery { .. } | Expr::Subquery(_) => true,
+        Expr::Function(function) => matches!(function.args, FunctionArguments::Subquery(_)),
+        _ => false,
+    }
+}
+
+fn too_nested() -> String {
+    format!(
+        "the statement has more than {EXPRESSION_QUERIES_MAX} queries within the expressions of \
+         each other; {EXPRESSION_QUERIES_MAX} is the most: join what they read, or name them in \
+         one WITH list"
+    )
+}
+
+/// Counts queries that are open in expressions, and gives up where there are too many.
+#[derive(Debug, Default)]
+struct Nesting {
+    open: usize,
+}
+
+impl Visitor for Nesting {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        self.open += usize::from(has_query(expr));
+        match self.open > EXPRESSION_QUERIES_MAX {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        self.open -= usize::from(has_query(expr));
+        ControlFlow::Continue(())
     }
 }
 

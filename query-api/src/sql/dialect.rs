@@ -3,13 +3,17 @@
 
 use std::any::{Any, TypeId};
 use std::cell::Cell;
+use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::Expr;
+use datafusion::sql::sqlparser::ast::{Expr, Query, SetExpr, Visit, Visitor};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 
 /// Expressions that the parser may begin for each token of a statement.
 const BEGINNINGS_PER_TOKEN: usize = 16;
+/// Expressions within each other, and set operations of a query, on the left of `IS DISTINCT FROM`.
+const LEFT_MAX: usize = 300;
 
 /// Generic SQL with `VERSION AS OF` and `TIMESTAMP AS OF`, for one statement.
 ///
@@ -32,6 +36,62 @@ impl TidelakeDialect {
     pub(crate) fn gave_up(&self) -> bool {
         self.left.get() == 0
     }
+
+    fn count(&self) {
+        self.left.set(self.left.get().saturating_sub(1));
+    }
+
+    /// Whether the expression may be copied: not where that takes long, or more stack than is there.
+    fn may_copy(&self, expr: &Expr) -> bool {
+        let mut copy = Copying {
+            dialect: self,
+            depth: 0,
+        };
+        expr.visit(&mut copy).is_continue()
+    }
+}
+
+/// What copying an expression would cost.
+struct Copying<'a> {
+    dialect: &'a TidelakeDialect,
+    depth: usize,
+}
+
+impl Copying<'_> {
+    fn bounded(&self, found: usize) -> ControlFlow<()> {
+        self.dialect.count();
+        match found > LEFT_MAX || self.dialect.gave_up() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+}
+
+impl Visitor for Copying<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let (mut operations, mut rest) = (0, vec![&*query.body]);
+        while let Some(body) = rest.pop() {
+            if let SetExpr::SetOperation { left, right, .. } = body {
+                operations += 1;
+                self.bounded(operations)?;
+                rest.push(left);
+                rest.push(right);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, _: &Expr) -> ControlFlow<()> {
+        self.depth += 1;
+        self.bounded(self.depth)
+    }
+
+    fn post_visit_expr(&mut self, _: &Expr) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
 }
 
 macro_rules! yes {
@@ -45,10 +105,37 @@ impl Dialect for TidelakeDialect {
     }
 
     fn parse_prefix(&self, _: &mut Parser) -> Option<Result<Expr, ParserError>> {
-        self.left.set(self.left.get().saturating_sub(1));
+        self.count();
         // No other error ends its attempts.
         self.gave_up()
             .then_some(Err(ParserError::RecursionLimitExceeded))
+    }
+
+    /// The parser would take all that follows `IS DISTINCT FROM` for its right side, `AND` and `OR`
+    /// too.
+    fn parse_infix(
+        &self,
+        parser: &mut Parser,
+        expr: &Expr,
+        precedence: u8,
+    ) -> Option<Result<Expr, ParserError>> {
+        use Keyword::{DISTINCT, FROM, IS, NOT};
+        let differs = parser.parse_keywords(&[IS, DISTINCT, FROM]);
+        if !differs && !parser.parse_keywords(&[IS, NOT, DISTINCT, FROM]) {
+            return None;
+        }
+        if !self.may_copy(expr) {
+            return Some(Err(ParserError::RecursionLimitExceeded));
+        }
+        let left = Box::new(expr.clone());
+        let both = parser.parse_subexpr(precedence).map(|right| {
+            let right = Box::new(right);
+            match differs {
+                true => Expr::IsDistinctFrom(left, right),
+                false => Expr::IsNotDistinctFrom(left, right),
+            }
+        });
+        Some(both)
     }
 
     fn is_delimited_identifier_start(&self, ch: char) -> bool {

@@ -402,6 +402,159 @@ fn mixed_case_columns_are_found_without_quotes() {
 }
 
 #[test]
+fn names_of_what_is_not_known_are_nobody_elses() {
+    let names = names_of_tables();
+    let folded = |sql: &str| {
+        let mut statement = parse(sql, &[]).unwrap().statement;
+        let before = statement.to_string();
+        fold_columns(&mut statement, &names).unwrap();
+        (before, statement.to_string())
+    };
+    // `c` has "Y", which none of these means.
+    for sql in [
+        "SELECT userid FROM c WHERE EXISTS (SELECT 1 FROM unnest([1, 2]) AS u (y) WHERE y = 2)",
+        "SELECT userid FROM c WHERE userid IN (SELECT y FROM unnest([7]) AS u (y))",
+        "SELECT y FROM unnest([7]) AS u (y), c",
+        "SELECT userid FROM c WHERE EXISTS (SELECT 1 FROM (SELECT (y) FROM b) q WHERE y = 6)",
+        "SELECT userid FROM c WHERE EXISTS (SELECT 1 FROM (SELECT y::text FROM b) q WHERE y = '6')",
+        "SELECT userid FROM c WHERE EXISTS (SELECT 1 FROM information_schema.tables WHERE y = 1)",
+        "SELECT y FROM information_schema.tables, c",
+        "SELECT userid FROM c WHERE EXISTS \
+         (SELECT 1 FROM (SELECT * FROM information_schema.tables) q WHERE y = 1)",
+        "SELECT userid FROM c WHERE EXISTS (SELECT 1 FROM range(3) AS r (y) WHERE y = 1)",
+        "SELECT userid FROM c WHERE EXISTS (SELECT 1 AS a FROM t |> EXTEND 2 AS y |> WHERE y = 2)",
+    ] {
+        let (before, after) = folded(sql);
+        assert_eq!(after, before);
+    }
+    for (sql, wanted) in [
+        (
+            "SELECT USERID, n FROM t, unnest([1]) AS u (n)",
+            r#"SELECT "userId", n FROM"#,
+        ),
+        (
+            "SELECT x.USERID FROM (t JOIN b ON true) AS x",
+            r#"SELECT x."userId" FROM"#,
+        ),
+        (
+            "SELECT plain, (SELECT t.USERID FROM information_schema.tables i LIMIT 1) FROM t",
+            r#"SELECT plain, (SELECT t."userId" FROM"#,
+        ),
+        // What has no name keeps its place.
+        (
+            "SELECT q.f.postcode FROM (SELECT 1 + 1, * FROM t) AS q (a, b, f, c, d, e)",
+            r#"SELECT q.f."postCode" FROM"#,
+        ),
+        (
+            "SELECT q.f.postcode FROM (SELECT 1 + 1, * FROM t) AS q (a, f, b, c, d, e)",
+            "SELECT q.f.postcode FROM",
+        ),
+    ] {
+        let (_, after) = folded(sql);
+        assert!(after.starts_with(wanted), "{sql}: {after}");
+    }
+}
+
+#[test]
+fn is_distinct_from_ends_before_and() {
+    use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, SetExpr, Statement as Sql};
+    let condition = |sql: &str| {
+        let sql = format!("SELECT 1 FROM t WHERE {sql}");
+        let Statement::Statement(inner) = parse(&sql, &[]).unwrap().statement else {
+            panic!("{sql}");
+        };
+        let Sql::Query(query) = *inner else {
+            panic!("{sql}");
+        };
+        let SetExpr::Select(select) = *query.body else {
+            panic!("{sql}");
+        };
+        select.selection.unwrap()
+    };
+    for (sql, wanted) in [
+        ("a IS DISTINCT FROM b AND c", BinaryOperator::And),
+        ("a IS NOT DISTINCT FROM b AND c", BinaryOperator::And),
+        ("a IS NOT DISTINCT FROM b OR c = 1", BinaryOperator::Or),
+    ] {
+        let found = condition(sql);
+        let Expr::BinaryOp { left, op, .. } = found else {
+            panic!("{sql}: {found:?}");
+        };
+        assert_eq!(op, wanted, "{sql}");
+        assert!(
+            matches!(
+                *left,
+                Expr::IsDistinctFrom(..) | Expr::IsNotDistinctFrom(..)
+            ),
+            "{sql}: {left:?}"
+        );
+    }
+    let found = condition("a + 1 IS DISTINCT FROM b + 1");
+    assert!(matches!(found, Expr::IsDistinctFrom(..)), "{found:?}");
+    let found = condition("NOT a IS NOT DISTINCT FROM b");
+    assert!(matches!(found, Expr::UnaryOp { .. }), "{found:?}");
+    assert!(matches!(condition("a IS NOT NULL"), Expr::IsNotNull(_)));
+    // The left side is copied.
+    refused(&format!("SELECT a{}", " IS DISTINCT FROM b".repeat(2_000)));
+    let sum = format!("1{}", " + 1".repeat(10_000));
+    let union = format!("SELECT 1{}", " UNION SELECT 1".repeat(900));
+    for chain in [sum, union] {
+        refused(&format!("SELECT ({chain}) IS DISTINCT FROM 1"));
+    }
+}
+
+#[test]
+fn queries_within_expressions_are_bounded() {
+    let nested = |open: &str, close: &str, levels: usize| {
+        format!("{}SELECT 1{}", open.repeat(levels), close.repeat(levels))
+    };
+    for (open, close) in [
+        ("SELECT 1 WHERE EXISTS (", ")"),
+        ("SELECT 1 WHERE 1 IN (", ")"),
+        ("SELECT 1 WHERE 1 = ANY (", ")"),
+        ("SELECT * FROM t WHERE a > (", ")"),
+    ] {
+        parse(&nested(open, close, 10), &[]).unwrap_or_else(|error| panic!("{open}: {error}"));
+        let error = refused(&nested(open, close, 11));
+        assert!(matches!(error, QueryError::NotAllowed(_)), "{open}");
+        assert!(error.to_string().contains("10 is the most"), "{error}");
+    }
+    parse(&nested("SELECT * FROM (", ") x", 20), &[]).unwrap();
+}
+
+#[test]
+fn grouping_sets_are_bounded() {
+    let columns = |count: usize| {
+        let names: Vec<_> = (0..count).map(|place| format!("c{place}")).collect();
+        names.join(", ")
+    };
+    let grouped = |by: String| format!("SELECT count(*) FROM t GROUP BY {by}");
+    for by in [
+        columns(300),
+        format!("CUBE ({})", columns(12)),
+        format!("a, b, CUBE ({}), ROLLUP ({})", columns(8), columns(15)),
+        format!("ROLLUP ({})", columns(64)),
+        format!("{} WITH CUBE", columns(12)),
+    ] {
+        let sql = grouped(by);
+        parse(&sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    for by in [
+        format!("CUBE ({})", columns(13)),
+        format!("CUBE ({})", columns(28)),
+        format!("CUBE ({})", columns(64)),
+        format!("{} WITH CUBE", columns(13)),
+        format!("CUBE ({}), CUBE ({})", columns(6), columns(7)),
+        format!("ROLLUP ({0}), ROLLUP ({0}), ROLLUP ({0})", columns(16)),
+        ["GROUPING SETS ((a), (b), ())"; 8].join(", "),
+        format!("ROLLUP ({})", columns(2_000)),
+    ] {
+        let sql = grouped(by);
+        assert!(matches!(refused(&sql), QueryError::NotAllowed(_)), "{sql}");
+    }
+}
+
+#[test]
 fn deep_nesting_is_an_error_and_no_crash() {
     let sql = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
     assert!(matches!(refused(&sql), QueryError::NotAllowed(_)));

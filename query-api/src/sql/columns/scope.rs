@@ -57,6 +57,45 @@ pub(super) fn is_mixed(field: &Field) -> bool {
             .any(|field| is_mixed(field))
 }
 
+/// What a relation has or a query gives, in its order. A column whose name no unquoted one can mean
+/// has an empty name and keeps its place.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Columns {
+    pub known: Vec<Column>,
+    /// Whether there may be others.
+    pub is_open: bool,
+}
+
+impl Columns {
+    pub(super) fn known(known: Vec<Column>) -> Self {
+        let is_open = false;
+        Self { known, is_open }
+    }
+
+    pub(super) fn open() -> Self {
+        let (known, is_open) = (Vec::new(), true);
+        Self { known, is_open }
+    }
+
+    pub(super) fn push(&mut self, name: String) {
+        self.known.push(Column::named(name));
+    }
+
+    pub(super) fn extend(&mut self, others: Self) {
+        self.known.extend(others.known);
+        self.is_open |= others.is_open;
+    }
+
+    /// Writes the name as the column it means, and tells that one's fields. Where there may be
+    /// others, one that differs by case is not taken: the name may be another's own.
+    pub(super) fn resolve(&self, ident: &mut Ident) -> Result<Option<Fields>, QueryError> {
+        match self.is_open {
+            true => Ok(exact(ident, self.known.iter())),
+            false => resolve(ident, self.known.iter()),
+        }
+    }
+}
+
 /// Something in `FROM`.
 #[derive(Debug, Clone)]
 pub(super) struct Relation {
@@ -64,7 +103,7 @@ pub(super) struct Relation {
     pub name: Option<TableReference>,
     /// Whether the name is ours, for a version of a table or a function's rows.
     pub is_made: bool,
-    pub columns: Vec<Column>,
+    pub columns: Columns,
 }
 
 impl Relation {
@@ -73,7 +112,15 @@ impl Relation {
         Self {
             name: Some(name.clone()),
             is_made: name.table().contains([' ', '(']),
-            columns: columns.collect(),
+            columns: Columns::known(columns.collect()),
+        }
+    }
+
+    pub(super) fn of(name: Option<TableReference>, columns: Columns) -> Self {
+        Self {
+            name,
+            is_made: false,
+            columns,
         }
     }
 
@@ -113,6 +160,13 @@ enum Found {
     Other(Column),
 }
 
+/// The fields of the column of exactly that name.
+fn exact<'a>(ident: &Ident, mut columns: impl Iterator<Item = &'a Column>) -> Option<Fields> {
+    let folded = fold(ident);
+    let found = columns.find(|column| column.name == folded)?;
+    Some(found.fields.clone())
+}
+
 /// Looks a name up among columns of several relations.
 fn among<'a>(
     ident: &Ident,
@@ -142,7 +196,7 @@ fn among<'a>(
 }
 
 /// Writes the name as the column it means, and tells that one's fields; absent where there is none.
-pub(super) fn resolve<'a>(
+fn resolve<'a>(
     ident: &mut Ident,
     columns: impl Iterator<Item = &'a Column> + Clone,
 ) -> Result<Option<Fields>, QueryError> {
@@ -170,26 +224,39 @@ fn resolve_nested(parts: &mut [Ident], mut fields: Fields) -> Result<(), QueryEr
 
 impl Scope {
     fn columns(&self) -> impl Iterator<Item = &Column> + Clone {
-        self.relations.iter().flat_map(|relation| &relation.columns)
+        let relations = self.relations.iter();
+        relations.flat_map(|relation| &relation.columns.known)
     }
 
-    /// A name that stands alone; whether it means something here.
+    /// Whether a relation here may have columns that are not known.
+    pub(super) fn is_open(&self) -> bool {
+        let mut relations = self.relations.iter();
+        relations.any(|relation| relation.columns.is_open)
+    }
+
+    /// A name that stands alone; whether it means something here, or may do so.
     pub(super) fn name(&self, ident: &mut Ident) -> Result<bool, QueryError> {
-        if self.aliases.contains(&fold(ident)) {
+        // What is not known may have the name: a neighbour's or an outer query's is no answer.
+        if self.aliases.contains(&fold(ident)) || self.is_open() {
             return Ok(true);
         }
         Ok(resolve(ident, self.columns())?.is_some())
     }
 
     /// A name of several parts: a relation's column, or a column's field; whether it means
-    /// something here.
-    pub(super) fn compound(&self, parts: &mut Vec<Ident>) -> Result<bool, QueryError> {
+    /// something here. `open_within`: a query within has columns that are not known, and the first
+    /// part may be one of these.
+    pub(super) fn compound(
+        &self,
+        parts: &mut Vec<Ident>,
+        open_within: bool,
+    ) -> Result<bool, QueryError> {
         for prefix in (1..parts.len().min(4)).rev() {
             let named = |relation: &&Relation| relation.is_named(&parts[..prefix]);
             let Some(relation) = self.relations.iter().find(named) else {
                 continue;
             };
-            if let Some(fields) = resolve(&mut parts[prefix], relation.columns.iter())? {
+            if let Some(fields) = relation.columns.resolve(&mut parts[prefix])? {
                 resolve_nested(&mut parts[prefix + 1..], fields)?;
             }
             // A version of a table is known by the table's name only.
@@ -198,18 +265,23 @@ impl Scope {
             }
             return Ok(true);
         }
-        match resolve(&mut parts[0], self.columns())? {
+        let found = match open_within || self.is_open() {
+            true => exact(&parts[0], self.columns()),
+            false => resolve(&mut parts[0], self.columns())?,
+        };
+        match found {
             Some(fields) => resolve_nested(&mut parts[1..], fields).map(|()| true),
             None => Ok(false),
         }
     }
 
     /// Columns of the relation of that name, or of all.
-    pub(super) fn columns_of(&self, name: Option<&[Ident]>) -> Vec<Column> {
+    pub(super) fn columns_of(&self, name: Option<&[Ident]>) -> Columns {
         let asked = |relation: &&Relation| name.is_none_or(|name| relation.is_named(name));
-        let relations = self.relations.iter().filter(asked);
-        relations
-            .flat_map(|relation| relation.columns.clone())
-            .collect()
+        let mut columns = Columns::default();
+        for relation in self.relations.iter().filter(asked) {
+            columns.extend(relation.columns.clone());
+        }
+        columns
     }
 }

@@ -11,18 +11,18 @@ use std::ops::ControlFlow;
 use datafusion::common::TableReference;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, ExcludeSelectItem, Expr, Ident, Join, JoinConstraint, JoinOperator, ObjectName,
-    ObjectNamePart, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
-    TableAlias, TableFactor, TableWithJoins, Values, VisitMut, VisitorMut,
+    ObjectNamePart, PipeOperator, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
+    SetExpr, TableAlias, TableFactor, TableWithJoins, Values, VisitMut, VisitorMut,
     WildcardAdditionalOptions,
 };
 
 use super::super::relations::{fold, quoted, reference};
 use super::FoldedNames;
-use super::scope::{Column, Relation, Scope, resolve};
+use super::scope::{Column, Columns, Relation, Scope};
 use crate::error::QueryError;
 
 /// What a query gives to the one around it.
-pub(super) type Outputs = Vec<Column>;
+pub(super) type Outputs = Columns;
 
 pub(super) struct Walk<'a> {
     names: &'a FoldedNames,
@@ -59,24 +59,67 @@ impl<'a> Walk<'a> {
                 self.with.push((name, renamed(outputs, Some(&cte.alias))));
             }
         }
-        let (outputs, scope) = self.body(&mut query.body)?;
+        let (mut outputs, scope) = self.body(&mut query.body)?;
         let mut scope = scope.unwrap_or_default();
-        scope
-            .aliases
-            .extend(outputs.iter().map(|column| column.name.clone()));
         // A set operation's names are its outputs', and nothing else.
-        scope.relations.push(Relation {
-            name: None,
-            is_made: false,
-            columns: outputs.clone(),
-        });
+        give(&mut scope, None, &outputs);
         self.within(scope, |walk| {
             walk.exprs(&mut query.order_by)?;
             walk.exprs(&mut query.limit_clause)?;
-            walk.exprs(&mut query.pipe_operators)
+            let mut operators = query.pipe_operators.iter_mut();
+            operators.try_for_each(|operator| walk.pipe(operator, &mut outputs))
         })?;
         self.with.truncate(outer_with);
         Ok(outputs)
+    }
+
+    /// What one operator gives is in sight of those after it.
+    fn pipe(
+        &mut self,
+        operator: &mut PipeOperator,
+        outputs: &mut Outputs,
+    ) -> Result<(), QueryError> {
+        let mut name = None;
+        match operator {
+            PipeOperator::Select { exprs } => {
+                let mut selected = Outputs::default();
+                for item in exprs {
+                    self.item(item, &mut selected, &mut BTreeSet::new())?;
+                }
+                *outputs = selected;
+            }
+            PipeOperator::Extend { exprs } => {
+                for item in exprs {
+                    self.item(item, outputs, &mut BTreeSet::new())?;
+                }
+            }
+            PipeOperator::Aggregate {
+                full_table_exprs,
+                group_by_expr,
+            } => {
+                let mut given = Outputs::default();
+                for part in group_by_expr.iter_mut().chain(full_table_exprs) {
+                    self.exprs(&mut part.expr.expr)?;
+                    given.push(match &part.expr.alias {
+                        Some(alias) => fold(alias),
+                        None => name_of(&part.expr.expr),
+                    });
+                }
+                *outputs = given;
+            }
+            PipeOperator::As { alias } => name = Some(TableReference::bare(fold(alias))),
+            PipeOperator::Join(join) => {
+                let right = self.scope().relations.len();
+                self.factor(&mut join.relation)?;
+                self.constraint(join, 0, right)?;
+                for relation in self.scope().relations.iter().skip(right) {
+                    outputs.extend(relation.columns.clone());
+                }
+            }
+            other => return self.exprs(other),
+        }
+        give(self.scope(), name, outputs);
+        Ok(())
     }
 
     fn body(&mut self, body: &mut SetExpr) -> Result<(Outputs, Option<Scope>), QueryError> {
@@ -95,9 +138,9 @@ impl<'a> Walk<'a> {
                 let width = values.rows.first().map_or(0, |row| row.len());
                 self.exprs(values)?;
                 let columns = (1..=width).map(|place| Column::named(format!("column{place}")));
-                Ok((columns.collect(), None))
+                Ok((Outputs::known(columns.collect()), None))
             }
-            _ => Ok((Outputs::new(), None)),
+            _ => Ok((Outputs::open(), None)),
         }
     }
 
@@ -108,7 +151,7 @@ impl<'a> Walk<'a> {
             self.table(table)?;
         }
         select.from = from;
-        let mut outputs = Outputs::new();
+        let mut outputs = Outputs::default();
         let mut aliases = BTreeSet::new();
         for item in &mut select.projection {
             self.item(item, &mut outputs, &mut aliases)?;
@@ -155,19 +198,16 @@ impl<'a> Walk<'a> {
                 let with = self.with.iter().rev().find(|(with, _)| *with == name);
                 let known = match with {
                     Some((_, outputs)) => Some(outputs.clone()),
-                    None if args.is_some() => Some(vec![Column::named("value".into())]),
+                    None if args.is_some() => Some(rows_of_function()),
                     None => None,
                 };
                 let table = match known {
-                    Some(columns) => Some(Relation {
-                        name: Some(name),
-                        is_made: false,
-                        columns,
-                    }),
-                    None => self.names.relation(&name),
-                };
-                let Some(table) = table else {
-                    return Ok(());
+                    Some(columns) => Relation::of(Some(name), columns),
+                    // Those of information_schema are nobody's to look up.
+                    None => match self.names.relation(&name) {
+                        Some(table) => table,
+                        None => Relation::of(Some(name), Outputs::open()),
+                    },
                 };
                 named(table, alias.as_ref())
             }
@@ -184,19 +224,42 @@ impl<'a> Walk<'a> {
                 };
                 let outputs = self.query(subquery);
                 self.scopes.extend(neighbours);
-                let columns = outputs?;
-                let (name, is_made) = (None, false);
-                let inner = Relation {
-                    name,
-                    is_made,
-                    columns,
-                };
-                named(inner, alias.as_ref())
+                named(Relation::of(None, outputs?), alias.as_ref())
             }
             TableFactor::NestedJoin {
-                table_with_joins, ..
-            } => return self.table(table_with_joins),
-            other => return self.exprs(other),
+                table_with_joins,
+                alias,
+            } => {
+                let first = self.scope().relations.len();
+                self.table(table_with_joins)?;
+                if alias.is_none() {
+                    return Ok(());
+                }
+                // The alias hides the names within.
+                let mut columns = Outputs::default();
+                for relation in self.scope().relations.drain(first..) {
+                    columns.extend(relation.columns);
+                }
+                named(Relation::of(None, columns), alias.as_ref())
+            }
+            TableFactor::UNNEST {
+                alias, array_exprs, ..
+            } => {
+                self.exprs(array_exprs)?;
+                // Without an alias for each, its columns are called "UNNEST(…)".
+                named(Relation::of(None, Outputs::default()), alias.as_ref())
+            }
+            TableFactor::Function {
+                name, args, alias, ..
+            } => {
+                self.exprs(args)?;
+                let rows = Relation::of(Some(reference(name)?), rows_of_function());
+                named(rows, alias.as_ref())
+            }
+            other => {
+                self.exprs(other)?;
+                Relation::of(None, Outputs::open())
+            }
         };
         self.scope().relations.push(relation);
         Ok(())
@@ -210,20 +273,25 @@ impl<'a> Walk<'a> {
             return self.exprs(&mut join.join_operator);
         };
         let relations = &self.scope().relations;
-        let columns = |relations: &[Relation]| -> Vec<Column> {
-            let columns = relations
-                .iter()
-                .flat_map(|relation| relation.columns.clone());
-            columns.collect()
+        let columns = |relations: &[Relation]| -> Columns {
+            let mut columns = Columns::default();
+            for relation in relations {
+                columns.extend(relation.columns.clone());
+            }
+            columns
         };
         let before = columns(relations.get(left..right).unwrap_or_default());
         let after = columns(relations.get(right..).unwrap_or_default());
+        if before.is_open || after.is_open {
+            // How the two spell a name is not known.
+            return Ok(());
+        }
         for name in names {
             let [ObjectNamePart::Identifier(ident)] = name.0.as_mut_slice() else {
                 continue;
             };
             let mut other = ident.clone();
-            let found = resolve(ident, before.iter())?.and(resolve(&mut other, after.iter())?);
+            let found = before.resolve(ident)?.and(after.resolve(&mut other)?);
             if found.is_some() && fold(ident) != fold(&other) {
                 return Err(QueryError::Invalid(format!(
                     "the tables spell {} and {}; write JOIN … ON instead of USING",
@@ -243,19 +311,23 @@ impl<'a> Walk<'a> {
         match item {
             SelectItem::UnnamedExpr(expr) => {
                 self.exprs(expr)?;
-                let name = match expr {
-                    Expr::Identifier(ident) => Some(ident),
-                    Expr::CompoundIdentifier(parts) => parts.last_mut(),
-                    _ => None,
-                };
-                outputs.extend(name.map(|ident| Column::named(fold(ident))));
+                outputs.push(name_of(expr));
             }
             SelectItem::ExprWithAlias { expr, alias } => {
                 self.exprs(expr)?;
                 aliases.insert(fold(alias));
-                outputs.push(Column::named(fold(alias)));
+                outputs.push(fold(alias));
             }
-            SelectItem::ExprWithAliases { expr, .. } => self.exprs(expr)?,
+            SelectItem::ExprWithAliases {
+                expr,
+                aliases: names,
+            } => {
+                self.exprs(expr)?;
+                for alias in names {
+                    aliases.insert(fold(alias));
+                    outputs.push(fold(alias));
+                }
+            }
             SelectItem::Wildcard(options) => {
                 let columns = self.scope().columns_of(None);
                 self.wildcard(options, columns, outputs)?;
@@ -269,7 +341,7 @@ impl<'a> Walk<'a> {
                     }
                     SelectItemQualifiedWildcardKind::Expr(expr) => {
                         self.exprs(expr)?;
-                        Vec::new()
+                        Outputs::open()
                     }
                 };
                 self.wildcard(options, columns, outputs)?;
@@ -281,14 +353,14 @@ impl<'a> Walk<'a> {
     fn wildcard(
         &mut self,
         options: &mut WildcardAdditionalOptions,
-        mut columns: Vec<Column>,
+        mut columns: Outputs,
         outputs: &mut Outputs,
     ) -> Result<(), QueryError> {
         let mut left_out = BTreeSet::new();
         if let Some(except) = &mut options.opt_except {
             let others = except.additional_elements.iter_mut();
             for ident in std::iter::once(&mut except.first_element).chain(others) {
-                resolve(ident, columns.iter())?;
+                columns.resolve(ident)?;
                 left_out.insert(fold(ident));
             }
         }
@@ -299,7 +371,7 @@ impl<'a> Walk<'a> {
         };
         for name in excluded {
             if let [ObjectNamePart::Identifier(ident)] = name.0.as_mut_slice() {
-                resolve(ident, columns.iter())?;
+                columns.resolve(ident)?;
                 left_out.insert(fold(ident));
             }
         }
@@ -309,9 +381,10 @@ impl<'a> Walk<'a> {
             .flat_map(|replace| &mut replace.items)
         {
             self.exprs(&mut element.expr)?;
-            resolve(&mut element.column_name, columns.iter())?;
+            columns.resolve(&mut element.column_name)?;
         }
-        columns.retain(|column| !left_out.contains(&column.name));
+        let kept = |column: &Column| !left_out.contains(&column.name);
+        columns.known.retain(kept);
         outputs.extend(columns);
         Ok(())
     }
@@ -346,10 +419,12 @@ impl<'a> Walk<'a> {
     }
 
     fn compound(&mut self, parts: &mut Vec<Ident>) -> Result<(), QueryError> {
+        let mut open_within = false;
         for scope in self.scopes.iter().rev() {
-            if scope.compound(parts)? {
+            if scope.compound(parts, open_within)? {
                 break;
             }
+            open_within |= scope.is_open();
         }
         Ok(())
     }
@@ -392,17 +467,48 @@ fn named(relation: Relation, alias: Option<&TableAlias>) -> Relation {
     }
 }
 
-/// The columns under the names that an alias gives them.
+/// The columns under the names that an alias gives them: the planner takes one for each, or none.
 fn renamed(mut columns: Outputs, alias: Option<&TableAlias>) -> Outputs {
     let names = alias.iter().flat_map(|alias| &alias.columns);
-    for (place, name) in names.enumerate() {
-        let name = fold(&name.name);
-        match columns.get_mut(place) {
-            Some(column) => column.name = name,
-            None => columns.push(Column::named(name)),
-        }
+    let names: Vec<String> = names.map(|name| fold(&name.name)).collect();
+    if names.is_empty() {
+        return columns;
+    }
+    if columns.is_open || columns.known.len() != names.len() {
+        // Which of them has which fields is not known.
+        let named = names.into_iter().map(Column::named);
+        return Outputs::known(named.collect());
+    }
+    for (column, name) in columns.known.iter_mut().zip(names) {
+        column.name = name;
     }
     columns
+}
+
+/// What `generate_series` and `range` give.
+fn rows_of_function() -> Outputs {
+    Outputs::known(vec![Column::named("value".into())])
+}
+
+/// Brings what a query or an operator gives into sight.
+fn give(scope: &mut Scope, name: Option<TableReference>, outputs: &Outputs) {
+    let names = outputs.known.iter().map(|column| column.name.clone());
+    scope.aliases.extend(names);
+    scope.relations.push(Relation::of(name, outputs.clone()));
+}
+
+/// The name that the planner gives to an expression without an alias; empty where it is a text that
+/// no unquoted name can mean. Parentheses and casts keep the name of what is within.
+fn name_of(expr: &Expr) -> String {
+    let mut inner = expr;
+    while let Expr::Nested(within) | Expr::Cast { expr: within, .. } = inner {
+        inner = within;
+    }
+    match inner {
+        Expr::Identifier(ident) => fold(ident),
+        Expr::CompoundIdentifier(parts) => parts.last().map(fold).unwrap_or_default(),
+        _ => String::new(),
+    }
 }
 
 /// The names of expressions; an inner query is taken out of its place while it is walked.
