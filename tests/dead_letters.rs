@@ -54,9 +54,11 @@ async fn tidelake(local: &Installation, args: &[&str]) -> (ExitStatus, Value) {
         .run()
         .await
         .expect("the program ran");
-    // Standard error may stand before it or behind it.
-    let output = &output[output.find(['[', '{']).unwrap_or_default()..];
-    let mut values = serde_json::Deserializer::from_str(output).into_iter::<Value>();
+    // Lines of standard error may stand before, behind and between its own.
+    let is_json = |line: &&str| line.trim_start().starts_with(['[', ']', '{', '}', '"']);
+    let output: Vec<&str> = output.lines().filter(is_json).collect();
+    let output = output.join("\n");
+    let mut values = serde_json::Deserializer::from_str(&output).into_iter::<Value>();
     let answer = values.next().and_then(Result::ok).unwrap_or_default();
     (status, answer)
 }

@@ -88,8 +88,8 @@ async fn what_a_table_was_is_told_by_version_name_and_key() {
     assert_eq!(column(&key, "note"), ["b", "a"]);
     let sql = "SELECT note FROM t VERSION AS OF 'before' WHERE id = 1";
     assert_eq!(
-        answer(&local, &["query", sql]).await["rows"],
-        json!([["a"]])
+        answer(&local, &["query", sql]).await,
+        json!([{"note": "a"}])
     );
 
     let other = (before - 1).to_string();
