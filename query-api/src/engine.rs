@@ -76,7 +76,7 @@ struct Inner {
     lookups: Lookups,
     threads: Arc<Threads>,
     /// Statements that are parsed at a time.
-    parsing: Semaphore,
+    parsing: Arc<Semaphore>,
     ids: SharedIds,
     metrics: QueryMetrics,
     session: session::Template,
@@ -173,7 +173,7 @@ impl Engine {
             tails,
             lookups: Lookups::new(&settings),
             threads: Threads::new(settings.target_partitions),
-            parsing: Semaphore::new(settings.target_partitions.max(1)),
+            parsing: Arc::new(Semaphore::new(settings.target_partitions.max(1))),
             readers,
             queries: Queries::new(settings.clone(), metrics.clone(), clock),
             ids,
@@ -324,8 +324,8 @@ impl Engine {
 
     /// Reads the statement. Takes no turn: what it costs is bounded by its length.
     async fn prepare(&self, request: &Request) -> Result<Prepared, QueryError> {
-        let parsing = self.inner.parsing.acquire().await;
-        let _parsing = parsing.map_err(|_| QueryError::Closed)?;
+        let parsing = Arc::clone(&self.inner.parsing).acquire_owned().await;
+        let parsing = parsing.map_err(|_| QueryError::Closed)?;
         let (sql, params) = (request.sql.clone(), request.params.clone());
         let read = async move {
             Ok(match sql::command(&sql, &params)? {
@@ -333,7 +333,7 @@ impl Engine {
                 None => Prepared::Query(sql::parse(&sql, &params)?),
             })
         };
-        run::aside(((), self.lease()?), self.inner.metrics.clone(), read).await
+        run::aside((parsing, self.lease()?), self.inner.metrics.clone(), read).await
     }
 }
 

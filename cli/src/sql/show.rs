@@ -28,7 +28,7 @@ pub(crate) async fn show(
     screen: &mut dyn Screen,
     begun: Instant,
 ) -> Result<Duration, Failure> {
-    let truncated = response
+    let mut truncated = response
         .headers()
         .get(TRUNCATED)
         .is_some_and(|value| value == "true");
@@ -41,11 +41,11 @@ pub(crate) async fn show(
         }
         Format::Json => {
             let out = &mut *screen.stream(Some(Means::Json))?;
-            lines(response, &mut Array::default(), out).await?;
+            truncated |= lines(response, &mut Array::default(), out).await?;
         }
         Format::Ndjson => {
             let out = &mut *screen.stream(Some(Means::Json))?;
-            lines(response, &mut AsTheyAre, out).await?;
+            truncated |= lines(response, &mut AsTheyAre, out).await?;
         }
         Format::Csv => pass(response, &mut *screen.stream(Some(Means::Text))?).await?,
         _ => pass(response, &mut *screen.stream(None)?).await?,
@@ -145,14 +145,15 @@ impl Lines for Array {
 }
 
 /// Lines as they come. The last one is held back until it is known to be a row: of an answer that is
-/// cut short it may say why.
+/// cut short it may say why, of one that ends at the wished number of rows that there are more. True
+/// where it says the latter.
 async fn lines(
     response: Response,
     lines: &mut dyn Lines,
     out: &mut dyn Write,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let mut stream = response.bytes_stream();
-    let mut held = Vec::new();
+    let (mut held, mut written) = (Vec::new(), 0);
     while let Some(chunk) = stream.next().await {
         match chunk {
             Ok(chunk) => held.extend_from_slice(&chunk),
@@ -165,6 +166,7 @@ async fn lines(
         }
         let known = last_line(&held);
         lines.write(&held[..known], out)?;
+        written += held[..known].iter().filter(|byte| **byte == b'\n').count();
         held.drain(..known);
         if held.len() > LINE_BYTES_MAX {
             let message = format!("a row of the answer has more than {LINE_BYTES_MAX} bytes");
@@ -172,9 +174,19 @@ async fn lines(
         }
         tokio::task::yield_now().await;
     }
-    lines.write(&held, out)?;
+    let truncated = is_truncation(&held, written);
+    if !truncated {
+        lines.write(&held, out)?;
+    }
     lines.end(out)?;
-    Ok(out.flush()?)
+    out.flush()?;
+    Ok(truncated)
+}
+
+/// True for a line `{"truncated":{"rows":N}}` behind as many rows.
+fn is_truncation(line: &[u8], rows: usize) -> bool {
+    let told: Value = serde_json::from_slice(line).unwrap_or_default();
+    told == serde_json::json!({"truncated": {"rows": rows}})
 }
 
 /// Where the last whole line begins.
@@ -296,6 +308,19 @@ mod tests {
             shown(Format::Csv, "a\n1\n", true).await,
             (None, "a\n1\n".to_owned())
         );
+    }
+
+    #[tokio::test]
+    async fn the_line_that_tells_of_more_rows_is_no_row() {
+        let rows = "{\"a\":1}\n{\"a\":2}\n";
+        let told = format!("{rows}{{\"truncated\":{{\"rows\":2}}}}\n");
+        let (_, text) = shown(Format::Ndjson, &told, true).await;
+        assert_eq!(text, rows);
+        let (_, text) = shown(Format::Json, &told, true).await;
+        assert_eq!(text, "[\n  {\"a\":1},\n  {\"a\":2}\n]\n");
+        // A row with such a column that tells another number is a row.
+        let row = format!("{rows}{{\"truncated\":{{\"rows\":7}}}}\n");
+        assert_eq!(shown(Format::Ndjson, &row, true).await.1, row);
     }
 
     #[tokio::test]
