@@ -43,8 +43,9 @@ const SLICE_BYTES: usize = 1 << 20;
 const BATCHES_AHEAD: usize = 2;
 /// A query that is over and works on for so long is counted as abandoned.
 const ABANDONED_AFTER: Duration = Duration::from_millis(100);
-/// How often it is looked at once whether a query left anything behind.
+/// How often it is looked at once whether a query left anything behind, and for how long then.
 const LOOKS_AT_ONCE: usize = 64;
+const SETTLES_WITHIN: Duration = Duration::from_millis(20);
 /// How often it is looked whether an abandoned query's threads are free.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(100);
@@ -288,9 +289,10 @@ impl Watch {
         // Whatever still runs has no purpose any more.
         self.interrupt.set();
         self.driven.abort();
-        self.running.over();
         // Most queries leave nothing behind: who asks the next one upon this answer finds room.
-        let counted = match settled(&self.lease).await {
+        let settled = settled(&self.lease).await;
+        self.running.over();
+        let counted = match settled {
             true => {
                 drop(self.running);
                 None
@@ -365,6 +367,11 @@ async fn settled(lease: &Lease) -> bool {
             return true;
         }
         tokio::task::yield_now().await;
+    }
+    // Its threads are the last to run on a busy machine.
+    let until = moment::now() + SETTLES_WITHIN;
+    while !lease.is_idle() && moment::now() < until {
+        moment::reach(moment::now() + LOOK_FIRST).await;
     }
     lease.is_idle()
 }
