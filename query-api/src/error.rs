@@ -289,7 +289,7 @@ impl From<DataFusionError> for QueryError {
                 Self::Invalid(errors.first().unwrap_or(&error).strip_backtrace())
             }
             DataFusionError::NotImplemented(reason) => Self::Unsupported(plain(reason)),
-            DataFusionError::ResourcesExhausted(reason) => Self::Memory(plain(reason)),
+            DataFusionError::ResourcesExhausted(reason) => exhausted(&plain(reason)),
             DataFusionError::ArrowError(source, _) => from_arrow(source),
             DataFusionError::Execution(reason) | DataFusionError::Configuration(reason) => {
                 Self::Failed(plain(reason))
@@ -313,6 +313,13 @@ fn plain(reason: &str) -> String {
         .next()
         .unwrap_or_default()
         .to_owned()
+}
+
+/// The pool names who holds how much of it, which is other tenants' affair: the log keeps it.
+fn exhausted(reason: &str) -> QueryError {
+    tracing::info!(reason, "the memory for queries is used up");
+    let told = "what all queries may take together (memory_bytes_max) is used up";
+    QueryError::Memory(told.to_owned())
 }
 
 fn from_arrow(source: &ArrowError) -> QueryError {

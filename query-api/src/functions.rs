@@ -3,10 +3,10 @@
 //! A function makes its value outside of the memory pool, for a batch at a time, and a constant one
 //! while the statement is planned. So those that can make much of little stand in [`GROWING`]
 //! with how ([`Growth`]), and compute how much it will be before they make it
-//! ([`bounded`]). Aggregates are not here: what they gather is counted by the pool.
+//! ([`bounded`], [`operators`]). Aggregates are not here: what they gather is counted by the pool.
 //!
 //! Also here are the rules that make time count in microseconds ([`micros`]) and whole numbers refuse
-//! what does not fit ([`checked`]).
+//! what does not fit ([`checked`], [`sums`]).
 //!
 //! Invariant: a value of a wrapped function takes no more than its bound for one batch.
 
@@ -16,13 +16,15 @@ mod checked;
 mod constants;
 mod growth;
 mod micros;
+mod operators;
 mod series;
+mod sums;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
 use bin::DateBin;
@@ -31,7 +33,9 @@ use checked::CheckedArithmetic;
 pub(crate) use constants::LargeConstants;
 use growth::Growth;
 use micros::MicrosCoercion;
+use operators::BoundedOperators;
 pub(crate) use series::series;
+use sums::ExactSum;
 
 /// The share of the memory for queries that one value of a batch may take.
 const MEMORY_SHARE: u64 = 8;
@@ -85,16 +89,29 @@ pub(crate) fn bounded(
     functions.into_iter().map(wrap).collect()
 }
 
+/// The aggregates, with a `sum` that does not wrap around.
+pub(crate) fn exact(functions: Vec<Arc<AggregateUDF>>) -> Vec<Arc<AggregateUDF>> {
+    let ours = |function: Arc<AggregateUDF>| match function.name() {
+        "sum" => Arc::new(AggregateUDF::new_from_impl(ExactSum { function })),
+        _ => function,
+    };
+    functions.into_iter().map(ours).collect()
+}
+
 /// DataFusion's rules of meaning, with ours in and behind its coercion of types.
-pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+pub(crate) fn analyzer_rules(memory_bytes_max: u64) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let coercion: Arc<dyn AnalyzerRule + Send + Sync> = Arc::new(MicrosCoercion::default());
     let ours = |rule: Arc<dyn AnalyzerRule + Send + Sync>| match rule.name() == coercion.name() {
         true => Arc::clone(&coercion),
         false => rule,
     };
     let rules = Analyzer::new().rules.into_iter().map(ours);
-    let last: Arc<dyn AnalyzerRule + Send + Sync> = Arc::new(CheckedArithmetic);
-    rules.chain([last]).collect()
+    let bytes_max = bytes_max(memory_bytes_max);
+    let last: [Arc<dyn AnalyzerRule + Send + Sync>; 2] = [
+        Arc::new(CheckedArithmetic),
+        Arc::new(BoundedOperators { bytes_max }),
+    ];
+    rules.chain(last).collect()
 }
 
 /// `date_bin` of every year.

@@ -92,10 +92,12 @@ impl Template {
                 settings.memory_bytes_max,
             ))
             .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())
-            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+            .with_aggregate_functions(functions::exact(
+                SessionStateDefaults::default_aggregate_functions(),
+            ))
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .with_table_functions(series)
-            .with_analyzer_rules(functions::analyzer_rules())
+            .with_analyzer_rules(functions::analyzer_rules(settings.memory_bytes_max))
             .with_optimizer_rule(Arc::new(functions::LargeConstants {
                 bytes_max: functions::bytes_max(settings.memory_bytes_max),
                 batch_rows: settings.batch_rows.max(1),

@@ -18,6 +18,7 @@ use datafusion::logical_expr::{
 };
 
 use super::growth::Growth;
+use crate::error::QueryError;
 
 /// The function as it is, but for the bound.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -34,12 +35,13 @@ impl Bounded {
     }
 
     fn too_large(&self, bytes: usize) -> DataFusionError {
-        DataFusionError::ResourcesExhausted(format!(
+        let reason = format!(
             "{}() would make at least {bytes} bytes at a time; {} is the most: ask for shorter \
              values or fewer rows at a time",
             self.name(),
             self.bytes_max
-        ))
+        );
+        QueryError::Memory(reason).into()
     }
 
     /// Runs of rows whose values fit each. The bounds of texts that are replaced are far from what

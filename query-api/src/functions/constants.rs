@@ -4,9 +4,11 @@
 //! once it runs. A comparison with a constant keeps it once; everything else may write it out.
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+
+use crate::error::QueryError;
 
 /// Constants up to this size are not looked at.
 const SMALL_BYTES: usize = 4 << 10;
@@ -41,11 +43,12 @@ impl OptimizerRule for LargeConstants {
                 if bytes <= self.bytes_max {
                     return Ok(TreeNodeRecursion::Continue);
                 }
-                Err(DataFusionError::ResourcesExhausted(format!(
+                let reason = format!(
                     "a constant value would take {bytes} bytes in the {rows} rows of a batch; {} \
                      is the most: compute it in a query of one row and join that",
                     self.bytes_max
-                )))
+                );
+                Err(QueryError::Memory(reason).into())
             })
         })?;
         Ok(Transformed::no(plan))

@@ -73,6 +73,14 @@ async fn what_would_grow_beyond_the_memory_is_refused_at_once() {
         "SELECT repeat('x', 1000000) FROM generate_series(1, 1000)",
         "SELECT concat(repeat('x', 1000000), value) FROM generate_series(1, 1000)",
         "SELECT length(concat(x, x, x, x)) FROM (SELECT repeat('x', 4000000) x)",
+        "SELECT length(x || x || x || x) FROM (SELECT repeat('x', 4000000) x)",
+        "SELECT length(x || value || x) FROM (SELECT repeat('x', 4000) x), generate_series(1, 5000)",
+        "SELECT array_length(x || x || x) FROM (SELECT range(0, 500000) x)",
+        "SELECT array_length([x, x, x]) FROM (SELECT repeat('x', 4000000) x)",
+        "SELECT length(overlay(x PLACING x FROM 1)) FROM (SELECT repeat('x', 8000000) x)",
+        "WITH a AS (SELECT repeat('x', 1000) s FROM generate_series(1, 1000)), \
+         b AS (SELECT s || s s FROM a), c AS (SELECT s || s s FROM b), \
+         d AS (SELECT s || s s FROM c), e AS (SELECT s || s s FROM d) SELECT max(s) FROM e",
     ] {
         let begun = crate::moment::now();
         let (status, code) = world.code(json!({"sql": sql, "timeout_ms": 20000})).await;
@@ -112,6 +120,11 @@ async fn what_would_grow_beyond_the_memory_is_refused_at_once() {
             json!([[[5, 3], [0, 1, 2], []]]),
         ),
         (
+            "SELECT 'a' || 'b', 'a' || NULL, 'a' || 1, value || '-' || value, [1] || [2], [1] || 2 \
+             FROM generate_series(7, 7)",
+            json!([["ab", null, "a1", "7-7", [1, 2], [1, 2]]]),
+        ),
+        (
             "SELECT to_char(DATE '2026-07-01', '%Y'), concat_ws('-', 1, 2), overlay('abc' PLACING 'x' FROM 2)",
             json!([["2026", "1-2", "axc"]]),
         ),
@@ -121,5 +134,58 @@ async fn what_would_grow_beyond_the_memory_is_refused_at_once() {
         ),
     ] {
         assert_eq!(world.rows(sql).await, answer, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_sum_that_does_not_fit_is_an_error() {
+    let world = World::new(QuerySettings::default()).await;
+    let max = "9223372036854775807";
+    let numbers = format!("(VALUES (1, {max}), (1, 1), (2, 5), (2, NULL), (3, NULL)) t(g, n)");
+    for over in [
+        format!("SELECT sum(n) FROM {numbers}"),
+        format!("SELECT g, sum(n) FROM {numbers} GROUP BY g"),
+        format!("SELECT sum(DISTINCT n) FROM {numbers}"),
+        format!("SELECT sum(n) OVER (ORDER BY n ROWS 3 PRECEDING) FROM {numbers}"),
+        format!("SELECT sum(n) FILTER (WHERE g = 1) FROM {numbers}"),
+        "SELECT sum(n) FROM (SELECT CAST(9e37 AS DECIMAL(38, 0)) n UNION ALL \
+         SELECT CAST(9e37 AS DECIMAL(38, 0)))"
+            .to_owned(),
+    ] {
+        let (status, code) = world.code(json!({"sql": over})).await;
+        assert_eq!((status, code.as_str()), (400, "QUERY_FAILED"), "{over}");
+    }
+    for (sql, answer) in [
+        (
+            format!("SELECT g, sum(n) FROM {numbers} WHERE n < 6 OR n IS NULL GROUP BY g ORDER BY g"),
+            json!([[1, 1], [2, 5], [3, null]]),
+        ),
+        // On its way there it leaves the range.
+        (
+            format!("SELECT sum(n) FROM (VALUES ({max}), (1), (-2)) t(n)"),
+            json!([[9_223_372_036_854_775_806_i64]]),
+        ),
+        (
+            format!(
+                "SELECT sum(n) OVER (ORDER BY k ROWS 1 PRECEDING) FROM \
+                 (VALUES (1, {max}), (2, -1), (3, 4), (4, NULL), (5, NULL)) t(k, n) ORDER BY k"
+            ),
+            json!([[9_223_372_036_854_775_807_i64], [9_223_372_036_854_775_806_i64], [3], [4], [null]]),
+        ),
+        (
+            "SELECT sum(DISTINCT n), sum(n), sum(n * 1.0), sum(CAST(n * 1 AS DECIMAL(5, 2))) \
+             FROM (VALUES (-3), (-3), (4), (NULL)) t(n)"
+                .to_owned(),
+            json!([[1, -2, -2.0, "-2.00"]]),
+        ),
+        (
+            "SELECT sum(value), sum(-value), sum(value % 3) FILTER (WHERE value > 99999) \
+             FROM generate_series(1, 100000)"
+                .to_owned(),
+            json!([[5_000_050_000_i64, -5_000_050_000_i64, 1]]),
+        ),
+        ("SELECT sum(n) FROM (SELECT 1 n) WHERE n > 1".to_owned(), json!([[null]])),
+    ] {
+        assert_eq!(world.rows(&sql).await, answer, "{sql}");
     }
 }
