@@ -5,6 +5,7 @@
 
 pub(crate) mod answer;
 mod check;
+mod compress;
 mod lookup;
 mod problem;
 mod routes;

@@ -5,6 +5,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, Response, StatusCode, header};
+use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use serde_json::json;
@@ -13,6 +14,7 @@ use tidelake_core::limits::CONTROL_BODY_BYTES_MAX;
 use tidelake_service::{Problem, Runtime, method_not_allowed, no_such_route, standard_routes};
 
 use super::check;
+use super::compress::compress;
 use super::lookup;
 use crate::admission::QueryId;
 use crate::engine::Engine;
@@ -43,6 +45,7 @@ pub fn router(engine: Engine, runtime: &Runtime) -> Router {
         .route("/v1/queries", get(list_queries))
         .route("/v1/queries/{id}", delete(cancel_query))
         .layer(DefaultBodyLimit::max(CONTROL_BODY_BYTES_MAX))
+        .layer(middleware::from_fn(compress))
         .with_state(engine)
         .merge(standard_routes("query", runtime))
         .fallback(|| async { no_such_route() })
