@@ -11,6 +11,7 @@
 mod broker;
 mod end_to_end;
 mod footprint;
+mod hostile;
 mod ingest;
 mod json_decode;
 mod reads;
@@ -74,9 +75,11 @@ enum Figure {
     ScanAfterUpdates,
     Takeover,
     Idle,
+    /// Careless and hostile statements beside ingest and lookups
+    Hostile,
 }
 
-const ALL: [Figure; 17] = [
+const ALL: [Figure; 18] = [
     Figure::JsonDecode,
     Figure::IngestPacked,
     Figure::IngestArrow,
@@ -94,6 +97,7 @@ const ALL: [Figure; 17] = [
     Figure::ScanAfterUpdates,
     Figure::Takeover,
     Figure::Idle,
+    Figure::Hostile,
 ];
 
 fn main() -> Result<()> {
@@ -159,6 +163,7 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
             takeover::run(live, Some(&kafka.bootstrap())).await
         }
         Figure::Idle => reads::idle(live.min(1_000_000)).await,
+        Figure::Hostile => hostile::run(live.min(1_000_000), 60).await,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::upsert::{ARROW, Dice, body, every_second, fill, rows};
 const TABLE: &str = "clicks";
 
 /// Percentiles of times, in milliseconds.
-fn percentiles(mut times: Vec<Duration>) -> Value {
+pub(crate) fn percentiles(mut times: Vec<Duration>) -> Value {
     times.sort();
     let at = |share: f64| {
         let place = ((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1));
