@@ -78,6 +78,8 @@ struct Inner {
     listed: Mutex<HashMap<(TenantId, QueryId), Listed>>,
     /// Of each tenant the queries that are over while something of them still computes.
     abandoned: Mutex<HashMap<TenantId, usize>>,
+    /// The process stops.
+    closed: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -93,7 +95,7 @@ pub(crate) type Turn = OwnedSemaphorePermit;
 /// One query from its admission to the end of its execution.
 #[derive(Debug)]
 pub(crate) struct Running {
-    pub cancel: CancellationToken,
+    cancel: CancellationToken,
     pub begun: Instant,
     pub timeout: Duration,
     pub ending: Arc<Ending>,
@@ -142,6 +144,7 @@ impl Queries {
                 clock,
                 listed,
                 abandoned: Mutex::default(),
+                closed: CancellationToken::new(),
             }),
         }
     }
@@ -156,7 +159,7 @@ impl Queries {
     ) -> Result<Running, QueryError> {
         let begun = moment::now();
         let inner = &self.inner;
-        let cancel = CancellationToken::new();
+        let cancel = inner.closed.child_token();
         let named = (tenant.clone(), id);
         let mut listed = inner.listed.lock();
         let refused = |outcome| inner.metrics.queries.with_label_values(&[outcome]).inc();
@@ -218,6 +221,11 @@ impl Queries {
     /// Where turns are given back to and taken from while an answer's reader makes it wait.
     pub(crate) fn turns(&self) -> &Arc<Semaphore> {
         &self.inner.turns
+    }
+
+    /// Ends all queries, and those that still come.
+    pub(crate) fn close(&self) {
+        self.inner.closed.cancel();
     }
 
     /// Cancels a query of the tenant.
@@ -331,6 +339,15 @@ impl Running {
         self.begun + self.timeout
     }
 
+    /// Waits until somebody ends it, and says who.
+    pub(crate) async fn cancelled(&self) -> QueryError {
+        self.cancel.cancelled().await;
+        match self.inner.closed.is_cancelled() {
+            true => QueryError::Closed,
+            false => QueryError::Cancelled,
+        }
+    }
+
     pub(crate) fn timed_out(&self) -> QueryError {
         let millis = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
         QueryError::Timeout(millis)
@@ -354,7 +371,7 @@ impl Running {
     ) -> Result<T, QueryError> {
         tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Err(QueryError::Cancelled),
+            ended = self.cancelled() => Err(ended),
             done = moment::by(self.deadline(), work) => {
                 done.unwrap_or_else(|_| {
                     let behind = self.behind.lock().take();
@@ -368,8 +385,8 @@ impl Running {
     pub(crate) async fn pause(&self, pause: Duration) -> Result<(), QueryError> {
         let deadline = self.deadline();
         let until = deadline.min(moment::now() + pause);
-        match moment::by(until, self.cancel.cancelled()).await {
-            Ok(()) => Err(QueryError::Cancelled),
+        match moment::by(until, self.cancelled()).await {
+            Ok(ended) => Err(ended),
             Err(_) if until == deadline => Err(self.timed_out()),
             Err(_) => Ok(()),
         }

@@ -243,6 +243,11 @@ impl Engine {
         self.inner.queries.cancel(id, tenant)
     }
 
+    /// Ends all queries: the process stops.
+    pub(crate) fn close(&self) {
+        self.inner.queries.close();
+    }
+
     /// The tenant's queries under way.
     pub fn queries(&self, tenant: &TenantId) -> Vec<QueryInfo> {
         self.inner.queries.list(tenant)

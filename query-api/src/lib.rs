@@ -75,6 +75,9 @@ pub use tail::TailLog;
 /// How often the log is asked whether it is there.
 const LOG_CHECK: Duration = Duration::from_secs(10);
 
+/// How long queries under way may go on when the process is to stop; less than what answers have.
+const QUERIES_DRAIN: Duration = Duration::from_secs(5);
+
 /// Starts the service and waits for its end.
 ///
 /// # Errors
@@ -174,12 +177,20 @@ pub async fn start_with(
             ServiceError::caused_by(ErrorKind::Unavailable, what, error)
         })?;
     let address = listener.local_addr()?;
-    let router = router(engine, &runtime);
+    let router = router(engine.clone(), &runtime);
     let shutdown = runtime.shutdown.clone();
+    tokio::spawn(end_queries(engine, shutdown.clone()));
     tokio::spawn(watch_log(log.admin(), log_health, shutdown.clone()));
     let task =
         tokio::spawn(async move { Ok(tidelake_service::serve(listener, router, shutdown).await?) });
     Ok(Running { address, task })
+}
+
+/// Gives queries a while to end by themselves once the process is to stop.
+async fn end_queries(engine: Engine, shutdown: Shutdown) {
+    shutdown.requested().await;
+    moment::reach(moment::now() + QUERIES_DRAIN).await;
+    engine.close();
 }
 
 async fn watch_log(admin: Arc<dyn LogAdmin>, health: HealthHandle, shutdown: Shutdown) {

@@ -320,7 +320,7 @@ impl Watch {
                     };
                     return Some(done.unwrap_or_else(|error| Err(failed(error))));
                 }
-                () = self.running.cancel.cancelled() => return Some(Err(QueryError::Cancelled)),
+                ended = self.running.cancelled() => return Some(Err(ended)),
                 () = self.progress.gone.cancelled() => return None,
                 () = self.progress.stalls.notified() => {}
                 () = moment::reach(wake) => {

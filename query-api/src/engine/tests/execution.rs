@@ -106,6 +106,28 @@ async fn endless_queries_hold_up_nobody_and_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn when_the_process_stops_its_queries_end() {
+    let world = world_of(QuerySettings::default()).await;
+    let reading = ask(&world, LONG, 60_000).await.unwrap();
+    let endless = ask(&world, ENDLESS, 60_000).await.unwrap();
+    world.engine.close();
+    for mut answer in [reading, endless] {
+        let why = soon(async {
+            loop {
+                match answer.rows.next().await {
+                    Ok(Some(_)) => {}
+                    other => break other.map(|_| ()),
+                }
+            }
+        })
+        .await;
+        assert!(matches!(why, Err(QueryError::Closed)), "{why:?}");
+    }
+    let late = world.code(json!({"sql": "SELECT 1"})).await;
+    assert_eq!(late, (503, "SHUTTING_DOWN".to_owned()));
+}
+
+#[tokio::test]
 async fn an_answer_that_nobody_reads_gives_its_turn_back_and_is_cut_off() {
     let settings = QuerySettings {
         running_max: 1,
