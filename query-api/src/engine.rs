@@ -17,6 +17,7 @@ mod flush_tests;
 mod interrupt;
 mod plan;
 mod planner;
+mod pushdown;
 mod resolve;
 mod run;
 mod session;

@@ -24,6 +24,7 @@ use tidelake_core::TenantId;
 use tidelake_schema::arrow::UTC;
 use url::Url;
 
+use super::pushdown;
 use crate::error::QueryError;
 use crate::functions;
 use crate::provider::about::{CATALOG, INFORMATION_SCHEMA};
@@ -77,6 +78,9 @@ impl Template {
         options.catalog.default_catalog = CATALOG.to_owned();
         options.execution.time_zone = Some(UTC.to_owned());
         options.execution.parquet.pushdown_filters = settings.pushdown_filters;
+        // `max(s || 'x'), min(t)` would read only rows that can have a new least t: arguments that
+        // are no columns are overlooked.
+        options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
         let series = SessionStateDefaults::default_table_functions();
         let series: HashMap<String, Arc<TableFunction>> = series
             .into_iter()
@@ -103,6 +107,7 @@ impl Template {
                 batch_rows: settings.batch_rows.max(1),
             }))
             .with_analyzer_rule(Arc::new(UnnestedFieldsOfNullsAreNull))
+            .with_physical_optimizer_rules(pushdown::rules())
             .build();
         state.register_function_rewrite(Arc::new(FieldsOfNullsAreNull))?;
         state.register_function_rewrite(Arc::new(UuidsInAnyCase))?;

@@ -551,3 +551,17 @@ async fn plans_of_large_statements() {
         assert_eq!(world.rows_of(body).await, json!([[rows]]), "{sql:.90}");
     }
 }
+
+#[tokio::test]
+async fn an_aggregate_does_not_lose_the_rows_that_another_has_no_need_of() {
+    let (world, _table) = world().await;
+    for (sql, answer) in [
+        ("max(concat(id, 'x')), min(id)", json!([["9x", 0]])),
+        ("min(id), max(abs(id - 3))", json!([[0, 6]])),
+        ("max(id), min(id % 7)", json!([[9, 0]])),
+    ] {
+        let sql = format!("SELECT {sql} FROM orders");
+        let body = json!({"sql": sql, "consistency": "committed"});
+        assert_eq!(world.rows_of(body).await, answer, "{sql}");
+    }
+}
