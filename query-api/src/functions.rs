@@ -3,7 +3,8 @@
 //! A function makes its value outside of the memory pool, for a batch at a time, and a constant one
 //! while the statement is planned. So those that can make much of little stand in [`GROWING`]
 //! with how ([`Growth`]), and compute how much it will be before they make it
-//! ([`bounded`], [`operators`]). Aggregates are not here: what they gather is counted by the pool.
+//! ([`bounded`], [`operators`]). What aggregates gather is counted by the pool, but for those over
+//! windows ([`windows`]).
 //!
 //! Also here are the rules that make time count in microseconds ([`micros`]) and whole numbers refuse
 //! what does not fit ([`checked`], [`sums`]).
@@ -21,6 +22,7 @@ mod series;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 use std::sync::Arc;
 
@@ -36,6 +38,7 @@ use micros::MicrosCoercion;
 use operators::BoundedOperators;
 pub(crate) use series::series;
 use sums::ExactSum;
+use windows::SmallFrames;
 
 /// The share of the memory for queries that one value of a batch may take.
 const MEMORY_SHARE: u64 = 8;
@@ -107,7 +110,8 @@ pub(crate) fn analyzer_rules(memory_bytes_max: u64) -> Vec<Arc<dyn AnalyzerRule 
     };
     let rules = Analyzer::new().rules.into_iter().map(ours);
     let bytes_max = bytes_max(memory_bytes_max);
-    let last: [Arc<dyn AnalyzerRule + Send + Sync>; 2] = [
+    let last: [Arc<dyn AnalyzerRule + Send + Sync>; 3] = [
+        Arc::new(SmallFrames),
         Arc::new(CheckedArithmetic),
         Arc::new(BoundedOperators { bytes_max }),
     ];

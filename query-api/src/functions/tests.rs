@@ -138,6 +138,45 @@ async fn what_would_grow_beyond_the_memory_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn lists_of_windows_have_small_frames() {
+    let world = World::new(QuerySettings::default()).await;
+    let of = |call: &str, over: &str| {
+        format!("SELECT {call} OVER ({over}) FROM generate_series(1, 3) ORDER BY value")
+    };
+    for over in [
+        "",
+        "ORDER BY value",
+        "PARTITION BY value % 2",
+        "ORDER BY value ROWS 100 PRECEDING",
+        "ORDER BY value ROWS BETWEEN 1 PRECEDING AND UNBOUNDED FOLLOWING",
+        "ORDER BY value RANGE 1 PRECEDING",
+        "ORDER BY value GROUPS 1 PRECEDING",
+    ] {
+        for call in [
+            "array_agg(value)",
+            "string_agg(CAST(value AS VARCHAR), ',')",
+        ] {
+            let sql = of(call, over);
+            let (status, code) = world.code(json!({"sql": sql})).await;
+            assert_eq!((status, code.as_str()), (400, "SQL_NOT_SUPPORTED"), "{sql}");
+        }
+    }
+    for (sql, answer) in [
+        (
+            of("array_agg(value)", "ORDER BY value ROWS 1 PRECEDING"),
+            json!([[[1]], [[1, 2]], [[2, 3]]]),
+        ),
+        (of("sum(value)", "ORDER BY value"), json!([[1], [3], [6]])),
+        (
+            "SELECT array_agg(value ORDER BY value) FROM generate_series(1, 3)".to_owned(),
+            json!([[[1, 2, 3]]]),
+        ),
+    ] {
+        assert_eq!(world.rows(&sql).await, answer, "{sql}");
+    }
+}
+
+#[tokio::test]
 async fn a_sum_that_does_not_fit_is_an_error() {
     let world = World::new(QuerySettings::default()).await;
     let max = "9223372036854775807";
@@ -157,7 +196,9 @@ async fn a_sum_that_does_not_fit_is_an_error() {
     }
     for (sql, answer) in [
         (
-            format!("SELECT g, sum(n) FROM {numbers} WHERE n < 6 OR n IS NULL GROUP BY g ORDER BY g"),
+            format!(
+                "SELECT g, sum(n) FROM {numbers} WHERE n < 6 OR n IS NULL GROUP BY g ORDER BY g"
+            ),
             json!([[1, 1], [2, 5], [3, null]]),
         ),
         // On its way there it leaves the range.
@@ -170,7 +211,13 @@ async fn a_sum_that_does_not_fit_is_an_error() {
                 "SELECT sum(n) OVER (ORDER BY k ROWS 1 PRECEDING) FROM \
                  (VALUES (1, {max}), (2, -1), (3, 4), (4, NULL), (5, NULL)) t(k, n) ORDER BY k"
             ),
-            json!([[9_223_372_036_854_775_807_i64], [9_223_372_036_854_775_806_i64], [3], [4], [null]]),
+            json!([
+                [9_223_372_036_854_775_807_i64],
+                [9_223_372_036_854_775_806_i64],
+                [3],
+                [4],
+                [null]
+            ]),
         ),
         (
             "SELECT sum(DISTINCT n), sum(n), sum(n * 1.0), sum(CAST(n * 1 AS DECIMAL(5, 2))) \
@@ -184,7 +231,10 @@ async fn a_sum_that_does_not_fit_is_an_error() {
                 .to_owned(),
             json!([[5_000_050_000_i64, -5_000_050_000_i64, 1]]),
         ),
-        ("SELECT sum(n) FROM (SELECT 1 n) WHERE n > 1".to_owned(), json!([[null]])),
+        (
+            "SELECT sum(n) FROM (SELECT 1 n) WHERE n > 1".to_owned(),
+            json!([[null]]),
+        ),
     ] {
         assert_eq!(world.rows(&sql).await, answer, "{sql}");
     }
