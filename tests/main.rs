@@ -16,6 +16,7 @@ mod misrouted;
 mod others;
 mod rebalance;
 mod spark;
+mod sql_fuzz;
 mod time_travel;
 mod tokens;
 mod topics;
