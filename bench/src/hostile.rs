@@ -76,7 +76,10 @@ struct Seen {
 /// 32 clients for a minute, beside ingest and lookups of one client each.
 pub(crate) async fn run(live: u64, seconds: u64) -> Result<()> {
     let mut options: Options = every_second();
-    let memory = ("TIDELAKE__QUERY__QUERY__MEMORY_BYTES_MAX", MEMORY_BYTES.to_string());
+    let memory = (
+        "TIDELAKE__QUERY__QUERY__MEMORY_BYTES_MAX",
+        MEMORY_BYTES.to_string(),
+    );
     options.environment.push((memory.0.to_owned(), memory.1));
     let system = Arc::new(System::start(&options)?);
     system.create_upsert(TABLE, 4).await?;
