@@ -481,8 +481,17 @@ async fn zeros_of_both_signs_are_equal() {
                 ("BETWEEN 0.0 AND 1.0", 4),
                 ("< 0.0", 0),
                 ("IN (SELECT 0.0)", 3),
+                ("IN (id * 0, 3.0)", 4),
+                ("NOT IN (id * 0, 0 * id, 3)", 2),
+                ("WHEN 7 THEN false WHEN 0 THEN true WHEN 3 THEN true END", 4),
             ] {
-                let sql = format!("SELECT count(*) FROM @ WHERE id < 1000 AND {column} {filter}");
+                let case = if filter.starts_with("WHEN") {
+                    "CASE"
+                } else {
+                    ""
+                };
+                let sql =
+                    format!("SELECT count(*) FROM @ WHERE id < 1000 AND {case} {column} {filter}");
                 let found = answer(&world, place, &sql).await;
                 assert_eq!(
                     found[1],
