@@ -339,6 +339,12 @@ impl Running {
         self.begun + self.timeout
     }
 
+    /// Queries of all tenants that execute now.
+    pub(crate) fn executing(&self) -> usize {
+        let free = self.inner.turns.available_permits();
+        self.inner.settings.running_max.saturating_sub(free)
+    }
+
     /// Waits until somebody ends it, and says who.
     pub(crate) async fn cancelled(&self) -> QueryError {
         self.cancel.cancelled().await;

@@ -46,6 +46,8 @@ const ABANDONED_AFTER: Duration = Duration::from_millis(100);
 /// How often it is looked at once whether a query left anything behind, and for how long then.
 const LOOKS_AT_ONCE: usize = 64;
 const SETTLES_WITHIN: Duration = Duration::from_millis(20);
+/// How often a query that goes on makes room for others, if there are many.
+const SINKS_EVERY: Duration = Duration::from_millis(250);
 /// How often it is looked whether an abandoned query's threads are free.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(100);
@@ -310,6 +312,7 @@ impl Watch {
 
     /// How the query ended; `None` where its reader went.
     async fn verdict(&mut self) -> Option<Result<(), QueryError>> {
+        let mut sinks = moment::now() + SINKS_EVERY;
         loop {
             let (wake, due) = self.bounds.next(&self.progress.clock.lock());
             tokio::select! {
@@ -323,6 +326,10 @@ impl Watch {
                 ended = self.running.cancelled() => return Some(Err(ended)),
                 () = self.progress.gone.cancelled() => return None,
                 () = self.progress.stalls.notified() => {}
+                () = moment::reach(sinks) => {
+                    self.lease.sink(self.running.executing());
+                    sinks = moment::now() + SINKS_EVERY;
+                }
                 () = moment::reach(wake) => {
                     // Perhaps the reader took something meanwhile, which moves the end.
                     let (wake, _) = self.bounds.next(&self.progress.clock.lock());
@@ -384,6 +391,7 @@ async fn freed(lease: &Lease, metrics: &QueryMetrics) {
     while !lease.is_idle() {
         if counted.is_none() && moment::age(begun) > ABANDONED_AFTER {
             counted = Some(Counted::begin(metrics));
+            lease.abandon();
         }
         moment::reach(moment::now() + pause).await;
         pause = (pause * 2).min(LOOK_MAX);

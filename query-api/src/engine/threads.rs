@@ -6,15 +6,25 @@
 //! ```
 //! Operators do not yield while they compute, so every query gets a runtime for itself: the system's
 //! scheduler shares the processors between them, and a query that can't be stopped at once holds up
-//! nobody else. These threads run below the priority of all others of the process.
+//! nobody else. These threads run below the priority of all others of the process, and the lower the
+//! more of them there are: what all queries together may take from the others stays about the same.
+//!
+//! | queries that execute | nice | weight of each, of all (others: 1024 each) |
+//! | --- | --- | --- |
+//! | 1, 2 | 5 | 335, 670 |
+//! | 4 | 8 | 172, 690 |
+//! | 16 | 14 | 45, 720 |
 //!
 //! Invariants:
 //! - a runtime belongs to one query at a time, and goes to the next one only when nothing of the
 //!   last runs on it any more;
-//! - what must outlive a query (followers, connections to the object store) is never spawned here.
+//! - what must outlive a query (followers, connections to the object store) is never spawned here;
+//! - priorities only sink, as raising one again takes a privilege: threads that have sunk go with
+//!   their query.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -25,12 +35,58 @@ const STACK_BYTES: usize = 32 * 1024 * 1024;
 const BLOCKING_THREADS_MAX: usize = 8;
 /// The threads' priority, as by `nice`: below that of the process's others, which have 0.
 const NICE: i32 = 5;
+/// The lowest there is.
+const NICE_MAX: i32 = 19;
+/// Queries that together keep [`NICE`].
+const QUERIES_AT_NICE: usize = 2;
+/// Steps that halve a thread's weight: each is a factor of 1.25 (sched(7)).
+const STEPS_OF_A_HALF: i32 = 3;
 
 /// Runtimes of queries; those of queries that ended wait for the next one.
 #[derive(Debug)]
 pub(super) struct Threads {
     workers: usize,
-    idle: Mutex<Vec<Runtime>>,
+    idle: Mutex<Vec<Crew>>,
+}
+
+/// A runtime, and what its threads are.
+#[derive(Debug)]
+struct Crew {
+    runtime: Runtime,
+    level: Arc<Level>,
+}
+
+/// The priority of a runtime's threads.
+#[derive(Debug)]
+struct Level {
+    nice: AtomicI32,
+    /// As the system calls those that run.
+    threads: Mutex<Vec<libc::pid_t>>,
+}
+
+impl Level {
+    /// The calling thread is one of them.
+    fn joined(&self) {
+        let thread = own_id();
+        let mut threads = self.threads.lock();
+        threads.push(thread);
+        set_nice(thread, self.nice.load(Ordering::Relaxed));
+    }
+
+    /// The calling thread ends: its id may be another's soon.
+    fn left(&self) {
+        let thread = own_id();
+        self.threads.lock().retain(|held| *held != thread);
+    }
+
+    fn sink_to(&self, nice: i32) {
+        let threads = self.threads.lock();
+        if self.nice.fetch_max(nice, Ordering::Relaxed) < nice {
+            for thread in threads.iter() {
+                set_nice(*thread, nice);
+            }
+        }
+    }
 }
 
 impl Threads {
@@ -45,32 +101,49 @@ impl Threads {
     /// Threads for one query.
     pub(super) fn lease(self: &Arc<Self>) -> io::Result<Lease> {
         let idle = self.idle.lock().pop();
-        let runtime = match idle {
-            Some(runtime) => runtime,
+        let crew = match idle {
+            Some(crew) => crew,
             None => self.begin()?,
         };
         Ok(Lease {
-            runtime: Some(runtime),
+            crew: Some(crew),
             home: Arc::clone(self),
         })
     }
 
-    fn begin(&self) -> io::Result<Runtime> {
-        Builder::new_multi_thread()
+    fn begin(&self) -> io::Result<Crew> {
+        let level = Arc::new(Level {
+            nice: AtomicI32::new(NICE),
+            threads: Mutex::default(),
+        });
+        let (joined, left) = (Arc::clone(&level), Arc::clone(&level));
+        let runtime = Builder::new_multi_thread()
             .worker_threads(self.workers)
             .max_blocking_threads(BLOCKING_THREADS_MAX)
             .thread_name("tidelake-query")
             .thread_stack_size(STACK_BYTES)
-            .on_thread_start(lower_priority)
+            .on_thread_start(move || joined.joined())
+            .on_thread_stop(move || left.left())
             .enable_all()
-            .build()
+            .build()?;
+        Ok(Crew { runtime, level })
     }
+}
+
+/// How far the threads of each of so many queries have to sink.
+fn nice_of(queries: usize) -> i32 {
+    let halves = (queries.max(1) as f64 / QUERIES_AT_NICE as f64)
+        .log2()
+        .ceil();
+    // A few at most.
+    let steps = (halves.max(0.0) as i32).saturating_mul(STEPS_OF_A_HALF);
+    NICE.saturating_add(steps).min(NICE_MAX)
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        for runtime in self.idle.get_mut().drain(..) {
-            runtime.shutdown_background();
+        for crew in self.idle.get_mut().drain(..) {
+            crew.runtime.shutdown_background();
         }
     }
 }
@@ -78,47 +151,122 @@ impl Drop for Threads {
 /// The threads of one query.
 #[derive(Debug)]
 pub(super) struct Lease {
-    runtime: Option<Runtime>,
+    crew: Option<Crew>,
     home: Arc<Threads>,
 }
 
 impl Lease {
-    pub(super) fn handle(&self) -> &Handle {
-        let runtime = self.runtime.as_ref();
-        runtime
+    fn crew(&self) -> &Crew {
+        self.crew
+            .as_ref()
             .expect("a lease holds its runtime to the end")
-            .handle()
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        self.crew().runtime.handle()
     }
 
     /// True where nothing of the query runs any more.
     pub(super) fn is_idle(&self) -> bool {
         self.handle().metrics().num_alive_tasks() == 0
     }
+
+    /// Makes room for others: `queries` execute now.
+    pub(super) fn sink(&self, queries: usize) {
+        self.crew().level.sink_to(nice_of(queries));
+    }
+
+    /// What runs on is of no use to anybody.
+    pub(super) fn abandon(&self) {
+        self.crew().level.sink_to(NICE_MAX);
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some(runtime) = self.runtime.take() else {
+        let Some(crew) = self.crew.take() else {
             return;
         };
-        match runtime.metrics().num_alive_tasks() {
-            0 => self.home.idle.lock().push(runtime),
+        let has_sunk = crew.level.nice.load(Ordering::Relaxed) > NICE;
+        match crew.runtime.metrics().num_alive_tasks() {
+            0 if !has_sunk => self.home.idle.lock().push(crew),
             // Its threads end when their tasks do.
-            _ => runtime.shutdown_background(),
+            _ => crew.runtime.shutdown_background(),
         }
     }
 }
 
-/// A thread that can't be told runs like all others.
-fn lower_priority() {
+/// The calling thread's id; 0, which stands for the calling thread, where it has none.
+fn own_id() -> libc::pid_t {
     #[cfg(target_os = "linux")]
     {
-        // On Linux the priority is the calling thread's, where no id is given (setpriority(2)).
+        #[expect(unsafe_code, reason = "a system call without arguments")]
+        unsafe {
+            libc::gettid()
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    0
+}
+
+/// A thread that can't be told runs like all others.
+fn set_nice(thread: libc::pid_t, nice: i32) {
+    #[cfg(target_os = "linux")]
+    {
+        let Ok(who) = libc::id_t::try_from(thread) else {
+            return;
+        };
+        // On Linux the priority is a thread's (setpriority(2)).
         #[expect(unsafe_code, reason = "a system call that takes numbers only")]
-        let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0;
+        let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, who, nice) } != 0;
         if failed {
             let error = io::Error::last_os_error();
             tracing::debug!(%error, "a query's thread keeps its priority");
         }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (thread, nice);
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// The priorities of the threads that run.
+    fn nices(lease: &Lease) -> Vec<i32> {
+        let threads = lease.crew().level.threads.lock().clone();
+        let nice = |thread: &libc::pid_t| {
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+            // The sixteenth field behind the name (proc_pid_stat(5)).
+            let (_, rest) = stat.rsplit_once(')').unwrap();
+            rest.split_whitespace().nth(16).unwrap().parse().unwrap()
+        };
+        threads.iter().map(nice).collect()
+    }
+
+    #[test]
+    fn many_queries_take_no_more_than_few() {
+        let of = [1, 2, 3, 4, 8, 16, 32, 1000].map(nice_of);
+        assert_eq!(of, [5, 5, 8, 8, 11, 14, 17, 19]);
+        let home = Threads::new(2);
+        let leases: Vec<Lease> = (0..4).map(|_| home.lease().unwrap()).collect();
+        // Each thread is there once it has done something.
+        for lease in &leases {
+            let (send, done) = std::sync::mpsc::channel();
+            lease.handle().spawn(async move { send.send(()).unwrap() });
+            done.recv().unwrap();
+        }
+        leases[0].sink(4);
+        assert!(nices(&leases[0]).iter().all(|nice| *nice == 8));
+        assert!(!nices(&leases[0]).is_empty());
+        assert!(nices(&leases[1]).iter().all(|nice| *nice == NICE));
+        drop(leases);
+        // Only those that can be as quick as others are kept.
+        assert_eq!(home.idle.lock().len(), 3);
+        let fresh = home.lease().unwrap();
+        fresh.sink(1);
+        assert!(nices(&fresh).iter().all(|nice| *nice == NICE));
+        fresh.abandon();
+        assert!(nices(&fresh).iter().all(|nice| *nice == NICE_MAX));
     }
 }
