@@ -246,6 +246,13 @@ fn parsed(function: &ScalarFunction, schema: &DFSchema) -> Option<Expr> {
                 let seconds = to(value.clone(), DataType::Int64);
                 return Some(to(to(seconds, target(Second)), target(Microsecond)));
             }
+            if found.is_floating() && name == "to_timestamp" {
+                let micros = to(value.clone(), DataType::Float64) * lit(1e6);
+                let func = datafusion::functions::math::round();
+                let args = vec![micros];
+                let whole = Expr::ScalarFunction(ScalarFunction { func, args });
+                return Some(to(to(whole, DataType::Int64), target(Microsecond)));
+            }
             None
         }
         _ => None,

@@ -132,6 +132,18 @@ async fn functions_take_and_make_every_year() {
         ("to_timestamp('9999-12-31')", json!("9999-12-31T00:00:00Z")),
         ("to_timestamp(253402300799)", json!("9999-12-31T23:59:59Z")),
         (
+            "to_timestamp(253402300799.0)",
+            json!("9999-12-31T23:59:59Z"),
+        ),
+        (
+            "to_timestamp(-62135596800.0)",
+            json!("0001-01-01T00:00:00Z"),
+        ),
+        (
+            "to_timestamp(1795264496.789123)",
+            json!("2026-11-21T12:34:56.789123Z"),
+        ),
+        (
             "to_timestamp_seconds('0001-01-01')",
             json!("0001-01-01T00:00:00Z"),
         ),
