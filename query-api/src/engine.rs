@@ -38,6 +38,7 @@ use tidelake_core::clock::SharedClock;
 use tidelake_core::ids::SharedIds;
 use tidelake_core::{Bucket, TableId, TableVersion, TenantId, Watermark};
 use tidelake_manifest::SnapshotCache;
+use tidelake_service::Pace;
 use tidelake_storage::Store;
 use tidelake_table::index::IndexHome;
 use tokio::sync::Semaphore;
@@ -92,6 +93,8 @@ pub struct Parts {
     pub snapshots: SnapshotCache,
     /// Where key indexes live; by the settings where absent.
     pub indexes: Option<IndexHome>,
+    /// Where writers of this process see how far the tails are.
+    pub pace: Pace,
     pub clock: SharedClock,
     pub ids: SharedIds,
     pub metrics: QueryMetrics,
@@ -147,6 +150,7 @@ impl Engine {
             tail,
             snapshots,
             indexes,
+            pace,
             clock,
             ids,
             metrics,
@@ -166,7 +170,7 @@ impl Engine {
             Arc::clone(&pins),
             settings.clone(),
             home,
-            metrics.clone(),
+            (metrics.clone(), pace),
         );
         let inner = Inner {
             pins,

@@ -58,7 +58,7 @@ use tidelake_catalog::Catalog;
 use tidelake_core::ErrorKind;
 use tidelake_log::{KafkaLog, LogAdmin, LogClient};
 use tidelake_manifest::SnapshotCache;
-use tidelake_service::{HealthHandle, Running, Runtime, ServiceError, Shutdown};
+use tidelake_service::{HealthHandle, Pace, Running, Runtime, ServiceError, Shutdown};
 use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::index::IndexHome;
 
@@ -91,6 +91,8 @@ pub struct Shared {
     pub snapshots: SnapshotCache,
     /// Where key indexes live; by the settings where absent.
     pub indexes: Option<IndexHome>,
+    /// Where the process's writers see how far tails are.
+    pub pace: Pace,
 }
 
 /// Starts the service; it runs until the runtime's shutdown is triggered. A log that does not answer
@@ -120,6 +122,8 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         log: Arc::new(log),
         snapshots,
         indexes: None,
+        // Nobody writes here.
+        pace: Pace::default(),
     };
     start_with(settings, runtime, shared).await
 }
@@ -140,6 +144,7 @@ pub async fn start_with(
         log,
         snapshots,
         indexes,
+        pace,
     } = shared;
     let catalog = Catalog::open(&store, Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
     let catalog = catalog.await.map_err(|error| {
@@ -162,6 +167,7 @@ pub async fn start_with(
         tail,
         snapshots,
         indexes,
+        pace,
         clock: Arc::clone(&runtime.clock),
         ids: Arc::clone(&runtime.ids),
         metrics: QueryMetrics::new(&runtime.metrics),
