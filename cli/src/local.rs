@@ -23,7 +23,7 @@ use clap::Args;
 use serde_json::json;
 use tidelake_core::ErrorKind;
 use tidelake_service::telemetry::{self, LogFormat};
-use tidelake_service::{HealthReport, Running, Runtime, ServiceError, Shutdown, program};
+use tidelake_service::{HealthReport, Pace, Running, Runtime, ServiceError, Shutdown, program};
 
 pub(crate) use lock::FolderLock;
 pub(crate) use settings::LocalSettings;
@@ -205,10 +205,13 @@ impl Local {
         let flusher = settings.flusher(folder, &kafka, &url);
         let query = settings.query(folder, &kafka, &url);
         let (log, snapshots) = (&ground.log, &ground.snapshots);
+        // One for all: what is acknowledged here is read here.
+        let pace = Pace::default();
         let gateway_parts = tidelake_ingest_gateway::Parts {
             store: ground.store()?,
             log: Arc::clone(log),
             snapshots: snapshots.clone(),
+            pace: pace.clone(),
         };
         let flusher_parts = tidelake_flusher::Parts {
             store: ground.store()?,
@@ -221,6 +224,7 @@ impl Local {
             log: Arc::clone(log),
             snapshots: snapshots.clone(),
             indexes: ground.indexes(),
+            pace,
         };
 
         let child = runtime.detached();
