@@ -49,6 +49,7 @@ use parking_lot::Mutex;
 use tidelake_catalog::TableEntry;
 use tidelake_core::{TableId, TableVersion};
 use tidelake_service::Pace;
+use tidelake_table::KnownStates;
 use tidelake_table::index::IndexHome;
 use tokio_util::sync::CancellationToken;
 
@@ -80,6 +81,8 @@ struct Shared {
     home: Arc<IndexHome>,
     budget: Arc<Budget>,
     refusals: Refusals,
+    /// What others in the process know of upsert tables' keys.
+    known: KnownStates,
     /// What writers of this process go by.
     pace: Pace,
     tables: Mutex<Tables>,
@@ -109,11 +112,12 @@ impl Tails {
         pins: Arc<Pins>,
         settings: QuerySettings,
         home: Arc<IndexHome>,
-        (metrics, pace): (QueryMetrics, Pace),
+        (metrics, known, pace): (QueryMetrics, KnownStates, Pace),
     ) -> Self {
         let shared = Shared {
             budget: Budget::new(settings.tail_cache_bytes_max),
             refusals: Refusals::default(),
+            known,
             pace,
             source,
             pins,

@@ -47,6 +47,7 @@ impl World {
             catalog: catalog.clone(),
             tail: log.tail(),
             indexes: None,
+            known: Default::default(),
             pace: Default::default(),
             clock: clock.clone(),
             ids: ids::random(),

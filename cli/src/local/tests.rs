@@ -218,3 +218,33 @@ async fn writers_and_readers_of_one_process_know_of_each_other() {
     let stopped = tokio::time::timeout(Duration::from_secs(60), local.stop()).await;
     stopped.expect("it stops in time").unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_query_service_begins_with_the_keys_that_the_flusher_has() {
+    let (local, _runtime) = ephemeral().await;
+    let http = Http::new();
+    let gateway = format!("http://{}", local.places.gateway);
+    let schema = json!({ "type": "struct", "identifier-field-ids": [1], "fields": [
+        { "id": 1, "name": "id", "type": "long", "required": true }] });
+    let table = json!({ "name": "u", "mode": "upsert", "buckets": 2, "schema": schema });
+    answer(http.post(format!("{gateway}/v1/tables")).json(&table)).await;
+    for round in 0..3 {
+        let rows: Vec<_> = (0..100).map(|id| json!({ "id": id + round })).collect();
+        answer(
+            http.post(format!("{gateway}/v1/tables/u/records"))
+                .json(&rows),
+        )
+        .await;
+        let flush = format!("{gateway}/v1/tables/u/flush?timeout_ms=30000");
+        answer(http.post(flush)).await;
+    }
+    let row = format!("http://{}/v1/tables/u/rows/7", local.places.query);
+    assert_eq!(answer(http.get(row)).await["id"], 7);
+    let metrics = http.get(format!("{gateway}/metrics")).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let read = "tidelake_query_tail_key_files_total ";
+    let read = metrics.lines().find_map(|line| line.strip_prefix(read));
+    assert_eq!(read, Some("0"), "nothing is read that the process knows");
+    let stopped = tokio::time::timeout(Duration::from_secs(60), local.stop()).await;
+    stopped.expect("it stops in time").unwrap();
+}

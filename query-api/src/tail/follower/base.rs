@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidelake_core::{Bucket, Watermark};
+use tidelake_core::{Bucket, TableVersion, Watermark};
 use tidelake_table::StateLoader;
 use tokio::time::Instant;
 
@@ -58,15 +58,26 @@ impl Base {
         let mut upsert = BTreeMap::new();
         if let Some(pen) = &pen {
             let table = shared.pins.table(entry);
+            let since = before.map_or(TableVersion(0), |before| before.pinned.snapshot.version());
             let wanted = (0..entry.buckets).map(Bucket).map(|bucket| {
-                let known = before.and_then(|before| before.upsert.get(&bucket));
-                (bucket, known.map(|known| known.committed.clone()))
+                // Who has just committed knows more than what was read here before.
+                let at = (entry.topic_id, bucket);
+                let told = shared
+                    .known
+                    .find(at, metadata, since..=pinned.snapshot.version());
+                let own = || before?.upsert.get(&bucket);
+                let own = || own().map(|own| own.committed.clone());
+                (bucket, told.or_else(own))
             });
             let wanted: Vec<_> = wanted.collect();
             let states = pen
                 .loader
                 .load_all(&table, &pinned.snapshot, wanted)
                 .await?;
+            let read = states
+                .iter()
+                .map(|(_, _, loaded)| loaded.sidecars + loaded.rebuilt);
+            shared.metrics.tail_key_files.inc_by(read.sum());
             let states = states.into_iter();
             upsert = states
                 .map(|(bucket, state, _)| (bucket, UpsertState::of(state)))
