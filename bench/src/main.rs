@@ -11,6 +11,7 @@
 mod broker;
 mod end_to_end;
 mod footprint;
+mod freshness;
 mod hostile;
 mod ingest;
 mod json_decode;
@@ -43,6 +44,13 @@ struct Arguments {
     /// Rounds where two systems are compared
     #[arg(long, default_value_t = 2)]
     rounds: u32,
+    /// Upserts a second beside `freshness`; 0: as many as two clients can. Without it: 50,000, then
+    /// as many as they can, then 80 % of that
+    #[arg(long)]
+    rate: Option<u64>,
+    /// How long each rate of `freshness` is held
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +163,7 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
             Ok(())
         }
         Figure::Lookup => reads::lookup(live).await,
-        Figure::Freshness => reads::freshness(live, 30).await,
+        Figure::Freshness => freshness::run(live, arguments.rate, arguments.seconds).await,
         Figure::ScanAfterUpdates => reads::scan_after_updates(live, arguments.rounds).await,
         Figure::Takeover => {
             takeover::run(live, None).await?;

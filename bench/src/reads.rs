@@ -1,11 +1,9 @@
-//! `lookup`, `freshness`, `scan_after_updates`, `idle`: what reading an upsert table costs.
+//! `lookup`, `scan_after_updates`, `idle`: what reading an upsert table costs.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tidelake_testkit::Readers;
 
@@ -72,7 +70,7 @@ async fn warm_up(system: &System, live: u64) -> Result<()> {
     Ok(())
 }
 
-async fn look(
+pub(crate) async fn look(
     system: &Arc<System>,
     live: u64,
     clients: u64,
@@ -110,81 +108,6 @@ async fn look(
         times.extend(client.await??);
     }
     Ok(times)
-}
-
-/// From the acknowledgement of a record to the answer that shows it, while others write.
-pub(crate) async fn freshness(live: u64, seconds: u64) -> Result<()> {
-    const RATE: u64 = 50_000;
-    const TICK: Duration = Duration::from_millis(20);
-    let system = Arc::new(System::start(&every_second())?);
-    system.create_upsert(TABLE, 4).await?;
-    fill(&system, TABLE, live).await?;
-    look(&system, live, 1, 200, 5).await?;
-    let watch = Stopwatch::start(&[("tidelake", system.pid())]);
-    let end = now() + Duration::from_secs(seconds);
-    let load = tokio::spawn({
-        let system = Arc::clone(&system);
-        async move {
-            let mut dice = Dice::new(3);
-            let mut tick = tokio::time::interval(TICK);
-            let mut sent = 0;
-            while now() < end {
-                tick.tick().await;
-                let count = RATE * TICK.as_millis() as u64 / 1000;
-                let ids = (0..count).map(|_| dice.below(live) as i64).collect();
-                let body = body(&rows(ids, sent)?)?;
-                system
-                    .post(&format!("/v1/tables/{TABLE}/records"), body, ARROW)
-                    .await?;
-                sent += count;
-            }
-            anyhow::Ok(sent)
-        }
-    });
-    let mut times = Vec::new();
-    let mut refused: BTreeMap<u16, u64> = BTreeMap::new();
-    let mut dice = Dice::new(11);
-    while now() < end {
-        // A key of its own, so that nobody else writes it.
-        let key = live + 1 + times.len() as u64;
-        let record = json!({"id": key, "user": "probe", "ts": dice.below(1 << 40)});
-        let path = format!("/v1/tables/{TABLE}/records");
-        let text = record.to_string().into_bytes();
-        system.post(&path, text, "application/json").await?;
-        let acknowledged = now();
-        loop {
-            let url = format!("{}/v1/tables/{TABLE}/rows/{key}", system.query);
-            let answer = system.http.get(url).send().await?;
-            if answer.status().is_success() {
-                let row: Value = answer.json().await?;
-                ensure!(row["ts"] == record["ts"], "an older row came back: {row}");
-                break;
-            }
-            // An acknowledged record that is not there would be a wrong answer, not a late one.
-            let status = answer.status();
-            let text = answer.text().await?;
-            ensure!(status != StatusCode::NOT_FOUND, "not there: {text}");
-            if refused.is_empty() {
-                eprintln!("{text}\n{}", system.complaints());
-            }
-            *refused.entry(status.as_u16()).or_default() += 1;
-            ensure!(
-                acknowledged.elapsed() < Duration::from_secs(10),
-                "never visible"
-            );
-            pause(Duration::from_millis(5)).await;
-        }
-        times.push(acknowledged.elapsed());
-        pause(Duration::from_millis(5)).await;
-    }
-    let sent = load.await??;
-    let probes = times.len();
-    let more = json!({
-        "live_keys": live, "probes": probes, "refused_by_status": refused,
-        "ms": percentiles(times), "target_ms": {"p50": 20, "p99": 100},
-    });
-    watch.report("freshness", sent, None, more);
-    Ok(())
 }
 
 /// Aggregates after a fifth of all rows got newer ones, beside DuckDB on the same folder.

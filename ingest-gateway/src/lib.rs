@@ -56,7 +56,9 @@ use tidelake_core::ErrorKind;
 use tidelake_core::ids::SharedIds;
 use tidelake_log::{KafkaLog, LogClient};
 use tidelake_manifest::SnapshotCache;
-use tidelake_service::{HealthHandle, Running, Runtime, ServiceError, Shutdown, standard_routes};
+use tidelake_service::{
+    HealthHandle, Pace, Running, Runtime, ServiceError, Shutdown, standard_routes,
+};
 use tidelake_storage::{Store, StoreOptions};
 use tokio::net::TcpListener;
 
@@ -81,6 +83,7 @@ struct Shared {
     metrics: GatewayMetrics,
     ids: SharedIds,
     ingest: IngestSettings,
+    pace: Pace,
 }
 
 type Gateway = Arc<Shared>;
@@ -91,6 +94,8 @@ pub struct Parts {
     pub store: Store,
     pub log: Arc<dyn LogClient>,
     pub snapshots: SnapshotCache,
+    /// How far the process's readers are; acknowledgements wait for them.
+    pub pace: Pace,
 }
 
 /// Starts the gateway: reads the catalog, then listens. Ends when `runtime`'s shutdown is
@@ -115,6 +120,8 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         store,
         log: Arc::new(log),
         snapshots,
+        // Nobody reads here: readers of other processes are not waited for.
+        pace: Pace::default(),
     };
     start_with(settings, runtime, parts).await
 }
@@ -181,6 +188,7 @@ async fn assemble(
         store,
         log,
         snapshots,
+        pace,
     } = parts;
     let log = ClientLog::new(log.as_ref())
         .map_err(|error| caused(error.kind(), "the log's settings can't be used", error))?;
@@ -188,7 +196,8 @@ async fn assemble(
     tidelake_storage::probe(&store, runtime.ids.as_ref())
         .await
         .map_err(|error| caused(error.kind(), "the object store can't be used", error))?;
-    let gateway = gateway(settings, runtime, store, Arc::clone(&log), snapshots).await?;
+    let over = (Arc::clone(&log), snapshots, pace);
+    let gateway = gateway(settings, runtime, store, over).await?;
     Ok((gateway, log))
 }
 
@@ -196,8 +205,7 @@ async fn gateway(
     settings: &Settings,
     runtime: &Runtime,
     store: Store,
-    log: Arc<dyn TableLog>,
-    snapshots: SnapshotCache,
+    (log, snapshots, pace): (Arc<dyn TableLog>, SnapshotCache, Pace),
 ) -> Result<Gateway, ServiceError> {
     let seams = (Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
     let counted = store.clone();
@@ -235,6 +243,7 @@ async fn gateway(
         metrics: GatewayMetrics::new(&runtime.metrics, &settings.metrics),
         ids: Arc::clone(&runtime.ids),
         ingest,
+        pace,
     }))
 }
 

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus::{Histogram, IntCounterVec, IntGauge};
+use prometheus::{Counter, Histogram, IntCounterVec, IntGauge};
 use tidelake_core::TableId;
 use tidelake_service::{Metrics, MetricsSettings};
 
 /// Tables with labels of their own; the others share the label `_other`.
 const TABLE_LABELS_MAX: usize = 500;
 const OTHER: &str = "_other";
+
+const PACED: &str = "tidelake_gateway_paced_seconds_total";
 
 const SECONDS: [f64; 14] = [
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -24,6 +26,7 @@ pub(crate) struct GatewayMetrics {
     messages: IntCounterVec,
     rejected: IntCounterVec,
     produce_seconds: Histogram,
+    paced_seconds: Counter,
     spool_memory_bytes: IntGauge,
     spool_disk_bytes: IntGauge,
     in_flight: IntGauge,
@@ -60,6 +63,11 @@ impl GatewayMetrics {
                 "From a body's first message handed to the log to its last acknowledgement.",
                 &SECONDS,
             ),
+            paced_seconds: metrics.register_or_get(PACED, || {
+                let help = "Time for which acknowledgements were held back until readers of this \
+                            process were near enough, summed over requests.";
+                Counter::new(PACED, help)
+            }),
             spool_memory_bytes: metrics.int_gauge(
                 "tidelake_gateway_spool_memory_bytes",
                 "Encoded messages in memory that wait for the rest of their body.",
@@ -108,6 +116,11 @@ impl GatewayMetrics {
 
     pub(crate) fn produced(&self, took: Duration) {
         self.produce_seconds.observe(took.as_secs_f64());
+    }
+
+    /// An acknowledgement was held back.
+    pub(crate) fn paced(&self, waited: Duration) {
+        self.paced_seconds.inc_by(waited.as_secs_f64());
     }
 
     pub(crate) fn spooled(&self, memory_bytes: u64, disk_bytes: u64) {

@@ -1,7 +1,9 @@
 //! Time that only passes: the one place where the gateway asks for it. For ages and waits; never
 //! for stamps, which are the clock's.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+pub(crate) use std::time::Instant;
 
 #[cfg(not(test))]
 #[expect(clippy::disallowed_methods, reason = "this is the gateway's seam")]

@@ -37,6 +37,10 @@ pub(crate) struct Status {
     version: u64,
     watermarks: BTreeMap<Bucket, Watermark>,
     end_offsets: BTreeMap<Bucket, Watermark>,
+    /// How far the slowest reader of this process, of any table, is behind what was acknowledged.
+    reader_lag_ms: u64,
+    /// Acknowledgements are held back for it.
+    paced: bool,
 }
 
 /// `GET /v1/tables/{t}/status?token=…[&wait_ms=…]`
@@ -53,7 +57,10 @@ pub(crate) async fn status(
     let watermarks = table.watermarks(&snapshot);
     let end_offsets = gateway.tables.end_offsets(&table).await?;
     let end = |bucket| end_offsets.get(&bucket).copied().unwrap_or_default();
+    let lag = gateway.pace.lag();
     Ok(Json(Status {
+        reader_lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+        paced: gateway.is_paced(),
         accepted: committed || token.is_covered_by(end),
         committed,
         version: snapshot.version().0,

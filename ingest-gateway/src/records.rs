@@ -5,13 +5,14 @@ mod checked;
 mod shape;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use tidelake_core::{TableId, Token};
+use tidelake_core::{Offset, TableId, Token};
 use tidelake_service::Problem;
 
 use crate::problem::{self, Answer};
@@ -67,6 +68,7 @@ async fn accept(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Accepted>, Answer> {
+    let begun = moment::now();
     let _in_flight = gateway.metrics.enter();
     let shape = Shape::of(&headers)?;
     let table = gateway.tables.current(&id).await?;
@@ -81,7 +83,7 @@ async fn accept(
         operation,
         shape,
     };
-    let (decoded, _place) = unchecked.check(logged, body).await?;
+    let (decoded, place) = unchecked.check(logged, body).await?;
     // A long body may have outlived its table, or its table's topic; its rows must not land in
     // another one.
     let now = gateway.tables.current(&id).await?;
@@ -93,6 +95,9 @@ async fn accept(
     let messages = decoded.spool.messages();
     let token = produce(&gateway, &table, decoded.spool).await?;
     gateway.metrics.accepted(&id, records, bytes, messages);
+    // Who waits for readers keeps no place from others.
+    drop(place);
+    gateway.keep_pace(&table, &token, begun).await;
     Ok(Json(Accepted {
         records,
         token: token.to_string(),
@@ -126,6 +131,26 @@ async fn produce(gateway: &Gateway, table: &Arc<LiveTable>, spool: Spool) -> Res
 }
 
 impl Shared {
+    /// Holds an acknowledgement back where readers of this process fall behind: records come no
+    /// faster then than they can be read. What is acknowledged is in the log all the while.
+    async fn keep_pace(&self, table: &LiveTable, token: &Token, begun: moment::Instant) {
+        for (bucket, mark) in token.iter() {
+            self.pace.wrote(&table.topic, bucket, Offset(mark.0));
+        }
+        let took = moment::age(begun);
+        let wait = self.pace.wait(took, self.ingest.reader_lag_max());
+        if !wait.is_zero() {
+            moment::pass(wait).await;
+            self.metrics.paced(wait);
+        }
+    }
+
+    /// True where acknowledgements are being held back.
+    pub(crate) fn is_paced(&self) -> bool {
+        const SOME: Duration = Duration::from_secs(1);
+        !self.pace.wait(SOME, self.ingest.reader_lag_max()).is_zero()
+    }
+
     pub(crate) fn destination(&self, table: &LiveTable) -> Destination {
         Destination {
             topic: Arc::clone(&table.topic),

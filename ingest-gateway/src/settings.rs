@@ -81,6 +81,10 @@ pub struct IngestSettings {
     pub produce_in_flight_max: usize,
     /// How long to wait for the log's next acknowledgement before the outcome counts as unknown.
     pub produce_timeout_ms: u64,
+    /// How far readers of tables in this process may fall behind what was acknowledged:
+    /// acknowledgements are held back, in proportion, from half of it on, each by twice of it at
+    /// most. Longer lets writers go faster than fresh reads can follow; 0 never waits for readers.
+    pub reader_lag_ms_max: u64,
 }
 
 impl Default for IngestSettings {
@@ -102,6 +106,7 @@ impl Default for IngestSettings {
             spool_folder: None,
             produce_in_flight_max: 8,
             produce_timeout_ms: 60_000,
+            reader_lag_ms_max: 500,
         }
     }
 }
@@ -113,6 +118,10 @@ impl IngestSettings {
             bytes_per_s_min: self.body_bytes_per_s_min,
             window: Duration::from_millis(self.body_rate_window_ms.max(1)),
         }
+    }
+
+    pub(crate) fn reader_lag_max(&self) -> Duration {
+        Duration::from_millis(self.reader_lag_ms_max)
     }
 
     pub(crate) fn produce_timeout(&self) -> Duration {

@@ -5,6 +5,7 @@ mod broker;
 mod dead_letters;
 mod memory_log;
 mod other_engines;
+mod pace;
 mod records;
 mod tables;
 mod topics;
@@ -84,7 +85,8 @@ impl Harness {
     async fn over(store: Store, log: Arc<MemoryLog>, settings: Settings, runtime: Runtime) -> Self {
         let shared: Arc<dyn TableLog> = log.clone();
         let snapshots = tidelake_manifest::SnapshotCache::new(1 << 20);
-        let gateway = gateway(&settings, &runtime, store.clone(), shared, snapshots)
+        let over = (shared, snapshots, Pace::default());
+        let gateway = gateway(&settings, &runtime, store.clone(), over)
             .await
             .unwrap();
         let router = routes::routes(gateway.clone());

@@ -39,7 +39,9 @@ use tidelake_core::clock::SharedClock;
 use tidelake_core::ids::SharedIds;
 use tidelake_core::{Bucket, TableId, TableVersion, TenantId, Watermark};
 use tidelake_manifest::SnapshotCache;
+use tidelake_service::Pace;
 use tidelake_storage::Store;
+use tidelake_table::KnownStates;
 use tidelake_table::index::IndexHome;
 use tokio::sync::Semaphore;
 
@@ -93,6 +95,10 @@ pub struct Parts {
     pub snapshots: SnapshotCache,
     /// Where key indexes live; by the settings where absent.
     pub indexes: Option<IndexHome>,
+    /// What other services of the process know of upsert tables' keys.
+    pub known: KnownStates,
+    /// Where writers of this process see how far the tails are.
+    pub pace: Pace,
     pub clock: SharedClock,
     pub ids: SharedIds,
     pub metrics: QueryMetrics,
@@ -148,6 +154,8 @@ impl Engine {
             tail,
             snapshots,
             indexes,
+            known,
+            pace,
             clock,
             ids,
             metrics,
@@ -167,7 +175,7 @@ impl Engine {
             Arc::clone(&pins),
             settings.clone(),
             home,
-            metrics.clone(),
+            (metrics.clone(), known, pace),
         );
         let inner = Inner {
             pins,

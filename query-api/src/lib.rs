@@ -58,8 +58,9 @@ use tidelake_catalog::Catalog;
 use tidelake_core::ErrorKind;
 use tidelake_log::{KafkaLog, LogAdmin, LogClient};
 use tidelake_manifest::SnapshotCache;
-use tidelake_service::{HealthHandle, Running, Runtime, ServiceError, Shutdown};
+use tidelake_service::{HealthHandle, Pace, Running, Runtime, ServiceError, Shutdown};
 use tidelake_storage::{Store, StoreOptions};
+use tidelake_table::KnownStates;
 use tidelake_table::index::IndexHome;
 
 pub use admission::{QueryId, QueryInfo};
@@ -94,6 +95,10 @@ pub struct Shared {
     pub snapshots: SnapshotCache,
     /// Where key indexes live; by the settings where absent.
     pub indexes: Option<IndexHome>,
+    /// What the process's other services know of upsert tables' keys.
+    pub known: KnownStates,
+    /// Where the process's writers see how far tails are.
+    pub pace: Pace,
 }
 
 /// Starts the service; it runs until the runtime's shutdown is triggered. A log that does not answer
@@ -123,6 +128,9 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         log: Arc::new(log),
         snapshots,
         indexes: None,
+        known: KnownStates::default(),
+        // Nobody writes here.
+        pace: Pace::default(),
     };
     start_with(settings, runtime, shared).await
 }
@@ -143,6 +151,8 @@ pub async fn start_with(
         log,
         snapshots,
         indexes,
+        known,
+        pace,
     } = shared;
     let catalog = Catalog::open(&store, Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
     let catalog = catalog.await.map_err(|error| {
@@ -165,6 +175,8 @@ pub async fn start_with(
         tail,
         snapshots,
         indexes,
+        known,
+        pace,
         clock: Arc::clone(&runtime.clock),
         ids: Arc::clone(&runtime.ids),
         metrics: QueryMetrics::new(&runtime.metrics),

@@ -33,6 +33,7 @@ pub struct QueryMetrics {
     pub tail_bytes: IntCounter,
     pub tail_rejected: IntCounter,
     pub tail_cached_bytes: IntGauge,
+    pub tail_key_files: IntCounter,
     pub metadata_hits: IntCounter,
     pub metadata_misses: IntCounter,
     pub metadata_bytes: IntGauge,
@@ -99,6 +100,10 @@ impl QueryMetrics {
             tail_cached_bytes: metrics.int_gauge(
                 "tidelake_query_tail_cached_bytes",
                 "Decoded unflushed rows kept between queries.",
+            ),
+            tail_key_files: metrics.int_counter(
+                "tidelake_query_tail_key_files_total",
+                "Data files whose keys were read from the store to follow an upsert table.",
             ),
             metadata_hits: metrics.int_counter(
                 "tidelake_query_metadata_hits_total",

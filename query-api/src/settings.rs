@@ -78,9 +78,11 @@ pub struct QuerySettings {
     pub metadata_cache_bytes_max: usize,
     /// Memory for decompressed Parquet pages that rows were read from by key; 0 keeps none.
     pub page_cache_bytes_max: u64,
-    /// Decoded bytes of the unflushed rows that one query may read.
+    /// Decoded bytes of one table's unflushed rows; a table that has more is refused.
     pub tail_bytes_max: usize,
-    /// Decoded unflushed rows kept between queries, all tables together.
+    /// Decoded unflushed rows of all tables together: room for them is taken before they are decoded.
+    /// For it tables are let go that no query reads just now; where all are read, what has no room
+    /// is refused.
     pub tail_cache_bytes_max: usize,
     /// How long a query waits for the log's newest rows to be read and decoded.
     pub tail_read_ms_max: u64,
@@ -126,7 +128,7 @@ impl Default for QuerySettings {
             metadata_cache_bytes_max: 128 * MIB,
             page_cache_bytes_max: 256 * MIB as u64,
             tail_bytes_max: 512 * MIB,
-            tail_cache_bytes_max: 256 * MIB,
+            tail_cache_bytes_max: 512 * MIB,
             tail_read_ms_max: 10_000,
             tail_readers_max: 32,
             tail_idle_ms: 30_000,

@@ -21,6 +21,9 @@
 //!   not the table's any more refuses the answer (`topic`);
 //! - a table that nobody queries has no follower: no consumer, no polling, no request.
 
+mod budget;
+#[cfg(test)]
+mod budget_tests;
 mod commits;
 mod decode;
 mod ends;
@@ -28,6 +31,7 @@ mod follower;
 mod locate;
 mod log;
 mod pieces;
+mod refusals;
 #[cfg(test)]
 pub(crate) mod tests;
 mod topic;
@@ -44,9 +48,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidelake_catalog::TableEntry;
 use tidelake_core::{TableId, TableVersion};
+use tidelake_service::Pace;
+use tidelake_table::KnownStates;
 use tidelake_table::index::IndexHome;
 use tokio_util::sync::CancellationToken;
 
+use self::budget::Budget;
+use self::refusals::Refusals;
 use crate::metrics::QueryMetrics;
 use crate::settings::QuerySettings;
 use crate::table::pinned::Pins;
@@ -71,6 +79,12 @@ struct Shared {
     settings: QuerySettings,
     metrics: QueryMetrics,
     home: Arc<IndexHome>,
+    budget: Arc<Budget>,
+    refusals: Refusals,
+    /// What others in the process know of upsert tables' keys.
+    known: KnownStates,
+    /// What writers of this process go by.
+    pace: Pace,
     tables: Mutex<Tables>,
     closed: CancellationToken,
 }
@@ -98,9 +112,13 @@ impl Tails {
         pins: Arc<Pins>,
         settings: QuerySettings,
         home: Arc<IndexHome>,
-        metrics: QueryMetrics,
+        (metrics, known, pace): (QueryMetrics, KnownStates, Pace),
     ) -> Self {
         let shared = Shared {
+            budget: Budget::new(settings.tail_cache_bytes_max),
+            refusals: Refusals::default(),
+            known,
+            pace,
             source,
             pins,
             settings,
@@ -152,6 +170,25 @@ impl Tails {
     }
 }
 
+impl Tables {
+    /// False where all are in use.
+    fn stop_oldest(&mut self) -> bool {
+        let unused = self.by_id.values().filter(|held| !held.is_in_use());
+        let Some(oldest) = unused.min_by_key(|held| held.used()).cloned() else {
+            return false;
+        };
+        self.by_id.remove(&oldest.entry().id);
+        oldest.stop();
+        true
+    }
+
+    /// Bytes of followers that nobody uses.
+    fn unused_bytes(&self) -> usize {
+        let unused = self.by_id.values().filter(|held| !held.is_in_use());
+        unused.map(|held| held.bytes()).sum()
+    }
+}
+
 impl Drop for Tails {
     fn drop(&mut self) {
         self.shared.closed.cancel();
@@ -199,20 +236,20 @@ impl Shared {
 
     /// Stops the followers used longest ago until the bounds hold; those in use stay.
     fn settle(&self) {
+        self.evict(0);
+    }
+
+    /// As [`Self::settle`], until there is room for so much more.
+    fn evict(&self, bytes: usize) {
         let mut tables = self.tables.lock();
         loop {
-            let bytes: usize = tables.by_id.values().map(|held| held.bytes()).sum();
-            let fits = bytes <= self.settings.tail_cache_bytes_max
+            let held = tables.by_id.values().map(|held| held.bytes());
+            let wanted = held.sum::<usize>().saturating_add(bytes);
+            let fits = wanted <= self.settings.tail_cache_bytes_max
                 && tables.by_id.len() <= self.settings.tail_readers_max.max(1);
-            if fits {
+            if fits || !tables.stop_oldest() {
                 break;
             }
-            let unused = tables.by_id.values().filter(|held| !held.is_in_use());
-            let Some(oldest) = unused.min_by_key(|held| held.used()).cloned() else {
-                break;
-            };
-            tables.by_id.remove(&oldest.entry().id);
-            oldest.stop();
         }
         self.settled(&mut tables);
     }

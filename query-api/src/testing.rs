@@ -47,6 +47,8 @@ impl World {
             catalog: catalog.clone(),
             tail: log.tail(),
             indexes: None,
+            known: Default::default(),
+            pace: Default::default(),
             clock: clock.clone(),
             ids: ids::random(),
             metrics: QueryMetrics::new(&Metrics::new()),

@@ -90,12 +90,17 @@ fn an_ephemeral_process_takes_no_place_to_keep_things_in() {
 
 /// Everything in memory, on free ports.
 async fn ephemeral() -> (Local, Runtime) {
-    let settings = LocalSettings {
+    ephemeral_with(|_| {}).await
+}
+
+async fn ephemeral_with(change: impl FnOnce(&mut LocalSettings)) -> (Local, Runtime) {
+    let mut settings = LocalSettings {
         ephemeral: true,
         gateway_port: 0,
         query_port: 0,
         ..LocalSettings::default()
     };
+    change(&mut settings);
     let runtime = Runtime::new();
     let local = Local::start(settings, &runtime).await.unwrap();
     (local, runtime)
@@ -175,4 +180,71 @@ async fn an_ephemeral_process_answers_like_any_other_and_leaves_nothing() {
         stopped.expect("it stops in time").unwrap();
     }
     assert_eq!(entries(here), before, "no file, no folder");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_and_readers_of_one_process_know_of_each_other() {
+    let (local, _runtime) = ephemeral_with(|settings| {
+        // Nothing is committed, so that the tail fills the room that it has.
+        settings.flusher.flush_age_ms = 600_000;
+        settings.query.query.tail_cache_bytes_max = 512 << 10;
+    })
+    .await;
+    let http = Http::new();
+    let gateway = format!("http://{}/v1/tables", local.places.gateway);
+    let schema = json!({ "type": "struct", "fields": [
+        { "id": 1, "name": "id", "type": "long", "required": true },
+        { "id": 2, "name": "note", "type": "string", "required": false }] });
+    let table = json!({ "name": "a", "mode": "append", "buckets": 1, "schema": schema });
+    answer(http.post(&gateway).json(&table)).await;
+    let rows: Vec<_> = (0..100)
+        .map(|id| json!({ "id": id, "note": "some words that take room" }))
+        .collect();
+    let is_paced = async || {
+        let written = answer(http.post(format!("{gateway}/a/records")).json(&rows)).await;
+        let query = format!("http://{}/v1/sql", local.places.query);
+        let count = json!({ "sql": "SELECT count(*) FROM a" });
+        answer(http.post(query).json(&count)).await;
+        let token = written["token"].as_str().unwrap();
+        let status = answer(http.get(format!("{gateway}/a/status?token={token}"))).await;
+        status["paced"].as_bool().unwrap()
+    };
+    assert!(!is_paced().await);
+    let mut rounds = 1;
+    while !is_paced().await {
+        rounds += 1;
+        assert!(rounds < 100, "nobody waits for the reader");
+    }
+    let stopped = tokio::time::timeout(Duration::from_secs(60), local.stop()).await;
+    stopped.expect("it stops in time").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_query_service_begins_with_the_keys_that_the_flusher_has() {
+    let (local, _runtime) = ephemeral().await;
+    let http = Http::new();
+    let gateway = format!("http://{}", local.places.gateway);
+    let schema = json!({ "type": "struct", "identifier-field-ids": [1], "fields": [
+        { "id": 1, "name": "id", "type": "long", "required": true }] });
+    let table = json!({ "name": "u", "mode": "upsert", "buckets": 2, "schema": schema });
+    answer(http.post(format!("{gateway}/v1/tables")).json(&table)).await;
+    for round in 0..3 {
+        let rows: Vec<_> = (0..100).map(|id| json!({ "id": id + round })).collect();
+        answer(
+            http.post(format!("{gateway}/v1/tables/u/records"))
+                .json(&rows),
+        )
+        .await;
+        let flush = format!("{gateway}/v1/tables/u/flush?timeout_ms=30000");
+        answer(http.post(flush)).await;
+    }
+    let row = format!("http://{}/v1/tables/u/rows/7", local.places.query);
+    assert_eq!(answer(http.get(row)).await["id"], 7);
+    let metrics = http.get(format!("{gateway}/metrics")).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let read = "tidelake_query_tail_key_files_total ";
+    let read = metrics.lines().find_map(|line| line.strip_prefix(read));
+    assert_eq!(read, Some("0"), "nothing is read that the process knows");
+    let stopped = tokio::time::timeout(Duration::from_secs(60), local.stop()).await;
+    stopped.expect("it stops in time").unwrap();
 }

@@ -164,8 +164,7 @@ impl Owner {
                 }
             }
         }
-        let home = &self.bench.index_home;
-        let upserts = match Upserts::open(&table, &snapshot, upserts, home) {
+        let upserts = match Upserts::open(&table, &snapshot, upserts, &self.bench) {
             Ok(upserts) => upserts,
             Err(error) => {
                 let trouble = Trouble::of(error.kind(), &error);

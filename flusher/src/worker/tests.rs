@@ -145,6 +145,7 @@ async fn workbench_over(
         files: settings.files(),
         encoders: Encoders::default(),
         index_home: Arc::new(IndexHome::open(&folder, 1 << 10).unwrap()),
+        known: Default::default(),
         announce: None,
     }
 }

@@ -57,6 +57,33 @@ async fn a_key_that_moves_from_file_to_file_to_memory_is_found_where_it_is() {
 }
 
 #[tokio::test]
+async fn a_tail_of_many_small_bites_is_exact_and_of_few_pieces() {
+    let mut case = Case::new(QuerySettings::default()).await;
+    for round in 0..120i64 {
+        let key = ("eu".to_owned(), round % 3);
+        // Each bucket's last message is the newest of its keys, a delete now and then.
+        let note = (round % 5 != 4).then(|| Some(format!("v{round}")));
+        case.step(&Step::Records(vec![(key, note)])).await;
+        if round % 40 == 39 {
+            let (shares, announced) = ([0.7, 0.3], true);
+            case.step(&Step::Flush { shares, announced }).await;
+        }
+        let count = json!({"sql": "SELECT count(*) FROM orders"});
+        let wanted = case.model([i64::MAX; 2]).len();
+        assert_eq!(case.world.rows_of(count).await, json!([[wanted]]));
+        if round % 10 == 0 {
+            case.check().await;
+        }
+    }
+    case.check().await;
+    let entry = Arc::new(case.table.entry.clone());
+    let followed = case.world.engine.tails().followed(&entry).unwrap();
+    let tails = &followed.view().unwrap().buckets;
+    let pieces = tails.values().map(|tail| tail.pieces.len()).max().unwrap();
+    assert!((1..20).contains(&pieces), "{pieces} pieces of a bucket");
+}
+
+#[tokio::test]
 async fn keys_of_one_column_are_plain_values() {
     let world = World::new(QuerySettings::default()).await;
     let table = world.table("users", USERS, 3).await;

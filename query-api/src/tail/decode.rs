@@ -1,16 +1,21 @@
 //! Messages to rows, off the async threads: what came can hold many megabytes of JSON.
+//!
+//! Each message has room in the tails' budget before it is decoded, by what those before it became.
+//! Where there is none, what was decoded so far stands, and the rest is taken later.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use prometheus::IntCounter;
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{Bucket, Offset};
-use tidelake_intake::{BucketIntake, IntakeTable, TableKind, Taken};
+use tidelake_intake::{BucketIntake, IntakeTable, Seen, TableKind, Taken};
 use tidelake_log::News;
 use tidelake_manifest::Snapshot;
 use tidelake_table::{Chunk, Deletes};
 
+use super::budget::Room;
 use super::log::visit;
 use crate::error::QueryError;
 
@@ -19,9 +24,32 @@ use crate::error::QueryError;
 pub(super) struct Came {
     pub chunks: Vec<Chunk>,
     pub deletes: Vec<Deletes>,
+    /// Of rows and deletes.
+    pub bytes: usize,
     /// The offset after the last that was read.
     pub reached: Offset,
 }
+
+impl Came {
+    pub(super) fn rows(&self) -> usize {
+        self.chunks.iter().map(Chunk::rows).sum()
+    }
+}
+
+/// What became of messages.
+#[derive(Debug, Default)]
+pub(super) struct Decoded {
+    pub came: BTreeMap<Bucket, Came>,
+    /// Room that the next message needs beyond what was decoded; none where all was.
+    pub needs: Option<usize>,
+}
+
+/// Decoded bytes of a message's byte before any was seen, and what a message takes in any case.
+const GROWTH_FIRST: f64 = 4.0;
+const GROWTH_MAX: f64 = 64.0;
+/// Fewer bytes say nothing of those that come.
+const GROWTH_SEEN_BYTES: usize = 64 << 10;
+const MESSAGE_BYTES: usize = 64;
 
 /// Intakes by bucket, kept from one batch of messages to the next.
 #[derive(Debug)]
@@ -31,6 +59,8 @@ pub(super) struct Decoders {
     snapshot: Arc<Snapshot>,
     rejected: IntCounter,
     by_bucket: BTreeMap<Bucket, BucketIntake>,
+    /// Decoded bytes for each byte of a message.
+    growth: f64,
 }
 
 impl Decoders {
@@ -45,6 +75,7 @@ impl Decoders {
             snapshot,
             rejected,
             by_bucket: BTreeMap::new(),
+            growth: GROWTH_FIRST,
         }
     }
 
@@ -56,57 +87,86 @@ impl Decoders {
         }
     }
 
-    /// Decodes what lies at or behind `reached`; what lies before was decoded already.
+    /// Decodes what lies at or behind `reached`, as far as there is room; what lies before was
+    /// decoded already.
     pub(super) fn decode(
         &mut self,
-        news: &News,
+        news: &[News],
         reached: &BTreeMap<Bucket, Offset>,
-    ) -> Result<BTreeMap<Bucket, Came>, QueryError> {
-        let mut came: BTreeMap<Bucket, Came> = BTreeMap::new();
+        room: &mut Room,
+    ) -> Result<Decoded, QueryError> {
+        let mut decoded = Decoded::default();
+        let (mut wire, mut planned) = (0, 0);
         let mut failed = None;
-        visit(&news.messages, |bucket, seen| {
-            let known = reached.get(&bucket);
-            if known.is_none_or(|reached| seen.offset < *reached) {
-                return;
-            }
-            if !self.by_bucket.contains_key(&bucket) {
-                match BucketIntake::open(&self.table, bucket, &self.snapshot) {
-                    Ok(intake) => _ = self.by_bucket.insert(bucket, intake),
-                    Err(error) => {
-                        failed = Some(QueryError::Engine(error.to_string()));
-                        return;
-                    }
+        for news in news {
+            visit(&news.messages, |bucket, seen| {
+                let known = reached.get(&bucket);
+                let is_over = decoded.needs.is_some() || failed.is_some();
+                if is_over || known.is_none_or(|reached| seen.offset < *reached) {
+                    return;
                 }
-            }
-            let Some(intake) = self.by_bucket.get_mut(&bucket) else {
-                return;
-            };
-            let came = came.entry(bucket).or_default();
-            came.reached = came.reached.max(seen.offset.next());
-            match intake.take(seen) {
-                // A misrouted record comes again where it belongs, and counts there once.
-                Taken::Rows(_) | Taken::Marker | Taken::Repeated | Taken::Misrouted(_) => {}
-                Taken::Refused(_) => self.rejected.inc(),
-            }
-        });
+                let bytes = seen.value.map_or(0, <[u8]>::len) + MESSAGE_BYTES;
+                let wanted = (bytes as f64 * self.growth) as usize;
+                if !room.cover(planned + wanted) {
+                    decoded.needs = Some(wanted);
+                    return;
+                }
+                (wire, planned) = (wire + bytes, planned + wanted);
+                let came = decoded.came.entry(bucket).or_default();
+                came.reached = came.reached.max(seen.offset.next());
+                failed = self.take(bucket, seen).err();
+            });
+        }
         if let Some(error) = failed {
             return Err(error);
         }
-        for (bucket, end) in &news.ends {
-            if reached.get(bucket).is_some_and(|reached| reached < end) {
-                let came = came.entry(*bucket).or_default();
-                came.reached = came.reached.max(*end);
+        if decoded.needs.is_none() {
+            for (bucket, end) in news.iter().flat_map(|news| &news.ends) {
+                if reached.get(bucket).is_some_and(|reached| reached < end) {
+                    let came = decoded.came.entry(*bucket).or_default();
+                    came.reached = came.reached.max(*end);
+                }
             }
         }
-        for (bucket, came) in &mut came {
+        self.drain(&mut decoded.came, wire)?;
+        Ok(decoded)
+    }
+
+    fn take(&mut self, bucket: Bucket, seen: &Seen<'_>) -> Result<(), QueryError> {
+        let intake = match self.by_bucket.entry(bucket) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let opened = BucketIntake::open(&self.table, bucket, &self.snapshot);
+                new.insert(opened.map_err(|error| QueryError::Engine(error.to_string()))?)
+            }
+        };
+        match intake.take(seen) {
+            // A misrouted record comes again where it belongs, and counts there once.
+            Taken::Rows(_) | Taken::Marker | Taken::Repeated | Taken::Misrouted(_) => {}
+            Taken::Refused(_) => self.rejected.inc(),
+        }
+        Ok(())
+    }
+
+    /// `wire`: bytes of the messages that were taken.
+    fn drain(&mut self, came: &mut BTreeMap<Bucket, Came>, wire: usize) -> Result<(), QueryError> {
+        let mut bytes = 0;
+        for (bucket, came) in came {
             let Some(intake) = self.by_bucket.get_mut(bucket) else {
                 continue;
             };
             let drained = intake.drain();
             let drained = drained.map_err(|error| QueryError::Engine(error.to_string()))?;
+            came.bytes = drained.chunks.iter().map(Chunk::bytes).sum::<usize>()
+                + drained.deletes.iter().map(Deletes::bytes).sum::<usize>();
+            bytes += came.bytes;
             came.chunks = drained.chunks;
             came.deletes = drained.deletes;
         }
-        Ok(came)
+        // Of a few small messages the rooms that columns begin with would tell.
+        if wire >= GROWTH_SEEN_BYTES {
+            self.growth = (bytes as f64 / wire as f64).clamp(1.0, GROWTH_MAX);
+        }
+        Ok(())
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::record_batch::RecordBatch;
 use tidelake_core::{Bucket, Offset, Watermark};
-use tidelake_table::{Chunk, Deletes, Positions};
+use tidelake_table::{Chunk, Deletes, Positions, RowSet};
 
+use super::budget::Held;
 use super::upsert::UpsertState;
 use crate::error::QueryError;
 use crate::table::shape::Shape;
@@ -20,6 +21,30 @@ const PIECE_PREFIX: &str = "tail:";
 /// The name of a follower's piece. It stays the piece's own as long as the follower lives.
 pub(super) fn piece_name(bucket: Bucket, number: u64) -> Arc<str> {
     format!("{PIECE_PREFIX}{bucket}/{number:012}").into()
+}
+
+/// True of the names that pieces have.
+pub(super) fn is_piece(name: &str) -> bool {
+    name.starts_with(PIECE_PREFIX)
+}
+
+/// Chunks as one, in their order; none of none.
+pub(super) fn concatenated<'a>(
+    chunks: impl Iterator<Item = &'a Chunk> + Clone,
+) -> Result<Option<Chunk>, QueryError> {
+    let mut positions = Positions::default();
+    for chunk in chunks.clone() {
+        let at = &chunk.positions;
+        positions.offsets.extend_from_slice(&at.offsets);
+        positions.rows.extend_from_slice(&at.rows);
+        positions.timestamps_ms.extend_from_slice(&at.timestamps_ms);
+    }
+    let batches: Vec<&RecordBatch> = chunks.map(|chunk| &chunk.batch).collect();
+    let Some(first) = batches.first() else {
+        return Ok(None);
+    };
+    let batch = concat_batches(&first.schema(), batches)?;
+    Ok(Some(Chunk::new(batch, positions)))
 }
 
 /// A bucket's tail from the snapshot's watermark on. Cheap to clone.
@@ -42,6 +67,8 @@ pub(crate) struct Piece {
     pub chunks: Vec<Rows>,
     pub deletes: Vec<Deletes>,
     pub bytes: usize,
+    /// The same bytes, in the budget.
+    held: Held,
 }
 
 /// Rows in the order of the log.
@@ -74,7 +101,12 @@ impl Rows {
 }
 
 impl Piece {
-    pub(super) fn new(name: Arc<str>, chunks: Vec<Rows>, deletes: Vec<Deletes>) -> Self {
+    pub(super) fn new(
+        name: Arc<str>,
+        chunks: Vec<Rows>,
+        deletes: Vec<Deletes>,
+        mut held: Held,
+    ) -> Self {
         // Views cost extra, the buffers behind them are shared.
         let views = |rows: &Rows| rows.shown.num_rows() * rows.shown.num_columns() * 4;
         let bytes = chunks
@@ -82,11 +114,13 @@ impl Piece {
             .map(|rows| rows.chunk.bytes() + views(rows))
             .chain(deletes.iter().map(Deletes::bytes))
             .sum();
+        held.set(bytes);
         Self {
             name,
             chunks,
             deletes,
             bytes,
+            held,
         }
     }
 
@@ -104,6 +138,19 @@ impl Piece {
             row -= rows.shown.num_rows();
         }
         None
+    }
+
+    /// The rows before a watermark, by their numbers.
+    pub(super) fn rows_before(&self, mark: Watermark) -> RowSet {
+        let mut before = RowSet::default();
+        let mut first = 0;
+        for rows in &self.chunks {
+            let offsets = &rows.chunk.positions.offsets;
+            let end = offsets.partition_point(|offset| *offset < mark.0);
+            (first..first + end as u32).for_each(|row| _ = before.insert(row));
+            first += offsets.len() as u32;
+        }
+        before
     }
 
     /// What of the piece lies behind a watermark: all, a part, or nothing.
@@ -138,31 +185,25 @@ impl Piece {
         if chunks.is_empty() && deletes.is_empty() {
             return None;
         }
-        Some(Arc::new(Self::new(Arc::clone(&self.name), chunks, deletes)))
+        let held = self.nothing_held();
+        let piece = Self::new(Arc::clone(&self.name), chunks, deletes, held);
+        Some(Arc::new(piece))
     }
 
     /// Both as one, for rows without keys.
     fn joined(&self, next: &Self, shape: &Shape) -> Result<Self, QueryError> {
-        let parts = || {
-            self.chunks
-                .iter()
-                .chain(&next.chunks)
-                .map(|rows| &rows.chunk)
+        let parts = self.chunks.iter().chain(&next.chunks);
+        let rows = match concatenated(parts.map(|rows| &rows.chunk))? {
+            Some(chunk) => vec![Rows::new(chunk, shape)?],
+            None => Vec::new(),
         };
-        let mut positions = Positions::default();
-        for chunk in parts() {
-            let at = &chunk.positions;
-            positions.offsets.extend_from_slice(&at.offsets);
-            positions.rows.extend_from_slice(&at.rows);
-            positions.timestamps_ms.extend_from_slice(&at.timestamps_ms);
-        }
-        let batches: Vec<&RecordBatch> = parts().map(|chunk| &chunk.batch).collect();
-        let Some(first) = batches.first() else {
-            return Ok(Self::new(Arc::clone(&self.name), Vec::new(), Vec::new()));
-        };
-        let batch = concat_batches(&first.schema(), batches)?;
-        let rows = Rows::new(Chunk::new(batch, positions), shape)?;
-        Ok(Self::new(Arc::clone(&self.name), vec![rows], Vec::new()))
+        let name = Arc::clone(&self.name);
+        Ok(Self::new(name, rows, Vec::new(), self.nothing_held()))
+    }
+
+    /// Of the same budget.
+    pub(super) fn nothing_held(&self) -> Held {
+        self.held.nothing()
     }
 }
 
@@ -185,7 +226,7 @@ impl BucketTail {
 
     /// A piece by its name; data files have none.
     pub(crate) fn piece(&self, name: &str) -> Option<&Arc<Piece>> {
-        if !name.starts_with(PIECE_PREFIX) {
+        if !is_piece(name) {
             return None;
         }
         self.pieces.iter().find(|piece| piece.name.as_ref() == name)
@@ -195,6 +236,14 @@ impl BucketTail {
     pub(super) fn behind(&self, mark: Watermark) -> Vec<Arc<Piece>> {
         let pieces = self.pieces.iter();
         pieces.filter_map(|piece| piece.behind(mark)).collect()
+    }
+
+    /// The pieces that reach behind a watermark: each whole, and what of it lies there.
+    pub(super) fn reaching(&self, mark: Watermark) -> Vec<(Arc<Piece>, Arc<Piece>)> {
+        let pieces = self.pieces.iter();
+        pieces
+            .filter_map(|piece| Some((Arc::clone(piece), piece.behind(mark)?)))
+            .collect()
     }
 
     /// Adds a piece of an append table. Small ones are joined as in a binary counter: every row is

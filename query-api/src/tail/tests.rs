@@ -130,23 +130,6 @@ async fn flushed_rows_leave_the_cache() {
 }
 
 #[tokio::test]
-async fn the_cache_is_bounded_over_all_tables() {
-    let settings = QuerySettings {
-        tail_cache_bytes_max: 1,
-        ..QuerySettings::default()
-    };
-    let (world, table) = world(settings, 1).await;
-    for n in 0..10 {
-        world
-            .log
-            .push(&table.entry.topic, 0, message(&table, n, false));
-    }
-    assert_eq!(ids(&world).await.len(), 10);
-    assert_eq!(world.engine.metrics().tail_cached_bytes.get(), 0);
-    assert_eq!(ids(&world).await.len(), 10);
-}
-
-#[tokio::test]
 async fn many_messages_are_read_in_steps() {
     let (world, table) = world(QuerySettings::default(), 3).await;
     for n in 0..6_000 {

@@ -14,7 +14,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::TableError;
-use crate::apply::Superseded;
+use crate::apply::{Changes, Superseded};
 use crate::index::{Entries, Index, IndexHome, KeyKind, KeyRef, Keys, MergeJob, Run, sorted_order};
 use crate::rowset::RowSet;
 
@@ -201,6 +201,52 @@ impl BucketState {
         Ok(())
     }
 
+    /// The state with some files as one: `changes` holds exactly their rows that count.
+    pub fn joined(
+        &self,
+        home: &IndexHome,
+        files: &[Arc<str>],
+        into: Arc<str>,
+        changes: &Changes,
+    ) -> Result<Self, TableError> {
+        let mut next = self.clone();
+        Arc::make_mut(&mut next.files).retain(|file| !files.contains(&file.path));
+        next.index = next.index.trimmed(&|path| next.slot(path).is_some());
+        if changes.kept_rows() > 0 {
+            next.add(home, into, changes.kept_rows(), &changes.entries())?;
+        }
+        Ok(next)
+    }
+
+    /// This state with files in memory that an earlier one had behind its own. `changes` are their
+    /// records that count here, `files` their names, each with more of its rows that do not.
+    pub fn carrying(
+        &self,
+        changes: &Changes,
+        earlier: &Self,
+        files: &[(Arc<str>, RowSet)],
+    ) -> Result<Self, TableError> {
+        let superseded = self.superseded(changes)?;
+        let mut next = self.clone();
+        next.delete(&superseded);
+        let own = Arc::make_mut(&mut next.files);
+        for (path, gone) in files {
+            // One that only deletes has no rows, and is no file.
+            let Some(file) = earlier.file(path) else {
+                continue;
+            };
+            let mut file = file.clone();
+            if !gone.is_empty() {
+                Arc::make_mut(&mut file.deleted).union(gone);
+            }
+            own.push(file);
+        }
+        own.sort_by(|a, b| a.path.cmp(&b.path));
+        let is_carried = |path: &str| files.iter().any(|(carried, _)| carried.as_ref() == path);
+        next.index = next.index.with_runs_of(&earlier.index, &is_carried);
+        Ok(next)
+    }
+
     /// Takes over the vectors that a commit wrote, other buckets' rows included, and drops the
     /// files that it removed.
     pub(crate) fn committed(&mut self, touched: &HashMap<Arc<str>, Option<Committed>>) {
@@ -247,6 +293,20 @@ impl BucketState {
     /// Does all merges that are due. Blocks.
     pub fn settled(mut self, home: &IndexHome) -> Result<Self, TableError> {
         while let Some(job) = self.merge_due() {
+            let run = self.merge(&job, home)?;
+            self = self.merged(&job, run);
+        }
+        Ok(self)
+    }
+
+    /// Does the merges that are due among the runs whose files are all `of` those; others stay as
+    /// they are. Blocks.
+    pub fn settled_among(
+        mut self,
+        home: &IndexHome,
+        of: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, TableError> {
+        while let Some(job) = self.index.due_among(of) {
             let run = self.merge(&job, home)?;
             self = self.merged(&job, run);
         }

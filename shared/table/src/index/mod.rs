@@ -128,6 +128,18 @@ impl Index {
         }
     }
 
+    /// The index with another's runs that hold one of `of` those files; none of their files may be
+    /// covered already.
+    pub(crate) fn with_runs_of(&self, other: &Self, of: &dyn Fn(&str) -> bool) -> Self {
+        let wanted = |run: &&Arc<Run>| run.files().spans().iter().any(|span| of(&span.path));
+        let mut runs = self.runs.clone();
+        runs.extend(other.runs.iter().filter(wanted).cloned());
+        Self {
+            kind: self.kind,
+            runs,
+        }
+    }
+
     /// True where the file's entries are in the index.
     pub fn covers(&self, file: &str) -> bool {
         self.runs.iter().any(|run| run.files().contains(file))
@@ -221,6 +233,13 @@ impl Index {
     /// Which runs to merge now; None where they are few enough.
     pub fn due(&self) -> Option<MergeJob> {
         merge::due(&self.runs)
+    }
+
+    /// Like [`Index::due`], of the runs alone whose files are all `of` those.
+    pub fn due_among(&self, of: &dyn Fn(&str) -> bool) -> Option<MergeJob> {
+        let own = |run: &&Arc<Run>| run.files().spans().iter().all(|span| of(&span.path));
+        let own: Vec<Arc<Run>> = self.runs.iter().filter(own).cloned().collect();
+        merge::due(&own)
     }
 
     /// Like [`Index::due`]; also a run that is mostly dead. `live`: the live rows of a file, 0 for

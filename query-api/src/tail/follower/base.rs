@@ -1,0 +1,107 @@
+//! What a tail begins at: a snapshot and, for upsert tables, each bucket's state at it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidelake_core::{Bucket, TableVersion, Watermark};
+use tidelake_table::StateLoader;
+use tokio::time::Instant;
+
+use super::super::Shared;
+use super::super::pieces::BucketTail;
+use super::super::upsert::{Pen, UpsertState};
+use super::super::view::Followed;
+use crate::error::QueryError;
+use crate::table::pinned::Pinned;
+use crate::table::shape::is_same;
+
+/// A snapshot and, for upsert tables, each bucket's state at it.
+#[derive(Debug, Clone)]
+pub(super) struct Base {
+    pub pinned: Arc<Pinned>,
+    pub looked: Instant,
+    /// Of upsert tables.
+    pub pen: Option<Pen>,
+    upsert: BTreeMap<Bucket, UpsertState>,
+}
+
+impl Base {
+    /// Reads what `before` does not know.
+    pub(super) async fn read(
+        shared: &Shared,
+        followed: &Followed,
+        age: Duration,
+        before: Option<&Self>,
+    ) -> Result<Self, QueryError> {
+        let entry = followed.entry();
+        let (pinned, looked) = shared.pins.newest_read(entry, age).await?;
+        let before = before.filter(|before| before.has_schema_of(&pinned));
+        if let Some(before) = before
+            && before.pinned.snapshot.version() == pinned.snapshot.version()
+        {
+            return Ok(Self {
+                looked,
+                ..before.clone()
+            });
+        }
+        let metadata = &pinned.snapshot.metadata().schema_string;
+        let pen = match (before, &pinned.keys) {
+            (Some(before), _) => before.pen.clone(),
+            (None, Some(keys)) => {
+                let home = Arc::clone(&shared.home);
+                StateLoader::new(&pinned.shape.table, metadata, keys.owners(), home)?
+                    .map(|loader| Pen::new(loader, Arc::clone(&pinned.shape)))
+            }
+            (None, None) => None,
+        };
+        let mut upsert = BTreeMap::new();
+        if let Some(pen) = &pen {
+            let table = shared.pins.table(entry);
+            let since = before.map_or(TableVersion(0), |before| before.pinned.snapshot.version());
+            let wanted = (0..entry.buckets).map(Bucket).map(|bucket| {
+                // Who has just committed knows more than what was read here before.
+                let at = (entry.topic_id, bucket);
+                let told = shared
+                    .known
+                    .find(at, metadata, since..=pinned.snapshot.version());
+                let own = || before?.upsert.get(&bucket);
+                let own = || own().map(|own| own.committed.clone());
+                (bucket, told.or_else(own))
+            });
+            let wanted: Vec<_> = wanted.collect();
+            let states = pen
+                .loader
+                .load_all(&table, &pinned.snapshot, wanted)
+                .await?;
+            let read = states
+                .iter()
+                .map(|(_, _, loaded)| loaded.sidecars + loaded.rebuilt);
+            shared.metrics.tail_key_files.inc_by(read.sum());
+            let states = states.into_iter();
+            upsert = states
+                .map(|(bucket, state, _)| (bucket, UpsertState::of(state)))
+                .collect();
+        }
+        Ok(Self {
+            pinned,
+            looked,
+            pen,
+            upsert,
+        })
+    }
+
+    pub(super) fn has_schema_of(&self, pinned: &Pinned) -> bool {
+        let metadata = self.pinned.snapshot.metadata();
+        is_same(metadata, pinned.snapshot.metadata())
+    }
+
+    pub(super) fn mark(&self, bucket: Bucket) -> Watermark {
+        self.pinned.watermark(bucket)
+    }
+
+    /// An empty tail behind the snapshot.
+    pub(super) fn tail(&self, bucket: Bucket) -> BucketTail {
+        BucketTail::new(self.mark(bucket), self.upsert.get(&bucket).cloned())
+    }
+}
