@@ -38,6 +38,8 @@ pub(super) struct Resolved {
     pub tables: Tables,
     pub seen: Vec<Seen>,
     pub names: FoldedNames,
+    /// Where the keys are, if all that is read is the rows of one table that has some.
+    pub finder: Option<Finder>,
 }
 
 /// One table at one position.
@@ -84,6 +86,8 @@ impl Engine {
 
         let mut tables = HashMap::new();
         let mut names = FoldedNames::default();
+        let mut finder = None;
+        let is_one = targets.len() == 1 && query.information.is_empty();
         for (name, relation, key) in targets {
             let Some(position) = positions.get(&key) else {
                 continue;
@@ -92,7 +96,14 @@ impl Engine {
                 View::Changes { from, .. } => positions.get(&(key.0.clone(), from.clone())),
                 _ => None,
             };
-            let provider = self.provider(&relation.view, position, from).await?;
+            let provider: Arc<dyn TableProvider> = match &relation.view {
+                View::Rows => {
+                    let rows = self.rows(position);
+                    finder = rows.finder.clone().filter(|_| is_one);
+                    Arc::new(rows)
+                }
+                view => self.provider(view, position, from).await?,
+            };
             names.add(name, provider.schema().fields());
             let schema = name.schema().unwrap_or(tenant.as_str());
             tables.insert((schema.to_owned(), name.table().to_owned()), provider);
@@ -109,6 +120,7 @@ impl Engine {
             tables,
             seen,
             names,
+            finder,
         })
     }
 
@@ -293,14 +305,7 @@ impl Engine {
         let inner = &self.inner;
         let pinned = &position.pinned;
         Ok(match view {
-            View::Rows => Arc::new(match &position.view {
-                Some(view) => PinnedRows {
-                    view: Some(Arc::clone(view)),
-                    finder: Finder::fresh(view),
-                    ..self.committed_rows(pinned)
-                },
-                None => self.committed_rows(pinned),
-            }),
+            View::Rows => Arc::new(self.rows(position)),
             View::Changes { .. } => {
                 let from = from.unwrap_or(position);
                 let table = inner.pins.table(&pinned.entry);
@@ -330,6 +335,18 @@ impl Engine {
             View::Files => Arc::new(about::files(&pinned.files)?),
             View::Columns => Arc::new(about::columns(&pinned.shape)?),
         })
+    }
+
+    fn rows(&self, position: &Position) -> PinnedRows {
+        let committed = self.committed_rows(&position.pinned);
+        match &position.view {
+            Some(view) => PinnedRows {
+                view: Some(Arc::clone(view)),
+                finder: Finder::fresh(view),
+                ..committed
+            },
+            None => committed,
+        }
     }
 
     /// The rows that a version holds, without what lies behind its watermarks.

@@ -18,6 +18,7 @@ use crate::testing::{TestTable, Wire, World};
 
 mod case;
 mod literals;
+mod statements;
 
 use case::*;
 
@@ -108,7 +109,12 @@ async fn sql_that_names_whole_keys_reads_only_where_they_are() {
     let fresh = plan("id = 1 AND region = 'eu'").await;
     assert_eq!(fresh.matches(".parquet").count(), 0, "{fresh}");
     let none = plan("id = 99 AND region = 'eu'").await;
-    assert!(none.contains("EmptyExec"), "{none}");
+    assert_eq!(none.matches(".parquet").count(), 0, "{none}");
+    for plan in [&one, &fresh, &none] {
+        assert!(plan.contains("KeyLookup: table=orders"), "{plan}");
+    }
+    let filtered = plan("id = 99 AND region = 'eu' AND note = 'v0'").await;
+    assert!(filtered.contains("EmptyExec"), "{filtered}");
     let scan = plan("id = 1 AND region > 'eu'").await;
     assert!(
         !scan.contains("EmptyExec"),
