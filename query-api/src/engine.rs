@@ -19,6 +19,7 @@ mod interrupt;
 mod plan;
 mod planner;
 mod point;
+mod quiet;
 mod resolve;
 mod run;
 mod session;
@@ -80,9 +81,11 @@ struct Inner {
     threads: Arc<Threads>,
     /// Statements that are parsed at a time.
     parsing: Arc<Semaphore>,
+    statements: sql::Statements,
     ids: SharedIds,
     metrics: QueryMetrics,
     session: session::Template,
+    quiet: quiet::Quiet,
 }
 
 /// What an engine is made of.
@@ -177,11 +180,13 @@ impl Engine {
             lookups: Lookups::new(&settings),
             threads: Threads::new(settings.target_partitions),
             parsing: Arc::new(Semaphore::new(settings.target_partitions.max(1))),
+            statements: sql::Statements::default(),
             readers,
             queries: Queries::new(settings.clone(), metrics.clone(), clock),
             ids,
             metrics,
             session,
+            quiet: quiet::Quiet::default(),
             settings,
         };
         Ok(Self {
@@ -311,7 +316,7 @@ impl Engine {
         let interrupt = Interrupt::default();
         let plan = plan::begin(plan::Statement {
             state,
-            parsed: parsed.statement,
+            parsed: Arc::unwrap_or_clone(parsed).statement,
             names: resolved.names,
             params: request.params.clone(),
             max_rows: request.max_rows,
@@ -338,8 +343,14 @@ impl Engine {
     /// Reads the statement. Takes no turn: what it costs is bounded by its length.
     async fn prepare(&self, request: &Request) -> Result<Prepared, QueryError> {
         // Most statements are read sooner than other threads would begin to.
+        let statements = &self.inner.statements;
+        if let Some(known) = statements.get(&request.sql) {
+            return Ok(Prepared::Query(known));
+        }
         if let Some(query) = sql::parse_short(&request.sql, &request.params) {
-            return query.map(Prepared::Query);
+            let query = Arc::new(query?);
+            statements.put(&request.sql, &query);
+            return Ok(Prepared::Query(query));
         }
         let parsing = Arc::clone(&self.inner.parsing).acquire_owned().await;
         let parsing = parsing.map_err(|_| QueryError::Closed)?;
@@ -347,16 +358,21 @@ impl Engine {
         let read = async move {
             Ok(match sql::command(&sql, &params)? {
                 Some(command) => Prepared::Command(command),
-                None => Prepared::Query(sql::parse(&sql, &params)?),
+                None => Prepared::Query(Arc::new(sql::parse(&sql, &params)?)),
             })
         };
-        run::aside((parsing, self.lease()?), self.inner.metrics.clone(), read).await
+        let metrics = self.inner.metrics.clone();
+        let prepared = run::aside((parsing, self.lease()?), metrics, read).await?;
+        if let Prepared::Query(query) = &prepared {
+            statements.put(&request.sql, query);
+        }
+        Ok(prepared)
     }
 }
 
 /// A statement that was read.
 enum Prepared {
-    Query(sql::Query),
+    Query(Arc<sql::Query>),
     Command(sql::Command),
 }
 
@@ -371,9 +387,11 @@ fn keyed(parsed: &sql::Query, request: &Request, resolved: &resolve::Resolved) -
 fn index_home(settings: &QuerySettings) -> IndexHome {
     let folder = settings.index_folder.clone();
     let folder = folder.unwrap_or_else(|| std::env::temp_dir().join("tidelake-query-index"));
-    IndexHome::open(&folder, INDEX_RUN_MEMORY_BYTES).unwrap_or_else(|error| {
+    let opened = IndexHome::open(&folder, INDEX_RUN_MEMORY_BYTES);
+    let home = opened.unwrap_or_else(|error| {
         let folder = folder.display();
         tracing::warn!(%folder, %error, "key indexes are kept in memory");
         IndexHome::memory()
-    })
+    });
+    home.keeping()
 }

@@ -6,11 +6,12 @@
 //! ```
 //! Owns what a statement may cost ([`limits`], [`tree`], [`reads`]), what SQL is allowed ([`allow`],
 //! [`clauses`]), table versions and our table functions ([`relations`]), the case of column names
-//! ([`columns`]), the few statements that change something ([`command`]), and which queries name
-//! their rows ([`point`]). Knows nothing of
-//! snapshots: the engine resolves the [`Relation`]s that come out of here.
+//! ([`columns`]), the few statements that change something ([`command`]), which queries name their
+//! rows ([`point`]), and what was read before ([`cache`]). Knows nothing of snapshots: the engine
+//! resolves the [`Relation`]s that come out of here.
 
 mod allow;
+mod cache;
 mod clauses;
 mod columns;
 mod command;
@@ -35,6 +36,7 @@ use tidelake_core::{SnapshotName, TableVersion};
 
 use crate::error::QueryError;
 
+pub(crate) use cache::Statements;
 pub(crate) use columns::{FoldedNames, column_named, fold_columns};
 pub(crate) use command::{Command, command};
 pub(crate) use point::{Literal, Point, Wanted};

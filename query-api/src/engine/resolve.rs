@@ -19,7 +19,7 @@ use crate::provider::changes::Changes;
 use crate::provider::key_history;
 use crate::provider::scan::PinnedRows;
 use crate::request::{Consistency, Request, Tokens};
-use crate::sql::{AsOf, FoldedNames, Query, View};
+use crate::sql::{AsOf, FoldedNames, Point, Query, View};
 use crate::table::pinned::Pinned;
 use crate::tail::Finder;
 use crate::tail::View as TailView;
@@ -75,10 +75,13 @@ impl Engine {
             targets.push((name, relation, key));
         }
         let tokens = tokens_of(&request.tokens, &wanted)?;
+        let names_keys = targets.len() == 1 && Point::of(query, &request.params).is_some();
         let positions = wanted.iter().map(|(key, rows)| {
             let token = tokens.get(&key.0.table);
             async move {
-                let position = self.position(key, *rows, token, request, running).await?;
+                let position = self
+                    .position(key, (*rows, names_keys), token, request, running)
+                    .await?;
                 Ok::<_, QueryError>((key.clone(), position))
             }
         });
@@ -183,12 +186,15 @@ impl Engine {
     async fn position(
         &self,
         (id, as_of): &(TableId, AsOf),
-        rows: bool,
+        (rows, names_keys): (bool, bool),
         token: Option<&Token>,
         request: &Request,
         running: &Running,
     ) -> Result<Position, QueryError> {
-        let entry = self.entry(id).await?;
+        let entry = match names_keys {
+            true => self.entry_soon(id).await?,
+            false => self.entry(id).await?,
+        };
         self.check_token(&entry, token).await?;
         if *as_of != AsOf::Latest {
             let pinned = self.inner.pins.past(&entry, as_of).await?;
@@ -197,6 +203,14 @@ impl Engine {
         if request.consistency == Consistency::Committed || !rows {
             let pinned = self.covered(&entry, token, running).await?;
             return Ok(committed(pinned));
+        }
+        if !names_keys && let Some((pinned, ends)) = self.quiet(&entry, token).await {
+            let seen = Seen::of(&pinned, ends);
+            return Ok(Position {
+                pinned,
+                view: None,
+                seen,
+            });
         }
         let patience = Patience::of(running);
         let view = self.latest(&entry, token, &patience).await?;
