@@ -7,7 +7,8 @@
 //!
 //! Owns the order of these steps and what DataFusion is given: one runtime (memory, spill, our store
 //! and no other) for the process, one session for each query that knows the tables it reads and
-//! nothing else; keys are looked up beside all this ([`crate::lookup`]). Invariant: a query reads each table at one version and one tail position, however
+//! nothing else; keys are looked up beside all this ([`crate::lookup`]), by statements that name whole
+//! keys as well ([`point`]). Invariant: a query reads each table at one version and one tail position, however
 //! often it names it.
 
 mod check;
@@ -17,7 +18,9 @@ mod flush_tests;
 mod interrupt;
 mod plan;
 mod planner;
+mod point;
 mod pushdown;
+mod quiet;
 mod resolve;
 mod run;
 mod session;
@@ -46,6 +49,7 @@ use tidelake_table::index::IndexHome;
 use tokio::sync::Semaphore;
 
 use self::interrupt::Interrupt;
+use self::point::Keyed;
 use self::threads::{Lease, Threads};
 use crate::admission::{Lookups, Queries, QueryId, QueryInfo, Running};
 use crate::error::QueryError;
@@ -80,9 +84,11 @@ struct Inner {
     threads: Arc<Threads>,
     /// Statements that are parsed at a time.
     parsing: Arc<Semaphore>,
+    statements: sql::Statements,
     ids: SharedIds,
     metrics: QueryMetrics,
     session: session::Template,
+    quiet: quiet::Quiet,
 }
 
 /// What an engine is made of.
@@ -183,11 +189,13 @@ impl Engine {
             lookups: Lookups::new(&settings),
             threads: Threads::new(settings.target_partitions),
             parsing: Arc::new(Semaphore::new(settings.target_partitions.max(1))),
+            statements: sql::Statements::default(),
             readers,
             queries: Queries::new(settings.clone(), metrics.clone(), clock),
             ids,
             metrics,
             session,
+            quiet: quiet::Quiet::default(),
             settings,
         };
         Ok(Self {
@@ -308,11 +316,21 @@ impl Engine {
         let resolved = self.resolve(tenant, request, &parsed, &running);
         let resolved = running.bounded(resolved).await?;
         let turn = running.bounded(self.inner.queries.turn()).await?;
+        if let Some(keyed) = keyed(&parsed, request, &resolved)
+            && let Some(batch) = running.bounded(self.by_key(&keyed)).await?
+        {
+            return Ok(Answer {
+                schema: batch.schema(),
+                seen: resolved.seen,
+                max_rows: request.max_rows,
+                rows: Rows::ready(&running, batch),
+            });
+        }
         let state = self.inner.session.state(tenant, resolved.tables);
         let interrupt = Interrupt::default();
         let plan = plan::begin(plan::Statement {
             state,
-            parsed: parsed.statement,
+            parsed: Arc::unwrap_or_clone(parsed).statement,
             names: resolved.names,
             params: request.params.clone(),
             max_rows: request.max_rows,
@@ -338,32 +356,56 @@ impl Engine {
 
     /// Reads the statement. Takes no turn: what it costs is bounded by its length.
     async fn prepare(&self, request: &Request) -> Result<Prepared, QueryError> {
+        // Most statements are read sooner than other threads would begin to.
+        let statements = &self.inner.statements;
+        if let Some(known) = statements.get(&request.sql) {
+            return Ok(Prepared::Query(known));
+        }
+        if let Some(query) = sql::parse_short(&request.sql, &request.params) {
+            let query = Arc::new(query?);
+            statements.put(&request.sql, &query);
+            return Ok(Prepared::Query(query));
+        }
         let parsing = Arc::clone(&self.inner.parsing).acquire_owned().await;
         let parsing = parsing.map_err(|_| QueryError::Closed)?;
         let (sql, params) = (request.sql.clone(), request.params.clone());
         let read = async move {
             Ok(match sql::command(&sql, &params)? {
                 Some(command) => Prepared::Command(command),
-                None => Prepared::Query(sql::parse(&sql, &params)?),
+                None => Prepared::Query(Arc::new(sql::parse(&sql, &params)?)),
             })
         };
-        run::aside((parsing, self.lease()?), self.inner.metrics.clone(), read).await
+        let metrics = self.inner.metrics.clone();
+        let prepared = run::aside((parsing, self.lease()?), metrics, read).await?;
+        if let Prepared::Query(query) = &prepared {
+            statements.put(&request.sql, query);
+        }
+        Ok(prepared)
     }
 }
 
 /// A statement that was read.
 enum Prepared {
-    Query(sql::Query),
+    Query(Arc<sql::Query>),
     Command(sql::Command),
+}
+
+/// What the statement asks for, where it names whole keys of a table whose index is at hand.
+fn keyed(parsed: &sql::Query, request: &Request, resolved: &resolve::Resolved) -> Option<Keyed> {
+    let finder = resolved.finder.as_ref()?;
+    let point = sql::Point::of(parsed, &request.params)?;
+    Keyed::of(&point, finder)
 }
 
 /// A folder that can't be used costs memory, not answers.
 fn index_home(settings: &QuerySettings) -> IndexHome {
     let folder = settings.index_folder.clone();
     let folder = folder.unwrap_or_else(|| std::env::temp_dir().join("tidelake-query-index"));
-    IndexHome::open(&folder, INDEX_RUN_MEMORY_BYTES).unwrap_or_else(|error| {
+    let opened = IndexHome::open(&folder, INDEX_RUN_MEMORY_BYTES);
+    let home = opened.unwrap_or_else(|error| {
         let folder = folder.display();
         tracing::warn!(%folder, %error, "key indexes are kept in memory");
         IndexHome::memory()
-    })
+    });
+    home.keeping()
 }

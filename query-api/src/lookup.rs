@@ -5,14 +5,19 @@
 //!                                                                         └─► rows of the tail ┘
 //! ```
 //! Owns the way from keys to rows: [`TableKeys`] (what a key of the table is), [`Finder`] (where its
-//! row is, in one view), fetching and the HTTP shapes. SQL's scans use the same finder where filters
-//! name whole keys. Does not own which row of a key is the newest: that is the bucket's state.
+//! row is, in one view), fetching and the HTTP shapes. SQL takes the same way where a
+//! statement names whole keys, its scans use the finder where filters do. Does not own which row of a key is the newest: that is the bucket's state.
 //!
 //! Versions whose keys nobody has indexed here are answered by a scan with the keys as filters.
 
 pub(crate) mod ask;
 mod fetch;
+mod gather;
 mod scan;
 pub(crate) mod serve;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use fetch::fetch;
+pub(crate) use gather::gathered;
+pub(crate) use serve::found;

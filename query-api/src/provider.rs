@@ -19,7 +19,7 @@ mod fresh;
 pub(crate) mod key_history;
 mod live;
 mod pairs;
-mod points;
+pub(crate) mod points;
 pub(crate) mod prune;
 pub(crate) mod scan;
 #[cfg(test)]

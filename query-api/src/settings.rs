@@ -89,15 +89,16 @@ pub struct QuerySettings {
     /// Tables that are followed at a time (one consumer each) beyond those that queries are waiting
     /// for.
     pub tail_readers_max: usize,
-    /// A table that nobody queried for so long is no longer followed: it costs nothing then, and its
-    /// next query reads the tail, and an upsert table's keys, anew.
+    /// A table that nobody queried for so long is no longer followed: it makes no requests then, and
+    /// its next query reads the tail anew. Where an upsert table's keys are is kept for a while, in a
+    /// bounded part of the index folder.
     pub tail_idle_ms: u64,
     /// A `latest` query may take a snapshot that was read so long ago, if no commit was announced
     /// since: the tail makes up for our own commits, so this is how late those of other writers may
     /// show. `committed` queries always look.
     pub snapshot_age_ms_max: u64,
-    /// A lookup may take a catalog that was read so long ago: how late it sees that a table was
-    /// dropped. SQL always looks.
+    /// A lookup, and a statement that names rows by the values of columns, may take a catalog that was
+    /// read so long ago: how late it sees that a table was dropped. Other SQL always looks.
     pub catalog_age_ms_max: u64,
     /// Folder for the key indexes of upsert tables, thrown away at the end; the system's temporary
     /// folder when absent.

@@ -25,6 +25,8 @@ use crate::failure::Failure;
 
 /// URL of a store in memory.
 const MEMORY: &str = "memory:///";
+/// Parts of a key index up to this size stay in memory, larger ones become files.
+const INDEX_RUN_MEMORY_BYTES: usize = 512 << 10;
 
 #[derive(Debug)]
 pub(super) struct Ground {
@@ -36,6 +38,8 @@ pub(super) struct Ground {
     pub(super) snapshots: SnapshotCache,
     /// The one store in memory.
     memory: Option<Store>,
+    /// Where the key indexes of all services live, unless they have folders of their own.
+    indexes: Option<IndexHome>,
     folder: Option<PathBuf>,
     broker: Option<WatchedBroker>,
     _lock: Option<FolderLock>,
@@ -57,6 +61,7 @@ impl Ground {
                 log: Arc::new(MemoryLog::new(runtime.clock.clone())),
                 snapshots,
                 memory: Some(opened(MEMORY)?),
+                indexes: Some(IndexHome::memory().keeping()),
                 folder: None,
                 broker: None,
                 _lock: None,
@@ -82,6 +87,7 @@ impl Ground {
             log: Arc::new(log),
             snapshots,
             memory: None,
+            indexes: indexes(settings, &dir)?,
             folder: Some(dir),
             broker,
             _lock: Some(lock),
@@ -96,9 +102,9 @@ impl Ground {
         }
     }
 
-    /// Where key indexes live, where that is no folder.
+    /// Where key indexes live; by each service's settings where absent.
     pub(super) fn indexes(&self) -> Option<IndexHome> {
-        self.memory.is_some().then(IndexHome::memory)
+        self.indexes.clone()
     }
 
     /// What is kept; none in memory.
@@ -113,6 +119,19 @@ impl Ground {
             None => Ok(()),
         }
     }
+}
+
+/// One home for flusher and query: what one of them has loaded the other need not.
+fn indexes(settings: &LocalSettings, dir: &Path) -> Result<Option<IndexHome>, Failure> {
+    if settings.has_own_index_folders() {
+        return Ok(None);
+    }
+    let folder = dir.join("cache/index");
+    let home = IndexHome::open(&folder, INDEX_RUN_MEMORY_BYTES).map_err(|error| {
+        let folder = folder.display();
+        Failure::failed(format!("{folder} can't be used for key indexes: {error}"))
+    })?;
+    Ok(Some(home.keeping()))
 }
 
 fn opened(url: &str) -> Result<Store, Failure> {

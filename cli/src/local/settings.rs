@@ -202,6 +202,11 @@ impl LocalSettings {
         }
     }
 
+    /// True where somebody says where flusher or query keep their key indexes: they share none then.
+    pub(crate) fn has_own_index_folders(&self) -> bool {
+        !self.flusher.index_dir.is_empty() || self.query.query.index_folder.is_some()
+    }
+
     pub(crate) fn query(
         &self,
         dir: Option<&Path>,

@@ -19,7 +19,7 @@ use crate::provider::changes::Changes;
 use crate::provider::key_history;
 use crate::provider::scan::PinnedRows;
 use crate::request::{Consistency, Request, Tokens};
-use crate::sql::{AsOf, FoldedNames, Query, View};
+use crate::sql::{AsOf, FoldedNames, Point, Query, View};
 use crate::table::pinned::Pinned;
 use crate::tail::Finder;
 use crate::tail::View as TailView;
@@ -38,6 +38,8 @@ pub(super) struct Resolved {
     pub tables: Tables,
     pub seen: Vec<Seen>,
     pub names: FoldedNames,
+    /// Where the keys are, if all that is read is the rows of one table that has some.
+    pub finder: Option<Finder>,
 }
 
 /// One table at one position.
@@ -73,10 +75,13 @@ impl Engine {
             targets.push((name, relation, key));
         }
         let tokens = tokens_of(&request.tokens, &wanted)?;
+        let names_keys = targets.len() == 1 && Point::of(query, &request.params).is_some();
         let positions = wanted.iter().map(|(key, rows)| {
             let token = tokens.get(&key.0.table);
             async move {
-                let position = self.position(key, *rows, token, request, running).await?;
+                let position = self
+                    .position(key, (*rows, names_keys), token, request, running)
+                    .await?;
                 Ok::<_, QueryError>((key.clone(), position))
             }
         });
@@ -84,6 +89,8 @@ impl Engine {
 
         let mut tables = HashMap::new();
         let mut names = FoldedNames::default();
+        let mut finder = None;
+        let is_one = targets.len() == 1 && query.information.is_empty();
         for (name, relation, key) in targets {
             let Some(position) = positions.get(&key) else {
                 continue;
@@ -92,7 +99,14 @@ impl Engine {
                 View::Changes { from, .. } => positions.get(&(key.0.clone(), from.clone())),
                 _ => None,
             };
-            let provider = self.provider(&relation.view, position, from).await?;
+            let provider: Arc<dyn TableProvider> = match &relation.view {
+                View::Rows => {
+                    let rows = self.rows(position);
+                    finder = rows.finder.clone().filter(|_| is_one);
+                    Arc::new(rows)
+                }
+                view => self.provider(view, position, from).await?,
+            };
             names.add(name, provider.schema().fields());
             let schema = name.schema().unwrap_or(tenant.as_str());
             tables.insert((schema.to_owned(), name.table().to_owned()), provider);
@@ -109,6 +123,7 @@ impl Engine {
             tables,
             seen,
             names,
+            finder,
         })
     }
 
@@ -171,12 +186,15 @@ impl Engine {
     async fn position(
         &self,
         (id, as_of): &(TableId, AsOf),
-        rows: bool,
+        (rows, names_keys): (bool, bool),
         token: Option<&Token>,
         request: &Request,
         running: &Running,
     ) -> Result<Position, QueryError> {
-        let entry = self.entry(id).await?;
+        let entry = match names_keys {
+            true => self.entry_soon(id).await?,
+            false => self.entry(id).await?,
+        };
         self.check_token(&entry, token).await?;
         if *as_of != AsOf::Latest {
             let pinned = self.inner.pins.past(&entry, as_of).await?;
@@ -185,6 +203,14 @@ impl Engine {
         if request.consistency == Consistency::Committed || !rows {
             let pinned = self.covered(&entry, token, running).await?;
             return Ok(committed(pinned));
+        }
+        if !names_keys && let Some((pinned, ends)) = self.quiet(&entry, token).await {
+            let seen = Seen::of(&pinned, ends);
+            return Ok(Position {
+                pinned,
+                view: None,
+                seen,
+            });
         }
         let patience = Patience::of(running);
         let view = self.latest(&entry, token, &patience).await?;
@@ -293,14 +319,7 @@ impl Engine {
         let inner = &self.inner;
         let pinned = &position.pinned;
         Ok(match view {
-            View::Rows => Arc::new(match &position.view {
-                Some(view) => PinnedRows {
-                    view: Some(Arc::clone(view)),
-                    finder: Finder::fresh(view),
-                    ..self.committed_rows(pinned)
-                },
-                None => self.committed_rows(pinned),
-            }),
+            View::Rows => Arc::new(self.rows(position)),
             View::Changes { .. } => {
                 let from = from.unwrap_or(position);
                 let table = inner.pins.table(&pinned.entry);
@@ -330,6 +349,18 @@ impl Engine {
             View::Files => Arc::new(about::files(&pinned.files)?),
             View::Columns => Arc::new(about::columns(&pinned.shape)?),
         })
+    }
+
+    fn rows(&self, position: &Position) -> PinnedRows {
+        let committed = self.committed_rows(&position.pinned);
+        match &position.view {
+            Some(view) => PinnedRows {
+                view: Some(Arc::clone(view)),
+                finder: Finder::fresh(view),
+                ..committed
+            },
+            None => committed,
+        }
     }
 
     /// The rows that a version holds, without what lies behind its watermarks.

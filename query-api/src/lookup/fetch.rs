@@ -52,6 +52,15 @@ impl Rows {
         self.places.len()
     }
 
+    /// Batch and row of those that are there.
+    pub(super) fn places(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.places.iter().copied().flatten()
+    }
+
+    pub(super) fn batch(&self, place: usize) -> &RecordBatch {
+        &self.batches[place]
+    }
+
     pub(super) fn truncate(&mut self, rows: usize) {
         self.places.truncate(rows);
     }
@@ -95,7 +104,7 @@ pub(super) fn bytes_of(batch: &RecordBatch) -> usize {
 
 /// Reads rows in their order until all are there, or those that are take more than `bytes_max`: fewer
 /// rows than were asked for tell that.
-pub(super) async fn fetch(
+pub(crate) async fn fetch(
     readers: &Readers,
     finder: &Finder,
     found: &[Option<Found>],

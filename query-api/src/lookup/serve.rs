@@ -17,7 +17,7 @@ use crate::moment;
 use crate::request::Consistency;
 use crate::table::keys::TableKeys;
 use crate::table::pinned::Pinned;
-use crate::tail::Finder;
+use crate::tail::{Finder, Found};
 use crate::wait::{Patience, behind};
 
 /// So few keys are found where the request is handled: a probe of pages in memory costs less than
@@ -181,25 +181,17 @@ impl Engine {
         seen: Seen,
         keys: Keys,
     ) -> Result<Answered, QueryError> {
-        let few = matches!(&keys, Keys::Points(keys) if keys.num_rows() <= FEW_KEYS_MAX);
-        let limit = match &keys {
-            Keys::Points(_) => None,
-            Keys::Range { limit, .. } => Some(*limit),
-        };
-        let search = finder.clone();
-        let find = move || match &keys {
-            Keys::Points(keys) => search.find(keys),
-            // One row more than is sent: it tells where to go on.
+        let (found, limit) = match keys {
+            Keys::Points(keys) => (found(&finder, keys).await?, None),
             Keys::Range { from, to, limit } => {
-                let found = search.range(from.as_ref(), to.as_ref(), limit + 1)?;
-                Ok(found.into_iter().map(Some).collect())
+                let search = finder.clone();
+                let find = move || {
+                    // One row more than is sent: it tells where to go on.
+                    let found = search.range(from.as_ref(), to.as_ref(), limit + 1)?;
+                    Ok(found.into_iter().map(Some).collect())
+                };
+                (searched(find).await?, Some(limit))
             }
-        };
-        let found = if few {
-            find()?
-        } else {
-            let found = tokio::task::spawn_blocking(find).await;
-            found.map_err(|error| QueryError::Engine(format!("looking for keys: {error}")))??
         };
         let bytes_max = self.settings().json_bytes_max;
         let rows = fetch::fetch(self.readers(), &finder, &found, bytes_max).await?;
@@ -228,6 +220,26 @@ impl Engine {
             }
         }
     }
+}
+
+/// Where the rows of the keys are.
+pub(crate) async fn found(
+    finder: &Finder,
+    keys: RecordBatch,
+) -> Result<Vec<Option<Found>>, QueryError> {
+    if keys.num_rows() <= FEW_KEYS_MAX {
+        return finder.find(&keys);
+    }
+    let search = finder.clone();
+    searched(move || search.find(&keys)).await
+}
+
+/// Searches on a thread that may read files for a while.
+async fn searched(
+    find: impl FnOnce() -> Result<Vec<Option<Found>>, QueryError> + Send + 'static,
+) -> Result<Vec<Option<Found>>, QueryError> {
+    let found = tokio::task::spawn_blocking(find).await;
+    found.map_err(|error| QueryError::Engine(format!("looking for keys: {error}")))?
 }
 
 impl Source {

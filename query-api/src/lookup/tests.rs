@@ -18,6 +18,7 @@ use crate::testing::{TestTable, Wire, World};
 
 mod case;
 mod literals;
+mod statements;
 
 use case::*;
 
@@ -135,7 +136,12 @@ async fn sql_that_names_whole_keys_reads_only_where_they_are() {
     let fresh = plan("id = 1 AND region = 'eu'").await;
     assert_eq!(fresh.matches(".parquet").count(), 0, "{fresh}");
     let none = plan("id = 99 AND region = 'eu'").await;
-    assert!(none.contains("EmptyExec"), "{none}");
+    assert_eq!(none.matches(".parquet").count(), 0, "{none}");
+    for plan in [&one, &fresh, &none] {
+        assert!(plan.contains("KeyLookup: table=orders"), "{plan}");
+    }
+    let filtered = plan("id = 99 AND region = 'eu' AND note = 'v0'").await;
+    assert!(filtered.contains("EmptyExec"), "{filtered}");
     let scan = plan("id = 1 AND region > 'eu'").await;
     assert!(
         !scan.contains("EmptyExec"),
@@ -380,6 +386,101 @@ async fn a_table_that_nobody_asks_for_costs_nothing() {
     assert_eq!(case.world.store.requests(), requests);
     assert_eq!(case.world.log.asked(), asked);
     case.check().await;
+}
+
+#[tokio::test]
+async fn rows_that_are_all_in_files_are_counted_without_an_index() {
+    let settings = QuerySettings {
+        tail_idle_ms: 50,
+        ..QuerySettings::default()
+    };
+    let mut case = Case::new(settings).await;
+    let all = [1.0, 1.0];
+    let flush = |announced| Step::Flush {
+        shares: all,
+        announced,
+    };
+    for id in 0..4 {
+        case.put(&("eu".to_owned(), id), "a");
+    }
+    case.step(&flush(false)).await;
+    case.put(&("eu".to_owned(), 1), "b");
+    case.step(&flush(false)).await;
+    let entry = Arc::clone(&case.table.entry);
+    let count = async |case: &Case, consistency: &str| {
+        let sql = "SELECT count(*), max(note) FROM orders";
+        let (_, body) = case
+            .world
+            .sql(json!({"sql": sql, "consistency": consistency}))
+            .await;
+        (body["rows"][0].clone(), body["positions"].clone())
+    };
+    let committed = count(&case, "committed").await;
+    assert_eq!(committed.0, json!([4, "b"]));
+    let before = case.world.log.feeds();
+    assert_eq!(count(&case, "latest").await, committed);
+    assert!(case.world.engine.tails().followed(&entry).is_none());
+    assert_eq!(case.world.log.feeds(), before);
+    // Queried once more, it is followed while nobody waits for that.
+    assert_eq!(count(&case, "latest").await, committed);
+    crate::testing::until(async || case.world.engine.tails().followed(&entry).is_some()).await;
+    crate::testing::until(async || case.world.log.feeds() == before).await;
+    // A row behind the files: whose it supersedes only the index knows.
+    case.put(&("eu".to_owned(), 2), "c");
+    assert_eq!(count(&case, "latest").await.0, json!([4, "c"]));
+    crate::testing::until(async || case.world.log.feeds() == before).await;
+    // What was flushed since is no reason to follow it, either.
+    case.step(&flush(false)).await;
+    pause(60).await;
+    assert_eq!(count(&case, "latest").await.0, json!([4, "c"]));
+    assert_eq!(case.world.log.feeds(), before);
+}
+
+/// What a follower knew of the keys the next one begins with.
+#[tokio::test]
+async fn keys_are_not_read_again_by_whoever_follows_next() {
+    let settings = QuerySettings {
+        tail_idle_ms: 20,
+        ..QuerySettings::default()
+    };
+    let mut case = Case::new(settings).await;
+    let key = |id| ("eu".to_owned(), id);
+    for id in 0..8 {
+        case.put(&key(id), "a");
+        let (shares, announced) = ([1.0, 1.0], false);
+        case.step(&Step::Flush { shares, announced }).await;
+    }
+    let find = async |case: &Case, id: i64| {
+        let path = format!(
+            "/v1/tables/orders/rows/{}",
+            text(&key(id)).replace('"', "%22")
+        );
+        let before = case.world.store.requests();
+        let (status, body) = case.world.get(&path).await;
+        assert_eq!((status, &body["note"]), (200, &json!("a")), "{body}");
+        case.world.store.requests().since(&before).total()
+    };
+    let first = find(&case, 1).await;
+    crate::testing::until(async || case.world.log.feeds() == 0).await;
+    // The page of the row is at hand as well.
+    let again = find(&case, 1).await;
+    assert!(again + 8 <= first, "{again} requests, {first} at first");
+    // Rows deleted meanwhile stay deleted, new ones are found.
+    crate::testing::until(async || case.world.log.feeds() == 0).await;
+    case.push(
+        home(&key(2)),
+        Wire::tombstone(&text(&key(2))),
+        vec![(key(2), None)],
+    );
+    case.put(&key(9), "z");
+    let (shares, announced) = ([1.0, 1.0], false);
+    case.step(&Step::Flush { shares, announced }).await;
+    case.check().await;
+}
+
+async fn pause(millis: u64) {
+    let until = crate::moment::now() + std::time::Duration::from_millis(millis);
+    crate::moment::reach(until).await;
 }
 
 #[tokio::test]

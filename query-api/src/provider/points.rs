@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::ArrayRef;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
@@ -40,9 +41,17 @@ pub(super) fn keys(keys: &TableKeys, filters: &[Expr]) -> Result<Option<RecordBa
             bound[place] = Some(possible.collect());
         }
     }
-    let Some(bound) = bound.into_iter().collect::<Option<Vec<_>>>() else {
-        return Ok(None);
-    };
+    match bound.into_iter().collect::<Option<Vec<_>>>() {
+        Some(bound) => combined(schema, &bound),
+        None => Ok(None),
+    }
+}
+
+/// Every combination of the values of each key column; `None` where there are too many.
+pub(crate) fn combined(
+    schema: &SchemaRef,
+    bound: &[Vec<ScalarValue>],
+) -> Result<Option<RecordBatch>> {
     let count = bound
         .iter()
         .try_fold(1usize, |count, values| count.checked_mul(values.len()));
@@ -55,7 +64,7 @@ pub(super) fn keys(keys: &TableKeys, filters: &[Expr]) -> Result<Option<RecordBa
     // Every combination: the last column changes fastest.
     let mut each = count;
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(bound.len());
-    for values in &bound {
+    for values in bound {
         each /= values.len();
         let all = (0..count).map(|at| values[at / each % values.len()].clone());
         columns.push(ScalarValue::iter_to_array(all)?);

@@ -15,10 +15,11 @@ use std::collections::BTreeMap;
 use datafusion::arrow::datatypes::Fields;
 use datafusion::common::TableReference;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::Statement as Sql;
+use datafusion::sql::sqlparser::ast::{Ident, Statement as Sql};
 
-use self::scope::Relation;
+use self::scope::{Columns, Relation};
 use self::walk::Walk;
+use super::relations::fold;
 use crate::error::QueryError;
 
 /// The columns of the tables that a statement reads, by the names that it gives them.
@@ -43,6 +44,20 @@ impl FoldedNames {
         let fields = self.tables.get(table)?;
         Some(Relation::of_table(table, fields))
     }
+}
+
+/// The column of a table that a name means where no other table is in sight; absent where there is
+/// none, or the name may mean several.
+pub(crate) fn column_named(ident: &Ident, fields: &Fields) -> Option<usize> {
+    let place = |name: &str| fields.iter().position(|field| field.name() == name);
+    // An exact name needs no look at the others' case.
+    if let Some(exact) = place(&fold(ident)) {
+        return Some(exact);
+    }
+    let known: Vec<_> = fields.iter().map(|field| field.as_ref().into()).collect();
+    let mut ident = ident.clone();
+    Columns::known(known).resolve(&mut ident).ok()??;
+    place(&fold(&ident))
 }
 
 /// Writes unquoted names as the columns they mean.

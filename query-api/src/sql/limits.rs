@@ -28,6 +28,11 @@ const UNCOUNTED_MAX: usize = 32;
 /// level takes the parser many calls.
 const SHALLOW_MAX: usize = 150;
 const SHALLOW_NESTING_MAX: usize = 10;
+/// A text within these bounds is read in moments, and on any stack.
+const SHORT_BYTES_MAX: usize = 4096;
+const SHORT_TOKENS_MAX: usize = 256;
+const SHORT_DEPTH_MAX: usize = 24;
+const SHORT_NESTING_MAX: usize = 2;
 /// Enough to drop or visit a tree of [`DEPTH_MAX`] levels in a debug build; only what is used is
 /// ever touched.
 const OWN_STACK_BYTES: usize = 128 << 20;
@@ -49,6 +54,18 @@ impl Measured {
     pub(super) fn is_deep(&self) -> bool {
         self.depth > SHALLOW_MAX || self.nesting > SHALLOW_NESTING_MAX || !self.is_query
     }
+
+    fn is_short(&self) -> bool {
+        let tokens = self.tokens.as_ref();
+        let few = tokens.is_some_and(|tokens| tokens.len() <= SHORT_TOKENS_MAX);
+        few && self.is_query && self.depth <= SHORT_DEPTH_MAX && self.nesting <= SHORT_NESTING_MAX
+    }
+}
+
+/// As [`measure`], of a text that is read in moments; none where it may take longer.
+pub(super) fn short(sql: &str) -> Option<Measured> {
+    let measured = (sql.len() <= SHORT_BYTES_MAX).then(|| measure(sql).ok())??;
+    measured.is_short().then_some(measured)
 }
 
 /// Cuts the text into tokens and counts them.

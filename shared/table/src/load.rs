@@ -1,8 +1,9 @@
 //! Buckets' states from what is stored: the files of a snapshot, their vectors, their keys.
 //!
 //! Keys come from the sidecar that a file's add names; where there is none, or it is lost or
-//! damaged, they are read from the file's key columns. What an earlier state knows is kept, so that
-//! following a table costs what changed.
+//! damaged, they are read from the file's key columns. What an earlier state knows is not read again,
+//! so that following a table costs what changed; nor is what others loaded before, where the index
+//! home keeps it ([`kept`]).
 //!
 //! Files that don't name one bucket of their own (those of other engines) count for every bucket:
 //! each bucket's index holds its own keys of them and no others, but the deleted rows of such a
@@ -13,6 +14,7 @@
 //! the index home hands out ([`crate::index::LOAD_BYTES_MAX`]).
 
 mod facts;
+mod kept;
 mod runs;
 mod vectors;
 
@@ -31,6 +33,7 @@ use crate::read::KeyColumns;
 use crate::state::{BucketState, LiveFile};
 use facts::describe;
 
+pub(crate) use kept::KeptStates;
 pub(crate) use runs::sidecar_bytes_max;
 
 /// Tag of an add: object name of the file's index sidecar, relative to the table.
@@ -140,9 +143,15 @@ impl StateLoader {
         wanted: impl IntoIterator<Item = (Bucket, Option<BucketState>)>,
     ) -> Result<Vec<(Bucket, BucketState, Loaded)>, TableError> {
         let kind = self.spec.kind();
+        let kept = self.home.kept();
+        let version = kept.map(|kept| (kept, kept::Version::of(snapshot)));
+        let earlier = |bucket| {
+            let (kept, version) = version.as_ref()?;
+            kept.get(version, bucket)
+        };
         let loadings = wanted.into_iter().map(|(bucket, previous)| Loading {
             bucket,
-            previous,
+            previous: previous.or_else(|| earlier(bucket)),
             live: Vec::new(),
             files: Vec::new(),
             index: Index::new(kind),
@@ -168,7 +177,14 @@ impl StateLoader {
                 Ok((loading.bucket, state.settled(&home)?, loading.loaded))
             })
         });
-        settled.buffered(READS_IN_FLIGHT_MAX).try_collect().await
+        let settled = settled.buffered(READS_IN_FLIGHT_MAX);
+        let settled: Vec<(Bucket, BucketState, Loaded)> = settled.try_collect().await?;
+        if let Some((kept, version)) = &version {
+            for (bucket, state, _) in &settled {
+                kept.put(version, *bucket, state);
+            }
+        }
+        Ok(settled)
     }
 }
 

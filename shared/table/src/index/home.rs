@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::IndexError;
+use crate::load::KeptStates;
 
 const LOCK: &str = "lock";
 const HOME_PREFIX: &str = "runs-";
@@ -40,6 +41,8 @@ pub struct IndexHome {
     memory_bytes_max: usize,
     loads: Arc<Semaphore>,
     flushes: Arc<Semaphore>,
+    /// What was loaded of buckets, for those who load them later.
+    kept: Option<Arc<KeptStates>>,
 }
 
 /// Memory that may be used until this is dropped.
@@ -56,7 +59,23 @@ impl IndexHome {
             memory_bytes_max: usize::MAX,
             loads: memory(LOAD_BYTES_MAX),
             flushes: memory(FLUSH_BYTES_MAX),
+            kept: None,
         }
+    }
+
+    /// The home, where states of buckets outlive those who loaded them: services that share it share
+    /// these too, and a bucket that nobody asked for in a while need not be read again. They take a
+    /// bounded part of memory and disk.
+    #[must_use]
+    pub fn keeping(self) -> Self {
+        Self {
+            kept: Some(Arc::default()),
+            ..self
+        }
+    }
+
+    pub(crate) fn kept(&self) -> Option<&KeptStates> {
+        self.kept.as_deref()
     }
 
     /// Runs of more than `memory_bytes_max` bytes become files below `folder`, which is made if
@@ -69,6 +88,7 @@ impl IndexHome {
             memory_bytes_max,
             loads: memory(LOAD_BYTES_MAX),
             flushes: memory(FLUSH_BYTES_MAX),
+            kept: None,
         })
     }
 
