@@ -24,7 +24,6 @@ use serde_json::json;
 use tidelake_core::ErrorKind;
 use tidelake_service::telemetry::{self, LogFormat};
 use tidelake_service::{HealthReport, Pace, Running, Runtime, ServiceError, Shutdown, program};
-use tidelake_table::KnownStates;
 
 pub(crate) use lock::FolderLock;
 pub(crate) use settings::LocalSettings;
@@ -206,9 +205,8 @@ impl Local {
         let flusher = settings.flusher(folder, &kafka, &url);
         let query = settings.query(folder, &kafka, &url);
         let (log, snapshots) = (&ground.log, &ground.snapshots);
-        // One for all: what is acknowledged here is read here, and what the flusher knows of keys
-        // the query service needs.
-        let (pace, known) = (Pace::default(), KnownStates::default());
+        // One for all: what is acknowledged here is read here.
+        let pace = Pace::default();
         let gateway_parts = tidelake_ingest_gateway::Parts {
             store: ground.store()?,
             log: Arc::clone(log),
@@ -220,14 +218,12 @@ impl Local {
             log: Arc::clone(log),
             snapshots: snapshots.clone(),
             indexes: ground.indexes(),
-            known: known.clone(),
         };
         let query_parts = tidelake_query_api::Shared {
             store: ground.store()?,
             log: Arc::clone(log),
             snapshots: snapshots.clone(),
             indexes: ground.indexes(),
-            known,
             pace,
         };
 

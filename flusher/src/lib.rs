@@ -44,8 +44,8 @@ use tidelake_log::{KafkaLog, LogAdmin, LogClient, ProducerSettings, TopicSpec, t
 use tidelake_manifest::SnapshotCache;
 use tidelake_service::{Running, Runtime, ServiceError, serve, standard_routes};
 use tidelake_storage::{Store, StoreOptions};
+use tidelake_table::Encoders;
 use tidelake_table::index::IndexHome;
-use tidelake_table::{Encoders, KnownStates};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -70,8 +70,6 @@ pub struct Parts {
     pub snapshots: SnapshotCache,
     /// Where key indexes live; by the settings where absent.
     pub indexes: Option<IndexHome>,
-    /// What the process's services know of upsert tables' keys.
-    pub known: KnownStates,
 }
 
 /// Starts a flusher. It has joined its group, or goes on trying, when this returns.
@@ -96,7 +94,6 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         log: Arc::new(log),
         snapshots,
         indexes: None,
-        known: KnownStates::default(),
     };
     start_with(settings, runtime, parts).await
 }
@@ -145,7 +142,6 @@ async fn workbench(
         log,
         snapshots,
         indexes,
-        known,
     } = parts;
     tidelake_storage::probe(&store, runtime.ids.as_ref())
         .await
@@ -201,7 +197,6 @@ async fn workbench(
         files: settings.files(),
         encoders: Encoders::new(settings.encoder_bytes()),
         index_home: Arc::new(index_home),
-        known,
         announce,
     })
 }

@@ -44,7 +44,6 @@ use tidelake_core::{Bucket, TableId, TableVersion, TenantId, Watermark};
 use tidelake_manifest::SnapshotCache;
 use tidelake_service::Pace;
 use tidelake_storage::Store;
-use tidelake_table::KnownStates;
 use tidelake_table::index::IndexHome;
 use tokio::sync::Semaphore;
 
@@ -101,8 +100,6 @@ pub struct Parts {
     pub snapshots: SnapshotCache,
     /// Where key indexes live; by the settings where absent.
     pub indexes: Option<IndexHome>,
-    /// What other services of the process know of upsert tables' keys.
-    pub known: KnownStates,
     /// Where writers of this process see how far the tails are.
     pub pace: Pace,
     pub clock: SharedClock,
@@ -160,7 +157,6 @@ impl Engine {
             tail,
             snapshots,
             indexes,
-            known,
             pace,
             clock,
             ids,
@@ -181,7 +177,7 @@ impl Engine {
             Arc::clone(&pins),
             settings.clone(),
             home,
-            (metrics.clone(), known, pace),
+            (metrics.clone(), pace),
         );
         let inner = Inner {
             pins,

@@ -60,7 +60,6 @@ use tidelake_log::{KafkaLog, LogAdmin, LogClient};
 use tidelake_manifest::SnapshotCache;
 use tidelake_service::{HealthHandle, Pace, Running, Runtime, ServiceError, Shutdown};
 use tidelake_storage::{Store, StoreOptions};
-use tidelake_table::KnownStates;
 use tidelake_table::index::IndexHome;
 
 pub use admission::{QueryId, QueryInfo};
@@ -95,8 +94,6 @@ pub struct Shared {
     pub snapshots: SnapshotCache,
     /// Where key indexes live; by the settings where absent.
     pub indexes: Option<IndexHome>,
-    /// What the process's other services know of upsert tables' keys.
-    pub known: KnownStates,
     /// Where the process's writers see how far tails are.
     pub pace: Pace,
 }
@@ -128,7 +125,6 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         log: Arc::new(log),
         snapshots,
         indexes: None,
-        known: KnownStates::default(),
         // Nobody writes here.
         pace: Pace::default(),
     };
@@ -151,7 +147,6 @@ pub async fn start_with(
         log,
         snapshots,
         indexes,
-        known,
         pace,
     } = shared;
     let catalog = Catalog::open(&store, Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
@@ -175,7 +170,6 @@ pub async fn start_with(
         tail,
         snapshots,
         indexes,
-        known,
         pace,
         clock: Arc::clone(&runtime.clock),
         ids: Arc::clone(&runtime.ids),

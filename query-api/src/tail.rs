@@ -49,7 +49,6 @@ use parking_lot::Mutex;
 use tidelake_catalog::TableEntry;
 use tidelake_core::{TableId, TableVersion};
 use tidelake_service::Pace;
-use tidelake_table::KnownStates;
 use tidelake_table::index::IndexHome;
 use tokio_util::sync::CancellationToken;
 
@@ -81,8 +80,6 @@ struct Shared {
     home: Arc<IndexHome>,
     budget: Arc<Budget>,
     refusals: Refusals,
-    /// What others in the process know of upsert tables' keys.
-    known: KnownStates,
     /// What writers of this process go by.
     pace: Pace,
     tables: Mutex<Tables>,
@@ -112,12 +109,11 @@ impl Tails {
         pins: Arc<Pins>,
         settings: QuerySettings,
         home: Arc<IndexHome>,
-        (metrics, known, pace): (QueryMetrics, KnownStates, Pace),
+        (metrics, pace): (QueryMetrics, Pace),
     ) -> Self {
         let shared = Shared {
             budget: Budget::new(settings.tail_cache_bytes_max),
             refusals: Refusals::default(),
-            known,
             pace,
             source,
             pins,

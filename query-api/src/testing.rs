@@ -47,7 +47,6 @@ impl World {
             catalog: catalog.clone(),
             tail: log.tail(),
             indexes: None,
-            known: Default::default(),
             pace: Default::default(),
             clock: clock.clone(),
             ids: ids::random(),

@@ -14,9 +14,7 @@ use tidelake_log::{BucketReader, TopicWriter};
 use tidelake_manifest::{Conflict, ManifestError, Snapshot};
 use tidelake_storage::StorageError;
 use tidelake_table::index::IndexHome;
-use tidelake_table::{
-    Encoders, FileSettings, Flush, FlushOutcome, FlushRows, KnownStates, TableError,
-};
+use tidelake_table::{Encoders, FileSettings, Flush, FlushOutcome, FlushRows, TableError};
 use tokio::sync::{mpsc, watch};
 
 use crate::bucket::SealedBucket;
@@ -68,8 +66,6 @@ pub(crate) struct Workbench {
     pub encoders: Encoders,
     /// Where key indexes live.
     pub index_home: Arc<IndexHome>,
-    /// Where they are told of.
-    pub known: KnownStates,
     /// Topic of commit events, where they are wanted.
     pub announce: Option<Arc<str>>,
 }

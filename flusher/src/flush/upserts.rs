@@ -5,16 +5,17 @@
 //! looks wrong. So nothing rests on it having been kept.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
 
 use tidelake_codec::key::{KeyError, KeyText};
-use tidelake_core::{Bucket, TableVersion, TopicId};
+use tidelake_core::{Bucket, TopicId};
 use tidelake_manifest::Snapshot;
 use tidelake_schema::TableSchema;
+use tidelake_table::index::IndexHome;
 use tidelake_table::{
-    BucketState, Flush, FlushOutcome, FlushRows, KnownState, KnownStates, Owners, StateLoader,
-    TableError, Unowned, UpsertBucket, VECTOR_IDS,
+    BucketState, Flush, FlushOutcome, FlushRows, Owners, StateLoader, TableError, Unowned,
+    UpsertBucket, VECTOR_IDS,
 };
 use tokio::sync::Mutex;
 
@@ -26,12 +27,9 @@ use crate::policy::chain;
 #[derive(Debug)]
 pub(crate) struct Upserts {
     /// Topic id and schema that the states belong to.
-    belongs_to: (TopicId, Arc<str>),
+    belongs_to: (TopicId, String),
     loader: StateLoader,
     states: Mutex<BTreeMap<Bucket, BucketState>>,
-    /// What other services of the process are told of them.
-    known: KnownStates,
-    told: std::sync::Mutex<BTreeMap<Bucket, Arc<KnownState>>>,
     /// Memory of the states' indexes, as of the last time that somebody was done with them.
     memory_bytes: AtomicUsize,
 }
@@ -42,19 +40,18 @@ impl Upserts {
         table: &OpenTable,
         snapshot: &Snapshot,
         before: Option<Arc<Self>>,
-        bench: &Workbench,
+        home: &Arc<IndexHome>,
     ) -> Result<Option<Arc<Self>>, TableError> {
         if table.entry.mode != tidelake_catalog::TableMode::Upsert {
             return Ok(None);
         }
         let schema_string = &snapshot.metadata().schema_string;
-        let belongs_to = (table.entry.topic_id, Arc::from(schema_string.as_str()));
+        let belongs_to = (table.entry.topic_id, schema_string.clone());
         if let Some(before) = before.filter(|before| before.belongs_to == belongs_to) {
             return Ok(Some(before));
         }
         let owners = owners(snapshot.schema(), table.entry.buckets)?;
-        let home = Arc::clone(&bench.index_home);
-        let loader = StateLoader::new(snapshot.schema(), schema_string, owners, home)?;
+        let loader = StateLoader::new(snapshot.schema(), schema_string, owners, Arc::clone(home))?;
         let Some(loader) = loader else {
             return Err(TableError::Damaged {
                 what: table.entry.id.to_string(),
@@ -65,8 +62,6 @@ impl Upserts {
             belongs_to,
             loader,
             states: Mutex::default(),
-            known: bench.known.clone(),
-            told: std::sync::Mutex::default(),
             memory_bytes: AtomicUsize::new(0),
         })))
     }
@@ -83,8 +78,6 @@ impl Upserts {
         if let Err(error) = self.bring_up(&mut states, table, snapshot, &buckets).await {
             let table = &table.entry.id;
             tracing::warn!(%table, error = chain(&error), "key index not loaded yet");
-        } else {
-            self.tell(&states, &buckets, snapshot.version());
         }
         self.count(&states);
     }
@@ -117,7 +110,6 @@ impl Upserts {
             let table = &job.table.entry.id;
             tracing::warn!(%table, error = chain(error), "key index dropped, loading it anew");
             states.clear();
-            self.told().clear();
         }
         self.count(&states);
         let bytes: u64 = states.values().map(|state| state.index().bytes()).sum();
@@ -175,31 +167,14 @@ impl Upserts {
         let flushed = flushed.await?;
         states.extend(flushed.states);
         if let FlushOutcome::Committed(committed) = &flushed.outcome {
-            self.tell(states, &wanted, committed.version);
-        }
-        Ok(flushed.outcome)
-    }
-
-    /// Tells others in the process of buckets' states at a version.
-    fn tell(
-        &self,
-        states: &BTreeMap<Bucket, BucketState>,
-        buckets: &[Bucket],
-        version: TableVersion,
-    ) {
-        let (topic, schema) = &self.belongs_to;
-        let mut told = self.told();
-        for bucket in buckets {
-            if let Some(state) = states.get(bucket) {
-                let state = self.known.tell((*topic, *bucket), schema, version, state);
-                told.insert(*bucket, state);
+            let of = job.base.metadata();
+            for bucket in &wanted {
+                if let Some(state) = states.get(bucket) {
+                    self.loader.keep(of, committed.version, *bucket, state);
+                }
             }
         }
-    }
-
-    fn told(&self) -> MutexGuard<'_, BTreeMap<Bucket, Arc<KnownState>>> {
-        // Nobody panics while holding it.
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(flushed.outcome)
     }
 
     /// Brings the states of `buckets` to `snapshot`.
@@ -229,7 +204,6 @@ impl Upserts {
     pub(crate) fn retain(&self, owned: impl Fn(Bucket) -> bool) {
         if let Ok(mut states) = self.states.try_lock() {
             states.retain(|bucket, _| owned(*bucket));
-            self.told().retain(|bucket, _| owned(*bucket));
             self.count(&states);
         }
     }

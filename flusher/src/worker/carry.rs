@@ -164,7 +164,8 @@ impl Owner {
                 }
             }
         }
-        let upserts = match Upserts::open(&table, &snapshot, upserts, &self.bench) {
+        let home = &self.bench.index_home;
+        let upserts = match Upserts::open(&table, &snapshot, upserts, home) {
             Ok(upserts) => upserts,
             Err(error) => {
                 let trouble = Trouble::of(error.kind(), &error);

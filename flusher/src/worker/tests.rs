@@ -145,7 +145,6 @@ async fn workbench_over(
         files: settings.files(),
         encoders: Encoders::default(),
         index_home: Arc::new(IndexHome::open(&folder, 1 << 10).unwrap()),
-        known: Default::default(),
         announce: None,
     }
 }

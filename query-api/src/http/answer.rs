@@ -3,7 +3,8 @@
 //! A stream's first bytes are gathered before the status line leaves, so that an error that comes early
 //! is a problem with a status of its own. An error that comes later cuts the body off; NDJSON says why
 //! in a last line. Whether the answer was cut at the wished number of rows is a header where it is known
-//! in time; else trailers say it, NDJSON in a last line, Parquet in its footer.
+//! in time, which is waited for up to some MiB; else trailers say it, NDJSON in a last line, Parquet in
+//! its footer.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -19,6 +20,7 @@ use futures::stream::BoxStream;
 use http_body::Frame;
 use serde_json::json;
 use tidelake_core::Token;
+use tokio::sync::Semaphore;
 
 use crate::admission::QueryId;
 use crate::engine::{self, Answer, Seen};
@@ -36,6 +38,11 @@ const TRUNCATED: HeaderName = HeaderName::from_static("x-truncated");
 
 /// Bytes gathered before a stream's answer begins.
 const PREFETCH_BYTES: usize = 64 * 1024;
+/// The same where a number of rows is asked for: most such answers are whole by then, and their
+/// headers say whether they were cut.
+const WHOLE_BYTES: usize = 8 * 1024 * 1024;
+/// Answers of which so much is gathered at a time; others begin as those without a number do.
+static WHOLE: Semaphore = Semaphore::const_new(16);
 /// Bytes of readable positions in a header; beyond, they become tokens.
 const POSITIONS_BYTES_MAX: usize = 4 * 1024;
 
@@ -223,6 +230,11 @@ async fn streamed(rows: Rows, format: Format, headers: &mut HeaderMap) -> Result
         done: false,
         late: false,
     };
+    let room = sending.rows.left.and_then(|_| WHOLE.try_acquire().ok());
+    let bytes_max = match room {
+        Some(_) => WHOLE_BYTES,
+        None => PREFETCH_BYTES,
+    };
     let mut begun = BytesMut::new();
     loop {
         match sending.next().await? {
@@ -232,7 +244,7 @@ async fn streamed(rows: Rows, format: Format, headers: &mut HeaderMap) -> Result
                 return Ok(Body::from(begun.freeze()));
             }
         }
-        if begun.len() >= PREFETCH_BYTES {
+        if begun.len() >= bytes_max {
             break;
         }
     }
@@ -241,7 +253,10 @@ async fn streamed(rows: Rows, format: Format, headers: &mut HeaderMap) -> Result
         header::TRAILER,
         HeaderValue::from_static("x-rows, x-truncated"),
     );
-    let first = futures::stream::once(async { Ok::<_, QueryError>(Frame::data(begun.freeze())) });
+    let first = futures::stream::once(async {
+        drop(room);
+        Ok::<_, QueryError>(Frame::data(begun.freeze()))
+    });
     let rest = futures::stream::unfold(Left::Rows(Box::new(sending)), |left| async {
         let mut sending = match left {
             Left::Rows(sending) => sending,

@@ -22,7 +22,6 @@ mod encoding;
 mod error;
 mod flush;
 pub mod index;
-mod known;
 mod layout;
 mod load;
 pub mod lookup;
@@ -39,7 +38,6 @@ pub use flush::{
     COLUMN_BYTES, Encoders, Flush, FlushEnded, FlushOutcome, FlushReport, FlushRows, Flushed,
     UpsertBucket, VECTOR_IDS, bytes_while_flushing, flush_needs,
 };
-pub use known::{KnownState, KnownStates};
 pub use layout::FileLayout;
 pub use load::{Loaded, StateLoader, TAG_INDEX};
 pub use lookup::{FileRows, LookupError, RowRead};

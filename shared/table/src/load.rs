@@ -22,7 +22,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use tidelake_core::Bucket;
+use tidelake_core::{Bucket, TableVersion};
+use tidelake_manifest::action::Metadata;
 use tidelake_manifest::{DataFile, DeltaTable, Snapshot};
 use tidelake_schema::TableSchema;
 
@@ -145,13 +146,14 @@ impl StateLoader {
         let kind = self.spec.kind();
         let kept = self.home.kept();
         let version = kept.map(|kept| (kept, kept::Version::of(snapshot)));
+        // What is kept is as new as what whoever asks has loaded, or newer: all of it was put there.
         let earlier = |bucket| {
             let (kept, version) = version.as_ref()?;
             kept.get(version, bucket)
         };
         let loadings = wanted.into_iter().map(|(bucket, previous)| Loading {
             bucket,
-            previous: previous.or_else(|| earlier(bucket)),
+            previous: earlier(bucket).or(previous),
             live: Vec::new(),
             files: Vec::new(),
             index: Index::new(kind),
@@ -185,6 +187,14 @@ impl StateLoader {
             }
         }
         Ok(settled)
+    }
+
+    /// Keeps the state of a bucket at a version that whoever has it has committed, for those who
+    /// load the bucket next, where the index home keeps states.
+    pub fn keep(&self, of: &Metadata, at: TableVersion, bucket: Bucket, state: &BucketState) {
+        if let Some(kept) = self.home.kept() {
+            kept.put(&kept::Version::at(of, at), bucket, state);
+        }
     }
 }
 

@@ -285,7 +285,7 @@ async fn a_streamed_answer_says_at_its_end_whether_it_was_cut() {
         ("application/vnd.apache.arrow.stream", 50_000),
         ("application/x-ndjson", 200_000),
     ] {
-        let sql = "SELECT value, 'some text' AS t FROM generate_series(1, 100000)";
+        let sql = "SELECT value, repeat('x', 200) AS t FROM generate_series(1, 100000)";
         let request = HttpRequest::post("/v1/sql")
             .header("accept", accept)
             .body(Body::from(
@@ -314,6 +314,19 @@ async fn a_streamed_answer_says_at_its_end_whether_it_was_cut() {
             let told = last["truncated"]["rows"].as_u64();
             assert_eq!(told, is_cut.then_some(50_000));
         }
+    }
+    // Less than some MiB are waited for.
+    for accept in ["text/csv", "application/vnd.apache.arrow.stream"] {
+        let sql = "SELECT value, 'some text' AS t FROM generate_series(1, 100000)";
+        let request = HttpRequest::post("/v1/sql")
+            .header("accept", accept)
+            .body(Body::from(
+                json!({"sql": sql, "max_rows": 50_000}).to_string(),
+            ))
+            .unwrap();
+        let (parts, _) = world.http(request).await;
+        assert_eq!(parts.headers["x-truncated"], "true", "{accept}");
+        assert_eq!(parts.headers["x-rows"], "50000", "{accept}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidelake_core::{Bucket, TableVersion, Watermark};
+use tidelake_core::{Bucket, Watermark};
 use tidelake_table::StateLoader;
 use tokio::time::Instant;
 
@@ -58,16 +58,9 @@ impl Base {
         let mut upsert = BTreeMap::new();
         if let Some(pen) = &pen {
             let table = shared.pins.table(entry);
-            let since = before.map_or(TableVersion(0), |before| before.pinned.snapshot.version());
             let wanted = (0..entry.buckets).map(Bucket).map(|bucket| {
-                // Who has just committed knows more than what was read here before.
-                let at = (entry.topic_id, bucket);
-                let told = shared
-                    .known
-                    .find(at, metadata, since..=pinned.snapshot.version());
-                let own = || before?.upsert.get(&bucket);
-                let own = || own().map(|own| own.committed.clone());
-                (bucket, told.or_else(own))
+                let known = before.and_then(|before| before.upsert.get(&bucket));
+                (bucket, known.map(|known| known.committed.clone()))
             });
             let wanted: Vec<_> = wanted.collect();
             let states = pen

@@ -4,13 +4,14 @@
 //! A state is a value of shared parts, so keeping one costs nothing while it is in use elsewhere.
 //! Invariants: of a bucket only the state of its newest version is kept; what all of them hold is
 //! bounded, and what was used longest ago goes first. A kept state is no more than a `previous` one:
-//! loading checks whether it can be used for the version that is wanted.
+//! loading reads what its version lacks. Versions before the kept one are loaded without it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidelake_core::{Bucket, TableVersion};
 use tidelake_manifest::Snapshot;
+use tidelake_manifest::action::Metadata;
 
 use crate::state::BucketState;
 
@@ -55,22 +56,28 @@ pub(super) struct Version {
 
 impl Version {
     pub(super) fn of(snapshot: &Snapshot) -> Self {
-        let metadata = snapshot.metadata();
+        Self::at(snapshot.metadata(), snapshot.version())
+    }
+
+    pub(super) fn at(metadata: &Metadata, version: TableVersion) -> Self {
         Self {
             table: Arc::from(metadata.id.as_str()),
             schema: Arc::from(metadata.schema_string.as_str()),
-            version: snapshot.version(),
+            version,
         }
     }
 }
 
 impl KeptStates {
+    /// The state of the version that is wanted, or of an earlier one.
     pub(super) fn get(&self, wanted: &Version, bucket: Bucket) -> Option<BucketState> {
         let mut held = self.held();
         held.uses += 1;
         let now = held.uses;
         let kept = held.by_bucket.get_mut(&(Arc::clone(&wanted.table), bucket));
-        let kept = kept.filter(|kept| kept.schema == wanted.schema)?;
+        let fits =
+            |kept: &&mut Kept| kept.schema == wanted.schema && kept.version <= wanted.version;
+        let kept = kept.filter(fits)?;
         kept.used = now;
         Some(kept.state.clone())
     }
@@ -163,7 +170,8 @@ mod tests {
         kept.put(&version("t", 2), Bucket(0), &state(20));
         kept.put(&version("t", 1), Bucket(0), &state(10));
         kept.put(&version("t", 1), Bucket(1), &state(11));
-        assert_eq!(rows(kept.get(&version("t", 1), Bucket(0))), Some(20));
+        assert_eq!(rows(kept.get(&version("t", 1), Bucket(0))), None);
+        assert_eq!(rows(kept.get(&version("t", 2), Bucket(0))), Some(20));
         assert_eq!(rows(kept.get(&version("t", 9), Bucket(1))), Some(11));
         assert_eq!(rows(kept.get(&version("u", 1), Bucket(1))), None);
         let others = Version {
