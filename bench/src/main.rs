@@ -42,6 +42,9 @@ struct Arguments {
     /// Rounds where two systems are compared
     #[arg(long, default_value_t = 2)]
     rounds: u32,
+    /// `lookup` by SQL beside lookups by route
+    #[arg(long)]
+    sql: bool,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +153,7 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
             }
             Ok(())
         }
+        Figure::Lookup if arguments.sql => reads::lookup_by_sql(live, arguments.rounds).await,
         Figure::Lookup => reads::lookup(live).await,
         Figure::Freshness => reads::freshness(live, 30).await,
         Figure::ScanAfterUpdates => reads::scan_after_updates(live, arguments.rounds).await,
