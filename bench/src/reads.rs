@@ -70,7 +70,11 @@ impl Way {
 
 /// Point lookups by SQL beside those by route, in turn, of pages that were read before.
 pub(crate) async fn lookup_by_sql(live: u64, rounds: u32) -> Result<()> {
-    let system = Arc::new(System::start(&every_second())?);
+    let mut options = every_second();
+    // All clients are one tenant, whose queries are bounded below their number.
+    let of_tenant = "TIDELAKE__QUERY__QUERY__RUNNING_PER_TENANT_MAX";
+    options.environment.push((of_tenant.into(), "64".into()));
+    let system = Arc::new(System::start(&options)?);
     system.create_upsert(TABLE, 4).await?;
     fill(&system, TABLE, live).await?;
     look(&system, live, 1, 500, (99, Way::Get)).await?;

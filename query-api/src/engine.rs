@@ -7,9 +7,9 @@
 //!
 //! Owns the order of these steps and what DataFusion is given: one runtime (memory, spill, our store
 //! and no other) for the process, one session for each query that knows the tables it reads and
-//! nothing else; keys are looked up beside all this ([`crate::lookup`]), by statements that name whole
-//! keys as well ([`point`]). Invariant: a query reads each table at one version and one tail position, however
-//! often it names it.
+//! nothing else; keys are looked up beside all this ([`crate::lookup`]), by statements that name
+//! whole keys as well ([`point`]). Invariant: a query reads each table at one version and one tail
+//! position, however often it names it.
 
 mod check;
 mod commands;
