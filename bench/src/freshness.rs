@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::reads::{look, percentiles};
+use crate::reads::{Way, look, percentiles};
 use crate::report::{Stopwatch, now, round};
 use crate::system::{System, pause};
 use crate::upsert::{ARROW, Dice, body, every_second, fill, rows};
@@ -42,7 +42,7 @@ async fn measure(live: u64, rate: u64, seconds: u64) -> Result<f64> {
     let system = Arc::new(System::start(&every_second())?);
     system.create_upsert(TABLE, 4).await?;
     fill(&system, TABLE, live).await?;
-    look(&system, live, 1, 200, 5).await?;
+    look(&system, live, 1, 200, (5, Way::Get)).await?;
     let watch = Stopwatch::start(&[("tidelake", system.pid())]);
     let end = now() + Duration::from_secs(seconds);
     let acknowledged = Arc::new(AtomicU64::new(0));

@@ -51,6 +51,9 @@ struct Arguments {
     /// How long each rate of `freshness` is held
     #[arg(long, default_value_t = 30)]
     seconds: u64,
+    /// `lookup` by SQL beside lookups by route
+    #[arg(long)]
+    sql: bool,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +165,7 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
             }
             Ok(())
         }
+        Figure::Lookup if arguments.sql => reads::lookup_by_sql(live, arguments.rounds).await,
         Figure::Lookup => reads::lookup(live).await,
         Figure::Freshness => freshness::run(live, arguments.rate, arguments.seconds).await,
         Figure::ScanAfterUpdates => reads::scan_after_updates(live, arguments.rounds).await,

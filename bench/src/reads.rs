@@ -25,19 +25,88 @@ pub(crate) fn percentiles(mut times: Vec<Duration>) -> Value {
     json!({"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": at(1.0)})
 }
 
+/// How a row is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way {
+    Get,
+    /// `SELECT * … WHERE` the key is.
+    Sql,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Sql => "sql",
+        }
+    }
+
+    fn request(self, http: &reqwest::Client, query: &str, key: u64) -> reqwest::RequestBuilder {
+        match self {
+            Self::Get => http.get(format!("{query}/v1/tables/{TABLE}/rows/{key}")),
+            Self::Sql => {
+                let sql = format!("SELECT * FROM {TABLE} WHERE id = {key}");
+                http.post(format!("{query}/v1/sql"))
+                    .json(&json!({ "sql": sql }))
+            }
+        }
+    }
+
+    /// The key of the one row of an answer.
+    fn key(self, answer: &Value) -> Option<u64> {
+        match self {
+            Self::Get => answer["id"].as_u64(),
+            Self::Sql => {
+                let rows = answer["rows"].as_array().filter(|rows| rows.len() == 1)?;
+                let columns = answer["columns"].as_array()?;
+                let place = columns.iter().position(|column| column["name"] == "id")?;
+                rows[0][place].as_u64()
+            }
+        }
+    }
+}
+
+/// Point lookups by SQL beside those by route, in turn, of pages that were read before.
+pub(crate) async fn lookup_by_sql(live: u64, rounds: u32) -> Result<()> {
+    let mut options = every_second();
+    // All clients are one tenant, whose queries are bounded below their number.
+    let of_tenant = "TIDELAKE__QUERY__QUERY__RUNNING_PER_TENANT_MAX";
+    options.environment.push((of_tenant.into(), "64".into()));
+    let system = Arc::new(System::start(&options)?);
+    system.create_upsert(TABLE, 4).await?;
+    fill(&system, TABLE, live).await?;
+    look(&system, live, 1, 500, (99, Way::Get)).await?;
+    warm_up(&system, live).await?;
+    for (clients, each) in [(1, 3_000), (16, 1_500)] {
+        for round in 0..rounds.max(1) {
+            for way in [Way::Get, Way::Sql] {
+                let watch = Stopwatch::start(&[("tidelake", system.pid())]);
+                let seed = (1 + u64::from(round), way);
+                let times = look(&system, live, clients, each, seed).await?;
+                let more = json!({
+                    "way": way.name(), "clients": clients, "live_keys": live,
+                    "ms": percentiles(times), "pages_read_before": true,
+                });
+                watch.report("lookup_by_sql", clients * each, None, more);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Point lookups by one and by sixteen clients that keep their connections.
 pub(crate) async fn lookup(live: u64) -> Result<()> {
     let system = Arc::new(System::start(&every_second())?);
     system.create_upsert(TABLE, 4).await?;
     fill(&system, TABLE, live).await?;
     // The first lookups load the index.
-    look(&system, live, 1, 500, 99).await?;
+    look(&system, live, 1, 500, (99, Way::Get)).await?;
     for (clients, each, is_warm) in [(1, 5_000, false), (1, 5_000, true), (16, 3_000, true)] {
         if is_warm && clients == 1 {
             warm_up(&system, live).await?;
         }
         let watch = Stopwatch::start(&[("tidelake", system.pid())]);
-        let times = look(&system, live, clients, each, 1).await?;
+        let times = look(&system, live, clients, each, (1, Way::Get)).await?;
         let more = json!({
             "clients": clients, "live_keys": live, "ms": percentiles(times),
             "pages_read_before": is_warm,
@@ -75,7 +144,7 @@ pub(crate) async fn look(
     live: u64,
     clients: u64,
     each: u64,
-    seed: u64,
+    (seed, way): (u64, Way),
 ) -> Result<Vec<Duration>> {
     let mut running = Vec::new();
     for client in 0..clients {
@@ -86,9 +155,9 @@ pub(crate) async fn look(
             let mut times = Vec::with_capacity(each as usize);
             for _ in 0..each {
                 let key = dice.below(live);
-                let url = format!("{}/v1/tables/{TABLE}/rows/{key}", system.query);
+                let request = way.request(&http, &system.query, key);
                 let begun = now();
-                let answer = http.get(url).send().await?;
+                let answer = request.send().await?;
                 let status = answer.status();
                 let text = answer.bytes().await?;
                 times.push(begun.elapsed());
@@ -97,8 +166,9 @@ pub(crate) async fn look(
                     "{status}: {}",
                     String::from_utf8_lossy(&text)
                 );
-                let row: Value = serde_json::from_slice(&text)?;
-                ensure!(row["id"] == key, "asked for {key}, got {row}");
+                let found: Value = serde_json::from_slice(&text)?;
+                let is_it = way.key(&found) == Some(key);
+                ensure!(is_it, "asked for {key}, got {found}");
             }
             Ok(times)
         }));
@@ -176,7 +246,7 @@ pub(crate) async fn idle(live: u64) -> Result<()> {
     let system = Arc::new(System::start(&every_second())?);
     system.create_upsert(TABLE, 4).await?;
     fill(&system, TABLE, live).await?;
-    look(&system, live, 1, 100, 1).await?;
+    look(&system, live, 1, 100, (1, Way::Get)).await?;
     // Followers stop some time after the last query.
     pause(Duration::from_secs(45)).await;
     let (before, cpu) = (

@@ -7,9 +7,9 @@
 //!
 //! Owns the order of these steps and what DataFusion is given: one runtime (memory, spill, our store
 //! and no other) for the process, one session for each query that knows the tables it reads and
-//! nothing else; keys are looked up beside all this ([`crate::lookup`]), by statements that name whole
-//! keys as well ([`point`]). Invariant: a query reads each table at one version and one tail position, however
-//! often it names it.
+//! nothing else; keys are looked up beside all this ([`crate::lookup`]), by statements that name
+//! whole keys as well ([`point`]). Invariant: a query reads each table at one version and one tail
+//! position, however often it names it.
 
 mod check;
 mod commands;
@@ -312,7 +312,7 @@ impl Engine {
         let resolved = self.resolve(tenant, request, &parsed, &running);
         let resolved = running.bounded(resolved).await?;
         let turn = running.bounded(self.inner.queries.turn()).await?;
-        if let Some(keyed) = keyed(&parsed, request, &resolved)
+        if let Some(keyed) = keyed(&resolved)
             && let Some(batch) = running.bounded(self.by_key(&keyed)).await?
         {
             return Ok(Answer {
@@ -387,10 +387,9 @@ enum Prepared {
 }
 
 /// What the statement asks for, where it names whole keys of a table whose index is at hand.
-fn keyed(parsed: &sql::Query, request: &Request, resolved: &resolve::Resolved) -> Option<Keyed> {
-    let finder = resolved.finder.as_ref()?;
-    let point = sql::Point::of(parsed, &request.params)?;
-    Keyed::of(&point, finder)
+fn keyed(resolved: &resolve::Resolved) -> Option<Keyed> {
+    let (point, finder) = resolved.keyed.as_ref()?;
+    Keyed::of(point, finder)
 }
 
 /// A folder that can't be used costs memory, not answers.

@@ -5,8 +5,9 @@
 //!                                                                         └─► rows of the tail ┘
 //! ```
 //! Owns the way from keys to rows: [`TableKeys`] (what a key of the table is), [`Finder`] (where its
-//! row is, in one view), fetching and the HTTP shapes. SQL takes the same way where a
-//! statement names whole keys, its scans use the finder where filters do. Does not own which row of a key is the newest: that is the bucket's state.
+//! row is, in one view), fetching and the HTTP shapes. SQL takes the same way where a statement names
+//! whole keys, its scans use the finder where filters do. Does not own which row of a key is the
+//! newest: that is the bucket's state.
 //!
 //! Versions whose keys nobody has indexed here are answered by a scan with the keys as filters.
 

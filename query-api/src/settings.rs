@@ -97,8 +97,8 @@ pub struct QuerySettings {
     /// since: the tail makes up for our own commits, so this is how late those of other writers may
     /// show. `committed` queries always look.
     pub snapshot_age_ms_max: u64,
-    /// A lookup, and a statement that names rows by the values of columns, may take a catalog that was
-    /// read so long ago: how late it sees that a table was dropped. Other SQL always looks.
+    /// A lookup, and a statement that names whole keys, may take a catalog that was read so long ago:
+    /// how late it sees that a table was dropped. Other SQL always looks.
     pub catalog_age_ms_max: u64,
     /// Folder for the key indexes of upsert tables, thrown away at the end; the system's temporary
     /// folder when absent.

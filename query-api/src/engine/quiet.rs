@@ -1,9 +1,9 @@
 //! Upsert tables that nobody follows and whose log holds nothing new: their files are all there is.
 //!
 //! To follow a table means to know where each of its keys is, which is read from every file's index
-//! first. A query that names no keys does without, as long as no row behind the files supersedes one
-//! of theirs. A table that is queried again and again is followed all the same, while nobody waits
-//! for it: a follower's snapshot and ends are at hand, ours are asked for each time.
+//! first. A query that does not name whole keys does without, as long as no row behind the files
+//! supersedes one of theirs. A table that is queried again and again is followed all the same, while
+//! nobody waits for it: a follower's snapshot and ends are at hand, ours are asked for each time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -38,8 +38,9 @@ pub(super) struct Resolved {
     pub tables: Tables,
     pub seen: Vec<Seen>,
     pub names: FoldedNames,
-    /// Where the keys are, if all that is read is the rows of one table that has some.
-    pub finder: Option<Finder>,
+    /// What the statement names its rows by, and where they are, if all that is read is one table
+    /// whose keys are known.
+    pub keyed: Option<(Point, Finder)>,
 }
 
 /// One table at one position.
@@ -75,12 +76,13 @@ impl Engine {
             targets.push((name, relation, key));
         }
         let tokens = tokens_of(&request.tokens, &wanted)?;
-        let names_keys = targets.len() == 1 && Point::of(query, &request.params).is_some();
+        let point = Point::of(query, &request.params);
+        let named = point.as_ref();
         let positions = wanted.iter().map(|(key, rows)| {
             let token = tokens.get(&key.0.table);
             async move {
                 let position = self
-                    .position(key, (*rows, names_keys), token, request, running)
+                    .position(key, (*rows, named), token, request, running)
                     .await?;
                 Ok::<_, QueryError>((key.clone(), position))
             }
@@ -89,8 +91,7 @@ impl Engine {
 
         let mut tables = HashMap::new();
         let mut names = FoldedNames::default();
-        let mut finder = None;
-        let is_one = targets.len() == 1 && query.information.is_empty();
+        let mut keyed = None;
         for (name, relation, key) in targets {
             let Some(position) = positions.get(&key) else {
                 continue;
@@ -102,7 +103,7 @@ impl Engine {
             let provider: Arc<dyn TableProvider> = match &relation.view {
                 View::Rows => {
                     let rows = self.rows(position);
-                    finder = rows.finder.clone().filter(|_| is_one);
+                    keyed = point.clone().zip(rows.finder.clone());
                     Arc::new(rows)
                 }
                 view => self.provider(view, position, from).await?,
@@ -123,7 +124,7 @@ impl Engine {
             tables,
             seen,
             names,
-            finder,
+            keyed,
         })
     }
 
@@ -186,14 +187,20 @@ impl Engine {
     async fn position(
         &self,
         (id, as_of): &(TableId, AsOf),
-        (rows, names_keys): (bool, bool),
+        (rows, named): (bool, Option<&Point>),
         token: Option<&Token>,
         request: &Request,
         running: &Running,
     ) -> Result<Position, QueryError> {
-        let entry = match names_keys {
-            true => self.entry_soon(id).await?,
-            false => self.entry(id).await?,
+        let (entry, by_key) = match named {
+            Some(point) => {
+                let soon = self.entry_soon(id).await?;
+                match names_key(point, &soon) {
+                    true => (soon, true),
+                    false => (self.entry(id).await?, false),
+                }
+            }
+            None => (self.entry(id).await?, false),
         };
         self.check_token(&entry, token).await?;
         if *as_of != AsOf::Latest {
@@ -204,7 +211,7 @@ impl Engine {
             let pinned = self.covered(&entry, token, running).await?;
             return Ok(committed(pinned));
         }
-        if !names_keys && let Some((pinned, ends)) = self.quiet(&entry, token).await {
+        if !by_key && let Some((pinned, ends)) = self.quiet(&entry, token).await {
             let seen = Seen::of(&pinned, ends);
             return Ok(Position {
                 pinned,
@@ -441,6 +448,16 @@ impl Engine {
             .try_collect()
             .await
     }
+}
+
+/// Whether the statement names rows by all columns of the table's key, whatever else it asks.
+fn names_key(point: &Point, entry: &TableEntry) -> bool {
+    let named = |column: &str| {
+        let mut conditions = point.conditions.iter();
+        conditions.any(|(name, _)| name.value.eq_ignore_ascii_case(column))
+    };
+    let key = entry.schema.identifier_fields();
+    !key.is_empty() && key.iter().all(|field| named(&field.name))
 }
 
 fn committed(pinned: Arc<Pinned>) -> Position {

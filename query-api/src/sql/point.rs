@@ -20,6 +20,8 @@ use super::{Query, View};
 
 /// Conditions of one statement: more than any key has columns.
 const CONDITIONS_MAX: usize = 64;
+/// Values of one condition; who names more has them planned.
+const VALUES_MAX: usize = 1_000;
 
 /// A statement of the form.
 #[derive(Debug, Clone, PartialEq)]
@@ -324,7 +326,7 @@ impl Conditions<'_> {
                 expr,
                 list,
                 negated: false,
-            } => {
+            } if list.len() <= VALUES_MAX => {
                 let values = list.iter().map(|value| self.literal(value));
                 let values = values.collect::<Option<Vec<_>>>()?;
                 Some((column(expr, self.visible)?.clone(), values))

@@ -5,9 +5,11 @@
 //!                                                  ranges() ─► fetched by the caller ─► decode(bytes)
 //! ```
 //! Owns which bytes hold a row and how these pages become columns; what opens a file once is kept in
-//! [`FileRows`], pages that were read before in a [`PageCache`]. Fetching is the caller's, so is finding the row numbers. The pages go through
-//! parquet's own array readers; only the page reader below them is ours, because parquet's makes
-//! both zstd contexts for every column chunk, which costs more than decoding a row.
+//! [`FileRows`], pages that were read before in a [`PageCache`]. Fetching is the caller's, so is
+//! finding the row numbers. A few rows of flat columns are read where they stand ([`direct`]). The
+//! pages of all others go through parquet's own array readers; only the page reader below them is
+//! ours, because parquet's makes both zstd contexts for every column chunk, which costs more than
+//! decoding a row.
 //!
 //! Invariants: a plan names each page once; bytes that don't fit a plan, or are damaged, are an
 //! error and never a panic. A file that can't be read this way (without a usable offset index) is not
@@ -15,6 +17,7 @@
 //! come here: this build of parquet can't read their footers.)
 
 mod cache;
+mod direct;
 mod header;
 mod pages;
 mod place;
@@ -74,6 +77,8 @@ pub struct FileRows {
     metadata: Arc<ParquetMetaData>,
     columns: Box<[usize]>,
     levels: FieldLevels,
+    /// How a few rows are read, where the columns allow it.
+    flat: Option<direct::Flat>,
     /// Leaf columns that are read; rising.
     leaves: Box<[usize]>,
     /// The first row of each row group, then the number of all rows.
@@ -112,16 +117,18 @@ impl FileRows {
         let read = columns
             .iter()
             .filter_map(|&c| arrow.schema().fields().get(c));
+        let flat = direct::Flat::of(metadata, &leaves, read.clone().cloned());
         let bytes = size_of::<Self>()
             + size_of_val(columns)
             + size_of_val(&*leaves)
             + size_of_val(starts.as_slice())
-            // Once as fields, once as levels.
-            + 2 * read.map(|field| field.size() + FIELD_BYTES).sum::<usize>();
+            // As fields, as levels, and as the schema of few rows.
+            + 3 * read.map(|field| field.size() + FIELD_BYTES).sum::<usize>();
         Ok(Some(Self {
             metadata: Arc::clone(metadata),
             columns: columns.into(),
             levels,
+            flat,
             leaves,
             starts: starts.into(),
             bytes,
@@ -188,6 +195,10 @@ impl FileRows {
             offsets: plan.offsets,
             rows: rows.len(),
             total: kept,
+            spots: match rows.len() <= direct::ROWS_MAX {
+                true => selected.iter().map(|range| range.start).collect(),
+                false => Vec::new(),
+            },
             selection: RowSelection::from_consecutive_ranges(selected.into_iter(), kept),
             ranges,
             places,
@@ -212,6 +223,8 @@ pub struct RowRead {
     /// Rows that the readers go through, skipped ones included.
     total: usize,
     selection: RowSelection,
+    /// Of the rows among those that the readers go through, where they are few.
+    spots: Vec<usize>,
     leaves: Vec<Vec<GroupPages>>,
     known: Option<FilePages>,
     /// Each page of the read: known, or by its span.
@@ -253,6 +266,11 @@ impl RowRead {
     fn read(self, spans: &[Bytes]) -> Result<RecordBatch, LookupError> {
         let Self { file, rows, .. } = self;
         let pages = Pages::new(self.pages, self.offsets, spans, self.known).map_err(damaged)?;
+        if let (Some(flat), false) = (&file.flat, self.spots.is_empty())
+            && let Some(batch) = flat.rows(&file, &self.leaves, &pages, &self.spots)
+        {
+            return Ok(batch);
+        }
         let fetched = FetchedPages::new(Arc::clone(&file), self.total, self.leaves, pages);
         // The decoders of the parquet crate panic on some damaged pages.
         let decoded = catch_unwind(AssertUnwindSafe(|| {

@@ -15,7 +15,7 @@ use parquet::column::page::{Page, PageIterator, PageMetadata, PageReader};
 use parquet::errors::Result;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
-use super::header::{self, Header};
+use super::header::{self, Header, Kind};
 use super::{FilePages, FileRows};
 use decode::{by_parquet, damaged, decompressed, page};
 
@@ -119,8 +119,20 @@ impl Pages {
         }
     }
 
+    /// How a data page's values are written.
+    pub(super) fn encoding(&self, place: usize) -> Encoding {
+        match &self.pages[place] {
+            Found::Known(page) => page.encoding(),
+            Found::Fetched { header, .. } => match header.kind {
+                Kind::Data { encoding, .. }
+                | Kind::DataV2 { encoding, .. }
+                | Kind::Dictionary { encoding, .. } => encoding,
+            },
+        }
+    }
+
     /// A page of this chunk, decompressed.
-    fn page(&self, place: usize, chunk: &ColumnChunkMetaData) -> Result<Page> {
+    pub(super) fn page(&self, place: usize, chunk: &ColumnChunkMetaData) -> Result<Page> {
         let (header, body, whole) = match &self.pages[place] {
             Found::Known(page) => return Ok(page.clone()),
             Found::Fetched {

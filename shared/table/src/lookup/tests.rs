@@ -13,6 +13,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod few;
+
 const BATCH_ROWS: usize = 100;
 
 fn footer(file: &Bytes) -> Arc<ParquetMetaData> {
