@@ -10,6 +10,7 @@
 
 mod broker;
 mod end_to_end;
+mod files_50k;
 mod footprint;
 mod ingest;
 mod json_decode;
@@ -72,11 +73,13 @@ enum Figure {
     Lookup,
     Freshness,
     ScanAfterUpdates,
+    #[value(name = "files_50k")]
+    Files50k,
     Takeover,
     Idle,
 }
 
-const ALL: [Figure; 17] = [
+const ALL: [Figure; 18] = [
     Figure::JsonDecode,
     Figure::IngestPacked,
     Figure::IngestArrow,
@@ -92,6 +95,7 @@ const ALL: [Figure; 17] = [
     Figure::Lookup,
     Figure::Freshness,
     Figure::ScanAfterUpdates,
+    Figure::Files50k,
     Figure::Takeover,
     Figure::Idle,
 ];
@@ -153,6 +157,7 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
         Figure::Lookup => reads::lookup(live).await,
         Figure::Freshness => reads::freshness(live, 30).await,
         Figure::ScanAfterUpdates => reads::scan_after_updates(live, arguments.rounds).await,
+        Figure::Files50k => files_50k::run().await,
         Figure::Takeover => {
             takeover::run(live, None).await?;
             let kafka = kafka().await?;
