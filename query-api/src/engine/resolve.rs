@@ -17,7 +17,7 @@ use crate::error::QueryError;
 use crate::provider::about;
 use crate::provider::changes::Changes;
 use crate::provider::key_history;
-use crate::provider::scan::PinnedRows;
+use crate::provider::scan::{Candidates, PinnedRows};
 use crate::request::{Consistency, Request, Tokens};
 use crate::sql::{AsOf, FoldedNames, Query, View};
 use crate::table::pinned::Pinned;
@@ -341,7 +341,7 @@ impl Engine {
         let finder = view.and_then(|view| Finder::committed(&view, pinned));
         PinnedRows {
             shape: Arc::clone(&pinned.shape),
-            files: Arc::clone(&pinned.files),
+            files: Candidates::Pruned(Arc::clone(&pinned.files)),
             view: None,
             finder,
             readers: inner.readers.clone(),

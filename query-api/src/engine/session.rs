@@ -29,6 +29,7 @@ use crate::functions;
 use crate::provider::about::{CATALOG, INFORMATION_SCHEMA};
 use crate::provider::decimals::DecimalsBesideFloats;
 use crate::provider::fields::{FieldsOfNullsAreNull, UnnestedFieldsOfNullsAreNull};
+use crate::provider::unopened::optimizer_rules;
 use crate::provider::uuids::UuidsInAnyCase;
 use crate::provider::zeros::ZerosOfBothSigns;
 use crate::settings::QuerySettings;
@@ -95,6 +96,7 @@ impl Template {
             .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .with_table_functions(series)
+            .with_physical_optimizer_rules(optimizer_rules())
             .with_analyzer_rules(functions::analyzer_rules())
             .with_optimizer_rule(Arc::new(functions::LargeConstants {
                 bytes_max: functions::bytes_max(settings.memory_bytes_max),

@@ -93,7 +93,7 @@ pub use lifetime::{CreateOutcome, CreateTable};
 pub use pins::{CreateNamed, NAMED_SNAPSHOTS_MAX, NamedSnapshot};
 pub use rebase::{Rebased, rebase};
 pub use rules::fits_still;
-pub use snapshot::{DataFile, Snapshot, Totals, app_id};
+pub use snapshot::{DataFile, FileChanges, Snapshot, Totals, app_id};
 pub use stats::{Stats, StatsCollector};
 pub use table::DeltaTable;
 pub use transaction::{CommitOutcome, MarkMove, Transaction};
