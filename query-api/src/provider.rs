@@ -9,7 +9,8 @@
 //! ([`counted`], [`unopened`]), batches of bounded size ([`batches`]), fields of null structs
 //! ([`fields`]), uuids in any case ([`uuids`]), zeros of both signs ([`zeros`]), deleted rows
 //! ([`live`]), filters that name keys ([`points`]), what changed between two versions ([`changes`]),
-//! the versions of a key ([`key_history`]), and the tables that are about tables ([`about`]). Does not own what is pinned, nor what is known of its files: that is
+//! the versions of a key ([`key_history`]), commits ([`history`]), and the tables that are about
+//! tables ([`about`]). Does not own what is pinned, nor what is known of its files: that is
 //! [`crate::table`]'s.
 
 pub(crate) mod about;
@@ -19,6 +20,7 @@ mod counted;
 pub(crate) mod decimals;
 pub(crate) mod fields;
 mod fresh;
+pub(crate) mod history;
 pub(crate) mod key_history;
 mod live;
 mod pairs;

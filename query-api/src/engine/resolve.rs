@@ -16,6 +16,7 @@ use crate::admission::Running;
 use crate::error::QueryError;
 use crate::provider::about;
 use crate::provider::changes::Changes;
+use crate::provider::history;
 use crate::provider::key_history;
 use crate::provider::scan::{Candidates, PinnedRows};
 use crate::request::{Consistency, Request, Tokens};
@@ -26,8 +27,6 @@ use crate::tail::View as TailView;
 use crate::tail::look;
 use crate::wait::{Patience, behind, beyond};
 
-/// Versions that `table_history` shows.
-const HISTORY_MAX: usize = 1000;
 /// Tables whose schemas are read at a time for `information_schema.columns`.
 const SCHEMAS_IN_FLIGHT_MAX: usize = 8;
 /// Names less alike than this are not suggested.
@@ -324,8 +323,7 @@ impl Engine {
             }
             View::History => {
                 let table = inner.pins.table(&pinned.entry);
-                let commits = table.history(HISTORY_MAX).await?;
-                Arc::new(about::history(&commits)?)
+                Arc::new(history::table(table.walk_history().await?)?)
             }
             View::Files => Arc::new(about::files(&pinned.files)?),
             View::Columns => Arc::new(about::columns(&pinned.shape)?),

@@ -74,9 +74,9 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// `table_history('t')`: one row for each version, newest first.
-pub(crate) fn history(commits: &[CommitSummary]) -> Result<MemTable, QueryError> {
-    table(vec![
+/// Rows of `table_history('t')`: one for each version.
+pub(super) fn history(commits: &[CommitSummary]) -> Result<RecordBatch, QueryError> {
+    batch(vec![
         long(
             "version",
             false,

@@ -88,7 +88,7 @@ pub use commit_file::Commit;
 pub use conflict::Conflict;
 pub use error::{ManifestError, Result, Violation};
 pub use features::with_column_mapping;
-pub use history::CommitSummary;
+pub use history::{CommitSummary, History};
 pub use lifetime::{CreateOutcome, CreateTable};
 pub use pins::{CreateNamed, NAMED_SNAPSHOTS_MAX, NamedSnapshot};
 pub use rebase::{Rebased, rebase};
