@@ -111,8 +111,12 @@ impl ExecutionPlan for Unopened {
     fn statistics_from_inputs(
         &self,
         _: &[Arc<Statistics>],
-        _: &StatisticsArgs,
+        args: &StatisticsArgs,
     ) -> Result<Arc<Statistics>> {
+        if args.partition().is_some() {
+            // Which files a partition has is not known yet.
+            return Ok(Arc::new(Statistics::new_unknown(&self.schema())));
+        }
         let all = self.statistics.get_or_init(|| {
             let all = self.files.statistics(&self.columns);
             Arc::new(match &self.projection {

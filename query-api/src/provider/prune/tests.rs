@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{
     ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, StringViewArray,
 };
+use datafusion::common::stats::Precision;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{Expr, col, lit, not};
 use datafusion::prelude::SessionContext;
@@ -261,6 +262,45 @@ impl Versions {
         }
         for filter in filters {
             self.check_pruning(filter);
+        }
+        if files.is_whole() {
+            self.check_totals(files, &self.model.values().collect::<Vec<_>>());
+        }
+        let whole = self
+            .model
+            .iter()
+            .filter(|(_, content)| content.dead.is_empty());
+        let (whole, contents): (Vec<_>, Vec<_>) = whole
+            .map(|(name, content)| (content.file(name), content))
+            .unzip();
+        self.check_totals(&Files::new(&self.table, &self.shape, whole), &contents);
+    }
+
+    /// Sums and ends of all files together, none of which has deleted rows.
+    fn check_totals(&self, files: &Files, contents: &[&Content]) {
+        let all = files.statistics(&BTreeSet::from([0, 1]));
+        let told = contents
+            .iter()
+            .all(|content| !matches!(content.writer, Writer::Silent));
+        let rows = contents.iter().flat_map(|content| &content.rows);
+        let exact = |count: usize| match told {
+            true => Precision::Exact(count),
+            false => Precision::Absent,
+        };
+        let nulls = rows.clone().filter(|row| row.0.is_none()).count();
+        assert_eq!(all.num_rows, exact(rows.clone().count()));
+        let longs = &all.column_statistics[0];
+        assert_eq!(longs.null_count, exact(nulls));
+        let end = |value: Option<i64>| match value.filter(|_| told) {
+            Some(value) => Precision::Exact(ScalarValue::Int64(Some(value))),
+            None => Precision::Absent,
+        };
+        let values = rows.filter_map(|row| row.0);
+        assert_eq!(longs.min_value, end(values.clone().min()));
+        assert_eq!(longs.max_value, end(values.max()));
+        let floats = &all.column_statistics[1];
+        for wide in [&floats.min_value, &floats.max_value] {
+            assert_ne!(wide.is_exact(), Some(true));
         }
     }
 
