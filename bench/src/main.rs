@@ -10,6 +10,7 @@
 
 mod broker;
 mod end_to_end;
+mod files_50k;
 mod footprint;
 mod freshness;
 mod hostile;
@@ -84,6 +85,8 @@ enum Figure {
     Lookup,
     Freshness,
     ScanAfterUpdates,
+    #[value(name = "files_50k")]
+    Files50k,
     Takeover,
     Idle,
     /// Careless and hostile statements beside ingest and lookups
@@ -106,6 +109,7 @@ const ALL: [Figure; 18] = [
     Figure::Lookup,
     Figure::Freshness,
     Figure::ScanAfterUpdates,
+    Figure::Files50k,
     Figure::Takeover,
     Figure::Idle,
     Figure::Hostile,
@@ -169,6 +173,7 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
         Figure::Lookup => reads::lookup(live).await,
         Figure::Freshness => freshness::run(live, arguments.rate, arguments.seconds).await,
         Figure::ScanAfterUpdates => reads::scan_after_updates(live, arguments.rounds).await,
+        Figure::Files50k => files_50k::run().await,
         Figure::Takeover => {
             takeover::run(live, None).await?;
             let kafka = kafka().await?;

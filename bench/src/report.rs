@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     pub cpu_seconds: f64,
+    pub rss_bytes: u64,
     pub peak_rss_bytes: u64,
 }
 
@@ -27,13 +28,14 @@ impl Usage {
                 .unwrap_or_default()
         };
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
+        };
         Self {
             cpu_seconds: (ticks(11) + ticks(12)) / 100.0,
-            peak_rss_bytes: peak.unwrap_or_default() * 1024,
+            rss_bytes: kib("VmRSS:").unwrap_or_default() * 1024,
+            peak_rss_bytes: kib("VmHWM:").unwrap_or_default() * 1024,
         }
     }
 

@@ -167,6 +167,7 @@ impl Engine {
             store.object_store(),
             settings.metadata_cache_bytes_max,
             settings.page_cache_bytes_max,
+            settings.vector_cache_bytes_max,
             metrics.clone(),
         );
         let home = Arc::new(indexes.unwrap_or_else(|| index_home(&settings)));

@@ -62,6 +62,7 @@ pub(crate) use locate::{Finder, Found};
 pub use log::TailLog;
 pub(crate) use pieces::{BucketTail, Piece};
 pub(crate) use topic::look;
+pub(crate) use upsert::UpsertState;
 pub(crate) use view::{Followed, Following, View};
 
 /// Followers by table. The last handle's drop ends them all.

@@ -12,22 +12,23 @@ use std::sync::Arc;
 use datafusion::common::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 
 /// The rule that pushes filters down; also the one that pushes filters which come to be on the way.
 const RULE: &str = "FilterPushdown";
 
-/// DataFusion's rules, with those that push filters down where that is safe only.
-pub(super) fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let rules = PhysicalOptimizer::new().rules.into_iter();
-    let guarded =
-        |rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>| match rule.name().starts_with(RULE) {
+type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
+
+/// The rules, with those that push filters down where that is safe only.
+pub(super) fn guarded(rules: Vec<Rule>) -> Vec<Rule> {
+    let guarded = |rule: Rule| -> Rule {
+        match rule.name().starts_with(RULE) {
             true => Arc::new(WhereNamesDiffer(rule)),
             false => rule,
-        };
-    rules.map(guarded).collect()
+        }
+    };
+    rules.into_iter().map(guarded).collect()
 }
 
 /// A rule for plans whose steps have no two columns of one name.

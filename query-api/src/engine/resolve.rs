@@ -16,8 +16,9 @@ use crate::admission::Running;
 use crate::error::QueryError;
 use crate::provider::about;
 use crate::provider::changes::Changes;
+use crate::provider::history;
 use crate::provider::key_history;
-use crate::provider::scan::PinnedRows;
+use crate::provider::scan::{Candidates, PinnedRows};
 use crate::request::{Consistency, Request, Tokens};
 use crate::sql::{AsOf, FoldedNames, Point, Query, View};
 use crate::table::pinned::Pinned;
@@ -26,8 +27,6 @@ use crate::tail::View as TailView;
 use crate::tail::look;
 use crate::wait::{Patience, behind, beyond};
 
-/// Versions that `table_history` shows.
-const HISTORY_MAX: usize = 1000;
 /// Tables whose schemas are read at a time for `information_schema.columns`.
 const SCHEMAS_IN_FLIGHT_MAX: usize = 8;
 /// Names less alike than this are not suggested.
@@ -350,8 +349,7 @@ impl Engine {
             }
             View::History => {
                 let table = inner.pins.table(&pinned.entry);
-                let commits = table.history(HISTORY_MAX).await?;
-                Arc::new(about::history(&commits)?)
+                Arc::new(history::table(table.walk_history().await?)?)
             }
             View::Files => Arc::new(about::files(&pinned.files)?),
             View::Columns => Arc::new(about::columns(&pinned.shape)?),
@@ -379,7 +377,7 @@ impl Engine {
         let finder = view.and_then(|view| Finder::committed(&view, pinned));
         PinnedRows {
             shape: Arc::clone(&pinned.shape),
-            files: Arc::clone(&pinned.files),
+            files: Candidates::Pruned(Arc::clone(&pinned.files)),
             view: None,
             finder,
             readers: inner.readers.clone(),

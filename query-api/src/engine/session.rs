@@ -30,6 +30,7 @@ use crate::functions;
 use crate::provider::about::{CATALOG, INFORMATION_SCHEMA};
 use crate::provider::decimals::DecimalsBesideFloats;
 use crate::provider::fields::{FieldsOfNullsAreNull, UnnestedFieldsOfNullsAreNull};
+use crate::provider::unopened::optimizer_rules;
 use crate::provider::uuids::UuidsInAnyCase;
 use crate::provider::zeros::ZerosOfBothSigns;
 use crate::settings::QuerySettings;
@@ -107,7 +108,7 @@ impl Template {
                 batch_rows: settings.batch_rows.max(1),
             }))
             .with_analyzer_rule(Arc::new(UnnestedFieldsOfNullsAreNull))
-            .with_physical_optimizer_rules(pushdown::rules())
+            .with_physical_optimizer_rules(pushdown::guarded(optimizer_rules()))
             .build();
         state.register_function_rewrite(Arc::new(FieldsOfNullsAreNull))?;
         state.register_function_rewrite(Arc::new(UuidsInAnyCase))?;

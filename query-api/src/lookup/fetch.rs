@@ -21,7 +21,7 @@ use tidelake_table::LookupError;
 use crate::error::QueryError;
 use crate::formats::OddFloats;
 use crate::formats::objects::Objects;
-use crate::table::files::FileFacts;
+use crate::table::facts::FileFacts;
 use crate::table::readers::Readers;
 use crate::table::shape::Shape;
 use crate::tail::{Finder, Found, Piece};
@@ -161,7 +161,7 @@ impl Reading {
         let reads = by_file.into_iter().map(|(path, wanted)| async move {
             let file = finder.file(&path)?;
             let numbers: Vec<u32> = wanted.keys().copied().collect();
-            let batch = read(readers, file, shape, &numbers).await?;
+            let batch = read(readers, &file, shape, &numbers).await?;
             Ok::<_, QueryError>((batch, wanted))
         });
         let mut reads = futures::stream::iter(reads).buffer_unordered(FILES_IN_FLIGHT_MAX);

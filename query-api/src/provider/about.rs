@@ -16,7 +16,7 @@ use tidelake_core::TenantId;
 use tidelake_manifest::{CommitSummary, NamedSnapshot};
 
 use crate::error::QueryError;
-use crate::table::files::FileFacts;
+use crate::table::files::Files;
 use crate::table::shape::Shape;
 use crate::table::type_names::type_name;
 
@@ -74,9 +74,9 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// `table_history('t')`: one row for each version, newest first.
-pub(crate) fn history(commits: &[CommitSummary]) -> Result<MemTable, QueryError> {
-    table(vec![
+/// Rows of `table_history('t')`: one for each version.
+pub(super) fn history(commits: &[CommitSummary]) -> Result<RecordBatch, QueryError> {
+    batch(vec![
         long(
             "version",
             false,
@@ -151,7 +151,7 @@ fn json(value: &impl serde::Serialize) -> String {
 }
 
 /// `table_files('t')`: one row for each data file of the version.
-pub(crate) fn files(files: &[Arc<FileFacts>]) -> Result<MemTable, QueryError> {
+pub(crate) fn files(files: &Files) -> Result<MemTable, QueryError> {
     table(vec![
         text(
             "path",

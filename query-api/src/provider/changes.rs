@@ -27,9 +27,10 @@ use tidelake_manifest::vector::DeletedRows;
 use tidelake_manifest::{DataFile, DeltaTable, Snapshot};
 
 use super::pairs::{PairsExec, SIDE, Side};
-use super::scan::PinnedRows;
+use super::scan::{Candidates, PinnedRows};
 use crate::error::QueryError;
-use crate::table::files::FileFacts;
+use crate::table::facts::FileFacts;
+use crate::table::files::Files;
 use crate::table::shape::{SEQUENCE, Shape};
 
 pub(crate) const CHANGE_TYPE: &str = "_change_type";
@@ -44,6 +45,8 @@ pub(crate) struct Changes {
     rows: PinnedRows,
     table: Arc<DeltaTable>,
     differences: Vec<Difference>,
+    /// Of each difference one file, for pruning.
+    candidates: Arc<Files>,
     /// The later version's columns with the sequence behind them.
     shape: Arc<Shape>,
     /// Places of the primary key.
@@ -57,12 +60,17 @@ pub(crate) struct Changes {
 struct Difference {
     from: Option<Arc<DataFile>>,
     to: Option<Arc<DataFile>>,
-    /// For pruning.
-    facts: Arc<FileFacts>,
+}
+
+impl Difference {
+    /// The later one, if it is still there. Both have the same rows, whichever of them count.
+    fn file(&self) -> Option<&Arc<DataFile>> {
+        self.to.as_ref().or(self.from.as_ref())
+    }
 }
 
 /// Files of one side, each with the rows that count.
-type Files = Vec<Arc<FileFacts>>;
+type Chosen = Vec<Arc<FileFacts>>;
 
 impl Changes {
     /// `rows` reads the version `to`.
@@ -83,11 +91,14 @@ impl Changes {
         let schema = extended(&rows.shape.schema, &[], &own)?;
         let shape = Arc::new(rows.shape.with_sequence());
         let key = rows.shape.key();
-        let differences = differences(&table, &shape, from, to);
+        let differences = differences(from, to);
+        let files = differences.iter().filter_map(Difference::file);
+        let candidates = Files::new(&table, &shape, files.cloned().collect());
         Ok(Self {
             rows,
             table,
             differences,
+            candidates: Arc::new(candidates),
             shape,
             key,
             schema,
@@ -109,19 +120,19 @@ impl Changes {
         &self,
         state: &dyn Session,
         filters: &[Expr],
-    ) -> std::result::Result<[Files; 2], QueryError> {
-        let facts = self.differences.iter().map(|d| Arc::clone(&d.facts));
+    ) -> std::result::Result<[Chosen; 2], QueryError> {
         let all = PinnedRows {
             shape: Arc::clone(&self.shape),
-            files: Arc::new(facts.collect()),
+            files: Candidates::Pruned(Arc::clone(&self.candidates)),
             ..self.rows.clone()
         };
         let kept = all.kept(state, filters)?;
         let kept: BTreeSet<&str> = kept.iter().map(|file| file.name()).collect();
         let wanted = self.differences.iter();
-        let wanted = wanted.filter(|difference| kept.contains(difference.facts.name()));
+        let is_kept = |file: &Arc<DataFile>| kept.contains(file.path());
+        let wanted = wanted.filter(|difference| difference.file().is_some_and(is_kept));
         let whole = |file| Arc::new(FileFacts::new(&self.table, file, &self.shape));
-        let mut sides = [Files::new(), Files::new()];
+        let mut sides = [Chosen::new(), Chosen::new()];
         let mut both = Vec::new();
         for difference in wanted {
             match (&difference.from, &difference.to) {
@@ -153,14 +164,14 @@ impl Changes {
     async fn side(
         &self,
         state: &dyn Session,
-        files: Files,
+        files: Chosen,
         side: Side,
         places: &Vec<usize>,
         filters: &[Expr],
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let rows = PinnedRows {
             shape: Arc::clone(&self.shape),
-            files: Arc::new(files),
+            files: Candidates::Chosen(Arc::new(files)),
             ..self.rows.clone()
         };
         let scan = rows.scan(state, Some(places), filters, None).await?;
@@ -278,13 +289,7 @@ pub(super) fn extended(
     Ok(Arc::new(Schema::new(fields)))
 }
 
-fn differences(
-    table: &Arc<DeltaTable>,
-    shape: &Arc<Shape>,
-    from: &Snapshot,
-    to: &Snapshot,
-) -> Vec<Difference> {
-    let facts = |file| Arc::new(FileFacts::new(table, file, shape));
+fn differences(from: &Snapshot, to: &Snapshot) -> Vec<Difference> {
     let vector = |file: &DataFile| {
         file.dv()
             .map(tidelake_manifest::VectorDescriptor::unique_id)
@@ -298,7 +303,6 @@ fn differences(
             found.push(Difference {
                 from: before.cloned(),
                 to: Some(Arc::clone(file)),
-                facts: facts(file),
             });
         }
     }
@@ -306,7 +310,6 @@ fn differences(
     found.extend(gone.map(|file| Difference {
         from: Some(Arc::clone(file)),
         to: None,
-        facts: facts(file),
     }));
     found
 }

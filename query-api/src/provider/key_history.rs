@@ -39,7 +39,7 @@ use super::changes::{CHANGE_TYPE, COMMIT_VERSION};
 use super::scan::PinnedRows;
 use crate::error::QueryError;
 use crate::sql::KeyPart;
-use crate::table::files::FileFacts;
+use crate::table::facts::FileFacts;
 use crate::table::shape::Shape;
 
 const COMMIT_TIMESTAMP: &str = "_commit_timestamp";
@@ -149,11 +149,8 @@ impl Key {
         if self.bucket.is_some_and(elsewhere) {
             return false;
         }
-        let Some(bounds) = file.bounds() else {
-            return true;
-        };
         self.values.iter().all(|(place, value)| {
-            let bound = &bounds[*place];
+            let bound = file.bound(*place);
             let below = bound.min.as_ref().is_some_and(|min| value < min);
             let above = bound.max.as_ref().is_some_and(|max| value > max);
             !below && !above

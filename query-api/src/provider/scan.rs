@@ -6,23 +6,20 @@
 //!        tail ─► rows that count ────────────────┴► union
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+mod found;
+mod read;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{DFSchema, ScalarValue, Statistics};
-use datafusion::config::TableParquetOptions;
-use datafusion::datasource::listing::PartitionedFile;
+use datafusion::common::DFSchema;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
-use datafusion::datasource::physical_plan::{
-    FileGroup, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource,
-};
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::datasource::table_schema::TableSchema as ScanSchema;
 use datafusion::error::Result;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
@@ -32,31 +29,43 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use parquet::arrow::arrow_reader::RowSelection;
-use tidelake_core::Bucket;
-use tidelake_table::RowSet;
 
-use super::fields::FieldsInFiles;
-use super::fresh;
-use super::live::{self, DeletedByFile, LiveRows};
-use super::points;
-use super::prune;
-use crate::error::QueryError;
+use super::counted::CountedRows;
+use super::unopened::Unopened;
+use super::{batches, fresh, points, prune};
 use crate::metrics::QueryMetrics;
-use crate::table::files::FileFacts;
+use crate::table::facts::FileFacts;
+use crate::table::files::Files;
 use crate::table::readers::Readers;
 use crate::table::shape::Shape;
-use crate::tail::View;
-use crate::tail::{Finder, Found};
+use crate::tail::{Finder, UpsertState, View};
 
 /// Unflushed rows below this go through one partition.
 const TAIL_PARTITION_ROWS_MIN: usize = 16_384;
+
+/// The data files that a scan may have to read.
+#[derive(Debug, Clone)]
+pub(crate) enum Candidates {
+    /// Those of a version that filters do not rule out.
+    Pruned(Arc<Files>),
+    /// These, whatever the filters.
+    Chosen(Arc<Vec<Arc<FileFacts>>>),
+}
+
+impl Candidates {
+    fn len(&self) -> usize {
+        match self {
+            Self::Pruned(files) => files.len(),
+            Self::Chosen(files) => files.len(),
+        }
+    }
+}
 
 /// The rows of one table that one query sees.
 #[derive(Clone)]
 pub(crate) struct PinnedRows {
     pub shape: Arc<Shape>,
-    pub files: Arc<Vec<Arc<FileFacts>>>,
+    pub files: Candidates,
     /// What the log holds behind the files; none where only committed rows count.
     pub view: Option<Arc<View>>,
     /// Where the rows of keys are; none where that is not known of this version.
@@ -78,7 +87,7 @@ impl fmt::Debug for PinnedRows {
 
 #[async_trait]
 impl TableProvider for PinnedRows {
-    fn schema(&self) -> datafusion::arrow::datatypes::SchemaRef {
+    fn schema(&self) -> SchemaRef {
         Arc::clone(&self.shape.schema)
     }
 
@@ -106,26 +115,32 @@ impl TableProvider for PinnedRows {
         {
             return self.found(finder, keys, projection, state).await;
         }
+        if let Some(counted) = self.counted(projection, filters, limit)? {
+            return Ok(counted);
+        }
+        if filters.is_empty()
+            && limit.is_none()
+            && let Candidates::Pruned(files) = &self.files
+            && let Some(unopened) = self.unopened(files, projection, state).await?
+        {
+            let mut inputs: Vec<Arc<dyn ExecutionPlan>> = vec![Arc::new(unopened)];
+            inputs.extend(self.fresh(projection, None, state)?);
+            return self.union(inputs, projection);
+        }
         let files = self.kept(state, filters)?;
         self.metrics.files_scanned.inc_by(files.len() as u64);
         self.metrics
             .files_pruned
             .inc_by((self.files.len() - files.len()) as u64);
         let limit = limit.filter(|_| filters.is_empty());
-        let partitions = state.config().target_partitions();
         let mut inputs = Vec::with_capacity(2);
         if !files.is_empty() {
             inputs.push(
-                self.parquet(partitions, files, projection, filters, limit, state)
+                self.parquet(files, projection, filters, limit, state)
                     .await?,
             );
         }
-        if let Some(view) = &self.view {
-            let batches = fresh::rows(view, projection)?;
-            if !batches.is_empty() {
-                inputs.push(self.memory(partitions, batches, projection, limit)?);
-            }
-        }
+        inputs.extend(self.fresh(projection, limit, state)?);
         self.union(inputs, projection)
     }
 }
@@ -136,15 +151,106 @@ impl PinnedRows {
         state: &dyn Session,
         filters: &[Expr],
     ) -> Result<Vec<Arc<FileFacts>>> {
+        let files = match &self.files {
+            Candidates::Pruned(files) => files,
+            Candidates::Chosen(files) => return Ok(files.as_ref().clone()),
+        };
         let Some(filter) = conjunction(filters.iter().cloned()) else {
-            return Ok(self.files.as_ref().clone());
+            return Ok(files.iter().map(Arc::new).collect());
         };
         let schema = &self.shape.schema;
         let df_schema = DFSchema::try_from(Arc::clone(schema))?;
         let predicate = state.create_physical_expr(filter, &df_schema)?;
-        let keep = prune::keep(&predicate, schema, &self.files)?;
-        let kept = self.files.iter().zip(keep).filter(|(_, keep)| *keep);
-        Ok(kept.map(|(file, _)| Arc::clone(file)).collect())
+        Ok(prune::keep(&predicate, schema, files))
+    }
+
+    /// The rows of the tail, if there are any.
+    fn fresh(
+        &self,
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+        state: &dyn Session,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some(view) = &self.view else {
+            return Ok(None);
+        };
+        let batches = fresh::rows(view, projection)?;
+        if batches.is_empty() {
+            return Ok(None);
+        }
+        let partitions = state.config().target_partitions();
+        self.memory(partitions, batches, projection, limit)
+            .map(Some)
+    }
+
+    /// The scan of all files, where none of their rows is hidden.
+    async fn unopened(
+        &self,
+        files: &Arc<Files>,
+        projection: Option<&Vec<usize>>,
+        state: &dyn Session,
+    ) -> Result<Option<Unopened>> {
+        let tails = self.view.iter().flat_map(|view| view.buckets.values());
+        let mut tails = tails.filter(|tail| tail.upsert.is_some());
+        if files.len() == 0 || !files.is_whole() || tails.next().is_some() {
+            return Ok(None);
+        }
+        let columns = self.columns_of_interest(projection, &[]);
+        let most = state.config().batch_size();
+        let batch_rows = match batches::fixed(&self.shape, &columns, most) {
+            Some(rows) => rows,
+            None => {
+                let files: Vec<_> = files.iter().map(Arc::new).collect();
+                batches::rows(&self.readers, &self.shape, &files, &columns, most).await?
+            }
+        };
+        let (rows, partitions) = (self.clone(), state.config().target_partitions());
+        Unopened::new(rows, files, projection, columns, batch_rows, partitions).map(Some)
+    }
+
+    /// The scan of no columns that only counts, where the number of rows is known without the files.
+    fn counted(
+        &self,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        if !filters.is_empty() || projection.is_none_or(|places| !places.is_empty()) {
+            return Ok(None);
+        }
+        let rows = match &self.files {
+            Candidates::Pruned(files) => self.live_rows(files),
+            Candidates::Chosen(_) => None,
+        };
+        let Some(mut rows) = rows.and_then(|rows| usize::try_from(rows).ok()) else {
+            return Ok(None);
+        };
+        if let Some(view) = &self.view {
+            let tail = fresh::rows(view, projection)?;
+            rows += tail.iter().map(RecordBatch::num_rows).sum::<usize>();
+        }
+        let rows = limit.map_or(rows, |limit| rows.min(limit));
+        let schema = self.projected(projection)?;
+        Ok(Some(Arc::new(CountedRows::new(schema, rows))))
+    }
+
+    /// Rows of the files that count; none where a file does not tell.
+    fn live_rows(&self, files: &Files) -> Option<u64> {
+        let mut rows = files.live_rows()?;
+        let tails = self.view.iter().flat_map(|view| view.buckets.values());
+        let upserts = tails.filter_map(|tail| tail.upsert.as_ref());
+        let changed: BTreeSet<&str> = upserts.flat_map(UpsertState::superseding).collect();
+        for path in changed {
+            // What is no file of the version is a piece of the tail.
+            let Some(file) = files.find(path) else {
+                continue;
+            };
+            // The version's own deleted rows are left out already, and among those hidden.
+            if let Some(hidden) = self.superseded(&file) {
+                rows = (rows + file.deleted()).saturating_sub(u64::from(hidden.len()));
+            }
+        }
+        Some(rows)
     }
 
     fn union(
@@ -159,199 +265,11 @@ impl PinnedRows {
         }
     }
 
-    fn projected(
-        &self,
-        projection: Option<&Vec<usize>>,
-    ) -> Result<datafusion::arrow::datatypes::SchemaRef> {
+    pub(super) fn projected(&self, projection: Option<&Vec<usize>>) -> Result<SchemaRef> {
         Ok(match projection {
             Some(places) => Arc::new(self.shape.schema.project(places)?),
             None => Arc::clone(&self.shape.schema),
         })
-    }
-
-    async fn parquet(
-        &self,
-        partitions: usize,
-        files: Vec<Arc<FileFacts>>,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-        state: &dyn Session,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let columns = self.columns_of_interest(projection, filters);
-        let hidden = self.hidden(&files).await?;
-        let hides = hidden.iter().any(Option::is_some);
-
-        let scan = &self.shape.scan;
-        let statistics = |hidden: &dyn Fn(usize) -> u64| -> Vec<Arc<Statistics>> {
-            let files = files.iter().enumerate();
-            files
-                .map(|(place, file)| file.statistics(scan, &columns, hidden(place)))
-                .collect()
-        };
-        let physical = statistics(&|_| 0);
-        let mut described = Vec::with_capacity(files.len());
-        for (number, (file, statistics)) in files.iter().zip(&physical).enumerate() {
-            let mut part = PartitionedFile::new_from_meta(file.meta());
-            if hides {
-                let number = u32::try_from(number).unwrap_or(u32::MAX);
-                part.partition_values = vec![ScalarValue::UInt32(Some(number))];
-            }
-            part = part.with_statistics(Arc::clone(statistics));
-            if let Some(picked) = file.selection(&self.readers).await? {
-                let selection = ParquetRowSelection::new(picked.as_ref().clone());
-                part = part.with_extension(selection);
-            }
-            described.push(part);
-        }
-        let plan = if hides {
-            let count = |place: usize| hidden[place].as_ref().map_or(0, |set| u64::from(set.len()));
-            let live =
-                Statistics::try_merge_iter(statistics(&count).iter().map(AsRef::as_ref), scan)?;
-            let live = Arc::new(match projection {
-                Some(_) => live.project(projection),
-                None => live,
-            });
-            // A limit would count rows that are deleted.
-            let numbered = self.source(described, true, partitions, projection, None, state)?;
-            let deleted: DeletedByFile = Arc::new(hidden);
-            Arc::new(LiveRows::new(numbered, deleted, live)) as Arc<dyn ExecutionPlan>
-        } else {
-            self.source(described, false, partitions, projection, limit, state)?
-        };
-        self.logical_names(plan, projection)
-    }
-
-    /// Reads files; `numbered` adds the columns that [`LiveRows`] takes.
-    fn source(
-        &self,
-        files: Vec<PartitionedFile>,
-        numbered: bool,
-        partitions: usize,
-        projection: Option<&Vec<usize>>,
-        limit: Option<usize>,
-        state: &dyn Session,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let scan = &self.shape.scan;
-        let width = scan.fields().len();
-        let schema = ScanSchema::builder(Arc::clone(scan));
-        let (schema, projection) = if numbered {
-            let mut places = projection.cloned().unwrap_or_else(|| (0..width).collect());
-            places.extend([width, width + 1]);
-            let schema = schema
-                .with_table_partition_cols(vec![live::file_column()])
-                .with_virtual_columns(vec![live::row_column()]);
-            (schema.build(), Some(places))
-        } else {
-            (schema.build(), projection.cloned())
-        };
-        let statistics = files.iter().filter_map(|file| file.statistics.as_deref());
-        let with_number = schema.schema_without_virtual_columns();
-        let mut total = Statistics::try_merge_iter(statistics, with_number)?;
-        if numbered {
-            let unknown = datafusion::common::ColumnStatistics::new_unknown();
-            total.column_statistics.push(unknown);
-        }
-        let mut options = TableParquetOptions {
-            global: state.config_options().execution.parquet.clone(),
-            ..TableParquetOptions::default()
-        };
-        options.global.pushdown_filters = self.pushdown_filters;
-        let readers: Arc<dyn ParquetFileReaderFactory> = Arc::new(self.readers.clone());
-        let source = ParquetSource::new(schema)
-            .with_table_parquet_options(options)
-            .with_parquet_file_reader_factory(readers);
-        let config = FileScanConfigBuilder::new(self.store_url.clone(), Arc::new(source))
-            .with_file_groups(balanced(files, partitions))
-            .with_statistics(total)
-            .with_projection_indices(projection)?
-            .with_limit(limit)
-            .with_expr_adapter(Some(Arc::new(FieldsInFiles)))
-            .build();
-        Ok(DataSourceExec::from_data_source(config))
-    }
-
-    /// Rows of each file that do not count: deleted by the version, or superseded by the tail.
-    async fn hidden(&self, files: &[Arc<FileFacts>]) -> Result<Vec<Option<Arc<RowSet>>>> {
-        let mut hidden: Vec<_> = files.iter().map(|file| self.superseded(file)).collect();
-        let committed = files.iter().zip(&hidden);
-        let committed = committed.filter(|(_, known)| known.is_none());
-        let committed: Vec<_> = committed.map(|(file, _)| Arc::clone(file)).collect();
-        FileFacts::read_vectors(&committed, &self.readers).await?;
-        for (file, known) in files.iter().zip(&mut hidden) {
-            if known.is_none() {
-                *known = file.deleted_rows(&self.readers).await?;
-            }
-            known.take_if(|set| set.is_empty());
-        }
-        Ok(hidden)
-    }
-
-    /// Rows of a file that do not count any more behind the tail, those that the version deletes
-    /// among them; none where the tail's state does not know the file.
-    fn superseded(&self, file: &FileFacts) -> Option<Arc<RowSet>> {
-        let buckets = file.buckets();
-        let holds = |bucket: &Bucket| buckets.as_ref().is_none_or(|all| all.contains(bucket));
-        let tails = self.view.iter().flat_map(|view| &view.buckets);
-        let mut known: Option<Arc<RowSet>> = None;
-        for deleted in tails
-            .filter(|(bucket, _)| holds(bucket))
-            .filter_map(|(_, tail)| tail.upsert.as_ref())
-            .filter_map(|upsert| upsert.fresh.deleted(file.name()))
-        {
-            match &mut known {
-                None => known = Some(Arc::clone(deleted)),
-                // Files of other writers belong to all buckets.
-                Some(known) => Arc::make_mut(known).union(deleted),
-            }
-        }
-        known
-    }
-
-    /// The rows of these keys and no others: filters that are left are the plan's above.
-    async fn found(
-        &self,
-        finder: &Finder,
-        keys: RecordBatch,
-        projection: Option<&Vec<usize>>,
-        state: &dyn Session,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let search = finder.clone();
-        let found = tokio::task::spawn_blocking(move || search.find(&keys)).await;
-        let found = found.map_err(|error| QueryError::Engine(error.to_string()))??;
-        let mut by_file: BTreeMap<Arc<str>, BTreeSet<u32>> = BTreeMap::new();
-        let mut batches = Vec::new();
-        let mut of_tail = BTreeSet::new();
-        for found in found.into_iter().flatten() {
-            match found {
-                Found::File { path, row } => _ = by_file.entry(path).or_default().insert(row),
-                Found::Tail { piece, row } => {
-                    if of_tail.insert((Arc::clone(&piece.name), row))
-                        && let Some((batch, row)) = piece.locate(row)
-                    {
-                        batches.push(fresh::project(&batch.slice(row, 1), projection)?);
-                    }
-                }
-            }
-        }
-        let mut described = Vec::with_capacity(by_file.len());
-        for (path, rows) in by_file {
-            let file = finder.file(&path)?;
-            let selection = selected(&rows, file.physical_rows(&self.readers).await?);
-            described.push(
-                PartitionedFile::new_from_meta(file.meta())
-                    .with_extension(ParquetRowSelection::new(selection)),
-            );
-        }
-        let mut inputs = Vec::with_capacity(2);
-        if !described.is_empty() {
-            let plan = self.source(described, false, 1, projection, None, state)?;
-            inputs.push(self.logical_names(plan, projection)?);
-        }
-        if !batches.is_empty() {
-            inputs.push(self.memory(1, batches, projection, None)?);
-        }
-        self.union(inputs, projection)
     }
 
     /// Puts the columns' names of today over those that the files use.
@@ -425,39 +343,4 @@ impl PinnedRows {
         let source = MemorySourceConfig::try_new(&groups, self.projected(projection)?, None)?;
         Ok(DataSourceExec::from_data_source(source.with_limit(limit)))
     }
-}
-
-/// Selects single rows of a file of `total` rows.
-fn selected(rows: &BTreeSet<u32>, total: u64) -> RowSelection {
-    let ranges = rows.iter().map(|row| *row as usize..*row as usize + 1);
-    let last = rows.last().map_or(0, |row| u64::from(*row) + 1);
-    let total = usize::try_from(total.max(last)).unwrap_or(usize::MAX);
-    RowSelection::from_consecutive_ranges(ranges, total)
-}
-
-/// Files in groups of like size, each group in the order of the table.
-fn balanced(files: Vec<PartitionedFile>, groups: usize) -> Vec<FileGroup> {
-    let groups = groups.clamp(1, files.len().max(1));
-    let mut by_size: Vec<_> = files
-        .iter()
-        .map(|file| file.object_meta.size)
-        .enumerate()
-        .collect();
-    by_size.sort_by_key(|(place, size)| (std::cmp::Reverse(*size), *place));
-    let mut bytes = vec![0u64; groups];
-    let mut group_of = vec![0; files.len()];
-    for (place, size) in by_size {
-        let smallest = (0..groups).min_by_key(|group| bytes[*group]).unwrap_or(0);
-        bytes[smallest] += size;
-        group_of[place] = smallest;
-    }
-    let mut grouped = vec![Vec::new(); groups];
-    for (file, group) in files.into_iter().zip(group_of) {
-        grouped[group].push(file);
-    }
-    grouped
-        .into_iter()
-        .filter(|group| !group.is_empty())
-        .map(FileGroup::new)
-        .collect()
 }

@@ -5,9 +5,8 @@
 //! Invariant: a version is of the incarnation that the catalog's entry names; a table that was
 //! dropped and created again has another topic id.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tidelake_catalog::{Catalog, TableEntry, TableMode};
@@ -24,12 +23,13 @@ use tokio::time::Instant;
 use crate::error::QueryError;
 use crate::moment;
 use crate::sql::AsOf;
-use crate::table::files::FileFacts;
+use crate::table::facts::FileFacts;
+use crate::table::files::Files;
 use crate::table::keys::TableKeys;
 use crate::table::shape::{Shape, is_same};
 
-/// What is known of a data file, its bounds parsed, and its place by name.
-const FACTS_BYTES: u64 = 1024;
+/// What is worked out from a version beside what is known of its files: shape and key.
+const PINNED_BYTES: u64 = 4096;
 
 /// One version of a table, ready to be planned.
 #[derive(Debug)]
@@ -37,22 +37,15 @@ pub(crate) struct Pinned {
     pub entry: Arc<TableEntry>,
     pub snapshot: Arc<Snapshot>,
     pub shape: Arc<Shape>,
-    pub files: Arc<Vec<Arc<FileFacts>>>,
+    pub files: Arc<Files>,
     /// Upsert tables only.
     pub keys: Option<Arc<TableKeys>>,
-    by_path: OnceLock<HashMap<String, usize>>,
 }
 
 impl Pinned {
     /// A live file by its path, relative to the table.
-    pub(crate) fn file(&self, path: &str) -> Option<&Arc<FileFacts>> {
-        let by_path = self.by_path.get_or_init(|| {
-            let files = self.files.iter().enumerate();
-            files
-                .map(|(place, file)| (file.name().to_owned(), place))
-                .collect()
-        });
-        self.files.get(*by_path.get(path)?)
+    pub(crate) fn file(&self, path: &str) -> Option<FileFacts> {
+        self.files.find(path)
     }
 
     /// What the version covers of a bucket.
@@ -84,7 +77,7 @@ impl Derived for Pinned {
     }
 
     fn held_bytes(&self) -> u64 {
-        self.files.len() as u64 * FACTS_BYTES
+        PINNED_BYTES + self.files.held_bytes()
     }
 }
 
@@ -266,19 +259,15 @@ impl Pinned {
             Some(before) => Arc::clone(&before.shape),
             None => Arc::new(Shape::new(Arc::clone(snapshot.schema()), metadata)?),
         };
-        let known: HashMap<&str, &Arc<FileFacts>> = same_shape
-            .iter()
-            .flat_map(|before| before.files.iter())
-            .map(|file| (file.name(), file))
-            .collect();
         let table = Arc::new(table.clone());
-        let files = snapshot.files().map(|file| {
-            match known.get(file.path()).filter(|known| known.is_of(file)) {
-                Some(known) => Arc::clone(known),
-                None => Arc::new(FileFacts::new(&table, file, &shape)),
+        let files = match same_shape {
+            Some(before) => {
+                let changes = snapshot.files_since(&before.snapshot);
+                before.files.after(&table, changes)
             }
-        });
-        let files = Arc::new(files.collect());
+            None => Files::new(&table, &shape, snapshot.files().cloned().collect()),
+        };
+        let files = Arc::new(files);
         let keys = match same_shape {
             Some(before) => before.keys.clone(),
             None if entry.mode == TableMode::Upsert => {
@@ -292,7 +281,6 @@ impl Pinned {
             shape,
             files,
             keys,
-            by_path: OnceLock::new(),
         })
     }
 }

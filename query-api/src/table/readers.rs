@@ -1,4 +1,5 @@
-//! Parquet readers with cached footers, and cached pages for reads of single rows.
+//! Parquet readers with cached footers, cached deleted rows, and cached pages for reads of single
+//! rows.
 //!
 //! A data file never changes under its path, so what was read of it is good for ever. Footers are read together
 //! with their page index: DataFusion then never asks for it again (its own cache would be bypassed).
@@ -6,7 +7,6 @@
 //! Invariant: a footer that is handed out has no bounds of floats that say nothing about NaN, which
 //! most writers leave out of them; NaN lies above all numbers.
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -27,14 +27,19 @@ use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::schema::types::SchemaDescriptor;
-use tidelake_table::FileRows;
+use tidelake_manifest::VectorDescriptor;
 use tidelake_table::lookup::{FilePages, PageCache};
+use tidelake_table::{FileRows, RowSet};
 
 use super::float_bounds;
+use super::lru::Lru;
 use crate::metrics::QueryMetrics;
 
 /// Bytes read from a file's end in the hope that they hold footer and page index.
 const FOOTER_BYTES_GUESS: usize = 64 * 1024;
+
+/// What an entry of a cache takes by itself.
+const KEPT_BYTES: usize = 256;
 
 /// Makes readers; clones share the caches.
 #[derive(Clone)]
@@ -42,27 +47,15 @@ pub(crate) struct Readers {
     store: Arc<dyn ObjectStore>,
     cache: Arc<Footers>,
     pages: PageCache,
+    vectors: Arc<Mutex<Lru<VectorId, Arc<RowSet>>>>,
 }
+
+/// A file, and its deletion vector's identity.
+type VectorId = (Path, String);
 
 struct Footers {
-    bytes_max: usize,
     metrics: QueryMetrics,
-    held: Mutex<Held>,
-}
-
-#[derive(Default)]
-struct Held {
-    by_path: HashMap<Path, Footer>,
-    /// Paths by when they were used last.
-    by_use: BTreeMap<u64, Path>,
-    bytes: usize,
-    tick: u64,
-}
-
-struct Footer {
-    known: Arc<Known>,
-    bytes: usize,
-    used: u64,
+    held: Mutex<Lru<Path, Arc<Known>>>,
 }
 
 /// A footer, and what readers of single rows work out of it.
@@ -90,65 +83,26 @@ impl Opened {
 
 impl Footers {
     fn get(&self, path: &Path) -> Option<Arc<Known>> {
-        let mut held = self.held.lock();
-        held.tick += 1;
-        let tick = held.tick;
-        let Held {
-            by_path, by_use, ..
-        } = &mut *held;
-        let footer = by_path.get_mut(path)?;
-        by_use.remove(&footer.used);
-        by_use.insert(tick, path.clone());
-        footer.used = tick;
-        Some(Arc::clone(&footer.known))
+        self.held.lock().get(path).map(Arc::clone)
     }
 
     fn put(&self, path: &Path, known: Arc<Known>) {
         let bytes = known.metadata.memory_size() + path.as_ref().len();
-        if bytes > self.bytes_max {
-            return;
-        }
         let mut held = self.held.lock();
-        held.tick += 1;
-        let used = held.tick;
-        if let Some(old) = held
-            .by_path
-            .insert(path.clone(), Footer { known, bytes, used })
-        {
-            held.by_use.remove(&old.used);
-            held.bytes -= old.bytes;
-        }
-        held.by_use.insert(used, path.clone());
-        held.bytes += bytes;
-        self.shrink(&mut held);
+        held.put(path.clone(), known, bytes);
+        self.tell(&held);
     }
 
     /// Counts what was added to a footer that may be held.
     fn grew(&self, path: &Path, known: &Arc<Known>, bytes: usize) {
         let mut held = self.held.lock();
-        let Some(footer) = held.by_path.get_mut(path) else {
-            return;
-        };
-        if Arc::ptr_eq(&footer.known, known) {
-            footer.bytes += bytes;
-            held.bytes += bytes;
-            self.shrink(&mut held);
-        }
+        held.grew(path, |held| Arc::ptr_eq(held, known), bytes);
+        self.tell(&held);
     }
 
-    /// Drops what was used longest ago until the rest fits.
-    fn shrink(&self, held: &mut Held) {
-        while held.bytes > self.bytes_max {
-            let Some((_, oldest)) = held.by_use.pop_first() else {
-                break;
-            };
-            if let Some(dropped) = held.by_path.remove(&oldest) {
-                held.bytes -= dropped.bytes;
-            }
-        }
-        self.metrics
-            .metadata_bytes
-            .set(i64::try_from(held.bytes).unwrap_or(i64::MAX));
+    fn tell(&self, held: &Lru<Path, Arc<Known>>) {
+        let bytes = i64::try_from(held.bytes()).unwrap_or(i64::MAX);
+        self.metrics.metadata_bytes.set(bytes);
     }
 }
 
@@ -157,18 +111,15 @@ impl Readers {
         store: Arc<dyn ObjectStore>,
         footer_bytes_max: usize,
         page_bytes_max: u64,
+        vector_bytes_max: usize,
         metrics: QueryMetrics,
     ) -> Self {
-        let cache = Arc::new(Footers {
-            bytes_max: footer_bytes_max,
-            metrics,
-            held: Mutex::default(),
-        });
-        let pages = PageCache::new(page_bytes_max);
+        let held = Mutex::new(Lru::new(footer_bytes_max));
         Self {
             store,
-            cache,
-            pages,
+            cache: Arc::new(Footers { metrics, held }),
+            pages: PageCache::new(page_bytes_max),
+            vectors: Arc::new(Mutex::new(Lru::new(vector_bytes_max))),
         }
     }
 
@@ -179,6 +130,23 @@ impl Readers {
         size: u64,
     ) -> parquet::errors::Result<Arc<ParquetMetaData>> {
         Ok(Arc::clone(&self.known(path, size).await?.metadata))
+    }
+
+    /// The rows that a file's vector deletes, if they are known.
+    pub(super) fn deleted(&self, path: &Path, vector: &VectorDescriptor) -> Option<Arc<RowSet>> {
+        let id = (path.clone(), vector.unique_id());
+        self.vectors.lock().get(&id).map(Arc::clone)
+    }
+
+    pub(super) fn keep_deleted(
+        &self,
+        path: &Path,
+        vector: &VectorDescriptor,
+        deleted: &Arc<RowSet>,
+    ) {
+        let id = (path.clone(), vector.unique_id());
+        let bytes = deleted.bytes() + path.as_ref().len() + id.1.len() + KEPT_BYTES;
+        self.vectors.lock().put(id, Arc::clone(deleted), bytes);
     }
 
     async fn known(&self, path: &Path, size: u64) -> parquet::errors::Result<Arc<Known>> {

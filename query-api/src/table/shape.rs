@@ -1,5 +1,6 @@
 //! A table's columns as queries see them, and under which names and types its files hold them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use datafusion::arrow::compute::cast;
@@ -42,6 +43,8 @@ pub(crate) struct Shape {
     /// The declared types.
     pub table: Arc<TableSchema>,
     pub renamed: bool,
+    /// The names of `scan`.
+    names: HashSet<String>,
 }
 
 /// Physical names that are left over from elsewhere mean nothing without the mode.
@@ -100,6 +103,7 @@ impl Shape {
             Arc::clone(&schema)
         };
         Ok(Self {
+            names: names(&scan),
             schema,
             scan,
             table,
@@ -119,12 +123,19 @@ impl Shape {
             let fields = schema.fields().iter().map(|field| field.as_ref().clone());
             Arc::new(Schema::new(fields.chain(hidden()).collect::<Vec<_>>()))
         };
+        let scan = extended(&self.scan);
         Self {
             schema: extended(&self.schema),
-            scan: extended(&self.scan),
+            names: names(&scan),
+            scan,
             table: Arc::clone(&self.table),
             renamed: self.renamed,
         }
+    }
+
+    /// True where a column of a file is one of these.
+    pub(crate) fn is_scanned(&self, name: &str) -> bool {
+        self.names.contains(name)
     }
 
     /// Places of the primary key's columns, in key order. None in append tables.
@@ -158,6 +169,11 @@ impl Shape {
             schema, columns, &options,
         )?)
     }
+}
+
+fn names(schema: &Schema) -> HashSet<String> {
+    let names = schema.fields().iter().map(|field| field.name().clone());
+    names.collect()
 }
 
 fn view(data_type: &DataType) -> DataType {

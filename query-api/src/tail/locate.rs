@@ -11,7 +11,7 @@ use tidelake_table::{BucketState, Place};
 
 use super::{BucketTail, Piece, View};
 use crate::error::QueryError;
-use crate::table::files::FileFacts;
+use crate::table::facts::FileFacts;
 use crate::table::keys::TableKeys;
 use crate::table::pinned::Pinned;
 
@@ -64,7 +64,7 @@ impl Finder {
         &self.view.pinned
     }
 
-    pub(crate) fn file(&self, path: &str) -> Result<&Arc<FileFacts>, QueryError> {
+    pub(crate) fn file(&self, path: &str) -> Result<FileFacts, QueryError> {
         self.view.pinned.file(path).ok_or_else(|| {
             QueryError::Engine(format!("the key index names {path}, which is no live file"))
         })

@@ -44,6 +44,21 @@ impl UpsertState {
             committed,
         }
     }
+
+    /// Files of which the tail supersedes rows, by path; its own pieces may be among them.
+    pub(crate) fn superseding(&self) -> impl Iterator<Item = &str> {
+        let (committed, fresh) = (self.committed.files(), self.fresh.files());
+        let unchanged = std::ptr::eq(committed, fresh);
+        let fresh = if unchanged { &[] } else { fresh };
+        let mut committed = committed.iter().peekable();
+        // Both are in the order of their paths.
+        let changed = fresh.iter().filter(move |file| {
+            while committed.next_if(|old| old.path < file.path).is_some() {}
+            let same = committed.next_if(|old| old.path == file.path);
+            same.is_none_or(|old| !Arc::ptr_eq(&old.deleted, &file.deleted))
+        });
+        changed.map(|file| &*file.path)
+    }
 }
 
 /// What pieces are made with.

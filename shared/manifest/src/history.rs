@@ -1,6 +1,7 @@
 //! What happened to a table, and which version a point in time means.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -45,37 +46,33 @@ impl DeltaTable {
     /// The newest `limit` commits of the table that are still in the log, newest first. Few are in
     /// memory at a time; what an earlier table of the same folder left is not among them.
     pub async fn history(&self, limit: usize) -> Result<Vec<CommitSummary>> {
-        let files = self.log_files().await?;
-        let at = self.reader.at();
-        let Some(latest) = files.commits.last_key_value().map(|(version, _)| *version) else {
-            return Ok(Vec::new());
-        };
-        let oldest = files.run_start(latest).unwrap_or(latest);
-        let oldest = oldest.max((latest + 1).saturating_sub(limit as u64));
-        let mut summaries = Vec::with_capacity((latest + 1 - oldest) as usize);
-        let (mut next, mut begun) = (latest + 1, false);
-        while next > oldest && !begun {
-            let first = oldest.max(next.saturating_sub(COMMITS_HELD_MAX));
-            let mut chunk = Vec::with_capacity(COMMITS_HELD_MAX as usize);
-            let visit = |version: u64, bytes: Bytes| {
-                let commit = Commit::parse(&at, version, &bytes)?;
-                if commit.begins_at(TableVersion(version)) {
-                    chunk.clear();
-                    begun = true;
-                }
-                let file_ms = files.commits.get(&version).copied().unwrap_or_default();
-                chunk.push(summary(TableVersion(version), commit, file_ms));
-                Ok::<_, ManifestError>(())
-            };
-            let missing = self.reader.log.visit_range(first, next - 1, visit).await?;
-            summaries.extend(chunk.into_iter().rev());
-            if missing.is_some() {
-                // Another engine cleans the log from below.
-                break;
+        let mut history = self.walk_history().await?;
+        let mut summaries = Vec::new();
+        while summaries.len() < limit {
+            let most = limit - summaries.len();
+            match history.next(most).await? {
+                some if some.is_empty() => break,
+                some => summaries.extend(some),
             }
-            next = first;
         }
         Ok(summaries)
+    }
+
+    /// A walk over the commits that [`Self::history`] gives: as of now, those that come are not
+    /// among them.
+    pub async fn walk_history(&self) -> Result<History> {
+        let files = self.log_files().await?;
+        let latest = files.commits.last_key_value().map(|(version, _)| *version);
+        let oldest = latest.and_then(|latest| files.run_start(latest).or(Some(latest)));
+        let ages = oldest.map(|oldest| files.commits.range(oldest..));
+        Ok(History {
+            table: self.clone(),
+            oldest: oldest.unwrap_or(0),
+            next: latest.map_or(0, |latest| latest + 1),
+            written_ms: ages
+                .map(|ages| ages.map(|(_, ms)| *ms).collect())
+                .unwrap_or_default(),
+        })
     }
 
     /// The version that was the latest at `ts_ms`. A time after the last commit means the latest
@@ -158,6 +155,57 @@ impl DeltaTable {
         ManifestError::NoTable {
             at: self.reader.at(),
         }
+    }
+}
+
+/// The commits of a table from the newest down, a few in memory at a time.
+#[derive(Debug, Clone)]
+pub struct History {
+    table: DeltaTable,
+    /// The last that will come.
+    oldest: u64,
+    /// Above the one that comes next.
+    next: u64,
+    /// Times of the commits' files from `oldest` on.
+    written_ms: Arc<[UnixMillis]>,
+}
+
+impl History {
+    /// The next commits, `most` or fewer of them; none at the end.
+    pub async fn next(&mut self, most: usize) -> Result<Vec<CommitSummary>> {
+        if self.next <= self.oldest || most == 0 {
+            return Ok(Vec::new());
+        }
+        let step = COMMITS_HELD_MAX.min(most as u64);
+        let first = self.oldest.max(self.next.saturating_sub(step));
+        let (oldest, ages) = (self.oldest, Arc::clone(&self.written_ms));
+        let reader = &self.table.reader;
+        let at = reader.at();
+        let mut commits = Vec::with_capacity(COMMITS_HELD_MAX as usize);
+        let mut begun = false;
+        let visit = |version: u64, bytes: Bytes| {
+            let commit = Commit::parse(&at, version, &bytes)?;
+            if commit.begins_at(TableVersion(version)) {
+                commits.clear();
+                begun = true;
+            }
+            let age = usize::try_from(version - oldest).ok();
+            let file_ms = age
+                .and_then(|age| ages.get(age))
+                .copied()
+                .unwrap_or_default();
+            commits.push(summary(TableVersion(version), commit, file_ms));
+            Ok::<_, ManifestError>(())
+        };
+        let missing = reader.log.visit_range(first, self.next - 1, visit).await?;
+        // Below its beginning is another table; a missing one tells that another engine cleans the
+        // log from below.
+        self.next = match begun || missing.is_some() {
+            true => self.oldest,
+            false => first,
+        };
+        commits.reverse();
+        Ok(commits)
     }
 }
 

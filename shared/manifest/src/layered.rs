@@ -4,6 +4,7 @@
 //! small overlay of changes; a new version copies the overlay only. When the overlay has grown to a
 //! share of the base it is folded in, so a change costs O(1) copies on average.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -76,6 +77,60 @@ impl<K: Ord + Clone, V: Clone> Layered<K, V> {
         unchanged.chain(changed)
     }
 
+    /// Shows `each` what the values are that differ from those of another version: theirs and ours.
+    /// Versions that share a base cost their changes only. `same` tells values that are equal.
+    pub(crate) fn changes_since(
+        &self,
+        before: &Self,
+        same: impl Fn(&V, &V) -> bool,
+        mut each: impl FnMut(Option<&V>, Option<&V>),
+    ) {
+        let mut changed = |before: Option<&V>, after: Option<&V>| {
+            let kept = before.zip(after).is_some_and(|(a, b)| same(a, b));
+            if !kept && (before.is_some() || after.is_some()) {
+                each(before, after);
+            }
+        };
+        if !Arc::ptr_eq(&self.base, &before.base) {
+            for (key, value) in self.iter() {
+                changed(before.get(key), Some(value));
+            }
+            let gone = before.iter().filter(|(key, _)| self.get(*key).is_none());
+            gone.for_each(|(_, value)| changed(Some(value), None));
+            return;
+        }
+        let (mut theirs, mut ours) = (before.overlay.iter(), self.overlay.iter());
+        let (mut old, mut new) = (theirs.next(), ours.next());
+        loop {
+            let order = match (old, new) {
+                (None, None) => break,
+                (Some((key, was)), None) => {
+                    changed(was.as_ref(), self.base.get(key));
+                    Ordering::Less
+                }
+                (None, Some((key, is))) => {
+                    changed(self.base.get(key), is.as_ref());
+                    Ordering::Greater
+                }
+                (Some((a, was)), Some((b, is))) => {
+                    let order = a.cmp(b);
+                    match order {
+                        Ordering::Less => changed(was.as_ref(), self.base.get(a)),
+                        Ordering::Greater => changed(self.base.get(b), is.as_ref()),
+                        Ordering::Equal => changed(was.as_ref(), is.as_ref()),
+                    }
+                    order
+                }
+            };
+            if order.is_le() {
+                old = theirs.next();
+            }
+            if order.is_ge() {
+                new = ours.next();
+            }
+        }
+    }
+
     /// To be called after a round of changes.
     pub(crate) fn settle(&mut self) {
         if self.overlay.len() <= OVERLAY_MIN.max(self.base.len() / OVERLAY_SHARE) {
@@ -122,6 +177,17 @@ mod tests {
                 prop_assert_eq!(map.len(), model.len());
             }
             kept.push((map, model));
+            for ((from, before), (to, after)) in kept.iter().zip(kept.iter().skip(1)) {
+                let mut moved: Vec<_> = before.iter().filter(|(key, v)| after.get(key) != Some(v))
+                    .map(|(key, v)| (Some(*v), after.get(key).copied())).collect();
+                moved.extend(after.iter().filter(|(key, _)| !before.contains_key(key))
+                    .map(|(_, v)| (None, Some(*v))));
+                let mut told = Vec::new();
+                to.changes_since(from, |a, b| a == b, |a, b| told.push((a.copied(), b.copied())));
+                moved.sort_unstable();
+                told.sort_unstable();
+                prop_assert_eq!(told, moved);
+            }
             for (map, model) in kept {
                 let found: BTreeMap<_, _> = map.iter().map(|(k, v)| (*k, *v)).collect();
                 prop_assert_eq!(&found, &model);

@@ -2,9 +2,10 @@
 //! they have in common with it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::Value;
 use tidelake_core::clock::UnixMillis;
 use tidelake_core::{Bucket, Offset, TableVersion, TopicId, Watermark};
 use tidelake_schema::TableSchema;
@@ -17,10 +18,10 @@ use crate::commit_file::Fingerprint;
 use crate::layered::Layered;
 use crate::properties::{first_version, is_dropped};
 use crate::retyped::Retyped;
-use crate::stats::{Stats, widened};
+use crate::stats::{Told, tell, widened};
 use crate::trust::Proof;
 
-/// What a text takes once it is parsed as well, in its own lengths.
+/// What the schema's text takes once it is parsed as well, in its own lengths.
 const PARSED_SHARE: u64 = 3;
 /// A file's entry without its texts: the action, the counts, its places in the map.
 const FILE_BYTES: u64 = size_of::<DataFile>() as u64 + 128;
@@ -36,7 +37,6 @@ pub struct DataFile {
     pub add: Add,
     path: Arc<str>,
     rows_physical: Option<u64>,
-    stats: OnceLock<Option<Stats>>,
 }
 
 #[derive(Deserialize)]
@@ -56,7 +56,6 @@ impl DataFile {
             add,
             path,
             rows_physical,
-            stats: OnceLock::new(),
         }
     }
 
@@ -98,10 +97,10 @@ impl DataFile {
         self.add.deletion_vector.as_ref()
     }
 
-    /// About how much memory its entry in a snapshot takes, its statistics parsed.
+    /// About how much memory its entry in a snapshot takes.
     pub(crate) fn held_bytes(&self) -> u64 {
         let add = &self.add;
-        let stats = add.stats.as_ref().map_or(0, String::len) as u64 * PARSED_SHARE;
+        let stats = add.stats.as_ref().map_or(0, String::len) as u64;
         let vector = add.deletion_vector.as_ref();
         let vector = vector.map_or(0, |vector| vector.path_or_inline_dv.len());
         let tags = add.tags.iter().flatten();
@@ -110,11 +109,13 @@ impl DataFile {
         FILE_BYTES + stats + texts as u64
     }
 
-    /// The file's statistics, parsed at the first call. None where absent or not understood.
-    pub fn stats(&self) -> Option<&Stats> {
-        self.stats
-            .get_or_init(|| Stats::parse(self.add.stats.as_deref()?).ok())
-            .as_ref()
+    /// Shows `each` what the file's statistics tell of its columns (see [`crate::stats::tell`]),
+    /// and gives whether bounds are values. None where there are none or they are not understood:
+    /// then what was shown does not count. They stay text here; parsed they take several times as
+    /// much, and few readers want all of them.
+    pub fn tell_stats(&self, each: &mut dyn FnMut(Told, &str, Value)) -> Option<bool> {
+        let tight = tell(self.add.stats.as_deref()?, each).ok()?;
+        Some(tight.unwrap_or(true))
     }
 
     /// The text of its statistics after rows of it were deleted (see [`crate::stats::widened`]);
@@ -159,6 +160,14 @@ pub(crate) fn buckets(add: &Add) -> Option<Vec<Bucket>> {
     let list = add.tag(TAG_BUCKET)?.split(',');
     list.map(|bucket| bucket.trim().parse().ok().map(Bucket))
         .collect()
+}
+
+/// How the files of one version differ from those of another. One that got another deletion vector
+/// went and came.
+#[derive(Debug, Default)]
+pub struct FileChanges {
+    pub came: Vec<Arc<DataFile>>,
+    pub gone: Vec<Arc<DataFile>>,
 }
 
 /// Sums over the live files.
@@ -230,6 +239,18 @@ impl Snapshot {
     /// The live files, in no particular order, but always in the same for the same snapshot.
     pub fn files(&self) -> impl Iterator<Item = &Arc<DataFile>> {
         self.files.iter().map(|(_, file)| file)
+    }
+
+    /// How the live files differ from those of another version of the table. Versions of which one
+    /// was made from the other by a few commits cost about what these changed.
+    pub fn files_since(&self, before: &Self) -> FileChanges {
+        let mut changes = FileChanges::default();
+        let same = |a: &Arc<DataFile>, b: &Arc<DataFile>| Arc::ptr_eq(a, b) || a.add == b.add;
+        self.files.changes_since(&before.files, same, |gone, came| {
+            changes.gone.extend(gone.cloned());
+            changes.came.extend(came.cloned());
+        });
+        changes
     }
 
     /// The live file of that object name.

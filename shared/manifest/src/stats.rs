@@ -21,7 +21,7 @@ use arrow::datatypes::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-pub use text::widened;
+pub use text::{Told, tell, widened};
 
 /// Characters of a text that a bound keeps.
 pub const TEXT_CHARS_MAX: usize = 32;

@@ -25,7 +25,7 @@ use parquet::arrow::RowNumber;
 use super::super::scan::PinnedRows;
 use super::Key;
 use crate::error::QueryError;
-use crate::table::files::FileFacts;
+use crate::table::facts::FileFacts;
 use crate::table::shape::{SEQUENCE, Shape};
 
 /// Columns of the scan that no file has: which file a row is of, and where in it.

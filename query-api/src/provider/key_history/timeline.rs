@@ -12,7 +12,7 @@ use tidelake_manifest::{Add, Commit, DataFile, DeltaTable, Snapshot, VectorDescr
 use super::Key;
 use super::hits::Hits;
 use crate::error::QueryError;
-use crate::table::files::FileFacts;
+use crate::table::facts::FileFacts;
 use crate::table::shape::Shape;
 
 const VECTORS_IN_FLIGHT_MAX: usize = 16;
