@@ -104,7 +104,7 @@ pub(crate) async fn run(live: u64, seconds: u64) -> Result<()> {
         latest = latest.max(seen.latest);
         broken += seen.broken;
     }
-    late.sort_by(|a, b| b.0.cmp(&a.0));
+    late.sort_by_key(|(by, _)| std::cmp::Reverse(*by));
     let worst = late.iter().take(3).map(|(by, sql)| {
         let sql: String = sql.chars().take(80).collect();
         json!({"ms": by.as_millis() as u64, "statement": sql})

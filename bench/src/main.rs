@@ -93,7 +93,7 @@ enum Figure {
     Hostile,
 }
 
-const ALL: [Figure; 18] = [
+const ALL: [Figure; 19] = [
     Figure::JsonDecode,
     Figure::IngestPacked,
     Figure::IngestArrow,

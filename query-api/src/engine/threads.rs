@@ -236,10 +236,12 @@ mod tests {
     fn nices(lease: &Lease) -> Vec<i32> {
         let threads = lease.crew().level.threads.lock().clone();
         let nice = |thread: &libc::pid_t| {
-            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+            let stat = stat.expect("the thread runs");
             // The sixteenth field behind the name (proc_pid_stat(5)).
-            let (_, rest) = stat.rsplit_once(')').unwrap();
-            rest.split_whitespace().nth(16).unwrap().parse().unwrap()
+            let fields = stat.rsplit_once(')').map(|(_, fields)| fields);
+            let nice = fields.and_then(|fields| fields.split_whitespace().nth(16)?.parse().ok());
+            nice.expect("a line of fields")
         };
         threads.iter().map(nice).collect()
     }

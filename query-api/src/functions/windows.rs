@@ -33,9 +33,8 @@ impl AnalyzerRule for SmallFrames {
             if let LogicalPlan::Window(window) = node {
                 for expr in &window.window_expr {
                     expr.apply(|expr| {
-                        match expr {
-                            Expr::WindowFunction(function) => check(function)?,
-                            _ => {}
+                        if let Expr::WindowFunction(function) = expr {
+                            check(function)?;
                         }
                         Ok(TreeNodeRecursion::Continue)
                     })?;

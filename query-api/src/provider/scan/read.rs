@@ -271,7 +271,7 @@ fn merged(
             schema,
         )?);
     }
-    Ok(Statistics::try_merge_iter(parts.iter(), schema)?)
+    Statistics::try_merge_iter(parts.iter(), schema)
 }
 
 /// Files in groups of like size, each group in the order of the table.

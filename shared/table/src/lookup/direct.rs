@@ -165,9 +165,11 @@ impl Column {
         };
         let value = match dictionary {
             None => values::value(self.stored, page.encoding(), bytes, place)?,
-            Some(Page::DictionaryPage { buf, encoding, .. })
-                if matches!(encoding, Encoding::PLAIN | Encoding::PLAIN_DICTIONARY) =>
-            {
+            Some(Page::DictionaryPage {
+                buf,
+                encoding: Encoding::PLAIN | Encoding::PLAIN_DICTIONARY,
+                ..
+            }) => {
                 let (width, indexes) = bytes.split_first()?;
                 let entry = values::packed(indexes, usize::from(*width), place)?;
                 let entry = usize::try_from(entry).ok()?;
