@@ -40,13 +40,16 @@ impl Came {
 #[derive(Debug, Default)]
 pub(super) struct Decoded {
     pub came: BTreeMap<Bucket, Came>,
-    /// Room that the next message needs beyond what was decoded; none where all was.
+    /// Room that the next message needs beyond what was decoded; none where all was. Some of what
+    /// came was decoded, unless there is no room for its first message.
     pub needs: Option<usize>,
 }
 
 /// Decoded bytes of a message's byte before any was seen, and what a message takes in any case.
 const GROWTH_FIRST: f64 = 4.0;
 const GROWTH_MAX: f64 = 64.0;
+/// What is decoded at once: what was taken in shows before the next part is begun with.
+const BITE_BYTES_MAX: usize = 8 << 20;
 /// Fewer bytes say nothing of those that come.
 const GROWTH_SEEN_BYTES: usize = 64 << 10;
 const MESSAGE_BYTES: usize = 64;
@@ -107,7 +110,7 @@ impl Decoders {
                 }
                 let bytes = seen.value.map_or(0, <[u8]>::len) + MESSAGE_BYTES;
                 let wanted = (bytes as f64 * self.growth) as usize;
-                if !room.cover(planned + wanted) {
+                if planned >= BITE_BYTES_MAX || !room.cover(planned + wanted) {
                     decoded.needs = Some(wanted);
                     return;
                 }
