@@ -341,6 +341,16 @@ class Maker:
             sign = self.dice.choice(["UNION ALL", "UNION", "EXCEPT", "INTERSECT"])
             return f"SELECT n, s FROM {{t}}{where()} {sign} SELECT n, s FROM {{t}}{where()}"
 
+        def gathered():
+            other = self.dice.choice(["m", "n + 1", "-n", "id % 3", "CAST(length(s) AS INTEGER)", "n * 2"])
+            union = self.dice.choice(["UNION ALL", "UNION"])
+            inner = f"SELECT n g, s FROM {{t}}{where()} {union} SELECT {other}, s || 'x' FROM {{t}}{where()}"
+            return self.pick(
+                lambda: f"SELECT g, count(*), max(s) FROM ({inner}) q GROUP BY g",
+                lambda: f"SELECT DISTINCT g FROM ({inner}) q",
+                lambda: f"SELECT count(*), count(DISTINCT g), min(s) FROM ({inner}) q",
+            )
+
         def different():
             return f"SELECT DISTINCT {group()}, {self.dice.choice(['b', 'n', 'day'])} FROM {{t}}{where()}"
 
@@ -381,7 +391,7 @@ class Maker:
             return f"SELECT id, a.n, b.s FROM {{t}} a {kind} (SELECT id, s FROM {{t}}{where()}) b USING (id) WHERE a.n > 0 OR b.s < 'b'"
 
         return self.dice.choice(
-            [nested, nested, nested, many, rolled, using, rows, rows, totals, totals, groups, groups, some, joined, within, windows, sets, different]
+            [gathered, nested, nested, nested, many, rolled, using, rows, rows, totals, totals, groups, groups, some, joined, within, windows, sets, different]
         )()
 
 

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use tidelake_testkit::{Kafka, UpsertHistory};
+use serde_json::json;
+use tidelake_testkit::{Kafka, UpsertHistory, WAIT_MAX, wait_until};
 use tidelake_tests::{Fleet, Installation};
 use tokio::sync::Mutex;
 
@@ -68,4 +69,55 @@ async fn kill_nine_of_flusher_and_query_node_on_apache_kafka_keeps_every_key() {
     let folder = fleet.table_folder("t");
     readers_agree(&client(&fleet), &folder).await.unwrap();
     fleet.stop().await.unwrap();
+}
+
+/// The local part of the key index may be lost or damaged at any time: it is made anew from what is
+/// stored, for flusher and queries alike.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_key_index_heals() {
+    const KEYS: u64 = 60_000;
+    let by_request = [("TIDELAKE__FLUSHER__FLUSH_AGE_MS", "600000")];
+    let local = Installation::start_with(&[], &by_request).await.unwrap();
+    let client = &local.client;
+    let schema = json!({"type": "struct", "schema-id": 0, "identifier-field-ids": [1], "fields": [
+        {"id": 1, "name": "id", "required": true, "type": "string"},
+        {"id": 2, "name": "v", "required": false, "type": "long"},
+    ]});
+    client.create_upsert("t", &schema, 1).await.unwrap();
+    // Keys that nothing can be left out of, so that the index becomes a file.
+    let line = |id: u64, v: u64| {
+        let key = u128::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C834);
+        json!({"id": format!("{key:032x}"), "v": v}).to_string() + "\n"
+    };
+    let all: String = (0..KEYS).map(|id| line(id, 0)).collect();
+    client.ndjson("t", &all).await.unwrap().ok().unwrap();
+    client.flush("t").await.unwrap();
+    let count = "SELECT count(*), count(DISTINCT id), sum(v) FROM t";
+    let rows = client.sql(count, "latest").await.unwrap();
+    assert_eq!(rows, [json!([KEYS, KEYS, 0])]);
+    for round in 1..3 {
+        let mut damaged = 0;
+        let folder = local.data().join("cache/index");
+        for home in std::fs::read_dir(folder).unwrap().flatten() {
+            let Ok(files) = std::fs::read_dir(home.path()) else {
+                continue;
+            };
+            for file in files.flatten() {
+                let bytes = file.metadata().unwrap().len() as usize;
+                std::fs::write(file.path(), vec![0; bytes]).unwrap();
+                damaged += usize::from(file.path().extension().is_some_and(|end| end == "run"));
+            }
+        }
+        assert!(damaged > 0, "the index is in files");
+        let some: String = (0..100).map(|id| line(id, round)).collect();
+        client.ndjson("t", &some).await.unwrap().ok().unwrap();
+        client.flush("t").await.unwrap();
+        let healed = || async {
+            let rows = client.sql(count, "latest").await.ok()?;
+            (rows == [json!([KEYS, KEYS, 100 * round])]).then_some(())
+        };
+        wait_until("the index to be made anew", WAIT_MAX, healed)
+            .await
+            .unwrap();
+    }
 }

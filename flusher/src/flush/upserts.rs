@@ -109,6 +109,9 @@ impl Upserts {
         {
             let table = &job.table.entry.id;
             tracing::warn!(%table, error = chain(error), "key index dropped, loading it anew");
+            for bucket in states.keys() {
+                self.loader.forget(job.base.metadata(), *bucket);
+            }
             states.clear();
         }
         self.count(&states);

@@ -193,7 +193,11 @@ impl Engine {
     ) -> Result<Position, QueryError> {
         let (entry, by_key) = match named {
             Some(point) => {
-                let soon = self.entry_soon(id).await?;
+                // A token may be of a table that was just made.
+                let soon = match token {
+                    Some(_) => self.entry(id).await?,
+                    None => self.entry_soon(id).await?,
+                };
                 match names_key(point, &soon) {
                     true => (soon, true),
                     false => (self.entry(id).await?, false),

@@ -6,7 +6,7 @@
 use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::compute::kernels::numeric::{add, mul, sub};
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::utils::take_function_args;
@@ -14,8 +14,8 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs,
-    ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ReturnFieldArgs,
+    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::physical_expr_common::datum::apply;
@@ -112,6 +112,14 @@ impl ScalarUDFImpl for Checked {
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
         let [left, _] = take_function_args(&self.name, arg_types)?;
         Ok(left.clone())
+    }
+
+    /// Null where either side is, as with the operator: unions look at that.
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let [left, right] = take_function_args(&self.name, args.arg_fields)?;
+        let nullable = left.is_nullable() || right.is_nullable();
+        let field = Field::new(&self.name, left.data_type().clone(), nullable);
+        Ok(Arc::new(field))
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {

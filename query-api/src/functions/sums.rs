@@ -542,16 +542,16 @@ impl AggregateUDFImpl for ExactSum {
         self.inner().order_sensitivity()
     }
 
+    /// Never `sum(x) + k * count(x)` for `sum(x + k)`: it may overflow, round and be called otherwise.
     fn simplify_expr_op_literal(
         &self,
-        agg_function: &AggregateFunction,
-        arg: &Expr,
-        op: Operator,
-        lit: &Expr,
-        arg_is_left: bool,
+        _: &AggregateFunction,
+        _: &Expr,
+        _: Operator,
+        _: &Expr,
+        _: bool,
     ) -> Result<Option<Expr>> {
-        self.inner()
-            .simplify_expr_op_literal(agg_function, arg, op, lit, arg_is_left)
+        Ok(None)
     }
 
     fn value_from_stats(&self, statistics: &StatisticsArgs<'_>) -> Option<ScalarValue> {

@@ -235,6 +235,16 @@ async fn a_sum_that_does_not_fit_is_an_error() {
             "SELECT sum(n) FROM (SELECT 1 n) WHERE n > 1".to_owned(),
             json!([[null]]),
         ),
+        (
+            "SELECT sum(n + 1.5), sum(n + 2.5), sum(n) FROM (SELECT 1.0 n)".to_owned(),
+            json!([[2.5, 3.5, 1.0]]),
+        ),
+        (
+            "SELECT count(*) FROM (SELECT CASE floor(random() * 3) WHEN 0.0 THEN 'a' \
+             WHEN 1.0 THEN 'b' WHEN 2.0 THEN 'c' END c FROM generate_series(1, 1000)) WHERE c IS NULL"
+                .to_owned(),
+            json!([[0]]),
+        ),
     ] {
         assert_eq!(world.rows(&sql).await, answer, "{sql}");
     }

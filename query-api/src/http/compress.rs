@@ -46,10 +46,13 @@ impl Coding {
             let found = named(name).or_else(|| named("*"));
             found.map_or(0.0, |(_, quality)| *quality)
         };
+        // Who names it may like it best.
+        let named = accepted.iter().find(|(found, _)| found == "identity");
+        let plain = named.map_or(0.0, |(_, quality)| *quality);
         let mut best = None;
         for (coding, name) in Self::ALL {
             let wish = wish(name);
-            if wish > 0.0 && best.is_none_or(|(_, held)| wish > held) {
+            if wish > 0.0 && wish >= plain && best.is_none_or(|(_, held)| wish > held) {
                 best = Some((coding, wish));
             }
         }
@@ -68,7 +71,7 @@ impl Coding {
 fn quality(part: &str) -> (String, f32) {
     let mut parts = part.split(';').map(str::trim);
     let name = parts.next().unwrap_or_default().to_ascii_lowercase();
-    let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
+    let quality = parts.find_map(|part| part.to_ascii_lowercase().strip_prefix("q=")?.parse().ok());
     (name, quality.unwrap_or(1.0))
 }
 
@@ -259,6 +262,9 @@ mod tests {
         assert_eq!(of("*;q=0.5, zstd;q=0"), Some(Coding::Gzip));
         assert_eq!(of("identity, br"), None);
         assert_eq!(of("gzip;q=0"), None);
+        assert_eq!(of("gzip;Q=0"), None);
+        assert_eq!(of("identity, gzip;q=0.1"), None);
+        assert_eq!(of("identity;q=0.5, gzip"), Some(Coding::Gzip));
         assert_eq!(Coding::of(&HeaderMap::new()), None);
     }
 

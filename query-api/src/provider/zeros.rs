@@ -29,9 +29,11 @@ impl FunctionRewrite for ZerosOfBothSigns {
         _: &ConfigOptions,
     ) -> Result<Transformed<Expr>> {
         let is_float = |expr: &Expr| expr.get_type(schema).is_ok_and(|of| of.is_floating());
+        // It is computed once for each arm then.
+        let is_stable = |expr: &Expr| is_float(expr) && !expr.is_volatile();
         Ok(match expr {
             Expr::InList(list) if is_float(&list.expr) => in_list(list),
-            Expr::Case(case) if case.expr.as_deref().is_some_and(is_float) => {
+            Expr::Case(case) if case.expr.as_deref().is_some_and(is_stable) => {
                 Transformed::yes(Expr::Case(searched(case)))
             }
             other => Transformed::no(other),
@@ -51,7 +53,8 @@ fn in_list(list: InList) -> Transformed<Expr> {
     if has_zero {
         constants.extend([lit(0.0), lit(-0.0)]);
     }
-    if computed.is_empty() {
+    if computed.is_empty() || expr.is_volatile() {
+        constants.extend(computed);
         let list = Expr::InList(InList::new(expr, constants, negated));
         return match has_zero {
             true => Transformed::yes(list),

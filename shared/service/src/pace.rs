@@ -13,8 +13,8 @@
 //!
 //! Invariants:
 //! - a topic that nobody reads slows nobody;
-//! - a reader that stands still for [`STALLED_AFTER`] does not count until it moves again, one that
-//!   was dropped not at all;
+//! - a bucket whose reader stands still for [`STALLED_AFTER`] does not count until it moves again, a
+//!   reader that was dropped not at all;
 //! - a wait is at most twice the lag that is allowed;
 //! - of each reader and bucket at most [`MARKS_MAX`] marks are kept, [`MARKS_APART`] apart.
 
@@ -27,7 +27,7 @@ use tidelake_core::{Bucket, Offset};
 
 use crate::moment;
 
-/// A reader that did not move for so long is not waited for.
+/// A bucket whose reader did not move for so long is not waited for.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// What is written within this time of a mark has none of its own.
 const MARKS_APART: Duration = Duration::from_millis(10);
@@ -56,12 +56,13 @@ struct Reader {
     buckets: BTreeMap<Bucket, Marks>,
     /// Of the memory that it may use.
     filled: f64,
-    moved: Instant,
 }
 
 #[derive(Debug, Default)]
 struct Marks {
     reached: Offset,
+    /// When it last went further.
+    moved: Option<Instant>,
     /// The offset after what was written, and when it was acknowledged: both rise.
     unread: VecDeque<(Offset, Instant)>,
 }
@@ -83,7 +84,6 @@ impl Pace {
             topic: Arc::from(topic),
             buckets: BTreeMap::new(),
             filled: 0.0,
-            moved: moment::now(),
         };
         readers.by_number.insert(number, reader);
         PacedReader {
@@ -139,7 +139,7 @@ impl Pace {
 
 impl Readers {
     fn lag(&self, now: Instant) -> Duration {
-        let going = self.going(now).filter_map(Reader::oldest);
+        let going = self.going(now).filter_map(|reader| reader.oldest(now));
         going
             .map(|oldest| now.saturating_duration_since(oldest))
             .max()
@@ -159,22 +159,34 @@ impl Readers {
 }
 
 impl Reader {
-    /// When the oldest of what it has not read was acknowledged.
-    fn oldest(&self) -> Option<Instant> {
-        let unread = self.buckets.values();
-        unread
+    /// When the oldest of what it has not read was acknowledged, of buckets that go on.
+    fn oldest(&self, now: Instant) -> Option<Instant> {
+        let going = self.buckets.values().filter(|marks| !marks.is_stalled(now));
+        going
             .filter_map(|marks| Some(marks.unread.front()?.1))
             .min()
     }
 
+    /// True where something is unread, and none of it goes on.
     fn is_stalled(&self, now: Instant) -> bool {
-        self.oldest().is_some_and(|oldest| {
-            now.saturating_duration_since(self.moved.max(oldest)) > STALLED_AFTER
-        })
+        let mut unread = self
+            .buckets
+            .values()
+            .filter(|marks| !marks.unread.is_empty());
+        let first = unread.next().map(|marks| marks.is_stalled(now));
+        first.unwrap_or(false) && unread.all(|marks| marks.is_stalled(now))
     }
 }
 
 impl Marks {
+    /// A log that stands at an open transaction is not read further, however long it is waited for.
+    fn is_stalled(&self, now: Instant) -> bool {
+        self.unread.front().is_some_and(|(_, at)| {
+            let since = self.moved.map_or(*at, |moved| moved.max(*at));
+            now.saturating_duration_since(since) > STALLED_AFTER
+        })
+    }
+
     fn wrote(&mut self, end: Offset, now: Instant) {
         if end <= self.reached || self.unread.len() >= MARKS_MAX {
             return;
@@ -187,14 +199,14 @@ impl Marks {
         }
     }
 
-    /// True where that is further than before.
-    fn reached(&mut self, offset: Offset) -> bool {
-        let moved = offset > self.reached;
+    fn reached(&mut self, offset: Offset, now: Instant) {
+        if offset > self.reached {
+            self.moved = Some(now);
+        }
         self.reached = self.reached.max(offset);
         while self.unread.front().is_some_and(|(end, _)| *end <= offset) {
             self.unread.pop_front();
         }
-        moved
     }
 }
 
@@ -218,9 +230,8 @@ impl PacedReader {
             return;
         };
         for (bucket, offset) in offsets {
-            if reader.buckets.entry(bucket).or_default().reached(offset) {
-                reader.moved = now;
-            }
+            let marks = reader.buckets.entry(bucket).or_default();
+            marks.reached(offset, now);
         }
     }
 }
@@ -303,6 +314,22 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_that_stands_still_is_not_waited_for_while_others_go_on() {
+        let (pace, begun) = (Pace::default(), moment::now());
+        let reader = pace.follow("t");
+        pace.wrote_at("t", B0, Offset(1), begun);
+        for n in 1..100 {
+            let at = after(begun, n * 100);
+            pace.wrote_at("t", Bucket(1), Offset(n as i64), at);
+            reader.reached_at([(Bucket(1), Offset(n as i64))], at);
+            let wait = pace.wait_at(TOOK, LAG_MAX, at);
+            assert_eq!(wait.is_zero(), n * 100 <= 250 || n * 100 > 3_000, "{n}");
+        }
+        reader.reached_at([(B0, Offset(1))], after(begun, 10_000));
+        assert_eq!(ms(pace.wait_at(TOOK, LAG_MAX, after(begun, 10_001))), 0);
+    }
+
+    #[test]
     fn writers_slow_down_before_a_reader_has_no_room_left() {
         let (pace, begun) = (Pace::default(), moment::now());
         let reader = pace.follow("t");
@@ -321,7 +348,7 @@ mod tests {
         }
         let marks = |pace: &Pace| pace.readers.lock().by_number[&0].buckets[&B0].unread.len();
         assert_eq!(marks(&pace), MARKS_MAX);
-        let lag = pace.readers.lock().by_number[&0].oldest();
+        let lag = pace.readers.lock().by_number[&0].oldest(begun);
         assert_eq!(lag, Some(begun));
         let (pace, close) = (Pace::default(), moment::now());
         let _reader = pace.follow("t");

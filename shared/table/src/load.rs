@@ -151,9 +151,10 @@ impl StateLoader {
             let (kept, version) = version.as_ref()?;
             kept.get(version, bucket)
         };
+        let is_sound = |state: &BucketState| !state.index().is_damaged();
         let loadings = wanted.into_iter().map(|(bucket, previous)| Loading {
             bucket,
-            previous: earlier(bucket).or(previous),
+            previous: earlier(bucket).or(previous).filter(is_sound),
             live: Vec::new(),
             files: Vec::new(),
             index: Index::new(kind),
@@ -187,6 +188,13 @@ impl StateLoader {
             }
         }
         Ok(settled)
+    }
+
+    /// Forgets what is kept of a bucket: something is wrong with it.
+    pub fn forget(&self, of: &Metadata, bucket: Bucket) {
+        if let Some(kept) = self.home.kept() {
+            kept.forget(&of.id, bucket);
+        }
     }
 
     /// Keeps the state of a bucket at a version that whoever has it has committed, for those who

@@ -166,6 +166,11 @@ impl Index {
         self.runs.iter().map(|run| run.memory_bytes()).sum()
     }
 
+    /// True where a read of one of its runs has failed.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.runs.iter().any(|run| run.is_damaged())
+    }
+
     pub fn runs(&self) -> &[Arc<Run>] {
         &self.runs
     }

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{self, AtomicBool};
 
 use bytes::Bytes;
 
@@ -30,6 +31,8 @@ pub struct Run {
     files: Files,
     body: Body,
     len: u64,
+    /// What was read of it was not what was written.
+    is_damaged: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -58,6 +61,7 @@ impl Run {
             files,
             body,
             len,
+            is_damaged: AtomicBool::new(false),
         }
     }
 
@@ -86,6 +90,7 @@ impl Run {
             files: Files::lay_out([(Arc::clone(&file), extent)]),
             len: bytes.len() as u64,
             body: Body::Memory(bytes.clone()),
+            is_damaged: AtomicBool::new(false),
         };
         run.prefix = run.verify().map_err(damaged)?;
         if home.spills(bytes.len()) {
@@ -142,7 +147,13 @@ impl Run {
         self.body
     }
 
+    /// True where a read of it has failed: nobody should begin with it again.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.is_damaged.load(atomic::Ordering::Relaxed)
+    }
+
     pub(super) fn damaged(&self, problem: Damage) -> IndexError {
+        self.is_damaged.store(true, atomic::Ordering::Relaxed);
         let name = match &self.body {
             Body::File(file) => file.path.display().to_string(),
             Body::Memory(_) => match self.files.spans() {
@@ -253,7 +264,10 @@ impl<'a> Reader<'a> {
         self.window.resize(bytes, 0);
         file.file
             .read_exact_at(&mut self.window, start)
-            .map_err(|source| failure("read", &file.path, source))
+            .map_err(|source| {
+                self.run.is_damaged.store(true, atomic::Ordering::Relaxed);
+                failure("read", &file.path, source)
+            })
     }
 
     /// One of the blocks that were fetched last.

@@ -75,8 +75,10 @@ impl KeptStates {
         held.uses += 1;
         let now = held.uses;
         let kept = held.by_bucket.get_mut(&(Arc::clone(&wanted.table), bucket));
-        let fits =
-            |kept: &&mut Kept| kept.schema == wanted.schema && kept.version <= wanted.version;
+        let fits = |kept: &&mut Kept| {
+            let is_earlier = kept.version <= wanted.version;
+            is_earlier && kept.schema == wanted.schema && !kept.state.index().is_damaged()
+        };
         let kept = kept.filter(fits)?;
         kept.used = now;
         Some(kept.state.clone())
@@ -87,7 +89,8 @@ impl KeptStates {
         let mut held = self.held();
         let place = (Arc::clone(&of.table), bucket);
         let known = held.by_bucket.get(&place);
-        if known.is_some_and(|known| known.version > of.version) {
+        let newer = |known: &Kept| known.version > of.version && !known.state.index().is_damaged();
+        if state.index().is_damaged() || known.is_some_and(newer) {
             return;
         }
         held.uses += 1;
@@ -103,6 +106,13 @@ impl KeptStates {
             held.weight -= known.weight;
         }
         held.shrink();
+    }
+
+    pub(super) fn forget(&self, table: &str, bucket: Bucket) {
+        let mut held = self.held();
+        if let Some(kept) = held.by_bucket.remove(&(Arc::from(table), bucket)) {
+            held.weight -= kept.weight;
+        }
     }
 
     /// No state is half put where a holder panicked.
