@@ -3,7 +3,7 @@
 //! Keys come from the sidecar that a file's add names; where there is none, or it is lost or
 //! damaged, they are read from the file's key columns. What an earlier state knows is not read again,
 //! so that following a table costs what changed; nor is what others loaded before, where the index
-//! home keeps it ([`kept`]).
+//! home keeps it (`kept`).
 //!
 //! Files that don't name one bucket of their own (those of other engines) count for every bucket:
 //! each bucket's index holds its own keys of them and no others, but the deleted rows of such a

@@ -6,7 +6,7 @@
 //! ```
 //! Owns which bytes hold a row and how these pages become columns; what opens a file once is kept in
 //! [`FileRows`], pages that were read before in a [`PageCache`]. Fetching is the caller's, so is
-//! finding the row numbers. A few rows of flat columns are read where they stand ([`direct`]). The
+//! finding the row numbers. A few rows of flat columns are read where they stand (`direct`). The
 //! pages of all others go through parquet's own array readers; only the page reader below them is
 //! ours, because parquet's makes both zstd contexts for every column chunk, which costs more than
 //! decoding a row.
