@@ -14,6 +14,15 @@ pub(crate) fn fingerprint(bytes: &[u8]) -> Fingerprint {
     u64::from(crc32fast::hash(bytes)) << 32 | (bytes.len() as u64 & 0xffff_ffff)
 }
 
+/// True where an engine put its name to the commit. Those that do implement the protocol, which has
+/// them create a commit whole; scripts and copies do not always.
+pub(crate) fn names_its_engine(bytes: &[u8]) -> bool {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    ["\"engineInfo\":", "\"clientVersion\":"]
+        .iter()
+        .any(|name| text.contains(name))
+}
+
 /// A commit as it was read, sorted by what it does.
 #[derive(Debug, Default)]
 pub struct Commit {

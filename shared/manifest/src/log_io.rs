@@ -13,11 +13,11 @@
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tidelake_core::TableVersion;
-use tidelake_core::clock::UnixMillis;
+use tidelake_core::clock::{SharedClock, UnixMillis};
 use tidelake_storage::{NumberedLog, StorageError, Store};
 
 use crate::checkpoint;
-use crate::commit_file::{Commit, Fingerprint};
+use crate::commit_file::{self, Commit, Fingerprint};
 use crate::error::{ManifestError, Result};
 use crate::log_files::{LOG_FOLDER, LogFiles};
 use crate::replay::Replay;
@@ -50,8 +50,9 @@ pub(crate) struct LogReader {
 }
 
 impl LogReader {
-    pub(crate) fn new(store: Store) -> Self {
-        let log = NumberedLog::new(store.clone(), LOG_FOLDER);
+    pub(crate) fn new(store: Store, clock: SharedClock) -> Self {
+        let log = NumberedLog::new(store.clone(), LOG_FOLDER)
+            .written_by_others(commit_file::names_its_engine, clock);
         Self { store, log }
     }
 
@@ -98,7 +99,21 @@ impl LogReader {
                 .map(|(name, time_ms)| (name.as_str(), *time_ms)),
         );
         self.ask_for_gaps(&mut files, version).await?;
+        self.leave_out_unfinished(&mut files).await?;
         Ok(files)
+    }
+
+    /// A newest commit that somebody is still writing is none yet.
+    async fn leave_out_unfinished(&self, files: &mut LogFiles) -> Result<()> {
+        let newest = files.commits.last_key_value();
+        let newest = newest.map(|(number, time_ms)| (*number, *time_ms));
+        if let Some((number, time_ms)) = newest
+            && self.log.may_grow(time_ms)
+            && self.log.read(number).await?.is_none()
+        {
+            files.commits.remove(&number);
+        }
+        Ok(())
     }
 
     /// Adds commits that the listing, which began at `from`, skipped.

@@ -33,7 +33,7 @@ impl DeltaTable {
     /// The table whose folder is the root of `store`.
     pub fn new(store: Store, clock: SharedClock, ids: SharedIds) -> Self {
         Self {
-            reader: LogReader::new(store),
+            reader: LogReader::new(store, Arc::clone(&clock)),
             clock,
             ids,
         }

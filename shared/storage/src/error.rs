@@ -56,6 +56,8 @@ pub enum StorageError {
          back; repeat the same write or re-read before deciding"
     )]
     OutcomeUnknown { at: String },
+    #[error("{at} is still being written by somebody else: it counts once it no longer grows")]
+    Unfinished { at: String },
     #[error("{at} is damaged: {reason}")]
     Corrupt { at: String, reason: String },
 }
@@ -74,9 +76,10 @@ impl StorageError {
             }
             Self::Unsupported { .. } => ErrorKind::Invalid,
             // A full disk heals without us: the write may be repeated.
-            Self::Full { .. } | Self::Unavailable { .. } | Self::OutcomeUnknown { .. } => {
-                ErrorKind::Unavailable
-            }
+            Self::Full { .. }
+            | Self::Unavailable { .. }
+            | Self::OutcomeUnknown { .. }
+            | Self::Unfinished { .. } => ErrorKind::Unavailable,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
         }
     }

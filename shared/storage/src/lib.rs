@@ -33,6 +33,7 @@ mod numbered;
 mod open;
 mod probe;
 mod put_once;
+mod settling;
 mod store;
 
 pub use backoff::{Backoff, RetryPolicy};

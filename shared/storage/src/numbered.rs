@@ -6,10 +6,15 @@
 //! A listing is no snapshot: of two commits that are made while it runs, the later may show and the
 //! earlier not. So a listing only tells how far the log goes at least; whether a number below that
 //! is there is asked of the store by name, and only a commit that can't be had that way is missing.
+//!
+//! A log that other programs write, too, may show commits that are not whole yet: see
+//! [`NumberedLog::written_by_others`].
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use tidelake_core::clock::SharedClock;
 
+use crate::settling::Settling;
 use crate::{PutOnce, Result, StorageError, Store};
 
 /// Commits that a reader fetches one by one before it asks for a listing.
@@ -22,6 +27,8 @@ const READS_IN_FLIGHT_MAX: usize = 16;
 pub struct NumberedLog {
     store: Store,
     folder: String,
+    /// None where all commits appear whole.
+    settling: Option<Settling>,
 }
 
 impl NumberedLog {
@@ -30,6 +37,19 @@ impl NumberedLog {
         Self {
             store,
             folder: folder.trim_matches('/').to_owned(),
+            settling: None,
+        }
+    }
+
+    /// A log that others write, too, and not always by creating whole files: where the store shows
+    /// parts of a file, a commit of which `is_whole` does not say that its writer creates it whole
+    /// is there once it no longer grows.
+    #[must_use]
+    pub fn written_by_others(self, is_whole: fn(&[u8]) -> bool, clock: SharedClock) -> Self {
+        let settling = self.store.shows_parts();
+        Self {
+            settling: settling.then_some(Settling { clock, is_whole }),
+            ..self
         }
     }
 
@@ -46,20 +66,44 @@ impl NumberedLog {
     }
 
     /// Takes the number, if it is free. See [`Store::put_once`].
+    ///
+    /// # Errors
+    /// [`StorageError::Unfinished`] where somebody has taken it and goes on writing.
     pub async fn append(
         &self,
         number: u64,
         bytes: Bytes,
         is_ours: impl Fn(&[u8]) -> bool + Send + Sync,
     ) -> Result<PutOnce> {
-        self.store
-            .put_once(&self.name(number), bytes, is_ours)
-            .await
+        let name = self.name(number);
+        let put = self.store.put_once(&name, bytes, is_ours).await?;
+        match (&put, &self.settling) {
+            (PutOnce::Exists(found), Some(settling)) if !(settling.is_whole)(found) => {
+                match settling.read(&self.store, &name).await? {
+                    Some(found) => Ok(PutOnce::Exists(found)),
+                    None => Err(StorageError::Unfinished {
+                        at: self.store.url_of(&name),
+                    }),
+                }
+            }
+            _ => Ok(put),
+        }
     }
 
-    /// One commit, if it exists. One request.
+    /// One commit, if it exists and is whole. One request, unless somebody is writing it.
     pub async fn read(&self, number: u64) -> Result<Option<Bytes>> {
-        self.store.get_opt(&self.name(number)).await
+        let name = self.name(number);
+        match &self.settling {
+            None => self.store.get_opt(&name).await,
+            Some(settling) => settling.read(&self.store, &name).await,
+        }
+    }
+
+    /// True where the newest commit, whose file changed at `changed_ms`, is not to be counted on
+    /// before it was read.
+    pub fn may_grow(&self, changed_ms: i64) -> bool {
+        let settling = self.settling.as_ref();
+        settling.is_some_and(|settling| settling.may_grow(changed_ms))
     }
 
     /// All commits from `number` on, in order, without a gap. One request where there is none.
@@ -94,6 +138,8 @@ impl NumberedLog {
         };
         match self.visit_range(next, last, &mut visit).await? {
             None => Ok(()),
+            // Nothing follows: it was taken back, or is not whole yet.
+            Some(missing) if missing == last => Ok(()),
             Some(missing) => Err(self.missing(missing).into()),
         }
     }

@@ -134,6 +134,24 @@ impl Store {
         }
     }
 
+    /// As [`Store::get_opt`], with the object's size and time.
+    pub(crate) async fn get_with_meta(&self, rel: &str) -> Result<Option<(ObjectMeta, Bytes)>> {
+        let got = async {
+            let found = self.inner.get(&self.path(rel)).await?;
+            Ok((found.meta.clone(), found.bytes().await?))
+        };
+        match got.await.map_err(|error| self.error(rel, error)) {
+            Ok(found) => Ok(Some(found)),
+            Err(StorageError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// True where a plain write shows its beginning before its end: a folder of files.
+    pub(crate) fn shows_parts(&self) -> bool {
+        self.root_url.starts_with("file:")
+    }
+
     /// Bytes `range` of the object.
     pub async fn get_range(&self, rel: &str, range: Range<u64>) -> Result<Bytes> {
         let got = self.inner.get_range(&self.path(rel), range).await;

@@ -33,3 +33,4 @@ mod lifetime;
 mod model;
 mod reading;
 mod sleepers;
+mod unfinished;
