@@ -6,6 +6,7 @@
 //! itself, gives `None`, and the read goes through parquet's readers, who say what is wrong with it.
 
 mod arrays;
+mod deltas;
 mod values;
 
 use std::sync::Arc;

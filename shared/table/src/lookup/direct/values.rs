@@ -2,11 +2,7 @@
 
 use parquet::basic::Encoding;
 
-/// Bits of an integer at most, and values of a block of deltas.
-const WIDTH_MAX: usize = 64;
-const BLOCK_MAX: usize = 1 << 20;
-/// A packed value's bytes, wherever it begins within its first one.
-const WINDOW_BYTES: usize = 16;
+use super::deltas::{Deltas, bits, varint};
 
 /// How values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,9 +146,7 @@ pub(super) fn value(
         }
         (Encoding::DELTA_BINARY_PACKED, Stored::Whole { width }) => {
             let mut deltas = Deltas::new(bytes)?;
-            for _ in 0..place {
-                deltas.advance()?;
-            }
+            deltas.skip(place)?;
             let value = deltas.advance()?;
             Bytewise::small(&value.to_le_bytes()[..width])
         }
@@ -175,135 +169,4 @@ pub(super) fn value(
         }
         _ => None,
     }
-}
-
-/// Integers as the differences of neighbours, block by block.
-struct Deltas<'a> {
-    bytes: &'a [u8],
-    /// Where the next block begins, or the data of the miniblock.
-    at: usize,
-    left: usize,
-    last: i64,
-    miniblocks: usize,
-    values: usize,
-    least: i64,
-    widths: &'a [u8],
-    /// Of the current block's miniblocks, the next one.
-    next_mini: usize,
-    width: usize,
-    /// Values of the current miniblock that are read.
-    read: usize,
-    is_first: bool,
-}
-
-impl<'a> Deltas<'a> {
-    fn new(bytes: &'a [u8]) -> Option<Self> {
-        let mut rest = bytes;
-        let block = usize::try_from(varint(&mut rest)?).ok()?;
-        let miniblocks = usize::try_from(varint(&mut rest)?).ok()?;
-        let left = usize::try_from(varint(&mut rest)?).ok()?;
-        let last = zigzag(varint(&mut rest)?);
-        let values = block.checked_div(miniblocks)?;
-        if block > BLOCK_MAX || values == 0 || values % 8 != 0 || values * miniblocks != block {
-            return None;
-        }
-        Some(Self {
-            bytes,
-            at: bytes.len() - rest.len(),
-            left,
-            last,
-            miniblocks,
-            values,
-            least: 0,
-            widths: &[],
-            next_mini: 0,
-            width: 0,
-            read: values,
-            is_first: true,
-        })
-    }
-
-    fn advance(&mut self) -> Option<i64> {
-        self.left = self.left.checked_sub(1)?;
-        if std::mem::take(&mut self.is_first) {
-            return Some(self.last);
-        }
-        if self.read == self.values {
-            self.miniblock()?;
-        }
-        let delta = bits(&self.bytes[self.at..], self.read * self.width, self.width)?;
-        self.read += 1;
-        if self.read == self.values {
-            self.at += self.values / 8 * self.width;
-        }
-        self.last = self
-            .last
-            .wrapping_add(self.least)
-            .wrapping_add(delta as i64);
-        Some(self.last)
-    }
-
-    fn miniblock(&mut self) -> Option<()> {
-        if self.next_mini == self.widths.len() {
-            let mut rest = self.bytes.get(self.at..)?;
-            self.least = zigzag(varint(&mut rest)?);
-            let (widths, rest) = rest.split_at_checked(self.miniblocks)?;
-            self.widths = widths;
-            self.at = self.bytes.len() - rest.len();
-            self.next_mini = 0;
-        }
-        self.width = usize::from(*self.widths.get(self.next_mini)?);
-        self.next_mini += 1;
-        self.read = 0;
-        let end = self.at.checked_add(self.values / 8 * self.width)?;
-        (self.width <= WIDTH_MAX && end <= self.bytes.len()).then_some(())
-    }
-
-    /// Where what follows begins, once all values are read.
-    fn end(&self) -> Option<usize> {
-        let part = match self.read == self.values {
-            true => 0,
-            false => self.values / 8 * self.width,
-        };
-        (self.left == 0).then_some(self.at + part)
-    }
-}
-
-/// The number of `width` bits that begins at a bit.
-fn bits(bytes: &[u8], from: usize, width: usize) -> Option<u64> {
-    if width == 0 {
-        return Some(0);
-    }
-    let bytes = bytes.get(from / 8..)?;
-    let shift = from % 8;
-    if bytes.len() * 8 < shift + width || width > WIDTH_MAX {
-        return None;
-    }
-    let window = match bytes.first_chunk::<WINDOW_BYTES>() {
-        Some(window) => *window,
-        None => {
-            let mut window = [0; WINDOW_BYTES];
-            window[..bytes.len()].copy_from_slice(bytes);
-            window
-        }
-    };
-    let mask = u64::MAX >> (64 - width);
-    Some((u128::from_le_bytes(window) >> shift) as u64 & mask)
-}
-
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn zigzag(value: u64) -> i64 {
-    (value >> 1) as i64 ^ -((value & 1) as i64)
 }
