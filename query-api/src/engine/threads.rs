@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use parking_lot::Mutex;
+use tidelake_core::threads::ThreadId;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Planning recurses over expressions: a bounded statement needs some MiB.
@@ -61,21 +62,21 @@ struct Crew {
 struct Level {
     nice: AtomicI32,
     /// As the system calls those that run.
-    threads: Mutex<Vec<libc::pid_t>>,
+    threads: Mutex<Vec<ThreadId>>,
 }
 
 impl Level {
     /// The calling thread is one of them.
     fn joined(&self) {
-        let thread = own_id();
+        let thread = ThreadId::own();
         let mut threads = self.threads.lock();
         threads.push(thread);
-        set_nice(thread, self.nice.load(Ordering::Relaxed));
+        sink(thread, self.nice.load(Ordering::Relaxed));
     }
 
     /// The calling thread ends: its id may be another's soon.
     fn left(&self) {
-        let thread = own_id();
+        let thread = ThreadId::own();
         self.threads.lock().retain(|held| *held != thread);
     }
 
@@ -83,7 +84,7 @@ impl Level {
         let threads = self.threads.lock();
         if self.nice.fetch_max(nice, Ordering::Relaxed) < nice {
             for thread in threads.iter() {
-                set_nice(*thread, nice);
+                sink(*thread, nice);
             }
         }
     }
@@ -196,36 +197,11 @@ impl Drop for Lease {
     }
 }
 
-/// The calling thread's id; 0, which stands for the calling thread, where it has none.
-fn own_id() -> libc::pid_t {
-    #[cfg(target_os = "linux")]
-    {
-        #[expect(unsafe_code, reason = "a system call without arguments")]
-        unsafe {
-            libc::gettid()
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    0
-}
-
 /// A thread that can't be told runs like all others.
-fn set_nice(thread: libc::pid_t, nice: i32) {
-    #[cfg(target_os = "linux")]
-    {
-        let Ok(who) = libc::id_t::try_from(thread) else {
-            return;
-        };
-        // On Linux the priority is a thread's (setpriority(2)).
-        #[expect(unsafe_code, reason = "a system call that takes numbers only")]
-        let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, who, nice) } != 0;
-        if failed {
-            let error = io::Error::last_os_error();
-            tracing::debug!(%error, "a query's thread keeps its priority");
-        }
+fn sink(thread: ThreadId, nice: i32) {
+    if let Err(error) = thread.sink_to(nice) {
+        tracing::debug!(%error, "a query's thread keeps its priority");
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (thread, nice);
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -235,8 +211,8 @@ mod tests {
     /// The priorities of the threads that run.
     fn nices(lease: &Lease) -> Vec<i32> {
         let threads = lease.crew().level.threads.lock().clone();
-        let nice = |thread: &libc::pid_t| {
-            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+        let nice = |thread: &ThreadId| {
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{}/stat", thread.number()));
             let stat = stat.expect("the thread runs");
             // The sixteenth field behind the name (proc_pid_stat(5)).
             let fields = stat.rsplit_once(')').map(|(_, fields)| fields);

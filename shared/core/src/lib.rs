@@ -20,6 +20,7 @@ pub mod ids;
 pub mod limits;
 mod offset;
 pub mod partition;
+pub mod threads;
 
 pub use error::ErrorKind;
 pub use ids::{

@@ -17,6 +17,7 @@
 //! that names it, and never changed after.
 
 pub mod apply;
+mod aside;
 pub mod check;
 mod encoding;
 mod error;

@@ -7,7 +7,7 @@ use tidelake_manifest::{CommitOutcome, MarkMove, Snapshot};
 use uuid::Uuid;
 
 use super::{Desk, FlushEnded, FlushOutcome, FlushReport, Flushed, refused, tags_of};
-use crate::load::blocking;
+use crate::aside::aside;
 use crate::{FileLayout, Sealed, TableError, encode};
 
 /// Commits the buckets' rows.
@@ -35,7 +35,7 @@ async fn commit(
     let layout = FileLayout::new(base.schema(), base.metadata())?;
     let files = desk.files;
     let permit = desk.encoders.permit(&layout).await;
-    let encoded = blocking(move || encode(&layout, &buckets, files)).await;
+    let encoded = aside(move || encode(&layout, &buckets, files)).await;
     drop(permit);
     let file = match encoded {
         Ok(file) => file,

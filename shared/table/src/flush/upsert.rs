@@ -30,8 +30,9 @@ use super::{
     refused, tags_of,
 };
 use crate::apply::{Changes, Superseded};
+use crate::aside::aside;
 use crate::index::{KeySpec, encode_sidecar};
-use crate::load::{StateLoader, TAG_INDEX, blocking, sidecar_bytes_max};
+use crate::load::{StateLoader, TAG_INDEX, sidecar_bytes_max};
 use crate::state::{BucketState, Committed};
 use crate::write::encode_newest;
 use crate::{EncodedFile, FileLayout, FileSettings, Sealed, TableError};
@@ -205,7 +206,7 @@ async fn refuse_forbidden(
     let mut parts = Vec::with_capacity(buckets.len());
     for bucket in buckets {
         let (layout, spec, sealed) = (layout.clone(), spec.clone(), bucket.sealed.clone());
-        let changes = blocking(move || {
+        let changes = aside(move || {
             let sealed = layout.fit(sealed)?;
             Changes::newest_of(&spec, &sealed.chunks, &sealed.deletes)
         });
@@ -224,8 +225,8 @@ async fn refuse_forbidden(
     Ok(desk.table.check_allowed(base, &transaction)?)
 }
 
-/// Encodes and stores the rows of all buckets: as many at a time as there are blocking threads and
-/// memory for them.
+/// Encodes and stores the rows of all buckets: as many at a time as there are threads and memory
+/// for them.
 async fn write(
     desk: &Desk<'_>,
     base: &Arc<Snapshot>,
@@ -267,7 +268,7 @@ async fn write_part(
     let mut tags = tags_of(std::slice::from_ref(&sealed));
     let settings = desk.files.for_lookups();
     let permit = desk.encoders.permit(&layout).await;
-    let encoded = blocking(move || encode_part(&layout, &spec, sealed, settings)).await?;
+    let encoded = aside(move || encode_part(&layout, &spec, sealed, settings)).await?;
     drop(permit);
     let mut written = FlushReport::default();
     let mut part = Part {
@@ -319,7 +320,7 @@ fn encode_part(
 async fn probe(parts: &[Part]) -> Result<Vec<Superseded>, TableError> {
     let probes = parts.iter().map(|part| {
         let (state, changes) = (part.state.clone(), Arc::clone(&part.changes));
-        blocking(move || state.superseded(&changes))
+        aside(move || state.superseded(&changes))
     });
     try_join_all(probes).await
 }
@@ -333,7 +334,7 @@ async fn after(
     let touched = Arc::new(touched);
     let states = parts.into_iter().map(|part| {
         let (home, touched) = (Arc::clone(loader.home()), Arc::clone(&touched));
-        blocking(move || {
+        aside(move || {
             let mut state = part.state;
             state.committed(&touched);
             if let Some(path) = part.path {
