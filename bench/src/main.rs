@@ -30,6 +30,10 @@ use tidelake_testkit::Kafka;
 
 use crate::upsert::Keys;
 
+/// The client takes from the same processors as the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures Tidelake and prints one JSON line for each figure
 #[derive(Parser, Debug)]
 struct Arguments {

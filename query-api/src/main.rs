@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use tidelake_service::program::{self, Program};
 
+/// Small short-lived allocations are a good part of what a request costs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let program = Program {
         name: "query-api",
