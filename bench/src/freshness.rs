@@ -15,12 +15,12 @@ use crate::report::{Stopwatch, now, round};
 use crate::system::{System, pause};
 use crate::upsert::{ARROW, Dice, body, every_second, fill, rows};
 
-const TABLE: &str = "clicks";
+pub(crate) const TABLE: &str = "clicks";
 /// What a rate is made of.
 const TICK: Duration = Duration::from_millis(20);
 /// Rows of a body where nothing holds the clients back.
 const BODY_RECORDS: u64 = 250_000;
-const CLIENTS: u64 = 2;
+pub(crate) const CLIENTS: u64 = 2;
 /// The rate is told for each part of the time.
 const PART: Duration = Duration::from_secs(10);
 /// A row that is not there by then will never be.
@@ -95,7 +95,7 @@ fn target_ms(rate: u64) -> u64 {
 }
 
 /// Writes random keys until the end.
-async fn write(
+pub(crate) async fn write(
     system: Arc<System>,
     (client, live): (u64, u64),
     rate: u64,

@@ -11,6 +11,7 @@
 mod broker;
 mod end_to_end;
 mod files_50k;
+mod follow;
 mod footprint;
 mod freshness;
 mod hostile;
@@ -88,6 +89,8 @@ enum Figure {
     UpsertScaling,
     Lookup,
     Freshness,
+    /// What a query node of its own takes to follow upserts, at `--rate`
+    Follow,
     ScanAfterUpdates,
     #[value(name = "files_50k")]
     Files50k,
@@ -97,7 +100,7 @@ enum Figure {
     Hostile,
 }
 
-const ALL: [Figure; 19] = [
+const ALL: [Figure; 20] = [
     Figure::JsonDecode,
     Figure::IngestPacked,
     Figure::IngestArrow,
@@ -112,6 +115,7 @@ const ALL: [Figure; 19] = [
     Figure::UpsertKafka,
     Figure::Lookup,
     Figure::Freshness,
+    Figure::Follow,
     Figure::ScanAfterUpdates,
     Figure::Files50k,
     Figure::Takeover,
@@ -176,6 +180,7 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
         Figure::Lookup if arguments.sql => reads::lookup_by_sql(live, arguments.rounds).await,
         Figure::Lookup => reads::lookup(live).await,
         Figure::Freshness => freshness::run(live, arguments.rate, arguments.seconds).await,
+        Figure::Follow => follow::run(live, arguments.rate, arguments.seconds).await,
         Figure::ScanAfterUpdates => reads::scan_after_updates(live, arguments.rounds).await,
         Figure::Files50k => files_50k::run().await,
         Figure::Takeover => {

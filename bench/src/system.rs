@@ -68,39 +68,16 @@ impl System {
             ])
             .arg("--dir")
             .arg(folder.path().join("data"))
-            .envs(options.environment.iter().cloned())
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(folder.path().join("log"))?);
+            .envs(options.environment.iter().cloned());
         if let Some(kafka) = &options.kafka {
             command.args(["--kafka-bootstrap", kafka]);
         }
-        let mut child = command.spawn().context("start tidelake local")?;
-        let out = child.stdout.take().context("no standard output")?;
-        let (sender, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                let _gone = sender.send(line);
-            }
-        });
-        let line = match lines.recv_timeout(READY_MAX) {
-            Ok(line) => line,
-            Err(_) => {
-                let _gone = child.kill();
-                let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
-                bail!("tidelake local did not get ready:\n{log}");
-            }
-        };
+        let (child, line) = ready(command, &folder.path().join("log"))?;
         let ready_after = begun.elapsed();
-        let part = |name: &str| {
-            line.split_whitespace()
-                .find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
-                .map(str::to_owned)
-                .with_context(|| format!("no {name} in {line:?}"))
-        };
         Ok(Self {
-            gateway: part("gateway")?,
-            query: part("query")?,
-            kafka: part("kafka")?,
+            gateway: address(&line, "gateway")?,
+            query: address(&line, "query")?,
+            kafka: address(&line, "kafka")?,
             child,
             folder,
             ready_after,
@@ -230,6 +207,37 @@ impl Drop for System {
 )]
 pub(crate) async fn pause(time: Duration) {
     tokio::time::sleep(time).await;
+}
+
+/// Starts a program and waits for its `ready` line.
+pub(crate) fn ready(mut command: Command, log: &Path) -> Result<(Child, String)> {
+    command
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::create(log)?);
+    let mut child = command.spawn().context("start a program")?;
+    let out = child.stdout.take().context("no standard output")?;
+    let (sender, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            let _gone = sender.send(line);
+        }
+    });
+    match lines.recv_timeout(READY_MAX) {
+        Ok(line) => Ok((child, line)),
+        Err(_) => {
+            let _gone = child.kill();
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            bail!("a program did not get ready:\n{log}");
+        }
+    }
+}
+
+/// The address that a `ready` line gives for a service.
+pub(crate) fn address(line: &str, service: &str) -> Result<String> {
+    line.split_whitespace()
+        .find_map(|part| part.strip_prefix(service)?.strip_prefix('='))
+        .map(str::to_owned)
+        .with_context(|| format!("no {service} in {line:?}"))
 }
 
 /// A program built beside this one.

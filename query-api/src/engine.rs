@@ -59,6 +59,7 @@ use crate::settings::QuerySettings;
 use crate::sql;
 use crate::table::pinned::{Pinned, Pins};
 use crate::table::readers::Readers;
+use crate::table::scan_bytes::ScanBytes;
 use crate::tail::{TailLog, Tails};
 
 pub(crate) use self::run::Rows;
@@ -163,12 +164,13 @@ impl Engine {
             metrics,
         } = parts;
         let session = session::Template::new(&settings, store.object_store())?;
+        let scans = ScanBytes::new(session.memory_pool(), settings.memory_bytes_max);
         let readers = Readers::new(
             store.object_store(),
             settings.metadata_cache_bytes_max,
             settings.page_cache_bytes_max,
             settings.vector_cache_bytes_max,
-            metrics.clone(),
+            (metrics.clone(), scans),
         );
         let home = Arc::new(indexes.unwrap_or_else(|| index_home(&settings)));
         let seams = (Arc::clone(&clock), Arc::clone(&ids));

@@ -3,7 +3,7 @@
 //! Owns what is pinned ([`pinned`]), what is known of its files ([`files`], [`segment`],
 //! [`column_bounds`], [`bounds`]) and of one of them ([`facts`]), cached footers and pages
 //! ([`readers`], [`lru`]) without the bounds that are not to be trusted ([`float_bounds`]), how large
-//! decoded rows are ([`row_bytes`]), the columns that queries see ([`shape`], [`type_names`]) and what
+//! decoded rows are ([`row_bytes`]) and what scans hold of files ([`scan_bytes`]), the columns that queries see ([`shape`], [`type_names`]) and what
 //! a key of the table is ([`keys`]). Knows neither the log behind a version nor how rows are asked for.
 
 pub(crate) mod bounds;
@@ -16,6 +16,7 @@ mod lru;
 pub(crate) mod pinned;
 pub(crate) mod readers;
 mod row_bytes;
+pub(crate) mod scan_bytes;
 pub(crate) mod segment;
 pub(crate) mod shape;
 pub(crate) mod type_names;

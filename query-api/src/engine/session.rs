@@ -11,7 +11,7 @@ use datafusion::catalog::{
 };
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
@@ -126,6 +126,11 @@ impl Template {
     /// Under which URL plans refer to the store.
     pub(super) fn store_url(&self) -> &ObjectStoreUrl {
         &self.store_url
+    }
+
+    /// What all queries' operators take their memory from.
+    pub(super) fn memory_pool(&self) -> Arc<dyn MemoryPool> {
+        Arc::clone(&self.state.runtime_env().memory_pool)
     }
 
     /// A session that sees these tables.

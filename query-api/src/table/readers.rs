@@ -33,6 +33,7 @@ use tidelake_table::{FileRows, RowSet};
 
 use super::float_bounds;
 use super::lru::Lru;
+use super::scan_bytes::{Held, ScanBytes};
 use crate::metrics::QueryMetrics;
 
 /// Bytes read from a file's end in the hope that they hold footer and page index.
@@ -48,6 +49,7 @@ pub(crate) struct Readers {
     cache: Arc<Footers>,
     pages: PageCache,
     vectors: Arc<Mutex<Lru<VectorId, Arc<RowSet>>>>,
+    scans: ScanBytes,
 }
 
 /// A file, and its deletion vector's identity.
@@ -112,7 +114,7 @@ impl Readers {
         footer_bytes_max: usize,
         page_bytes_max: u64,
         vector_bytes_max: usize,
-        metrics: QueryMetrics,
+        (metrics, scans): (QueryMetrics, ScanBytes),
     ) -> Self {
         let held = Mutex::new(Lru::new(footer_bytes_max));
         Self {
@@ -120,6 +122,7 @@ impl Readers {
             cache: Arc::new(Footers { metrics, held }),
             pages: PageCache::new(page_bytes_max),
             vectors: Arc::new(Mutex::new(Lru::new(vector_bytes_max))),
+            scans,
         }
     }
 
@@ -243,7 +246,7 @@ impl Readers {
             readers: self.clone(),
             path: path.clone(),
             size,
-            metrics: None,
+            scan: None,
         };
         Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(
             reader, arrow,
@@ -269,12 +272,11 @@ impl ParquetFileReaderFactory for Readers {
     ) -> Result<Box<dyn AsyncFileReader + Send>> {
         let path = file.object_meta.location;
         let metrics = ParquetFileMetrics::new(partition_index, path.as_ref(), metrics);
-        let readers = self.clone();
         Ok(Box::new(Reader {
-            readers,
+            readers: self.clone(),
             path,
             size: file.object_meta.size,
-            metrics: Some(metrics),
+            scan: Some((metrics, self.scans.nothing())),
         }))
     }
 }
@@ -297,25 +299,26 @@ struct Reader {
     readers: Readers,
     path: Path,
     size: u64,
-    metrics: Option<ParquetFileMetrics>,
+    /// Where a scan reads: what it counts, and what it holds.
+    scan: Option<(ParquetFileMetrics, Held)>,
 }
 
 impl AsyncFileReader for Reader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        self.count(range.end - range.start);
-        self.readers
-            .store
-            .get_range(&self.path, range)
-            .map_err(external)
-            .boxed()
+        async move {
+            self.count(range.end - range.start)?;
+            let bytes = self.readers.store.get_range(&self.path, range).await;
+            bytes.map_err(external)
+        }
+        .boxed()
     }
 
     fn get_byte_ranges(
         &mut self,
         ranges: Vec<Range<u64>>,
     ) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
-        self.count(ranges.iter().map(|range| range.end - range.start).sum());
         async move {
+            self.count(ranges.iter().map(|range| range.end - range.start).sum())?;
             self.readers
                 .store
                 .get_ranges(&self.path, &ranges)
@@ -334,11 +337,15 @@ impl AsyncFileReader for Reader {
 }
 
 impl Reader {
-    fn count(&self, bytes: u64) {
-        if let Some(metrics) = &self.metrics {
+    /// The bytes of a row group take the place of those of the one before.
+    fn count(&self, bytes: u64) -> parquet::errors::Result<()> {
+        if let Some((metrics, held)) = &self.scan {
             let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            let fits = held.become_bytes(bytes);
+            fits.map_err(|error| ParquetError::External(Box::new(error)))?;
             metrics.bytes_scanned.add(bytes);
         }
+        Ok(())
     }
 }
 

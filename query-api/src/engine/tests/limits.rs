@@ -88,6 +88,43 @@ async fn limits_end_queries_with_a_reason() {
 }
 
 #[tokio::test]
+async fn what_a_scan_holds_of_a_file_counts() {
+    let settings = QuerySettings {
+        memory_bytes_max: 1_000_000,
+        ..QuerySettings::default()
+    };
+    let world = World::new(settings).await;
+    let schema = r#"{"type": "struct", "fields": [
+        {"name": "id", "type": "long", "required": true},
+        {"name": "doc", "type": "string", "required": false}]}"#;
+    let mut table = world.table("t", schema, 1).await;
+    // Digits that hardly compress: some 25 KB a row.
+    let mut state = 1_u64;
+    let mut digits = || {
+        let words = (0..3_200).map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            format!("{:016x}", state)
+        });
+        words.collect::<String>()
+    };
+    let rows: Vec<_> = (0..64)
+        .map(|id| json!({"id": id, "doc": digits()}))
+        .collect();
+    table.push(0, &rows);
+    table.flush(0, 64).await;
+    let committed = |sql: &str| json!({"sql": sql, "consistency": "committed"});
+    let large = committed("SELECT max(length(doc)) FROM t WHERE id >= 0");
+    assert_eq!(
+        world.code(large).await,
+        (503, "QUERY_MEMORY_EXCEEDED".into())
+    );
+    let small = committed("SELECT sum(id) FROM t WHERE id >= 0");
+    assert_eq!(world.rows_of(small).await, json!([[2016]]));
+}
+
+#[tokio::test]
 async fn a_tail_beyond_the_limit_is_refused_and_not_kept() {
     let settings = QuerySettings {
         tail_bytes_max: 4_000,
