@@ -58,7 +58,7 @@ use crate::request::Request;
 use crate::settings::QuerySettings;
 use crate::sql;
 use crate::table::pinned::{Pinned, Pins};
-use crate::table::readers::Readers;
+use crate::table::readers::{CacheBytes, Readers};
 use crate::tail::{TailLog, Tails};
 
 pub(crate) use self::run::Rows;
@@ -165,9 +165,12 @@ impl Engine {
         let session = session::Template::new(&settings, store.object_store())?;
         let readers = Readers::new(
             store.object_store(),
-            settings.metadata_cache_bytes_max,
-            settings.page_cache_bytes_max,
-            settings.vector_cache_bytes_max,
+            CacheBytes {
+                footers_max: settings.metadata_cache_bytes_max,
+                pages_max: settings.page_cache_bytes_max,
+                vectors_max: settings.vector_cache_bytes_max,
+                sidecars_max: settings.key_cache_bytes_max,
+            },
             metrics.clone(),
         );
         let home = Arc::new(indexes.unwrap_or_else(|| index_home(&settings)));
@@ -389,8 +392,8 @@ enum Prepared {
 
 /// What the statement asks for, where it names whole keys of a table whose index is at hand.
 fn keyed(resolved: &resolve::Resolved) -> Option<Keyed> {
-    let (point, finder) = resolved.keyed.as_ref()?;
-    Keyed::of(point, finder)
+    let (point, index) = resolved.keyed.as_ref()?;
+    Keyed::of(point, index)
 }
 
 /// A folder that can't be used costs memory, not answers.
