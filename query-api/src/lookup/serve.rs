@@ -23,7 +23,7 @@ use crate::tail::{Finder, Found, View, searched};
 use crate::wait::{Patience, behind};
 
 /// Attempts to answer by indexes that turn out to be damaged.
-const TRIES_MAX: u32 = 3;
+const TRIES_MAX: u32 = 16;
 
 /// Rows of one view.
 #[derive(Debug)]

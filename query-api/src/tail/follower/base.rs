@@ -87,9 +87,13 @@ impl Base {
     /// True where there is nothing to read for the version: it is the same, and where its keys are can
     /// be read.
     pub(super) fn is_at(&self, pinned: &Pinned) -> bool {
+        self.pinned.snapshot.version() == pinned.snapshot.version() && !self.is_damaged()
+    }
+
+    /// A read of where its keys are has failed.
+    pub(super) fn is_damaged(&self) -> bool {
         let damaged = |state: &UpsertState| state.committed.index().is_damaged();
-        self.pinned.snapshot.version() == pinned.snapshot.version()
-            && !self.upsert.values().any(damaged)
+        self.upsert.values().any(damaged)
     }
 
     pub(super) fn has_schema_of(&self, pinned: &Pinned) -> bool {
