@@ -105,7 +105,7 @@ pub struct QuerySettings {
     /// show. `committed` queries always look.
     pub snapshot_age_ms_max: u64,
     /// A lookup, and a statement that names whole keys, may take a catalog that was read so long ago:
-    /// how late it sees that a table was dropped. Other SQL always looks.
+    /// how late it sees that another process dropped a table. Other SQL always looks.
     pub catalog_age_ms_max: u64,
     /// Folder for the key indexes of upsert tables, thrown away at the end; the system's temporary
     /// folder when absent.
