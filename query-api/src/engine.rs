@@ -21,6 +21,8 @@ mod planner;
 mod point;
 mod pushdown;
 mod quiet;
+#[cfg(test)]
+mod repeated_tests;
 mod resolve;
 mod run;
 mod session;
@@ -316,7 +318,8 @@ impl Engine {
         let resolved = self.resolve(tenant, request, &parsed, &running);
         let resolved = running.bounded(resolved).await?;
         let turn = running.bounded(self.inner.queries.turn()).await?;
-        if let Some(keyed) = keyed(&resolved)
+        if request.time_zone.is_none()
+            && let Some(keyed) = keyed(&resolved)
             && let Some(batch) = running.bounded(self.by_key(&keyed)).await?
         {
             return Ok(Answer {
@@ -326,7 +329,8 @@ impl Engine {
                 rows: Rows::ready(&running, batch),
             });
         }
-        let state = self.inner.session.state(tenant, resolved.tables);
+        let (session, zone) = (&self.inner.session, request.time_zone.as_ref());
+        let state = session.state_in(tenant, resolved.tables, zone)?;
         let interrupt = Interrupt::default();
         let plan = plan::begin(plan::Statement {
             state,

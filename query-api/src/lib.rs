@@ -69,7 +69,7 @@ pub use http::router;
 pub use metrics::QueryMetrics;
 pub use request::{Consistency, Request, Tokens};
 pub use settings::{QuerySettings, Settings};
-pub use sql::AsOf;
+pub use sql::{AsOf, TimeZone};
 pub use tail::TailLog;
 
 /// How often the log is asked whether it is there.
