@@ -35,6 +35,10 @@ pub(crate) struct GlobalArgs {
     /// The tenant to act for
     #[arg(long, global = true, value_name = "NAME", env = "TIDELAKE_TENANT")]
     pub(crate) tenant: Option<String>,
+    /// A key for the services, before the command (some commands have a --key of their own, which
+    /// is a table's); other processes may see it here, unlike in the environment or a profile
+    #[arg(long, value_name = "KEY", env = "TIDELAKE_KEY", hide_env_values = true)]
+    pub(crate) key: Option<Secret>,
     /// How the answer looks
     #[arg(short, long, global = true, value_enum, default_value_t)]
     pub(crate) output: Format,
@@ -52,6 +56,8 @@ pub(crate) struct Global {
     pub(crate) query_url: String,
     pub(crate) flusher_url: Vec<String>,
     pub(crate) tenant: Option<String>,
+    /// Of statements, where they name none.
+    pub(crate) time_zone: Option<String>,
     pub(crate) key: Option<Key>,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) output: Format,
@@ -70,15 +76,14 @@ impl GlobalArgs {
     pub(crate) fn resolve(self) -> Result<Global, Failure> {
         let found = profile::find(self.profile.as_deref())?;
         let (name, profile) = found.unzip();
-        let key = std::env::var("TIDELAKE_KEY").ok();
-        Ok(self.with(name, profile.unwrap_or_default(), key))
+        Ok(self.with(name, profile.unwrap_or_default()))
     }
 
-    fn with(self, name: Option<String>, profile: Profile, key: Option<String>) -> Global {
+    fn with(self, name: Option<String>, profile: Profile) -> Global {
         let filled = |text: String| (!text.is_empty()).then_some(text);
-        let key = match key.and_then(filled) {
-            Some(key) => Some(Key {
-                secret: Secret::new(key),
+        let key = match self.key.filter(|key| !key.expose().is_empty()) {
+            Some(secret) => Some(Key {
+                secret,
                 services: None,
             }),
             None if profile.key.expose().is_empty() => None,
@@ -107,6 +112,7 @@ impl GlobalArgs {
                 false => self.flusher_url,
             },
             tenant: self.tenant.or_else(|| filled(profile.tenant)),
+            time_zone: filled(profile.time_zone),
             key,
             ca_file: Some(profile.ca_file).filter(|path| !path.as_os_str().is_empty()),
             output: self.output,
@@ -137,9 +143,10 @@ mod tests {
     }
 
     fn global(line: &[&str], profile: Profile, key: Option<&str>) -> Global {
-        let line = [&["tidelake"], line].concat();
+        let key = key.map_or_else(Vec::new, |key| vec!["--key", key]);
+        let line = [&["tidelake"], key.as_slice(), line].concat();
         let args = Line::parse_from(line).args;
-        args.with(Some("prod".into()), profile, key.map(str::to_owned))
+        args.with(Some("prod".into()), profile)
     }
 
     fn prod() -> Profile {

@@ -4,6 +4,7 @@
 //! before is under way. A body is accepted whole or not at all; the bodies before a refused one stay,
 //! and `--skip` goes on behind them.
 
+mod csv;
 mod cut;
 mod infer;
 mod open;
@@ -12,7 +13,7 @@ mod source;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -51,6 +52,9 @@ pub(crate) struct IngestArgs {
     /// an upsert table
     #[arg(long, value_name = "COLUMN", requires = "create")]
     key: Vec<String>,
+    /// A column of a CSV file that is text, whatever it holds (repeat for each)
+    #[arg(long, value_name = "COLUMN")]
+    text: Vec<String>,
     /// What the records are to the table
     #[arg(long, value_enum, default_value_t)]
     op: Op,
@@ -65,6 +69,14 @@ pub(crate) struct IngestArgs {
     flush: bool,
 }
 
+/// Why it ended early.
+#[derive(Debug)]
+struct Stopped {
+    failure: Failure,
+    /// Certainly no record of the file is in the table.
+    nothing_written: bool,
+}
+
 /// What went in.
 #[derive(Debug, Default)]
 struct Done {
@@ -76,18 +88,7 @@ struct Done {
 pub(crate) async fn run(args: IngestArgs, global: &Global) -> Result<(), Failure> {
     let client = Client::new(global)?;
     let table = table_name(&args.table)?;
-    let source = Source::open(&args.file, args.format)?;
-    let source = if args.create {
-        create(&client, &table, source, &args.key).await?
-    } else {
-        source
-    };
-
-    let begun = moment::now();
-    let bar = progress_bar(source.bytes_total());
-    let done = stream(&client, &table, source, &args, &bar).await;
-    bar.finish_and_clear();
-    let done = done?;
+    let (done, begun) = ingest(&client, &table, &args).await?;
     let version = if args.flush {
         Some(flush(&client, &table).await?)
     } else {
@@ -116,24 +117,78 @@ pub(crate) async fn run(args: IngestArgs, global: &Global) -> Result<(), Failure
     ))
 }
 
+/// What went in, and when that began. A table that was made for nothing is dropped again.
+async fn ingest(
+    client: &Client,
+    table: &TableName,
+    args: &IngestArgs,
+) -> Result<(Done, Instant), Failure> {
+    let source = Source::open(&args.file, args.format, &args.text)?;
+    let (source, is_made) = if args.create {
+        create(client, table, source, &args.key).await?
+    } else {
+        (source, false)
+    };
+    let begun = moment::now();
+    let bar = progress_bar(source.bytes_total());
+    let done = stream(client, table, source, args, &bar).await;
+    bar.finish_and_clear();
+    match done {
+        Ok(done) => Ok((done, begun)),
+        Err(stopped) => {
+            if is_made && stopped.nothing_written {
+                unmake(client, table).await;
+            }
+            Err(stopped.failure)
+        }
+    }
+}
+
+/// The file, and whether the table was not there.
 async fn create(
     client: &Client,
     table: &TableName,
     source: Source,
     key: &[String],
-) -> Result<Source, Failure> {
+) -> Result<(Source, bool), Failure> {
     let (mut schema, source) = tokio::task::spawn_blocking(move || source.infer())
         .await
         .map_err(|error| Failure::failed(error.to_string()))??;
     infer::make_key(&mut schema, key)?;
     match create_table(client, table.as_str(), schema, None, json!({})).await {
-        Ok(_) => note(&format!("created table {table}")),
+        Ok(_) => {
+            note(&format!("created table {table}"));
+            Ok((source, true))
+        }
         Err(failure) if failure.message.contains("TABLE_EXISTS") => {
             has_key(client, table, key).await?;
+            Ok((source, false))
         }
-        Err(failure) => return Err(failure),
+        Err(failure) => Err(failure),
     }
-    Ok(source)
+}
+
+/// Drops a table that was made for a file of which nothing went in, unless others have written to it.
+async fn unmake(client: &Client, table: &TableName) {
+    let dropped = async {
+        let told = client.get(&format!("/v1/tables/{table}")).await?;
+        let is_empty = ["rows", "lag_records"].map(|count| told[count].as_u64() == Some(0));
+        if is_empty == [true, true] {
+            let path = format!("/v1/tables/{table}?purge=true");
+            send(client.gateway(Method::DELETE, &path)).await?;
+        }
+        Ok::<_, Failure>(is_empty == [true, true])
+    };
+    match dropped.await {
+        Ok(true) => note(&format!(
+            "dropped table {table} again: nothing of the file went in"
+        )),
+        Ok(false) => {}
+        Err(failure) => note(&format!(
+            "table {table} was made and nothing of the file went in; dropping it failed: {}",
+            failure.message
+        )),
+    }
 }
 
 /// A table that was there has the key that was asked for, or the rows would mean something else.
@@ -159,7 +214,7 @@ async fn stream(
     source: Source,
     args: &IngestArgs,
     bar: &ProgressBar,
-) -> Result<Done, Failure> {
+) -> Result<Done, Stopped> {
     let (body_bytes, skip) = (args.body_bytes.max(1), args.skip);
     let (sender, mut bodies) = mpsc::channel::<Body>(BODIES_WAITING_MAX);
     let position = bar.clone();
@@ -177,18 +232,29 @@ async fn stream(
         };
         let answer =
             post::post_patiently(client, table, args.op, body, done.bodies > 0, waiting).await;
-        let answer = answer.map_err(|failure| with_place(failure, skip, done.records))?;
+        let answer = answer.map_err(|(failure, unwritten)| Stopped {
+            failure: with_place(failure, skip, done.records),
+            nothing_written: unwritten && done.bodies == 0,
+        })?;
         done.records += answer["records"].as_u64().unwrap_or_default();
         done.bodies += 1;
-        for (bucket, mark) in post::token_of(&answer)?.iter() {
+        let token = post::token_of(&answer).map_err(|failure| Stopped {
+            failure,
+            nothing_written: false,
+        })?;
+        for (bucket, mark) in token.iter() {
             done.token.raise(bucket, mark);
         }
         bar.set_message(thousands(done.records));
     }
-    let read = reading
-        .await
-        .map_err(|error| Failure::failed(error.to_string()))?;
-    read.map_err(|failure| with_place(failure, skip, done.records))?;
+    let read = reading.await.unwrap_or_else(|error| {
+        let failure = Failure::failed(error.to_string());
+        Err(failure)
+    });
+    read.map_err(|failure| Stopped {
+        failure: with_place(failure, skip, done.records),
+        nothing_written: done.bodies == 0,
+    })?;
     Ok(done)
 }
 
@@ -230,6 +296,46 @@ fn progress_bar(bytes_total: Option<u64>) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is asked of a gateway that answers a body of records so.
+    async fn asked_for(records: &'static str, hint: &'static str) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.ndjson");
+        std::fs::write(&file, "{\"a\":1}\n").unwrap();
+        let (url, asked) = crate::testing::service(move |request, _| {
+            let (status, body) = match request {
+                "GET /v1/tables/t" => ("200 OK", json!({ "rows": 0, "lag_records": 0 })),
+                "POST /v1/tables/t/records" => (records, json!({ "detail": "no", "hint": hint })),
+                _ => ("200 OK", json!({})),
+            };
+            Some(crate::testing::Reply::new(status, &body))
+        })
+        .await;
+        let client = Client::to(url.clone(), url, None).unwrap();
+        let line = ["i", file.to_str().unwrap(), "-t", "t", "--create"];
+        let args = <Line as clap::Parser>::parse_from(line).args;
+        let table = table_name(&args.table).unwrap();
+        ingest(&client, &table, &args).await.unwrap_err();
+        let asked = asked.lock().unwrap();
+        asked.iter().map(|(request, _)| request.clone()).collect()
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: IngestArgs,
+    }
+
+    #[tokio::test]
+    async fn a_table_that_was_made_for_nothing_is_dropped_again() {
+        let made = ["POST /v1/tables", "POST /v1/tables/t/records"];
+        let dropped = ["GET /v1/tables/t", "DELETE /v1/tables/t?purge=true"];
+        let refused = asked_for("422 Unprocessable Entity", "").await;
+        assert_eq!(refused, [made, dropped].concat());
+        // Some of the body may be in the table.
+        let unknown = asked_for("500 Internal Server Error", "may be in the table").await;
+        assert_eq!(unknown, made);
+    }
 
     #[test]
     fn what_is_in_the_table_already_is_told() {

@@ -187,9 +187,25 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::table::TableCommand;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_key_before_the_command_says_who_asks_and_one_behind_it_is_the_tables() {
+        let line = "tidelake --key tl_1 table create stock --key sku --column sku:string!";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        assert_eq!(cli.global.key.unwrap().expose(), "tl_1");
+        let Command::Table(TableCommand::Create(args)) = cli.command else {
+            panic!("a table is made");
+        };
+        assert!(format!("{args:?}").contains("key: [\"sku\"]"), "{args:?}");
+        let line = "tidelake --key tl_1 tail stock --key a-1";
+        assert!(Cli::try_parse_from(line.split(' ')).is_ok());
+        let line = "tidelake status --key tl_1";
+        assert!(Cli::try_parse_from(line.split(' ')).is_err());
     }
 }

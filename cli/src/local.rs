@@ -205,12 +205,15 @@ impl Local {
         let flusher = settings.flusher(folder, &kafka, &url);
         let query = settings.query(folder, &kafka, &url);
         let (log, snapshots) = (&ground.log, &ground.snapshots);
+        // One for both: a table that was dropped here is not read here any more.
+        let catalog = ground.catalog(runtime).await?;
         // One for all: what is acknowledged here is read here.
         let pace = Pace::default();
         let gateway_parts = tidelake_ingest_gateway::Parts {
             store: ground.store()?,
             log: Arc::clone(log),
             snapshots: snapshots.clone(),
+            catalog: Some(catalog.clone()),
             pace: pace.clone(),
         };
         let flusher_parts = tidelake_flusher::Parts {
@@ -223,6 +226,7 @@ impl Local {
             store: ground.store()?,
             log: Arc::clone(log),
             snapshots: snapshots.clone(),
+            catalog: Some(catalog),
             indexes: ground.indexes(),
             pace,
         };

@@ -10,6 +10,7 @@
 //!     url: https://gateway.example.com
 //!     query_url: https://query.example.com
 //!     tenant: eu
+//!     time_zone: Europe/Berlin
 //!     key_file: /home/me/.tidelake-key
 //!     ca_file: /etc/ssl/our-ca.pem
 //! ```
@@ -48,6 +49,8 @@ pub(crate) struct Profile {
     pub query_url: String,
     pub flusher_url: Vec<String>,
     pub tenant: String,
+    /// Of statements.
+    pub time_zone: String,
     /// Sent as a bearer token.
     pub key: Secret,
     /// The key is what this file holds.
@@ -68,6 +71,12 @@ impl Secret {
 
     pub(crate) fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self::new(text)
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) async fn run(args: QueryArgs, global: &Global) -> Result<(), Failure>
     let client = Client::new(global)?;
     let mut interrupts = Interrupts::of_signals()?;
     let mut screen = Stdout::new(false);
-    let body = args.reads.request(&statement, &args.params);
+    let body = args.reads.known(global).request(&statement, &args.params);
     let (id, begun) = (ask::fresh_id(), moment::now());
     let work = async {
         let response = ask::ask(&client, &id, &body, global.output).await?;

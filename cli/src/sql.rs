@@ -60,7 +60,8 @@ pub(crate) async fn run(args: SqlArgs, global: &Global) -> Result<(), Failure> {
     let is_script = !args.command.is_empty() || args.file.is_some();
     let person = !is_script && std::io::stdin().is_terminal();
     let mut screen = Stdout::new(person && std::io::stdout().is_terminal());
-    let mut session = Session::new(client, args.reads, global.output, &mut screen, interrupts);
+    let reads = args.reads.known(global);
+    let mut session = Session::new(client, reads, global.output, &mut screen, interrupts);
     if !person {
         let mut script = match (&args.file, args.command.is_empty()) {
             (Some(path), _) => Script::of_file(path)?,

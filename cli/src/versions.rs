@@ -13,15 +13,15 @@ use crate::output::{Format, Grid, note, print_object, print_row, say};
 const BRIEF: &str = "version, timestamp, operation, rows_added, rows_deleted, files_added, \
                      files_removed, watermarks";
 
-/// Versions of which the service tells at most.
-const VERSIONS_TOLD: u64 = 1000;
-
 #[derive(Args, Debug)]
 pub(crate) struct HistoryArgs {
     table: String,
     /// Show so many versions at most
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: u64,
+    /// Show only versions before this one
+    #[arg(long, value_name = "VERSION")]
+    before: Option<u64>,
 }
 
 #[derive(Args, Debug)]
@@ -76,24 +76,38 @@ pub(crate) async fn history(
 ) -> Result<(), Failure> {
     let name = table_name(&args.table)?;
     let columns = if format.is_drawn() { BRIEF } else { "*" };
-    let limit = args.limit;
-    let sql = format!(
-        "SELECT {columns} FROM table_history('{name}') ORDER BY version DESC LIMIT {limit}"
-    );
-    let grid = Grid::of_query(&client.sql(&sql).await?);
-    let shown = grid.rows.len() as u64;
+    let sql = history_sql(name.as_str(), columns, args);
+    let mut grid = Grid::of_query(&client.sql(&sql).await?);
+    let more = cut(&mut grid, args.limit);
     grid.print(format)?;
-    if is_cut(shown, limit) {
-        note(&format!(
-            "the service tells of the newest {VERSIONS_TOLD} versions only: older ones may be there"
-        ));
+    match more {
+        Some(Some(last)) => note(&format!(
+            "older versions are there: --before {last} goes on behind these"
+        )),
+        Some(None) => note("older versions are there: --limit shows more"),
+        None => {}
     }
     Ok(())
 }
 
-/// True where the service, not the limit, ended a history.
-fn is_cut(shown: u64, limit: u64) -> bool {
-    shown == VERSIONS_TOLD && limit > VERSIONS_TOLD
+/// Asks for one version more than is shown: it tells that there are older ones.
+fn history_sql(table: &str, columns: &str, args: &HistoryArgs) -> String {
+    let before = args.before;
+    let before = before.map_or_else(String::new, |before| format!(" WHERE version < {before}"));
+    let limit = args.limit.saturating_add(1).min(i64::MAX as u64);
+    format!(
+        "SELECT {columns} FROM table_history('{table}'){before} ORDER BY version DESC LIMIT {limit}"
+    )
+}
+
+/// Cuts a history at the limit: where there is more of it, the last version that is shown, if any.
+fn cut(grid: &mut Grid, limit: u64) -> Option<Option<Value>> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if grid.rows.len() <= limit {
+        return None;
+    }
+    grid.rows.truncate(limit);
+    Some(grid.rows.last().and_then(|row| row.first()).cloned())
 }
 
 pub(crate) async fn diff(client: &Client, args: &DiffArgs, format: Format) -> Result<(), Failure> {
@@ -251,9 +265,33 @@ mod tests {
     }
 
     #[test]
-    fn a_history_that_the_service_cut_says_so() {
-        assert!(is_cut(1000, 5000));
-        assert!(!is_cut(1000, 1000) && !is_cut(999, 5000) && !is_cut(100, 100));
+    fn a_history_says_where_it_goes_on() {
+        let args = |limit, before| HistoryArgs {
+            table: "t".into(),
+            limit,
+            before,
+        };
+        assert_eq!(
+            history_sql("t", "*", &args(5000, Some(42))),
+            "SELECT * FROM table_history('t') WHERE version < 42 ORDER BY version DESC LIMIT 5001"
+        );
+        assert!(
+            history_sql("t", "*", &args(u64::MAX, None)).ends_with("LIMIT 9223372036854775807")
+        );
+        let grid = |versions: std::ops::Range<u64>| {
+            let mut grid = Grid::new(&["version", "operation"]);
+            let rows = versions
+                .rev()
+                .map(|version| vec![json!(version), json!("FLUSH")]);
+            grid.rows = rows.collect();
+            grid
+        };
+        let mut more = grid(0..1001);
+        assert_eq!(cut(&mut more, 1000), Some(Some(json!(1))));
+        assert_eq!(more.rows.len(), 1000);
+        assert_eq!(cut(&mut grid(0..1000), 1000), None);
+        assert_eq!(cut(&mut grid(0..1), 0), Some(None));
+        assert_eq!(cut(&mut grid(0..0), 0), None);
     }
 
     #[test]

@@ -94,6 +94,8 @@ pub struct Parts {
     pub store: Store,
     pub log: Arc<dyn LogClient>,
     pub snapshots: SnapshotCache,
+    /// What is done through it whoever shares it sees at once; one of the service's own where absent.
+    pub catalog: Option<Catalog>,
     /// How far the process's readers are; acknowledgements wait for them.
     pub pace: Pace,
 }
@@ -120,6 +122,7 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         store,
         log: Arc::new(log),
         snapshots,
+        catalog: None,
         // Nobody reads here: readers of other processes are not waited for.
         pace: Pace::default(),
     };
@@ -188,6 +191,7 @@ async fn assemble(
         store,
         log,
         snapshots,
+        catalog,
         pace,
     } = parts;
     let log = ClientLog::new(log.as_ref())
@@ -196,7 +200,7 @@ async fn assemble(
     tidelake_storage::probe(&store, runtime.ids.as_ref())
         .await
         .map_err(|error| caused(error.kind(), "the object store can't be used", error))?;
-    let over = (Arc::clone(&log), snapshots, pace);
+    let over = (Arc::clone(&log), snapshots, catalog, pace);
     let gateway = gateway(settings, runtime, store, over).await?;
     Ok((gateway, log))
 }
@@ -205,7 +209,7 @@ async fn gateway(
     settings: &Settings,
     runtime: &Runtime,
     store: Store,
-    (log, snapshots, pace): (Arc<dyn TableLog>, SnapshotCache, Pace),
+    (log, snapshots, catalog, pace): (Arc<dyn TableLog>, SnapshotCache, Option<Catalog>, Pace),
 ) -> Result<Gateway, ServiceError> {
     let seams = (Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
     let counted = store.clone();
@@ -216,9 +220,12 @@ async fn gateway(
         "operation",
         move || counted.requests().by_name(),
     );
-    let catalog = Catalog::open(&store, Arc::clone(&seams.0), Arc::clone(&seams.1))
-        .await
-        .map_err(|error| caused(error.kind(), "the catalog can't be read", error))?;
+    let catalog = match catalog {
+        Some(catalog) => catalog,
+        None => Catalog::open(&store, Arc::clone(&seams.0), Arc::clone(&seams.1))
+            .await
+            .map_err(|error| caused(error.kind(), "the catalog can't be read", error))?,
+    };
     let prefix = settings.kafka.topic_prefix.clone();
     let tables = Tables::new(
         store,

@@ -85,7 +85,7 @@ impl Harness {
     async fn over(store: Store, log: Arc<MemoryLog>, settings: Settings, runtime: Runtime) -> Self {
         let shared: Arc<dyn TableLog> = log.clone();
         let snapshots = tidelake_manifest::SnapshotCache::new(1 << 20);
-        let over = (shared, snapshots, Pace::default());
+        let over = (shared, snapshots, None, Pace::default());
         let gateway = gateway(&settings, &runtime, store.clone(), over)
             .await
             .unwrap();

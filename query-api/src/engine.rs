@@ -21,6 +21,8 @@ mod planner;
 mod point;
 mod pushdown;
 mod quiet;
+#[cfg(test)]
+mod repeated_tests;
 mod resolve;
 mod run;
 mod session;
@@ -58,7 +60,7 @@ use crate::request::Request;
 use crate::settings::QuerySettings;
 use crate::sql;
 use crate::table::pinned::{Pinned, Pins};
-use crate::table::readers::Readers;
+use crate::table::readers::{CacheBytes, Readers};
 use crate::table::scan_bytes::ScanBytes;
 use crate::tail::{TailLog, Tails};
 
@@ -167,9 +169,12 @@ impl Engine {
         let scans = ScanBytes::new(session.memory_pool(), settings.memory_bytes_max);
         let readers = Readers::new(
             store.object_store(),
-            settings.metadata_cache_bytes_max,
-            settings.page_cache_bytes_max,
-            settings.vector_cache_bytes_max,
+            CacheBytes {
+                footers_max: settings.metadata_cache_bytes_max,
+                pages_max: settings.page_cache_bytes_max,
+                vectors_max: settings.vector_cache_bytes_max,
+                sidecars_max: settings.key_cache_bytes_max,
+            },
             (metrics.clone(), scans),
         );
         let home = Arc::new(indexes.unwrap_or_else(|| index_home(&settings)));
@@ -315,7 +320,8 @@ impl Engine {
         let resolved = self.resolve(tenant, request, &parsed, &running);
         let resolved = running.bounded(resolved).await?;
         let turn = running.bounded(self.inner.queries.turn()).await?;
-        if let Some(keyed) = keyed(&resolved)
+        if request.time_zone.is_none()
+            && let Some(keyed) = keyed(&resolved)
             && let Some(batch) = running.bounded(self.by_key(&keyed)).await?
         {
             return Ok(Answer {
@@ -325,7 +331,8 @@ impl Engine {
                 rows: Rows::ready(&running, batch),
             });
         }
-        let state = self.inner.session.state(tenant, resolved.tables);
+        let (session, zone) = (&self.inner.session, request.time_zone.as_ref());
+        let state = session.state_in(tenant, resolved.tables, zone)?;
         let interrupt = Interrupt::default();
         let plan = plan::begin(plan::Statement {
             state,
@@ -391,8 +398,8 @@ enum Prepared {
 
 /// What the statement asks for, where it names whole keys of a table whose index is at hand.
 fn keyed(resolved: &resolve::Resolved) -> Option<Keyed> {
-    let (point, finder) = resolved.keyed.as_ref()?;
-    Keyed::of(point, finder)
+    let (point, index) = resolved.keyed.as_ref()?;
+    Keyed::of(point, index)
 }
 
 /// A folder that can't be used costs memory, not answers.

@@ -6,14 +6,15 @@
 //! ([`bounded`], [`operators`]). What aggregates gather is counted by the pool, but for those over
 //! windows ([`windows`]).
 //!
-//! Also here are the rules that make time count in microseconds ([`micros`]) and whole numbers refuse
-//! what does not fit ([`checked`], [`sums`]).
+//! Also here are the rules that make time count in microseconds ([`micros`]) and go by a session's
+//! zone ([`zones`], [`clocks`], [`trunc`]), and whole numbers refuse what does not fit ([`checked`], [`sums`]).
 //!
 //! Invariant: a value of a wrapped function takes no more than its bound for one batch.
 
 mod bin;
 mod bounded;
 mod checked;
+mod clocks;
 mod constants;
 mod growth;
 mod micros;
@@ -22,7 +23,9 @@ mod series;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod trunc;
 mod windows;
+mod zones;
 
 use std::sync::Arc;
 

@@ -69,7 +69,7 @@ pub use http::router;
 pub use metrics::QueryMetrics;
 pub use request::{Consistency, Request, Tokens};
 pub use settings::{QuerySettings, Settings};
-pub use sql::AsOf;
+pub use sql::{AsOf, TimeZone};
 pub use tail::TailLog;
 
 /// How often the log is asked whether it is there.
@@ -92,6 +92,8 @@ pub struct Shared {
     pub store: Store,
     pub log: Arc<dyn LogClient>,
     pub snapshots: SnapshotCache,
+    /// Who drops or makes tables through it is seen at once; one of the service's own where absent.
+    pub catalog: Option<Catalog>,
     /// Where key indexes live; by the settings where absent.
     pub indexes: Option<IndexHome>,
     /// Where the process's writers see how far tails are.
@@ -124,6 +126,7 @@ pub async fn start(settings: Settings, runtime: Runtime) -> Result<Running, Serv
         store,
         log: Arc::new(log),
         snapshots,
+        catalog: None,
         indexes: None,
         // Nobody writes here.
         pace: Pace::default(),
@@ -146,13 +149,20 @@ pub async fn start_with(
         store,
         log,
         snapshots,
+        catalog,
         indexes,
         pace,
     } = shared;
-    let catalog = Catalog::open(&store, Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
-    let catalog = catalog.await.map_err(|error| {
-        ServiceError::caused_by(error.kind(), "could not read the catalog", error)
-    })?;
+    let catalog = match catalog {
+        Some(catalog) => catalog,
+        None => {
+            let seams = (Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
+            let opened = Catalog::open(&store, seams.0, seams.1).await;
+            opened.map_err(|error| {
+                ServiceError::caused_by(error.kind(), "could not read the catalog", error)
+            })?
+        }
+    };
     let counted = store.clone();
     runtime.metrics.sampled_counters(
         "tidelake_store_requests_total",

@@ -2,14 +2,18 @@
 //!
 //! ```text
 //!  key text, JSON ─► keys ─► find: bucket ─► its state ─► index ─► place ─┬─► pages of a file ─┬─► JSON
-//!                                                                         └─► rows of the tail ┘
+//!                                  └─► sidecars of a version ─────► place ┴─► rows of the tail ┘
 //! ```
-//! Owns the way from keys to rows: [`TableKeys`] (what a key of the table is), [`Finder`] (where its
-//! row is, in one view), fetching and the HTTP shapes. SQL takes the same way where a statement names
-//! whole keys, its scans use the finder where filters do. Does not own which row of a key is the
-//! newest: that is the bucket's state.
+//! Owns the way from keys to rows: [`TableKeys`] (what a key of the table is), [`KeyIndex`] (where its
+//! row is, in one view or at one version), fetching and the HTTP shapes. SQL takes the same way where
+//! a statement names whole keys, its scans use the index where filters do. Does not own which row of
+//! a key is the newest: that is the bucket's state.
 //!
-//! Versions whose keys nobody has indexed here are answered by a scan with the keys as filters.
+//! Keys of versions that nobody follows are looked up in the sidecars of their files; where those do
+//! not tell, and for ranges of keys, a scan with the keys as filters answers.
+//!
+//! [`TableKeys`]: crate::table::keys::TableKeys
+//! [`KeyIndex`]: crate::tail::KeyIndex
 
 pub(crate) mod ask;
 mod fetch;
@@ -21,4 +25,3 @@ mod tests;
 
 pub(crate) use fetch::fetch;
 pub(crate) use gather::gathered;
-pub(crate) use serve::found;

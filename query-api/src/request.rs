@@ -8,7 +8,7 @@ use tidelake_core::{SnapshotName, TableName, TableVersion, Token};
 
 use crate::error::QueryError;
 use crate::settings::QuerySettings;
-use crate::sql::{AsOf, parse_timestamp};
+use crate::sql::{AsOf, TimeZone, parse_timestamp};
 
 /// Which rows of a table count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,6 +42,8 @@ pub struct Request {
     /// Rows beyond are cut off.
     pub max_rows: Option<usize>,
     pub timeout: Duration,
+    /// What times without an offset are meant in, and days begin by; UTC where absent.
+    pub time_zone: Option<TimeZone>,
     /// Statements that change something are refused.
     pub read_only: bool,
 }
@@ -57,6 +59,7 @@ impl Request {
             tokens: Tokens::None,
             max_rows: None,
             timeout: Duration::from_millis(settings.timeout_ms_default),
+            time_zone: None,
             read_only: false,
         }
     }
@@ -129,6 +132,11 @@ impl Request {
                     request.max_rows = Some(usize::try_from(rows).unwrap_or(usize::MAX));
                 }
                 "timeout_ms" => request.timeout = timeout(&value, settings)?,
+                "time_zone" => {
+                    let zone = TimeZone::parse(&text("time_zone", value)?)
+                        .map_err(|reason| QueryError::request("time_zone", reason))?;
+                    request.time_zone = Some(zone).filter(|zone| !zone.is_utc());
+                }
                 _ => return Err(QueryError::UnknownField(key)),
             }
         }
@@ -287,6 +295,8 @@ mod tests {
             (json!({"sql": "x", "consistency": "strong"}), "consistency"),
             (json!({"sql": "x", "max_rows": 1.5}), "max_rows"),
             (json!({"sql": "x", "timeout_ms": 0}), "timeout_ms"),
+            (json!({"sql": "x", "time_zone": "Berlin"}), "time_zone"),
+            (json!({"sql": "x", "time_zone": 2}), "time_zone"),
             (
                 json!({"sql": "x", "as_of_version": 1, "token": Token::default().to_string()}),
                 "token",
@@ -316,6 +326,13 @@ mod tests {
         assert_eq!((request.params.len(), request.max_rows), (1, Some(5)));
         assert!(request.read_only);
         assert_eq!(pairs(&[("sql", "123")]).unwrap().sql, "123");
+        let zone = |name| {
+            pairs(&[("sql", "x"), ("time_zone", name)])
+                .unwrap()
+                .time_zone
+        };
+        assert_eq!(zone("Europe/Berlin").unwrap().name(), "Europe/Berlin");
+        assert_eq!(zone("utc"), None);
         assert!(pairs(&[("sql", "a"), ("sql", "b")]).is_err());
         assert!(pairs(&[("sql", "a"), ("max_rows", "many")]).is_err());
     }

@@ -79,6 +79,10 @@ pub struct QuerySettings {
     /// Memory for the deleted rows of data files between queries: one bit for each row of a file that
     /// has any. Less means that deletion vectors are read anew; queries that run come on top.
     pub vector_cache_bytes_max: usize,
+    /// Memory for what is read of stored key indexes by those who look keys up in versions that
+    /// nobody follows: block indexes, and blocks of some hundred keys. Less means that they are read
+    /// anew.
+    pub key_cache_bytes_max: usize,
     /// Memory for decompressed Parquet pages that rows were read from by key; 0 keeps none.
     pub page_cache_bytes_max: u64,
     /// Decoded bytes of one table's unflushed rows; a table that has more is refused.
@@ -101,7 +105,7 @@ pub struct QuerySettings {
     /// show. `committed` queries always look.
     pub snapshot_age_ms_max: u64,
     /// A lookup, and a statement that names whole keys, may take a catalog that was read so long ago:
-    /// how late it sees that a table was dropped. Other SQL always looks.
+    /// how late it sees that another process dropped a table. Other SQL always looks.
     pub catalog_age_ms_max: u64,
     /// Folder for the key indexes of upsert tables, thrown away at the end; the system's temporary
     /// folder when absent.
@@ -131,6 +135,7 @@ impl Default for QuerySettings {
             snapshot_cache_bytes_max: SNAPSHOT_CACHE_BYTES,
             metadata_cache_bytes_max: 128 * MIB,
             vector_cache_bytes_max: 64 * MIB,
+            key_cache_bytes_max: 32 * MIB,
             page_cache_bytes_max: 256 * MIB as u64,
             tail_bytes_max: 512 * MIB,
             tail_cache_bytes_max: 512 * MIB,

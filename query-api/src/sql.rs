@@ -6,7 +6,7 @@
 //! ```
 //! Owns what a statement may cost ([`limits`], [`tree`], [`reads`]), what SQL is allowed ([`allow`],
 //! [`clauses`]), table versions and our table functions ([`relations`]), the case of column names
-//! ([`columns`]), the few statements that change something ([`command`]), which queries name their
+//! ([`columns`]) and what repeated ones are called ([`repeated`]), the few statements that change something ([`command`]), which queries name their
 //! rows ([`point`]), and what was read before ([`cache`]). Knows nothing of snapshots: the engine
 //! resolves the [`Relation`]s that come out of here.
 
@@ -21,10 +21,12 @@ mod named;
 mod point;
 mod reads;
 mod relations;
+mod repeated;
 #[cfg(test)]
 mod tests;
 mod time;
 mod tree;
+mod zone;
 
 use std::collections::BTreeMap;
 
@@ -40,7 +42,9 @@ pub(crate) use cache::Statements;
 pub(crate) use columns::{FoldedNames, column_named, fold_columns};
 pub(crate) use command::{Command, command};
 pub(crate) use point::{Literal, Point, Wanted};
+pub(crate) use repeated::name_repeated;
 pub(crate) use time::parse_timestamp;
+pub use zone::TimeZone;
 
 /// Depth of nested expressions and queries.
 const RECURSION_MAX: usize = 100;

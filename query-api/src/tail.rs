@@ -28,6 +28,7 @@ mod commits;
 mod decode;
 mod ends;
 mod follower;
+mod key_index;
 mod locate;
 mod log;
 mod pieces;
@@ -58,6 +59,7 @@ use crate::metrics::QueryMetrics;
 use crate::settings::QuerySettings;
 use crate::table::pinned::Pins;
 
+pub(crate) use key_index::{KeyIndex, searched};
 pub(crate) use locate::{Finder, Found};
 pub use log::TailLog;
 pub(crate) use pieces::{BucketTail, Piece};

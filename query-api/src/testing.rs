@@ -14,6 +14,7 @@ use tidelake_manifest::{CreateTable, DeltaTable, SnapshotCache};
 use tidelake_schema::TableSchema;
 use tidelake_service::{Metrics, Runtime};
 use tidelake_storage::{Store, StoreOptions};
+use tidelake_table::index::IndexHome;
 
 use crate::engine::{Engine, Parts};
 use crate::metrics::QueryMetrics;
@@ -34,6 +35,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new(settings: QuerySettings) -> Self {
+        Self::with_indexes(settings, None).await
+    }
+
+    /// With key indexes in a place of the test's own.
+    pub(crate) async fn with_indexes(settings: QuerySettings, indexes: Option<IndexHome>) -> Self {
         let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
         let clock = Arc::new(clock::ManualClock::at(1_800_000_000_000));
         let catalog = Catalog::open(&store, clock.clone(), ids::random())
@@ -46,7 +52,7 @@ impl World {
             store: store.clone(),
             catalog: catalog.clone(),
             tail: log.tail(),
-            indexes: None,
+            indexes,
             pace: Default::default(),
             clock: clock.clone(),
             ids: ids::random(),

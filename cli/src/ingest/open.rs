@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatchReader;
-use arrow::csv::reader::Format as CsvFormat;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::source::{FileFormat, INFER_BYTES_MAX, INFER_RECORDS};
+use super::source::FileFormat;
 use crate::failure::{Failure, chain};
 
 pub(super) const READ_BYTES: usize = 1 << 20;
-const BATCH_ROWS: usize = 16_384;
+pub(super) const BATCH_ROWS: usize = 16_384;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ARROW_FILE_MAGIC: &[u8] = b"ARROW1";
@@ -104,22 +103,6 @@ pub(super) fn arrow(mut text: Text, path: &Path) -> Result<Batches, Failure> {
     Ok(Box::new(
         FileReader::try_new(BufReader::new(file), None).map_err(failed)?,
     ))
-}
-
-pub(super) fn csv(mut text: Text) -> Result<Batches, Failure> {
-    let failed = |error: ArrowError| Failure::failed(chain(&error));
-    let mut head = Vec::new();
-    text.by_ref().take(INFER_BYTES_MAX).read_to_end(&mut head)?;
-    let format = CsvFormat::default().with_header(true);
-    let (schema, _) = format
-        .infer_schema(&head[..], Some(INFER_RECORDS))
-        .map_err(failed)?;
-    let reader = arrow::csv::ReaderBuilder::new(Arc::new(schema))
-        .with_header(true)
-        .with_batch_size(BATCH_ROWS)
-        .build_buffered(std::io::Cursor::new(head).chain(text))
-        .map_err(failed)?;
-    Ok(Box::new(reader))
 }
 
 /// A `.json` file that begins with an object and has more than one line of them is NDJSON.

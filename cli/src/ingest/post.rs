@@ -32,11 +32,13 @@ struct Refused {
     away: bool,
     /// How long to wait before it is sent again; none where it must not be.
     again: Option<Duration>,
+    /// Certainly nothing of it was written.
+    unwritten: bool,
 }
 
 /// `POST /v1/tables/{t}/records`, again and again while nothing is written and patience lasts. A
 /// gateway that is away before anything went in (not `resumed`) is not waited for. `waiting` is told
-/// each new reason to wait.
+/// each new reason to wait. With the failure it is told whether certainly nothing was written.
 pub(super) async fn post_patiently(
     client: &Client,
     table: &TableName,
@@ -44,7 +46,7 @@ pub(super) async fn post_patiently(
     body: Body,
     resumed: bool,
     waiting: impl Fn(&str),
-) -> Result<Value, Failure> {
+) -> Result<Value, (Failure, bool)> {
     let begun = moment::now();
     let mut told = String::new();
     loop {
@@ -53,7 +55,7 @@ pub(super) async fn post_patiently(
             Err(refused) => refused,
         };
         match refused.again {
-            _ if refused.away && !resumed => return Err(refused.failure),
+            _ if refused.away && !resumed => return Err((refused.failure, true)),
             Some(pause) if begun.elapsed() + pause < PATIENCE => {
                 if told != refused.failure.message {
                     waiting(&refused.failure.message);
@@ -61,7 +63,7 @@ pub(super) async fn post_patiently(
                 }
                 moment::pause(pause).await;
             }
-            _ => return Err(refused.failure),
+            _ => return Err((refused.failure, refused.unwritten)),
         }
     }
 }
@@ -89,6 +91,7 @@ async fn post(client: &Client, table: &TableName, op: Op, body: Body) -> Result<
         // Without a connection nothing was sent.
         again: error.is_connect().then_some(PAUSE),
         away: error.is_connect(),
+        unwritten: error.is_connect(),
         failure: match error.is_connect() {
             true => unreachable(&error),
             false => unreachable(&error).hint(UNKNOWN),
@@ -101,6 +104,7 @@ async fn post(client: &Client, table: &TableName, op: Op, body: Body) -> Result<
             failure,
             away: false,
             again: None,
+            unwritten: false,
         });
     }
     let pause = response.headers().get(header::RETRY_AFTER);
@@ -110,6 +114,7 @@ async fn post(client: &Client, table: &TableName, op: Op, body: Body) -> Result<
     let problem: Value = serde_json::from_str(&text).unwrap_or_default();
     let failure = of_problem(status, &text);
     Err(Refused {
+        unwritten: status.is_client_error() || nothing_written(status, &problem),
         away: false,
         failure: in_file(failure, problem["row"].as_u64(), body.first_record),
         again: nothing_written(status, &problem).then_some(pause),
@@ -169,7 +174,7 @@ mod tests {
 
     /// Posts one body of deletes to a gateway that refuses it twice, and tells what came of it and
     /// how often it was sent.
-    async fn posted(hint: &'static str) -> (Result<Value, Failure>, Vec<String>) {
+    async fn posted(hint: &'static str) -> (Result<Value, (Failure, bool)>, Vec<String>) {
         let refusals = std::sync::atomic::AtomicUsize::new(2);
         let (url, asked) = service(move |_, _| {
             let order = std::sync::atomic::Ordering::SeqCst;
@@ -210,7 +215,7 @@ mod tests {
         let waiting = |why: &str| panic!("{why}");
         let answer = post_patiently(&client, &table, Op::Upsert, body(), false, waiting).await;
         assert_eq!(
-            answer.unwrap_err().message,
+            answer.unwrap_err().0.message,
             "nothing answers at http://127.0.0.1:1"
         );
     }
@@ -218,7 +223,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_may_be_in_the_table_is_not_sent_again() {
         let (answer, asked) = posted("some or all records may be in the table").await;
-        assert_eq!(answer.unwrap_err().message, "x");
+        let (failure, unwritten) = answer.unwrap_err();
+        assert_eq!((failure.message.as_str(), unwritten), ("x", false));
         assert_eq!(asked.len(), 1);
     }
 

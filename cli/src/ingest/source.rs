@@ -23,10 +23,11 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use serde_json::Value;
 
+use super::csv::csv;
 use super::cut::{array, lines, streams};
 use super::infer;
 use super::open::{
-    Content, Counted, Text, arrow, csv, decompressed, format_of, is_there, json, parquet,
+    Content, Counted, Text, arrow, decompressed, format_of, is_there, json, parquet,
 };
 use crate::failure::Failure;
 
@@ -77,8 +78,12 @@ impl std::fmt::Debug for Source {
 }
 
 impl Source {
-    /// Opens a file; `-` is standard input.
-    pub(crate) fn open(path: &Path, format: Option<FileFormat>) -> Result<Self, Failure> {
+    /// Opens a file; `-` is standard input. `text_columns` of a CSV file are text, whatever they hold.
+    pub(crate) fn open(
+        path: &Path,
+        format: Option<FileFormat>,
+        text_columns: &[String],
+    ) -> Result<Self, Failure> {
         let shown = path.display().to_string();
         let failed = |why: String| Failure::failed(format!("{shown}: {why}"));
         if shown != "-" {
@@ -91,6 +96,10 @@ impl Source {
                 return Err(failure.hint("say --format ndjson|json|parquet|arrow|csv"));
             }
         };
+        if format != FileFormat::Csv && !text_columns.is_empty() {
+            let message = format!("{shown} says itself what its columns are");
+            return Err(Failure::usage(message).hint("--text is for CSV files"));
+        }
         let bytes_read = Arc::new(AtomicU64::new(0));
         let (file, bytes_total): (Option<File>, Option<u64>) = if shown == "-" {
             (None, None)
@@ -117,7 +126,7 @@ impl Source {
                 match format {
                     FileFormat::Ndjson => Content::Ndjson(text),
                     FileFormat::Json => json(text).map_err(|error| failed(error.to_string()))?,
-                    FileFormat::Csv => Content::Batches(csv(text)?),
+                    FileFormat::Csv => Content::Batches(csv(text, text_columns)?),
                     FileFormat::Arrow | FileFormat::Parquet => Content::Batches(arrow(text, path)?),
                 }
             }

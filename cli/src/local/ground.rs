@@ -11,6 +11,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tidelake_catalog::Catalog;
 use tidelake_log::memory::MemoryLog;
 use tidelake_log::{KafkaLog, LogClient};
 use tidelake_manifest::SnapshotCache;
@@ -100,6 +101,14 @@ impl Ground {
             Some(memory) => Ok(Store::new(memory.object_store(), MEMORY)),
             None => opened(&self.store_url),
         }
+    }
+
+    /// The tables that there are, as this process knows them.
+    pub(super) async fn catalog(&self, runtime: &Runtime) -> Result<Catalog, Failure> {
+        let store = self.store()?;
+        let seams = (Arc::clone(&runtime.clock), Arc::clone(&runtime.ids));
+        let opened = Catalog::open(&store, seams.0, seams.1).await;
+        opened.map_err(|error| Failure::of("the catalog can't be read", error.kind(), &error))
     }
 
     /// Where key indexes live; by each service's settings where absent.

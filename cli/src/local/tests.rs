@@ -248,3 +248,39 @@ async fn the_query_service_begins_with_the_keys_that_the_flusher_has() {
     let stopped = tokio::time::timeout(Duration::from_secs(60), local.stop()).await;
     stopped.expect("it stops in time").unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drop_that_was_answered_is_seen_by_the_next_query_by_key() {
+    let (local, _runtime) = ephemeral_with(|settings| {
+        // However old the catalog may be that a query takes.
+        settings.query.query.catalog_age_ms_max = 3_600_000;
+    })
+    .await;
+    let http = Http::new();
+    let gateway = format!("http://{}/v1/tables", local.places.gateway);
+    let query = format!("http://{}/v1", local.places.query);
+    let schema = json!({ "type": "struct", "identifier-field-ids": [1], "fields": [
+        { "id": 1, "name": "id", "type": "long", "required": true },
+        { "id": 2, "name": "note", "type": "string", "required": false }] });
+    let table = json!({ "name": "u", "mode": "upsert", "buckets": 1, "schema": schema });
+    let by_sql = async || {
+        let body = json!({ "sql": "SELECT note FROM u WHERE id = 7" });
+        let asked = http.post(format!("{query}/sql")).json(&body);
+        asked.send().await.unwrap().status().as_u16()
+    };
+    let by_route = async || {
+        let asked = http.get(format!("{query}/tables/u/rows/7"));
+        asked.send().await.unwrap().status().as_u16()
+    };
+    for round in ["first", "second"] {
+        answer(http.post(&gateway).json(&table)).await;
+        assert_eq!(by_route().await, 404, "the {round} one begins empty");
+        let row = json!([{ "id": 7, "note": round }]);
+        answer(http.post(format!("{gateway}/u/records")).json(&row)).await;
+        assert_eq!((by_sql().await, by_route().await), (200, 200));
+        answer(http.delete(format!("{gateway}/u?purge=true"))).await;
+        assert_eq!((by_sql().await, by_route().await), (404, 404));
+    }
+    let stopped = tokio::time::timeout(Duration::from_secs(60), local.stop()).await;
+    stopped.expect("it stops in time").unwrap();
+}

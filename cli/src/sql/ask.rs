@@ -14,6 +14,7 @@ use tidelake_core::ids::{IdSource, RandomIds};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::Global;
 use crate::client::{Client, send};
 use crate::failure::Failure;
 use crate::output::Format;
@@ -39,6 +40,10 @@ pub(crate) struct ReadArgs {
     /// {"orders":"…","items":"…"}
     #[arg(long)]
     token: Option<String>,
+    /// The zone that times without an offset are meant in, by its IANA name or as an offset
+    /// [default: the profile's, else UTC]
+    #[arg(long, value_name = "ZONE", env = "TIDELAKE_TIME_ZONE")]
+    pub(crate) time_zone: Option<String>,
     /// Stop after so many rows
     #[arg(long, value_name = "N")]
     pub(crate) max_rows: Option<u64>,
@@ -54,6 +59,12 @@ enum Consistency {
 }
 
 impl ReadArgs {
+    /// With what a profile says where nothing else does.
+    pub(crate) fn known(mut self, global: &Global) -> Self {
+        self.time_zone = self.time_zone.or_else(|| global.time_zone.clone());
+        self
+    }
+
     /// The request for a statement. Parameters are JSON, or text where they are none.
     pub(crate) fn request(&self, sql: &str, params: &[String]) -> Value {
         let mut body = Map::new();
@@ -84,6 +95,7 @@ impl ReadArgs {
             ("as_of_timestamp", json!(self.as_of_timestamp)),
             ("consistency", json!(consistency)),
             ("token", json!(token)),
+            ("time_zone", json!(self.time_zone)),
             ("max_rows", json!(self.max_rows)),
             ("timeout_ms", json!(self.timeout_ms)),
         ] {
@@ -219,6 +231,16 @@ mod tests {
             args(&["--as-of-version", "3"]).request("SELECT $1, $2", &params),
             json!({ "sql": "SELECT $1, $2", "params": [7, "eu"], "as_of_version": 3 })
         );
+    }
+
+    #[test]
+    fn a_zone_is_asked_for_where_one_is_named() {
+        let zone = |line: &[&str]| args(line).request("x", &[])["time_zone"].clone();
+        assert_eq!(
+            zone(&["--time-zone", "Europe/Berlin"]),
+            json!("Europe/Berlin")
+        );
+        assert_eq!(zone(&[]), Value::Null);
     }
 
     #[test]

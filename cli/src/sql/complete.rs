@@ -315,7 +315,7 @@ mod tests {
     fn keywords_follow_the_case_of_what_is_typed() {
         assert_eq!(offered("sele|"), ["select"]);
         assert_eq!(offered("SELE|"), ["SELECT"]);
-        assert_eq!(offered("\\ti|"), ["\\timing"]);
+        assert_eq!(offered("\\ti|"), ["\\timing", "\\timezone"]);
         assert!(offered("SELECT date_t|").contains(&"SELECT date_trunc(".to_owned()));
         assert!(offered("SELECT 'ü|").is_empty());
     }

@@ -21,6 +21,7 @@ Statements end with ; and may take several lines.
 \\rows [N]          fetch N rows of an answer at most; 0: all
 \\pager [on|off]    long answers through $PAGER
 \\timing [on|off]   tell how long each statement took
+\\timezone [ZONE]   times without an offset are meant in this zone; without a name: which it is
 \\watch [SECONDS]   run the last statement again and again, until Ctrl-C
 \\p                 show the last statement
 \\r                 forget what was typed so far
@@ -41,6 +42,8 @@ pub(crate) enum Meta {
     Rows(Option<u64>),
     Pager(Option<bool>),
     Timing(Option<bool>),
+    /// None: tell it.
+    TimeZone(Option<String>),
     Watch(Duration),
     Print,
     Reset,
@@ -49,9 +52,21 @@ pub(crate) enum Meta {
 }
 
 /// The names, for completion.
-pub(crate) const NAMES: [&str; 13] = [
-    "\\?", "\\d", "\\dt", "\\f", "\\o", "\\p", "\\pager", "\\q", "\\r", "\\rows", "\\timing",
-    "\\watch", "\\x",
+pub(crate) const NAMES: [&str; 14] = [
+    "\\?",
+    "\\d",
+    "\\dt",
+    "\\f",
+    "\\o",
+    "\\p",
+    "\\pager",
+    "\\q",
+    "\\r",
+    "\\rows",
+    "\\timing",
+    "\\timezone",
+    "\\watch",
+    "\\x",
 ];
 
 /// Reads a command without its backslash.
@@ -83,6 +98,7 @@ pub(crate) fn parse(text: &str) -> Result<Meta, Failure> {
         })?)),
         "pager" => Meta::Pager(switch()?),
         "timing" => Meta::Timing(switch()?),
+        "timezone" => Meta::TimeZone(word),
         "watch" => Meta::Watch(interval(rest)?),
         "p" => Meta::Print,
         "r" => Meta::Reset,
@@ -152,6 +168,10 @@ mod tests {
         assert_eq!(
             parse("o a b.csv").unwrap(),
             Meta::Output(Some("a b.csv".into()))
+        );
+        assert_eq!(
+            parse("timezone Europe/Berlin;").unwrap(),
+            Meta::TimeZone(Some("Europe/Berlin".into()))
         );
         assert_eq!(parse("watch").unwrap(), Meta::Watch(WATCH_INTERVAL));
         assert_eq!(

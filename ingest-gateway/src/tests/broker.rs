@@ -46,7 +46,7 @@ async fn a_table_lives_and_dies_on_a_real_log() {
         &settings,
         &Runtime::new(),
         store,
-        (Arc::clone(&log), snapshots, Pace::default()),
+        (Arc::clone(&log), snapshots, None, Pace::default()),
     )
     .await
     .unwrap();
@@ -129,7 +129,7 @@ async fn a_topic_that_is_made_again_on_a_real_log_is_refused_and_adopted() {
     let log: Arc<dyn TableLog> = Arc::new(ClientLog::new(&kafka).unwrap());
     let snapshots = SnapshotCache::new(1 << 20);
     let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
-    let over = (log.clone(), snapshots, Pace::default());
+    let over = (log.clone(), snapshots, None, Pace::default());
     let gateway = gateway(&settings, &Runtime::new(), store, over)
         .await
         .unwrap();

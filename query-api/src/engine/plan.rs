@@ -33,6 +33,7 @@ pub(super) async fn begin(statement: Statement) -> Result<SendableRecordBatchStr
         interrupt,
     } = statement;
     sql::fold_columns(&mut parsed, &names)?;
+    sql::name_repeated(&mut parsed);
     state.mark_start_execution();
     let is_query = matches!(&parsed, parser::Statement::Statement(_));
     let plan = planner::plan(&state, parsed)?;

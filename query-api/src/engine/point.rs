@@ -1,7 +1,7 @@
 //! Statements that name whole keys take the lookup's way: no plan, no threads of their own.
 //!
 //! ```text
-//!  Point ─► columns, keys of the table's types ─► Finder ─► rows of files and tail ─► one batch
+//!  Point ─► columns, keys of the table's types ─► KeyIndex ─► rows of files and tail ─► one batch
 //! ```
 //! Owns what a literal means beside a key column. Invariant: the way is taken only where a plan
 //! would certainly find the same rows, under the same names and types: a literal whose conversion
@@ -21,11 +21,11 @@ use datafusion::sql::sqlparser::ast::Ident;
 use super::Engine;
 use crate::error::QueryError;
 use crate::formats::output_schema;
-use crate::lookup::{fetch, found, gathered};
+use crate::lookup::{fetch, gathered};
 use crate::provider::points;
 use crate::sql::{Literal, Point, Wanted, column_named};
 use crate::table::keys::TableKeys;
-use crate::tail::{Finder, Found};
+use crate::tail::{Found, KeyIndex};
 
 /// Keys beyond are for threads of their own to read.
 const KEYS_MAX: usize = 1_000;
@@ -37,7 +37,7 @@ const FLOAT_DIGITS: usize = 15;
 /// What is asked for, in the types of one version of the table.
 #[derive(Debug)]
 pub(super) struct Keyed {
-    finder: Finder,
+    index: KeyIndex,
     keys: RecordBatch,
     /// Places of the columns in the table.
     columns: Vec<usize>,
@@ -59,8 +59,8 @@ enum Meaning {
 
 impl Keyed {
     /// The statement in the table's types; none where it is the planner's.
-    pub(super) fn of(point: &Point, finder: &Finder) -> Option<Self> {
-        let shape = &finder.pinned().shape;
+    pub(super) fn of(point: &Point, index: &KeyIndex) -> Option<Self> {
+        let shape = &index.pinned().shape;
         let fields = shape.schema.fields();
         let mut columns = Vec::with_capacity(fields.len());
         let mut shown = Vec::with_capacity(fields.len());
@@ -90,12 +90,12 @@ impl Keyed {
             return None;
         }
         let schema = output_schema(&Schema::new(shown));
-        let bound = bound(finder.keys(), point, &|name| {
+        let bound = bound(index.keys(), point, &|name| {
             Some(fields[column_named(name, fields)?].name().clone())
         })?;
-        let keys = points::combined(finder.keys().schema(), &bound).ok()??;
+        let keys = points::combined(index.keys().schema(), &bound).ok()??;
         (keys.num_rows() <= KEYS_MAX).then(|| Self {
-            finder: finder.clone(),
+            index: index.clone(),
             keys,
             columns,
             schema,
@@ -201,14 +201,18 @@ fn decimal(text: &str, precision: u8, scale: i8) -> Meaning {
 }
 
 impl Engine {
-    /// The rows; none where they are more than fits at once, which is the planner's.
+    /// The rows; none where they are more than fits at once, or only a scan finds them, which is the
+    /// planner's.
     pub(super) async fn by_key(&self, keyed: &Keyed) -> Result<Option<RecordBatch>, QueryError> {
-        let places = found(&keyed.finder, keyed.keys.clone()).await?;
+        let found = keyed.index.find(self.readers(), keyed.keys.clone());
+        let Some(places) = found.await? else {
+            return Ok(None);
+        };
         if keyed.is_explained {
             return Ok(Some(keyed.explained(&places)?));
         }
         let bytes_max = self.settings().json_bytes_max;
-        let rows = fetch(self.readers(), &keyed.finder, &places, bytes_max).await?;
+        let rows = fetch(self.readers(), keyed.index.pinned(), &places, bytes_max).await?;
         if rows.len() < places.len() {
             return Ok(None);
         }
@@ -233,7 +237,7 @@ impl Keyed {
         }
         let mut files: Vec<&str> = files.into_iter().collect();
         files.sort_unstable();
-        let pinned = self.finder.pinned();
+        let pinned = self.index.pinned();
         let names = self
             .schema
             .fields()

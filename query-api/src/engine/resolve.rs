@@ -22,9 +22,10 @@ use crate::provider::scan::{Candidates, PinnedRows};
 use crate::request::{Consistency, Request, Tokens};
 use crate::sql::{AsOf, FoldedNames, Point, Query, View};
 use crate::table::pinned::Pinned;
-use crate::tail::Finder;
+use crate::table::stored_keys::StoredKeys;
 use crate::tail::View as TailView;
 use crate::tail::look;
+use crate::tail::{Finder, KeyIndex};
 use crate::wait::{Patience, behind, beyond};
 
 /// Tables whose schemas are read at a time for `information_schema.columns`.
@@ -39,7 +40,7 @@ pub(super) struct Resolved {
     pub names: FoldedNames,
     /// What the statement names its rows by, and where they are, if all that is read is one table
     /// whose keys are known.
-    pub keyed: Option<(Point, Finder)>,
+    pub keyed: Option<(Point, KeyIndex)>,
 }
 
 /// One table at one position.
@@ -102,7 +103,7 @@ impl Engine {
             let provider: Arc<dyn TableProvider> = match &relation.view {
                 View::Rows => {
                     let rows = self.rows(position);
-                    keyed = point.clone().zip(rows.finder.clone());
+                    keyed = point.clone().zip(rows.index.clone());
                     Arc::new(rows)
                 }
                 view => self.provider(view, position, from).await?,
@@ -365,7 +366,7 @@ impl Engine {
         match &position.view {
             Some(view) => PinnedRows {
                 view: Some(Arc::clone(view)),
-                finder: Finder::fresh(view),
+                index: Finder::fresh(view).map(KeyIndex::Followed),
                 ..committed
             },
             None => committed,
@@ -378,12 +379,16 @@ impl Engine {
         // Who follows the table may know where this version's keys are.
         let followed = inner.tails.followed(&pinned.entry);
         let view = followed.and_then(|followed| followed.view());
-        let finder = view.and_then(|view| Finder::committed(&view, pinned));
+        let followed = view.and_then(|view| Finder::committed(&view, pinned));
+        let index = match followed {
+            Some(finder) => Some(KeyIndex::Followed(finder)),
+            None => StoredKeys::of(pinned).map(KeyIndex::Stored),
+        };
         PinnedRows {
             shape: Arc::clone(&pinned.shape),
             files: Candidates::Pruned(Arc::clone(&pinned.files)),
             view: None,
-            finder,
+            index,
             readers: inner.readers.clone(),
             store_url: inner.session.store_url().clone(),
             pushdown_filters: inner.settings.pushdown_filters,

@@ -34,6 +34,7 @@ use crate::provider::unopened::optimizer_rules;
 use crate::provider::uuids::UuidsInAnyCase;
 use crate::provider::zeros::ZerosOfBothSigns;
 use crate::settings::QuerySettings;
+use crate::sql::TimeZone;
 
 /// Scheme of the only store there is. Not one that a user's URL could have a meaning for.
 const STORE_URL: &str = "tidelake://store";
@@ -131,6 +132,28 @@ impl Template {
     /// What all queries' operators take their memory from.
     pub(super) fn memory_pool(&self) -> Arc<dyn MemoryPool> {
         Arc::clone(&self.state.runtime_env().memory_pool)
+    }
+
+    /// A session that sees these tables, in a zone.
+    pub(super) fn state_in(
+        &self,
+        tenant: &TenantId,
+        tables: Tables,
+        zone: Option<&TimeZone>,
+    ) -> Result<SessionState, QueryError> {
+        let mut state = self.state(tenant, tables);
+        if let Some(zone) = zone {
+            let options = state.config_mut().options_mut();
+            options.execution.time_zone = Some(zone.name().to_owned());
+            // Functions of now keep the zone that they were made with.
+            let options = Arc::clone(state.config_options());
+            let functions = state.scalar_functions().values();
+            let meant = functions.filter_map(|known| known.inner().with_updated_config(&options));
+            for function in meant.collect::<Vec<_>>() {
+                state.register_udf(Arc::new(function))?;
+            }
+        }
+        Ok(state)
     }
 
     /// A session that sees these tables.

@@ -6,9 +6,11 @@
 //! must be what the maps say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Request as HttpRequest;
+use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tidelake_core::{Bucket, Watermark, ids};
@@ -16,9 +18,11 @@ use tidelake_intake::decode::{MessageDecoder, WireMessage};
 use tidelake_manifest::action::TAG_BUCKET;
 use tidelake_manifest::vector::{DeletedRows, VectorFile};
 use tidelake_manifest::{Add, Remove, Transaction, vector};
-use tidelake_table::{Chunk, FileLayout, FileSettings, Positions, Sealed, encode};
+use tidelake_table::index::{Entries, Keys, encode_sidecar};
+use tidelake_table::{Chunk, FileLayout, FileSettings, Positions, Sealed, TAG_INDEX, encode};
 
 use crate::settings::QuerySettings;
+use crate::table::keys::TableKeys;
 use crate::testing::{TestTable, World};
 
 mod case;
@@ -34,10 +38,12 @@ proptest! {
         pairs in prop::collection::vec(any::<(prop::sample::Index, prop::sample::Index)>(), 4),
         keys in prop::collection::vec(any_key(), 4),
         named in any::<prop::sample::Index>(),
+        indexed in 0..4_usize,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut case = Case::new().await;
+            case.indexed = indexed;
             for step in &steps {
                 case.step(step).await;
             }
@@ -48,6 +54,7 @@ proptest! {
             )).await;
             for version in 0..count {
                 case.check_version(version).await;
+                case.check_points(version).await;
             }
             for (a, b) in pairs {
                 let (a, b) = (a.index(count), b.index(count));
@@ -62,6 +69,7 @@ proptest! {
             let by_number = format!("SELECT * FROM orders VERSION AS OF {named}");
             assert_eq!(by_name, case.rows(&by_number).await);
             case.check_version(named).await;
+            case.check_points(named).await;
             case.check_changes(named, count).await;
         });
     }

@@ -27,6 +27,9 @@ use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use tidelake_schema::arrow::UTC;
 
+use super::trunc::zoned_trunc;
+use super::zones::{casts_in, session_zone, tables_in};
+
 /// Functions that only take nanoseconds.
 const NANOS_ONLY: [&str; 2] = ["range", "generate_series"];
 
@@ -52,15 +55,23 @@ impl AnalyzerRule for MicrosCoercion {
 
     fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
         let plan = series_in_micros(plan)?;
+        let zone = session_zone(config);
+        let plan = match &zone {
+            Some(zone) => tables_in(plan, zone)?,
+            None => plan,
+        };
         let keeps_nanos = has_nanos(&plan)?;
         let plan = rewrite(plan, &|expr, schema| {
             expr.transform_up(|expr| Ok(source(expr, schema)))
         })?;
-        let plan = self.0.analyze(plan, config)?;
-        if keeps_nanos {
-            return Ok(plan);
+        let mut plan = self.0.analyze(plan, config)?;
+        if !keeps_nanos {
+            plan = rewrite(plan, &|expr, _| expr.transform_down(|expr| Ok(cast(expr))))?;
         }
-        rewrite(plan, &|expr, _| expr.transform_down(|expr| Ok(cast(expr))))
+        match &zone {
+            Some(zone) => casts_in(plan, zone),
+            None => Ok(plan),
+        }
     }
 }
 
@@ -202,6 +213,14 @@ fn parsed(function: &ScalarFunction, schema: &DFSchema) -> Option<Expr> {
             let zone = match time.get_type(schema).ok()? {
                 DataType::Timestamp(TimeUnit::Nanosecond, _) => return None,
                 DataType::Timestamp(_, Some(zone)) if *zone == *UTC => Some(zone),
+                DataType::Timestamp(_, zone @ Some(_)) => {
+                    let Expr::Literal(part, _) = part else {
+                        return None;
+                    };
+                    let func = zoned_trunc(part.try_as_str()??)?;
+                    let args = vec![to(time.clone(), DataType::Timestamp(Microsecond, zone))];
+                    return Some(Expr::ScalarFunction(ScalarFunction { func, args }));
+                }
                 DataType::Date32 => None,
                 DataType::Timestamp(_, None) if bins_of(part).is_some() => None,
                 _ => return None,
@@ -332,6 +351,6 @@ fn micros(data_type: &DataType) -> Option<DataType> {
     }
 }
 
-fn to(expr: Expr, data_type: DataType) -> Expr {
+pub(super) fn to(expr: Expr, data_type: DataType) -> Expr {
     Expr::Cast(Cast::new(Box::new(expr), data_type))
 }

@@ -1,4 +1,5 @@
 mod times;
+mod zones;
 
 use std::collections::BTreeSet;
 

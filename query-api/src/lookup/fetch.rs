@@ -22,9 +22,10 @@ use crate::error::QueryError;
 use crate::formats::OddFloats;
 use crate::formats::objects::Objects;
 use crate::table::facts::FileFacts;
+use crate::table::pinned::Pinned;
 use crate::table::readers::Readers;
 use crate::table::shape::Shape;
-use crate::tail::{Finder, Found, Piece};
+use crate::tail::{Found, Piece};
 
 /// Files that are read at a time.
 const FILES_IN_FLIGHT_MAX: usize = 8;
@@ -106,7 +107,7 @@ pub(super) fn bytes_of(batch: &RecordBatch) -> usize {
 /// rows than were asked for tell that.
 pub(crate) async fn fetch(
     readers: &Readers,
-    finder: &Finder,
+    pinned: &Pinned,
     found: &[Option<Found>],
     bytes_max: usize,
 ) -> Result<Rows, QueryError> {
@@ -114,7 +115,7 @@ pub(crate) async fn fetch(
     let (mut left, mut part) = (found, PART_FIRST);
     while !left.is_empty() {
         let (now, later) = left.split_at(part.min(left.len()));
-        reading.part(readers, finder, now).await?;
+        reading.part(readers, pinned, now).await?;
         if reading.decoded > bytes_max {
             break;
         }
@@ -141,10 +142,10 @@ impl Reading {
     async fn part(
         &mut self,
         readers: &Readers,
-        finder: &Finder,
+        pinned: &Pinned,
         found: &[Option<Found>],
     ) -> Result<(), QueryError> {
-        let shape = &finder.pinned().shape;
+        let shape = &pinned.shape;
         let first = self.rows.places.len();
         self.rows.places.resize(first + found.len(), None);
         let mut by_file: BTreeMap<Arc<str>, BTreeMap<u32, Vec<usize>>> = BTreeMap::new();
@@ -159,7 +160,7 @@ impl Reading {
             }
         }
         let reads = by_file.into_iter().map(|(path, wanted)| async move {
-            let file = finder.file(&path)?;
+            let file = pinned.indexed_file(&path)?;
             let numbers: Vec<u32> = wanted.keys().copied().collect();
             let batch = read(readers, &file, shape, &numbers).await?;
             Ok::<_, QueryError>((batch, wanted))

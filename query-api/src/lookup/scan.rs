@@ -1,4 +1,4 @@
-//! Keys of versions that nobody has indexed: a scan with the keys as filters.
+//! Keys of which no index tells where their rows are: a scan with the keys as filters.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use tidelake_table::index::Keys;
 use super::fetch::{Rows, bytes_of};
 use crate::engine::Engine;
 use crate::error::QueryError;
+use crate::provider::scan::PinnedRows;
 use crate::table::keys::TableKeys;
 use crate::table::pinned::Pinned;
 
@@ -166,7 +167,11 @@ impl Engine {
         pinned: &Arc<Pinned>,
         filters: Vec<Expr>,
     ) -> Result<LogicalPlanBuilder, QueryError> {
-        let rows = Arc::new(self.committed_rows(pinned));
+        // The index was asked before: it does not tell.
+        let rows = Arc::new(PinnedRows {
+            index: None,
+            ..self.committed_rows(pinned)
+        });
         let table = pinned.entry.id.table.as_str();
         let mut plan = LogicalPlanBuilder::scan(table, provider_as_source(rows), None)?;
         for filter in filters {

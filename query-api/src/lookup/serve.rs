@@ -10,6 +10,7 @@ use tidelake_core::{TableId, TenantId};
 use super::ask::{Ask, Wanted};
 use super::fetch::{self, Rows};
 use super::scan;
+use crate::admission::Looking;
 use crate::engine::{Engine, Seen};
 use crate::error::QueryError;
 use crate::formats::OddFloats;
@@ -17,12 +18,12 @@ use crate::moment;
 use crate::request::Consistency;
 use crate::table::keys::TableKeys;
 use crate::table::pinned::Pinned;
-use crate::tail::{Finder, Found};
+use crate::table::stored_keys::StoredKeys;
+use crate::tail::{Finder, Found, View, searched};
 use crate::wait::{Patience, behind};
 
-/// So few keys are found where the request is handled: a probe of pages in memory costs less than
-/// the way to another thread.
-const FEW_KEYS_MAX: usize = 8;
+/// Attempts to answer by indexes that turn out to be damaged.
+const TRIES_MAX: u32 = 16;
 
 /// Rows of one view.
 #[derive(Debug)]
@@ -48,10 +49,10 @@ enum Keys {
 
 /// Which rows of the table count.
 enum Source {
-    /// The index knows where they are.
+    /// Who follows the table knows where they are.
     Indexed(Finder, Seen),
-    /// They must be looked for.
-    Scanned(Arc<Pinned>),
+    /// What is stored beside the files may tell, else they must be looked for.
+    Stored(Arc<Pinned>),
 }
 
 impl Engine {
@@ -96,24 +97,50 @@ impl Engine {
         if entry.mode != TableMode::Upsert {
             return Err(QueryError::NoKey(id));
         }
-        // Whoever waits for a token or a topic takes nobody's turn.
-        let source = self.source(&entry, ask, patience).await?;
-        match source {
-            Source::Indexed(finder, seen) => {
-                let _turn = looking.turn().await?;
-                let keys = keys(finder.keys(), wanted)?;
-                self.indexed(finder, seen, keys).await
-            }
-            Source::Scanned(pinned) => {
-                let Some(known) = pinned.keys.clone() else {
-                    return Err(QueryError::NoKey(id));
-                };
-                let keys = keys(&known, wanted)?;
-                let engine = self.clone();
-                let scan = async move { engine.scanned(&pinned, &known, keys).await };
-                self.aside(scan).await
+        let mut tries = 0;
+        loop {
+            // Whoever waits for a token or a topic takes nobody's turn.
+            let done = match self.source(&entry, ask, patience).await? {
+                Source::Stored(pinned) => return self.by_files(&looking, &pinned, wanted).await,
+                Source::Indexed(finder, seen) => {
+                    let _turn = looking.turn().await?;
+                    let keys = keys(finder.keys(), wanted)?;
+                    let done = self.indexed(finder.clone(), seen, keys).await;
+                    done.map_err(|error| (error, finder.is_damaged()))
+                }
+            };
+            tries += 1;
+            match done {
+                Ok(answered) => return Ok(answered),
+                // The next view has an index that was read anew.
+                Err((error, true)) if tries < TRIES_MAX => {
+                    tracing::warn!(table = %entry.id, %error, "a key index is damaged");
+                }
+                Err((error, _)) => return Err(error),
             }
         }
+    }
+
+    /// Rows of one version, without a follower.
+    async fn by_files(
+        &self,
+        looking: &Looking<'_>,
+        pinned: &Arc<Pinned>,
+        wanted: &Wanted<'_>,
+    ) -> Result<Answered, QueryError> {
+        let Some(known) = pinned.keys.clone() else {
+            return Err(QueryError::NoKey(pinned.entry.id.clone()));
+        };
+        let keys = keys(&known, wanted)?;
+        if let Keys::Points(points) = &keys {
+            let _turn = looking.turn().await?;
+            if let Some(answered) = self.stored(pinned, points).await? {
+                return Ok(answered);
+            }
+        }
+        let (engine, pinned) = (self.clone(), Arc::clone(pinned));
+        let scan = async move { engine.scanned(&pinned, &known, keys).await };
+        self.aside(scan).await
     }
 
     async fn source(
@@ -129,7 +156,7 @@ impl Engine {
             return Ok(
                 match view.and_then(|view| Finder::committed(&view, &pinned)) {
                     Some(finder) => Source::Indexed(finder, Seen::committed(&pinned)),
-                    None => Source::Scanned(pinned),
+                    None => Source::Stored(pinned),
                 },
             );
         }
@@ -145,19 +172,14 @@ impl Engine {
             };
         }
         loop {
-            let following = self.tails().follow(entry);
-            let source = match following.view(&[], Duration::ZERO, patience.deadline).await {
-                Ok(view) => Finder::committed(&view, &view.pinned)
+            let source = match self.followed_committed(entry, &patience).await {
+                Some(view) => Finder::committed(&view, &view.pinned)
                     .map(|finder| Source::Indexed(finder, Seen::committed(&view.pinned))),
-                // Committed rows do without the log, and without an index.
-                Err(error) => {
-                    tracing::debug!(table = %entry.id, %error, "keys are looked for by a scan");
-                    None
-                }
+                None => None,
             };
             let source = match source {
                 Some(source) => source,
-                None => Source::Scanned(self.pins().newest(entry, Duration::ZERO).await?),
+                None => Source::Stored(self.pins().newest(entry, Duration::ZERO).await?),
             };
             let pinned = source.pinned();
             match behind(entry, token, |bucket| pinned.watermark(bucket)) {
@@ -175,6 +197,23 @@ impl Engine {
         }
     }
 
+    /// The newest version by a follower that is there already. Nobody begins to follow a table for
+    /// its committed rows: they do without the log, and few keys cost less by themselves than all.
+    async fn followed_committed(
+        &self,
+        entry: &Arc<TableEntry>,
+        patience: &Patience<'_>,
+    ) -> Option<Arc<View>> {
+        let followed = self.tails().followed(entry)?;
+        followed.view()?;
+        let following = self.tails().follow(entry);
+        let view = following.view(&[], Duration::ZERO, patience.deadline).await;
+        if let Err(error) = &view {
+            tracing::debug!(table = %entry.id, %error, "keys are looked for without the log");
+        }
+        view.ok()
+    }
+
     async fn indexed(
         &self,
         finder: Finder,
@@ -182,7 +221,7 @@ impl Engine {
         keys: Keys,
     ) -> Result<Answered, QueryError> {
         let (found, limit) = match keys {
-            Keys::Points(keys) => (found(&finder, keys).await?, None),
+            Keys::Points(keys) => (finder.found(keys).await?, None),
             Keys::Range { from, to, limit } => {
                 let search = finder.clone();
                 let find = move || {
@@ -194,10 +233,31 @@ impl Engine {
             }
         };
         let bytes_max = self.settings().json_bytes_max;
-        let rows = fetch::fetch(self.readers(), &finder, &found, bytes_max).await?;
+        let rows = fetch::fetch(self.readers(), finder.pinned(), &found, bytes_max).await?;
         let keys = finder.keys();
         let is_cut = rows.len() < found.len();
         answered(keys, rows, seen, (limit, is_cut), bytes_max)
+    }
+
+    /// The rows by what is stored beside the files; `None` where only a scan finds them.
+    async fn stored(
+        &self,
+        pinned: &Arc<Pinned>,
+        keys: &RecordBatch,
+    ) -> Result<Option<Answered>, QueryError> {
+        let Some(stored) = StoredKeys::of(pinned) else {
+            return Ok(None);
+        };
+        let found = stored.find(self.readers(), keys).await?;
+        let Some(found) = found else {
+            return Ok(None);
+        };
+        let found = found.into_iter().map(|row| row.map(Found::from));
+        let found: Vec<Option<Found>> = found.collect();
+        let bytes_max = self.settings().json_bytes_max;
+        let rows = fetch::fetch(self.readers(), pinned, &found, bytes_max).await?;
+        let (seen, is_cut) = (Seen::committed(pinned), rows.len() < found.len());
+        answered(stored.keys(), rows, seen, (None, is_cut), bytes_max).map(Some)
     }
 
     async fn scanned(
@@ -222,31 +282,11 @@ impl Engine {
     }
 }
 
-/// Where the rows of the keys are.
-pub(crate) async fn found(
-    finder: &Finder,
-    keys: RecordBatch,
-) -> Result<Vec<Option<Found>>, QueryError> {
-    if keys.num_rows() <= FEW_KEYS_MAX {
-        return finder.find(&keys);
-    }
-    let search = finder.clone();
-    searched(move || search.find(&keys)).await
-}
-
-/// Searches on a thread that may read files for a while.
-async fn searched(
-    find: impl FnOnce() -> Result<Vec<Option<Found>>, QueryError> + Send + 'static,
-) -> Result<Vec<Option<Found>>, QueryError> {
-    let found = tokio::task::spawn_blocking(find).await;
-    found.map_err(|error| QueryError::Engine(format!("looking for keys: {error}")))?
-}
-
 impl Source {
     fn pinned(&self) -> &Arc<Pinned> {
         match self {
             Self::Indexed(finder, _) => finder.pinned(),
-            Self::Scanned(pinned) => pinned,
+            Self::Stored(pinned) => pinned,
         }
     }
 }

@@ -17,8 +17,10 @@ use crate::settings::QuerySettings;
 use crate::testing::{TestTable, Wire, World};
 
 mod case;
+mod damaged;
 mod idle;
 mod literals;
+mod past;
 mod statements;
 
 use case::*;

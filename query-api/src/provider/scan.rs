@@ -38,7 +38,7 @@ use crate::table::facts::FileFacts;
 use crate::table::files::Files;
 use crate::table::readers::Readers;
 use crate::table::shape::Shape;
-use crate::tail::{Finder, UpsertState, View};
+use crate::tail::{KeyIndex, UpsertState, View};
 
 /// Unflushed rows below this go through one partition.
 const TAIL_PARTITION_ROWS_MIN: usize = 16_384;
@@ -68,8 +68,8 @@ pub(crate) struct PinnedRows {
     pub files: Candidates,
     /// What the log holds behind the files; none where only committed rows count.
     pub view: Option<Arc<View>>,
-    /// Where the rows of keys are; none where that is not known of this version.
-    pub finder: Option<Finder>,
+    /// Where the rows of keys are; none for tables without keys.
+    pub index: Option<KeyIndex>,
     pub readers: Readers,
     pub store_url: ObjectStoreUrl,
     pub pushdown_filters: bool,
@@ -110,10 +110,11 @@ impl TableProvider for PinnedRows {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if let Some(finder) = &self.finder
-            && let Some(keys) = points::keys(finder.keys(), filters)?
+        if let Some(index) = &self.index
+            && let Some(keys) = points::keys(index.keys(), filters)?
+            && let Some(found) = self.found(index, keys, projection, state).await?
         {
-            return self.found(finder, keys, projection, state).await;
+            return Ok(found);
         }
         if let Some(counted) = self.counted(projection, filters, limit)? {
             return Ok(counted);

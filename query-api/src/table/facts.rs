@@ -19,7 +19,7 @@ use parquet::schema::types::SchemaDescriptor;
 use tidelake_core::Bucket;
 use tidelake_manifest::vector::DeletedRows;
 use tidelake_manifest::{DataFile, DeltaTable};
-use tidelake_table::RowSet;
+use tidelake_table::{RowSet, TAG_INDEX};
 use tokio::sync::OnceCell;
 
 use super::readers::Readers;
@@ -101,6 +101,14 @@ impl FileFacts {
     /// The buckets that it has rows of, where its writer says so.
     pub(crate) fn buckets(&self) -> Option<Vec<Bucket>> {
         self.file().buckets()
+    }
+
+    /// Where the sidecar lies that holds the keys of all its rows, if it has one: only a file of one
+    /// bucket can.
+    pub(crate) fn sidecar(&self) -> Option<Path> {
+        let is_of_one = matches!(self.buckets().as_deref(), Some([_]));
+        let name = self.file().tag(TAG_INDEX).filter(|_| is_of_one)?;
+        Some(self.table.store().path(name))
     }
 
     /// Physical rows.

@@ -48,6 +48,13 @@ impl Pinned {
         self.files.find(path)
     }
 
+    /// A live file that the key index names.
+    pub(crate) fn indexed_file(&self, path: &str) -> Result<FileFacts, QueryError> {
+        self.file(path).ok_or_else(|| {
+            QueryError::Engine(format!("the key index names {path}, which is no live file"))
+        })
+    }
+
     /// What the version covers of a bucket.
     pub(crate) fn watermark(&self, bucket: Bucket) -> Watermark {
         self.snapshot

@@ -1,5 +1,5 @@
 //! Parquet readers with cached footers, cached deleted rows, and cached pages for reads of single
-//! rows.
+//! rows; and the sidecars beside the files.
 //!
 //! A data file never changes under its path, so what was read of it is good for ever. Footers are read together
 //! with their page index: DataFusion then never asks for it again (its own cache would be bypassed).
@@ -34,6 +34,7 @@ use tidelake_table::{FileRows, RowSet};
 use super::float_bounds;
 use super::lru::Lru;
 use super::scan_bytes::{Held, ScanBytes};
+use super::sidecars::Sidecars;
 use crate::metrics::QueryMetrics;
 
 /// Bytes read from a file's end in the hope that they hold footer and page index.
@@ -50,6 +51,16 @@ pub(crate) struct Readers {
     pages: PageCache,
     vectors: Arc<Mutex<Lru<VectorId, Arc<RowSet>>>>,
     scans: ScanBytes,
+    sidecars: Arc<Sidecars>,
+}
+
+/// Bytes that each kind of what is read may take between queries.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CacheBytes {
+    pub footers_max: usize,
+    pub pages_max: u64,
+    pub vectors_max: usize,
+    pub sidecars_max: usize,
 }
 
 /// A file, and its deletion vector's identity.
@@ -111,19 +122,22 @@ impl Footers {
 impl Readers {
     pub(crate) fn new(
         store: Arc<dyn ObjectStore>,
-        footer_bytes_max: usize,
-        page_bytes_max: u64,
-        vector_bytes_max: usize,
+        bytes: CacheBytes,
         (metrics, scans): (QueryMetrics, ScanBytes),
     ) -> Self {
-        let held = Mutex::new(Lru::new(footer_bytes_max));
+        let held = Mutex::new(Lru::new(bytes.footers_max));
         Self {
+            sidecars: Arc::new(Sidecars::new(Arc::clone(&store), bytes.sidecars_max)),
             store,
             cache: Arc::new(Footers { metrics, held }),
-            pages: PageCache::new(page_bytes_max),
-            vectors: Arc::new(Mutex::new(Lru::new(vector_bytes_max))),
+            pages: PageCache::new(bytes.pages_max),
+            vectors: Arc::new(Mutex::new(Lru::new(bytes.vectors_max))),
             scans,
         }
+    }
+
+    pub(super) fn sidecars(&self) -> &Sidecars {
+        &self.sidecars
     }
 
     /// The file's footer with its page index, where it has one.

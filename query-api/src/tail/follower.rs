@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use tidelake_core::Bucket;
 use tidelake_log::{Feed, LogError, News};
 
 use self::base::Base;
@@ -33,6 +34,8 @@ use crate::moment;
 const BITE_BATCHES_MAX: usize = 4;
 /// Attempts to take one message in for which there was room, and then was not.
 const TRIES_MAX: u32 = 2;
+/// How often one follower reads keys anew because what it had of them was damaged.
+const REPAIRS_MAX: u32 = 64;
 
 /// Why a round of following is over.
 enum Over {
@@ -40,6 +43,8 @@ enum Over {
     Unused,
     /// Begin again from the newest snapshot; what is known of the last one may help.
     Again(Box<Base>),
+    /// The same, since where keys are could not be read.
+    Damaged(Box<Base>, QueryError),
 }
 
 /// Follows the table until it is not used any more, or can't be followed.
@@ -49,12 +54,18 @@ pub(super) async fn run(shared: Arc<Shared>, followed: Arc<Followed>) {
             return Some(error);
         }
         let mut age = Duration::from_millis(shared.settings.snapshot_age_ms_max);
-        let mut before = None;
+        let (mut before, mut repairs) = (None, 0);
         loop {
             match follow(&shared, &followed, age, before.as_ref()).await {
                 Ok(Over::Unused) => return None,
                 Ok(Over::Again(base)) => (age, before) = (Duration::ZERO, Some(*base)),
-                Err(error) => return Some(error),
+                Ok(Over::Damaged(base, error)) if repairs < REPAIRS_MAX => {
+                    let table = &followed.entry().id;
+                    tracing::warn!(%table, %error, "a key index is damaged, it is read anew");
+                    repairs += 1;
+                    (age, before) = (Duration::ZERO, Some(*base));
+                }
+                Ok(Over::Damaged(_, error)) | Err(error) => return Some(error),
             }
         }
     };
@@ -79,6 +90,31 @@ async fn follow(
 ) -> Result<Over, QueryError> {
     let base = Base::read(shared, followed, age, before).await?;
     let mut table = Table::new(shared, followed, base);
+    let ended = follow_from(shared, followed, &mut table).await;
+    match ended {
+        Ok(Ended::Unused) => Ok(Over::Unused),
+        Ok(Ended::Behind) => Ok(table.again()),
+        Ok(Ended::Overrun(bucket)) => table.overrun(bucket).await,
+        // Pieces that come look for what they supersede.
+        Err(error) if table.base.is_damaged() => Ok(Over::Damaged(Box::new(table.base), error)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Why a table is not followed any further from where it began.
+enum Ended {
+    Unused,
+    /// What it stands on is not the table any more.
+    Behind,
+    /// The log does not reach back to where the bucket goes on.
+    Overrun(Bucket),
+}
+
+async fn follow_from(
+    shared: &Arc<Shared>,
+    followed: &Arc<Followed>,
+    table: &mut Table<'_>,
+) -> Result<Ended, QueryError> {
     let topic = &followed.entry().topic;
     let mut feed = shared.source.follow(topic, &table.positions())?;
     table.tell();
@@ -95,28 +131,28 @@ async fn follow(
         tokio::select! {
             news = feed.next() => match bite(news, feed.as_mut()) {
                 Ok(news) => {
-                    if !swallow(&mut table, news, &mut rebasing).await? {
-                        return Ok(table.again());
+                    if !swallow(table, news, &mut rebasing).await? {
+                        return Ok(Ended::Behind);
                     }
                 }
                 Err(LogError::OffsetOutOfRange { bucket, .. }) => {
-                    return table.overrun(bucket).await;
+                    return Ok(Ended::Overrun(bucket));
                 }
                 Err(error) => return Err(error.into()),
             },
             done = rebasing.done(), if rebasing.is_under_way() => {
                 if !table.rebased(done?).await? {
-                    return Ok(table.again());
+                    return Ok(Ended::Behind);
                 }
             }
             woken = moment::by(wake, followed.woken()) => {
                 if woken.is_err() && shared.retire(followed) {
-                    return Ok(Over::Unused);
+                    return Ok(Ended::Unused);
                 }
             }
         }
         if !table.reads_all_buckets() {
-            return Ok(table.again());
+            return Ok(Ended::Behind);
         }
         if !rebasing.is_under_way() && table.rebase_at().is_some_and(|at| at <= moment::now()) {
             rebasing.begin(table.rebase());

@@ -11,9 +11,9 @@ use tidelake_table::{BucketState, Place};
 
 use super::{BucketTail, Piece, View};
 use crate::error::QueryError;
-use crate::table::facts::FileFacts;
 use crate::table::keys::TableKeys;
 use crate::table::pinned::Pinned;
+use crate::table::stored_keys::StoredRow;
 
 /// A row by where it is.
 #[derive(Debug, Clone)]
@@ -22,6 +22,12 @@ pub(crate) enum Found {
     File { path: Arc<str>, row: u32 },
     /// In memory.
     Tail { piece: Arc<Piece>, row: u32 },
+}
+
+impl From<StoredRow> for Found {
+    fn from(StoredRow { path, row }: StoredRow) -> Self {
+        Self::File { path, row }
+    }
 }
 
 /// The keys of an upsert table at one version, with or without what lies behind it.
@@ -39,10 +45,12 @@ impl Finder {
         Self::of(view, true)
     }
 
-    /// Of a version alone; `None` where the view is of another, or the table has no keys.
+    /// Of a version alone; `None` where the view is of another or its index can't be read, or the
+    /// table has no keys.
     pub(crate) fn committed(view: &Arc<View>, pinned: &Pinned) -> Option<Self> {
         let same = view.pinned.snapshot.version() == pinned.snapshot.version()
-            && view.pinned.entry.topic_id == pinned.entry.topic_id;
+            && view.pinned.entry.topic_id == pinned.entry.topic_id
+            && !view.is_damaged();
         if same { Self::of(view, false) } else { None }
     }
 
@@ -64,10 +72,9 @@ impl Finder {
         &self.view.pinned
     }
 
-    pub(crate) fn file(&self, path: &str) -> Result<FileFacts, QueryError> {
-        self.view.pinned.file(path).ok_or_else(|| {
-            QueryError::Engine(format!("the key index names {path}, which is no live file"))
-        })
+    /// A read of the index has failed: whoever begins again gets another one.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.view.is_damaged()
     }
 
     fn state<'a>(&self, tail: &'a BucketTail) -> Option<&'a BucketState> {

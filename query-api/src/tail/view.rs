@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidelake_catalog::TableEntry;
 use tidelake_core::{Bucket, Offset, TableVersion, Watermark};
+use tidelake_table::index::Index;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,16 @@ impl View {
         ends.iter()
             .copied()
             .find(|(bucket, end)| self.reached(*bucket) < *end)
+    }
+
+    /// A read of the keys' index has failed: a newer view has another one.
+    pub(crate) fn is_damaged(&self) -> bool {
+        let upserts = self
+            .buckets
+            .values()
+            .filter_map(|tail| tail.upsert.as_ref());
+        let mut indexes = upserts.map(|upsert| upsert.fresh.index());
+        indexes.any(Index::is_damaged)
     }
 
     pub(crate) fn positions(&self) -> BTreeMap<Bucket, Watermark> {
@@ -284,7 +295,12 @@ impl Following {
         deadline: Instant,
     ) -> Result<Arc<View>, QueryError> {
         let looked_after = self.begun.checked_sub(age_max);
-        let fresh = |view: &View| looked_after.is_none_or(|after| view.looked >= after);
+        let fresh = |view: &View| {
+            looked_after.is_none_or(|after| view.looked >= after) && !view.is_damaged()
+        };
+        if self.followed.view().is_some_and(|view| view.is_damaged()) {
+            self.followed.want_look(moment::now());
+        }
         if let Some(after) = looked_after {
             // Once half of the age is over: look while nobody waits for it yet.
             let soon = after + age_max / 2;

@@ -52,6 +52,7 @@ impl Session<'_> {
                 self.timing = on.unwrap_or(!self.timing);
                 self.told("timing", self.timing);
             }
+            Meta::TimeZone(zone) => self.time_zone(zone).await?,
             Meta::Pager(on) => {
                 let on = on.unwrap_or(!self.screen.has_pager());
                 self.screen.set_pager(on);
@@ -74,6 +75,20 @@ impl Session<'_> {
             let state = if on { "on" } else { "off" };
             self.screen.note(&format!("{what}: {state}"));
         }
+    }
+
+    /// From now on statements are meant in the zone, if the service knows it.
+    async fn time_zone(&mut self, zone: Option<String>) -> Result<(), Failure> {
+        if let Some(zone) = zone {
+            let body = json!({ "sql": "SELECT 1", "time_zone": zone });
+            self.client.sql_body(&body).await?;
+            self.reads.time_zone = Some(zone);
+        }
+        if self.interactive {
+            let zone = self.reads.time_zone.as_deref().unwrap_or("UTC");
+            self.screen.note(&format!("time zone: {zone}"));
+        }
+        Ok(())
     }
 
     /// Runs the last statement until it fails or is interrupted.

@@ -201,3 +201,21 @@ async fn a_watched_statement_runs_until_ctrl_c() {
     assert_eq!(statements.last(), Some(&"SELECT 1"));
     assert!(notes[0].ends_with("UTC, every 0.1 s"), "{notes:?}");
 }
+
+#[tokio::test]
+async fn statements_are_asked_in_the_zone_of_the_session() {
+    let lines = [
+        "SELECT 1;\n\\timezone Europe/Berlin\nSELECT 2;\n",
+        "\\timezone\n",
+    ];
+    let (done, _, notes, asked) = session(true, &lines).await;
+    done.unwrap();
+    let zones: Vec<&Value> = asked.iter().map(|body| &body["time_zone"]).collect();
+    // The second one asks whether the service knows the zone.
+    let berlin = json!("Europe/Berlin");
+    assert_eq!(zones, [&Value::Null, &berlin, &berlin]);
+    assert_eq!(statements(&asked), ["SELECT 1", "SELECT 1", "SELECT 2"]);
+    let told = notes.iter().filter(|note| note.starts_with("time zone"));
+    let told: Vec<&String> = told.collect();
+    assert_eq!(told, ["time zone: Europe/Berlin"; 2]);
+}

@@ -37,6 +37,8 @@ pub(super) struct Case {
     pub(super) files: BTreeMap<String, Stored>,
     pub(super) writes: i64,
     pub(super) names: usize,
+    /// Every so many of the files have a sidecar; none where it is 0.
+    pub(super) indexed: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -62,6 +64,7 @@ impl Case {
             files: BTreeMap::new(),
             writes: 0,
             names: 0,
+            indexed: 0,
         }
     }
 
@@ -139,6 +142,7 @@ impl Case {
             };
             let schema = &self.table.schema;
             let sealed = self.sealed(bucket, &rows);
+            let sidecar = self.sidecar(&sealed);
             let layout = FileLayout::plain(schema);
             let file = encode(&layout, &[sealed], settings).unwrap().unwrap();
             self.names += 1;
@@ -146,17 +150,34 @@ impl Case {
             let size = file.bytes.len() as i64;
             let store = self.table.delta.store();
             store.put(&path, file.bytes).await.unwrap();
-            let tags = [(TAG_BUCKET.to_owned(), Some(bucket.to_string()))];
+            let mut tags = BTreeMap::from([(TAG_BUCKET.to_owned(), Some(bucket.to_string()))]);
+            if self.indexed > 0 && self.names.is_multiple_of(self.indexed) {
+                let name = format!("{path}.index");
+                store.put(&name, sidecar).await.unwrap();
+                tags.insert(TAG_INDEX.to_owned(), Some(name));
+            }
             let add = Add {
                 path: path.clone(),
                 size,
                 stats: Some(file.stats.to_json()),
-                tags: Some(tags.into()),
+                tags: Some(tags),
                 ..Add::default()
             };
             let dead = BTreeSet::new();
             self.files.insert(path, Stored { add, rows, dead });
         }
+    }
+
+    fn sidecar(&self, sealed: &Sealed) -> Bytes {
+        let schema = Arc::new(self.table.schema.clone());
+        let keys = TableKeys::of(&schema, BUCKETS).unwrap().unwrap();
+        let spec = keys.spec();
+        let mut all = Keys::new(spec.kind());
+        for chunk in sealed.chunks.iter() {
+            let own = chunk.batch.project(spec.columns()).unwrap();
+            all.append(&spec.keys(&own).unwrap());
+        }
+        encode_sidecar(&Entries::of_rows(&all))
     }
 
     pub(super) fn sealed(&self, bucket: u32, rows: &[(Key, Row)]) -> Sealed {
@@ -260,6 +281,54 @@ impl Case {
         let mut wanted: Vec<_> = wanted.map(|row| Value::from(row).to_string()).collect();
         wanted.sort();
         assert_eq!(self.rows(&sql).await, wanted, "version {version}");
+    }
+
+    /// Every key of the version, by route and by SQL, alone and among others.
+    pub(super) async fn check_points(&self, version: usize) {
+        let model = &self.versions[version];
+        let keys: Vec<Key> = ["eu", "us"]
+            .iter()
+            .flat_map(|region| (0..6).map(|id| key(region, id)))
+            .collect();
+        let asked: Vec<Value> = keys
+            .iter()
+            .map(|(region, id)| json!({"Region": region, "id": id}))
+            .collect();
+        let found = keys.iter().map(|key| model.get(key));
+        let object = |(key, row): (&Key, Option<&Row>)| match row {
+            Some(row) => {
+                let row = shown(key, row);
+                json!({"id": row[0], "Region": row[1], "note": row[2], "at": row[3]})
+            }
+            None => Value::Null,
+        };
+        let wanted: Vec<Value> = keys.iter().zip(found).map(object).collect();
+        let body = json!({"keys": asked, "as_of_version": version});
+        let (status, body) = self.world.post("/v1/tables/orders/lookup", &body).await;
+        assert_eq!((status, &body["rows"]), (200, &json!(wanted)), "{version}");
+        for (region, id) in &keys {
+            let wanted = model.get(&key(region, *id)).map(|row| json!([row.note]));
+            let wanted: Vec<Value> = wanted.into_iter().collect();
+            let one = format!("SELECT note FROM orders WHERE region = '{region}' AND id = {id}");
+            let body = json!({"sql": one, "as_of_version": version});
+            assert_eq!(
+                self.world.rows_of(body).await,
+                json!(wanted),
+                "{version}: {one}"
+            );
+        }
+        let some = "SELECT count(*) FROM orders WHERE region IN ('eu', 'xx') AND id IN (1, 3, 9) \
+                    AND note IS NOT NULL";
+        let is_wanted = |(key, row): &(&Key, &Row)| {
+            key.0 == "eu" && [1, 3].contains(&key.1) && row.note.is_some()
+        };
+        let wanted = model.iter().filter(is_wanted).count();
+        let body = json!({"sql": some, "as_of_version": version});
+        assert_eq!(
+            self.world.rows_of(body).await,
+            json!([[wanted]]),
+            "{version}"
+        );
     }
 
     pub(super) async fn check_changes(&self, from: usize, to: usize) {

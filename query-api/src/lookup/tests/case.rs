@@ -57,7 +57,10 @@ pub(super) fn record(key: &Key, note: &Option<String>) -> Value {
 
 impl Case {
     pub(super) async fn new(settings: QuerySettings) -> Self {
-        let world = World::new(settings).await;
+        Self::of(World::new(settings).await).await
+    }
+
+    pub(super) async fn of(world: World) -> Self {
         let table = world.table("orders", ORDERS, BUCKETS).await;
         Self {
             world,

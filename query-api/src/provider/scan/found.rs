@@ -16,21 +16,21 @@ use parquet::arrow::arrow_reader::RowSelection;
 use super::super::{batches, fresh};
 use super::PinnedRows;
 use super::read::FileScan;
-use crate::error::QueryError;
-use crate::tail::{Finder, Found};
+use crate::tail::{Found, KeyIndex};
 
 impl PinnedRows {
-    /// The rows of these keys and no others: filters that are left are the plan's above.
+    /// The rows of these keys and no others: filters that are left are the plan's above. `None` where
+    /// only a scan finds them.
     pub(super) async fn found(
         &self,
-        finder: &Finder,
+        index: &KeyIndex,
         keys: RecordBatch,
         projection: Option<&Vec<usize>>,
         state: &dyn Session,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let search = finder.clone();
-        let found = tokio::task::spawn_blocking(move || search.find(&keys)).await;
-        let found = found.map_err(|error| QueryError::Engine(error.to_string()))??;
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some(found) = index.find(&self.readers, keys).await? else {
+            return Ok(None);
+        };
         let mut by_file: BTreeMap<Arc<str>, BTreeSet<u32>> = BTreeMap::new();
         let mut fresh_rows = Vec::new();
         let mut of_tail = BTreeSet::new();
@@ -49,7 +49,7 @@ impl PinnedRows {
         let mut files = Vec::with_capacity(by_file.len());
         let mut described = Vec::with_capacity(by_file.len());
         for (path, rows) in by_file {
-            let file = Arc::new(finder.file(&path)?);
+            let file = Arc::new(index.pinned().indexed_file(&path)?);
             let selection = selected(&rows, file.physical_rows(&self.readers).await?);
             described.push(
                 PartitionedFile::new_from_meta(file.meta())
@@ -76,7 +76,7 @@ impl PinnedRows {
         if !fresh_rows.is_empty() {
             inputs.push(self.memory(1, fresh_rows, projection, None)?);
         }
-        self.union(inputs, projection)
+        self.union(inputs, projection).map(Some)
     }
 }
 

@@ -38,7 +38,7 @@ impl Base {
         let (pinned, looked) = shared.pins.newest_read(entry, age).await?;
         let before = before.filter(|before| before.has_schema_of(&pinned));
         if let Some(before) = before
-            && before.pinned.snapshot.version() == pinned.snapshot.version()
+            && before.is_at(&pinned)
         {
             return Ok(Self {
                 looked,
@@ -82,6 +82,18 @@ impl Base {
             pen,
             upsert,
         })
+    }
+
+    /// True where there is nothing to read for the version: it is the same, and where its keys are can
+    /// be read.
+    pub(super) fn is_at(&self, pinned: &Pinned) -> bool {
+        self.pinned.snapshot.version() == pinned.snapshot.version() && !self.is_damaged()
+    }
+
+    /// A read of where its keys are has failed.
+    pub(super) fn is_damaged(&self) -> bool {
+        let damaged = |state: &UpsertState| state.committed.index().is_damaged();
+        self.upsert.values().any(damaged)
     }
 
     pub(super) fn has_schema_of(&self, pinned: &Pinned) -> bool {

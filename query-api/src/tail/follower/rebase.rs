@@ -21,7 +21,7 @@ pub(super) const REBASE_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Rebased {
     base: Base,
-    /// `None` where the snapshot is the same.
+    /// `None` where the snapshot is the same, and its keys are not read anew.
     tails: Option<BTreeMap<Bucket, BucketTail>>,
     /// What lies before is in it.
     reached: BTreeMap<Bucket, Offset>,
@@ -79,8 +79,7 @@ impl Table<'_> {
         let reached = self.positions().into_iter().collect();
         async move {
             let base = Base::read(&shared, &followed, Duration::ZERO, Some(&before)).await?;
-            let same = base.pinned.snapshot.version() == before.pinned.snapshot.version();
-            if same || !before.has_schema_of(&base.pinned) {
+            if before.is_at(&base.pinned) || !before.has_schema_of(&base.pinned) {
                 let tails = None;
                 return Ok(Rebased {
                     base,

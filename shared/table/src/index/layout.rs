@@ -91,19 +91,41 @@ pub(super) struct Meta {
 
 /// Reads and checks everything but the blocks.
 pub(super) fn read(bytes: &[u8]) -> Result<Meta, Damage> {
-    const SHORT: Damage = "it is too short";
     let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(SHORT)?;
-    let (rest, footer) = rest.split_last_chunk::<FOOTER_BYTES>().ok_or(SHORT)?;
     let kind = read_header(*header)?;
+    read_end(kind, bytes.len() as u64, rest)
+}
+
+const SHORT: Damage = "it is too short";
+
+/// How many of the last bytes of a run hold its meta and its footer; `end` are so many of them as
+/// the footer has, or more.
+pub(super) fn end_bytes(len: u64, end: &[u8]) -> Result<u64, Damage> {
+    let (_, footer) = end.split_last_chunk::<FOOTER_BYTES>().ok_or(SHORT)?;
     let (length, crc) = footer.split_at(8);
     if crc[4..] != MAGIC {
         return Err("its end is not that of an index");
     }
-    let length_bytes: [u8; 8] = length.try_into().map_err(|_| SHORT)?;
-    let meta = usize::try_from(u64::from_le_bytes(length_bytes)).map_err(|_| SHORT)?;
-    let blocks_bytes = rest.len().checked_sub(meta).ok_or(SHORT)?;
-    let (_, meta) = rest.split_at(blocks_bytes);
-    let found = [&header[..], meta, length]
+    let length: [u8; 8] = length.try_into().map_err(|_| SHORT)?;
+    let bytes = u64::from_le_bytes(length).checked_add(FOOTER_BYTES as u64);
+    let whole = bytes.and_then(|bytes| bytes.checked_add(HEADER_BYTES as u64));
+    match (bytes, whole) {
+        (Some(bytes), Some(whole)) if whole <= len => Ok(bytes),
+        _ => Err(SHORT),
+    }
+}
+
+/// As [`read`], of a run of `len` bytes whose header is that of `kind`; `end` are its last bytes, as
+/// many as [`end_bytes`] says or more.
+pub(super) fn read_end(kind: KeyKind, len: u64, end: &[u8]) -> Result<Meta, Damage> {
+    let bytes = end_bytes(len, end)?;
+    let start = usize::try_from(bytes).ok();
+    let start = start.and_then(|bytes| end.len().checked_sub(bytes));
+    let (meta, footer) = end[start.ok_or(SHORT)?..]
+        .split_last_chunk::<FOOTER_BYTES>()
+        .ok_or(SHORT)?;
+    let (length, crc) = footer.split_at(8);
+    let found = [&header(kind)[..], meta, length]
         .iter()
         .fold(0, |crc, part| crc32c::crc32c_append(crc, part));
     if crc[..4] != found.to_le_bytes() {
@@ -130,7 +152,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Meta, Damage> {
         files.push((Arc::from(path), extent));
     }
     let fences = Fences::decode(kind, HEADER_BYTES as u64, blocks, &mut taker)?;
-    if taker.left() != 0 || fences.offset(blocks) != (HEADER_BYTES + blocks_bytes) as u64 {
+    if taker.left() != 0 || fences.offset(blocks) != len - bytes {
         return Err("its block index has another length than its blocks");
     }
     Ok(Meta {

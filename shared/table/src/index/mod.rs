@@ -4,7 +4,8 @@
 //!  columns ─ KeySpec ─► Keys ─ sorted_order ─► Entries of a file ─► sidecar (bytes) ─┐
 //!                        │                              └──────────────────► Run ◄───┘
 //!                        │                                          Run ─┬─ merge ─► Run
-//!                        └─ probe, range ─► Index (some runs) ◄──────────┘
+//!                        ├─ probe, range ─► Index (some runs) ◄──────────┘
+//!                        └─ plan, probe ──► Sidecar (its end, and blocks as they are fetched)
 //! ```
 //! Owns how primary keys become bytes that sort as their values do, the format of sorted runs (a
 //! sidecar is a run of one file), where runs live, and which of them are merged when. Knows nothing
@@ -30,6 +31,7 @@ mod keys;
 mod layout;
 mod merge;
 mod probe;
+mod ranged;
 mod run;
 mod sort;
 mod spec;
@@ -46,6 +48,7 @@ pub use error::IndexError;
 pub use home::{FLUSH_BYTES_MAX, IndexHome, LOAD_BYTES_MAX};
 pub use keys::{Entries, KeyKind, KeyRef, Keys};
 pub use merge::MergeJob;
+pub use ranged::{Ended, Sidecar, SidecarProbe};
 pub use run::Run;
 pub use sort::sorted_order;
 pub use spec::KeySpec;
@@ -167,7 +170,7 @@ impl Index {
     }
 
     /// True where a read of one of its runs has failed.
-    pub(crate) fn is_damaged(&self) -> bool {
+    pub fn is_damaged(&self) -> bool {
         self.runs.iter().any(|run| run.is_damaged())
     }
 

@@ -9,6 +9,7 @@ use super::bits::Taker;
 use super::block::{Header, Raw};
 use super::decode::{Block, SHARED, front_coded};
 use super::error::{Damage, IndexError};
+use super::fences::Fences;
 use super::keys::{KeyKind, KeyRef, Keys};
 use super::run::{Reader, Run};
 use super::sort::common_prefix;
@@ -20,8 +21,8 @@ const GAP_BYTES_MAX: u64 = 8 << 10;
 
 /// The keys `from..to` may stand in `block`.
 #[derive(Debug)]
-struct Visit {
-    block: usize,
+pub(super) struct Visit {
+    pub block: usize,
     from: u32,
     to: u32,
 }
@@ -32,7 +33,7 @@ pub(super) fn probe(
     keys: &Keys,
     hit: &mut dyn FnMut(usize, u64),
 ) -> Result<(), IndexError> {
-    let plan = plan(run, keys);
+    let plan = plan(run.fences(), keys);
     let mut reader = Reader::new(run);
     let mut block = Block::default();
     let mut fetched = 0;
@@ -42,24 +43,42 @@ pub(super) fn probe(
             reader.fetch(visit.block, plan[fetched - 1].block + 1)?;
         }
         let raw = reader.raw(visit.block)?;
-        let header = raw.header().map_err(|problem| run.damaged(problem))?;
-        let hit = &mut |place, i| hit(place, header.positions.get(raw, i));
-        let searched = match run.kind() {
-            KeyKind::Fixed { .. } => {
-                let first = run.fences().first(visit.block);
-                search_integers(&mut block, raw, &header, first, keys, visit, hit)
-            }
-            KeyKind::Bytes => search_strings(raw, &header, keys, visit, hit),
-        };
-        searched.map_err(|problem| run.damaged(problem))?;
+        search(
+            (run.kind(), run.fences()),
+            &mut block,
+            raw,
+            keys,
+            visit,
+            hit,
+        )
+        .map_err(|problem| run.damaged(problem))?;
     }
     Ok(())
 }
 
+/// The hits of a visit's keys in its block: key's place and position.
+pub(super) fn search(
+    (kind, fences): (KeyKind, &Fences),
+    block: &mut Block,
+    raw: Raw<'_>,
+    keys: &Keys,
+    visit: &Visit,
+    hit: &mut dyn FnMut(usize, u64),
+) -> Result<(), Damage> {
+    let header = raw.header()?;
+    let hit = &mut |place, i| hit(place, header.positions.get(raw, i));
+    match kind {
+        KeyKind::Fixed { .. } => {
+            let first = fences.first(visit.block);
+            search_integers(block, raw, &header, first, keys, visit, hit)
+        }
+        KeyKind::Bytes => search_strings(raw, &header, keys, visit, hit),
+    }
+}
+
 /// Which blocks to read for which keys, both rising.
-fn plan(run: &Run, keys: &Keys) -> Vec<Visit> {
+pub(super) fn plan(fences: &Fences, keys: &Keys) -> Vec<Visit> {
     let mut plan: Vec<Visit> = Vec::new();
-    let fences = run.fences();
     if fences.len() == 0 {
         return plan;
     }

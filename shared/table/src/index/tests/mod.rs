@@ -5,6 +5,7 @@ mod format;
 mod homes;
 mod model;
 mod parts;
+mod ranged;
 mod spec;
 
 use proptest::prelude::*;

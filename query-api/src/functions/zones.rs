@@ -1,0 +1,157 @@
+//! Statements in a zone of their own.
+//!
+//! ```text
+//!  tables ─► instants in the zone ─► coercion of types ─► casts of instants
+//!            (types alone change)                         show the zone's clocks
+//! ```
+//! Our columns of instants are in UTC, and DataFusion's functions do what the zone of their argument
+//! says. So in a session with another zone every column of instants that a table has is cast to it,
+//! which changes no value; parts of dates, sums with intervals and texts are then of that zone.
+//! Casts between instants and what has no zone go by its clocks, as SQL has it.
+//!
+//! Invariant: in UTC nothing here changes a plan.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
+use datafusion::common::Column;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::error::Result;
+use datafusion::functions::datetime::to_local_time;
+use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
+use tidelake_schema::arrow::UTC;
+
+use super::clocks::instants_in;
+use super::micros::{rewrite, to};
+
+/// The session's zone, where it is not UTC.
+pub(super) fn session_zone(config: &ConfigOptions) -> Option<Arc<str>> {
+    let zone = config.execution.time_zone.as_deref();
+    zone.filter(|zone| *zone != UTC).map(Arc::from)
+}
+
+/// Instants of tables, in the zone.
+pub(super) fn tables_in(plan: LogicalPlan, zone: &Arc<str>) -> Result<LogicalPlan> {
+    let plan = plan.transform_up_with_subqueries(|plan| {
+        let LogicalPlan::TableScan(scan) = &plan else {
+            return Ok(Transformed::no(plan));
+        };
+        let (name, fields) = (scan.table_name.clone(), plan.schema().fields());
+        let in_zone = |field: &Field| moved(field.data_type(), zone);
+        if !fields.iter().any(|field| in_zone(field).is_some()) {
+            return Ok(Transformed::no(plan));
+        }
+        let columns = fields.iter().map(|field| {
+            let column = Expr::Column(Column::new(Some(name.clone()), field.name()));
+            match in_zone(field) {
+                Some(data_type) => {
+                    to(column, data_type).alias_qualified(Some(name.clone()), field.name())
+                }
+                None => column,
+            }
+        });
+        let columns: Vec<_> = columns.collect();
+        let cast = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
+        // Its input must not be changed again.
+        Ok(Transformed::new(cast, true, TreeNodeRecursion::Jump))
+    });
+    // What a query within another takes from it bears the type that it had.
+    rewrite(plan?.data, &|expr, _| {
+        expr.transform_up(|expr| match expr {
+            Expr::OuterReferenceColumn(field, column) => Ok(match moved(field.data_type(), zone) {
+                Some(data_type) => {
+                    let field = Field::clone(&field).with_data_type(data_type);
+                    Transformed::yes(Expr::OuterReferenceColumn(Arc::new(field), column))
+                }
+                None => Transformed::no(Expr::OuterReferenceColumn(field, column)),
+            }),
+            other => Ok(Transformed::no(other)),
+        })
+    })
+}
+
+/// The same instants in the zone; none for what are no instants, or are in it.
+fn moved(data_type: &DataType, zone: &Arc<str>) -> Option<DataType> {
+    match data_type {
+        DataType::Timestamp(unit, Some(own)) if own != zone => {
+            Some(DataType::Timestamp(*unit, Some(Arc::clone(zone))))
+        }
+        _ => None,
+    }
+}
+
+/// Casts between instants and what has no zone, by the zone's clocks.
+pub(super) fn casts_in(plan: LogicalPlan, zone: &Arc<str>) -> Result<LogicalPlan> {
+    rewrite(plan, &|expr, schema| {
+        expr.transform_up(|expr| {
+            let (inner, field) = match &expr {
+                Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field }) => {
+                    (expr, field)
+                }
+                _ => return Ok(Transformed::no(expr)),
+            };
+            // What has no type yet is none of ours.
+            let Ok(from) = inner.get_type(schema) else {
+                return Ok(Transformed::no(expr));
+            };
+            let by_clock = match (&from, field.data_type()) {
+                (DataType::Timestamp(_, Some(_)), target) if has_no_zone(target) => {
+                    clock(inner.as_ref().clone(), &from, zone)
+                }
+                (from, DataType::Timestamp(_, Some(own))) if **own != *UTC && is_clock(from) => {
+                    let shown = DataType::Timestamp(TimeUnit::Microsecond, None);
+                    Expr::ScalarFunction(ScalarFunction {
+                        func: instants_in(own),
+                        args: vec![to(inner.as_ref().clone(), shown)],
+                    })
+                }
+                _ => return Ok(Transformed::no(expr)),
+            };
+            Ok(Transformed::yes(match expr {
+                Expr::TryCast(TryCast { field, .. }) => Expr::TryCast(TryCast {
+                    expr: Box::new(by_clock),
+                    field,
+                }),
+                Expr::Cast(Cast { field, .. }) => Expr::Cast(Cast {
+                    expr: Box::new(by_clock),
+                    field,
+                }),
+                other => other,
+            }))
+        })
+    })
+}
+
+/// True for what a clock shows, in microseconds at most.
+fn is_clock(from: &DataType) -> bool {
+    match from {
+        DataType::Timestamp(unit, None) => *unit != TimeUnit::Nanosecond,
+        DataType::Date32 | DataType::Date64 => true,
+        _ => false,
+    }
+}
+
+fn has_no_zone(target: &DataType) -> bool {
+    matches!(
+        target,
+        DataType::Timestamp(_, None)
+            | DataType::Date32
+            | DataType::Date64
+            | DataType::Time32(_)
+            | DataType::Time64(_)
+    )
+}
+
+/// What the zone's clocks show at an instant.
+fn clock(instant: Expr, data_type: &DataType, zone: &Arc<str>) -> Expr {
+    let instant = match moved(data_type, zone) {
+        Some(data_type) => to(instant, data_type),
+        None => instant,
+    };
+    Expr::ScalarFunction(ScalarFunction {
+        func: to_local_time(),
+        args: vec![instant],
+    })
+}
