@@ -19,6 +19,7 @@ mod interrupt;
 mod plan;
 mod planner;
 mod point;
+mod prepare;
 mod pushdown;
 mod quiet;
 mod resolve;
@@ -61,6 +62,7 @@ use crate::table::pinned::{Pinned, Pins};
 use crate::table::readers::Readers;
 use crate::tail::{TailLog, Tails};
 
+pub use self::prepare::{Prepared, SchemaFingerprint, StatementKind};
 pub(crate) use self::run::Rows;
 
 /// Parts of a key index up to this size stay in memory, larger ones become files.
@@ -278,10 +280,22 @@ impl Engine {
         id: QueryId,
         request: &Request,
     ) -> Result<Answer, QueryError> {
+        self.answer(tenant, id, request, None).await
+    }
+
+    /// As [`Engine::query`], over the schemas that are `expected`, if some are.
+    async fn answer(
+        &self,
+        tenant: &TenantId,
+        id: QueryId,
+        request: &Request,
+        expected: Option<SchemaFingerprint>,
+    ) -> Result<Answer, QueryError> {
         let queries = &self.inner.queries;
         let running = queries.open(id, tenant, &request.sql, request.timeout)?;
         let ending = Arc::clone(&running.ending);
-        let begun = self.begin(tenant, request, running).await;
+        let begun = self.begin(tenant, request, expected, running).await;
+        let begun = begun.map_err(|error| error.in_text(&request.sql));
         if let Err(error) = &begun {
             ending.tell(error.outcome());
         }
@@ -292,12 +306,13 @@ impl Engine {
         &self,
         tenant: &TenantId,
         request: &Request,
+        expected: Option<SchemaFingerprint>,
         running: Running,
     ) -> Result<Answer, QueryError> {
-        let prepared = running.bounded(self.prepare(request)).await?;
-        let parsed = match prepared {
-            Prepared::Query(parsed) => parsed,
-            Prepared::Command(command) => {
+        let read = running.bounded(self.read(request)).await?;
+        let parsed = match read {
+            Read::Query(parsed) => parsed,
+            Read::Command(command) => {
                 let done = self.command(tenant, request, command, &running);
                 let batch = running.bounded(done).await?;
                 let schema = output_schema(&batch.schema());
@@ -311,7 +326,9 @@ impl Engine {
             }
         };
         let resolved = self.resolve(tenant, request, &parsed, &running);
-        let resolved = running.bounded(resolved).await?;
+        let resolved = running.bounded(resolved).await;
+        let resolved = resolved.map_err(|error| sql::placed(error, &parsed))?;
+        Self::check_prepared(expected, resolved.fingerprint)?;
         let turn = running.bounded(self.inner.queries.turn()).await?;
         if let Some(keyed) = keyed(&resolved)
             && let Some(batch) = running.bounded(self.by_key(&keyed)).await?
@@ -352,37 +369,37 @@ impl Engine {
     }
 
     /// Reads the statement. Takes no turn: what it costs is bounded by its length.
-    async fn prepare(&self, request: &Request) -> Result<Prepared, QueryError> {
+    async fn read(&self, request: &Request) -> Result<Read, QueryError> {
         // Most statements are read sooner than other threads would begin to.
         let statements = &self.inner.statements;
         if let Some(known) = statements.get(&request.sql) {
-            return Ok(Prepared::Query(known));
+            return Ok(Read::Query(known));
         }
         if let Some(query) = sql::parse_short(&request.sql, &request.params) {
             let query = Arc::new(query?);
             statements.put(&request.sql, &query);
-            return Ok(Prepared::Query(query));
+            return Ok(Read::Query(query));
         }
         let parsing = Arc::clone(&self.inner.parsing).acquire_owned().await;
         let parsing = parsing.map_err(|_| QueryError::Closed)?;
         let (sql, params) = (request.sql.clone(), request.params.clone());
         let read = async move {
             Ok(match sql::command(&sql, &params)? {
-                Some(command) => Prepared::Command(command),
-                None => Prepared::Query(Arc::new(sql::parse(&sql, &params)?)),
+                Some(command) => Read::Command(command),
+                None => Read::Query(Arc::new(sql::parse(&sql, &params)?)),
             })
         };
         let metrics = self.inner.metrics.clone();
-        let prepared = run::aside((parsing, self.lease()?), metrics, read).await?;
-        if let Prepared::Query(query) = &prepared {
+        let done = run::aside((parsing, self.lease()?), metrics, read).await?;
+        if let Read::Query(query) = &done {
             statements.put(&request.sql, query);
         }
-        Ok(prepared)
+        Ok(done)
     }
 }
 
 /// A statement that was read.
-enum Prepared {
+enum Read {
     Query(Arc<sql::Query>),
     Command(sql::Command),
 }

@@ -11,7 +11,7 @@
 //!    ▼
 //!  table     one version: its files, columns, footers
 //!    ▼
-//!  admission, wait, request, settings, metrics, error
+//!  admission, wait, request, settings, metrics, problem, error
 //! ```
 //!
 //! Owns the reading side of tables. Does not own what a row is (codec), what a version holds
@@ -41,6 +41,7 @@ mod http;
 mod lookup;
 mod metrics;
 mod moment;
+mod problem;
 mod provider;
 mod request;
 mod settings;
@@ -63,10 +64,11 @@ use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::index::IndexHome;
 
 pub use admission::{QueryId, QueryInfo};
-pub use engine::{Answer, Engine, Parts, Seen};
-pub use error::QueryError;
+pub use engine::{Answer, Engine, Parts, Prepared, SchemaFingerprint, Seen, StatementKind};
+pub use error::{DataFault, PlanFault, QueryError};
 pub use http::router;
 pub use metrics::QueryMetrics;
+pub use problem::{Condition, Entry, Grpc};
 pub use request::{Consistency, Request, Tokens};
 pub use settings::{QuerySettings, Settings};
 pub use sql::AsOf;

@@ -10,6 +10,7 @@ use futures::future::try_join_all;
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{TableId, TableName, TenantId, Token, Watermark};
 
+use super::prepare::{SchemaFingerprint, Schemas};
 use super::session::Tables;
 use super::{Engine, Seen};
 use crate::admission::Running;
@@ -37,13 +38,14 @@ pub(super) struct Resolved {
     pub tables: Tables,
     pub seen: Vec<Seen>,
     pub names: FoldedNames,
+    pub fingerprint: SchemaFingerprint,
     /// What the statement names its rows by, and where they are, if all that is read is one table
     /// whose keys are known.
     pub keyed: Option<(Point, Finder)>,
 }
 
 /// One table at one position.
-struct Position {
+pub(super) struct Position {
     pinned: Arc<Pinned>,
     /// What lies behind it, where rows are asked for.
     view: Option<Arc<TailView>>,
@@ -62,11 +64,7 @@ impl Engine {
         let mut targets = Vec::new();
         for (name, relation) in &query.relations {
             let id = self.table_id(tenant, &relation.table).await?;
-            let asked = match &relation.view {
-                View::Changes { to, .. } => to,
-                _ => &relation.as_of,
-            };
-            let as_of = asked.clone().unwrap_or_else(|| request.as_of.clone());
+            let as_of = relation.shown_as_of(&request.as_of);
             if let View::Changes { from, .. } = &relation.view {
                 wanted.entry((id.clone(), from.clone())).or_default();
             }
@@ -91,6 +89,13 @@ impl Engine {
         let mut tables = HashMap::new();
         let mut names = FoldedNames::default();
         let mut keyed = None;
+        let mut schemas = Schemas::default();
+        for (_, _, key) in &targets {
+            if let Some(position) = positions.get(key) {
+                schemas.add(&key.0, &key.1, &position.pinned);
+            }
+        }
+        let fingerprint = schemas.fingerprint();
         for (name, relation, key) in targets {
             let Some(position) = positions.get(&key) else {
                 continue;
@@ -123,6 +128,7 @@ impl Engine {
             tables,
             seen,
             names,
+            fingerprint,
             keyed,
         })
     }
@@ -160,6 +166,7 @@ impl Engine {
         QueryError::TableNotFound {
             name: reference.to_string(),
             nearest: nearest.map(|(_, name)| name.to_owned()),
+            at: None,
         }
     }
 
@@ -320,7 +327,7 @@ impl Engine {
         following.view(&ends, age, patience.deadline).await
     }
 
-    async fn provider(
+    pub(super) async fn provider(
         &self,
         view: &View,
         position: &Position,
@@ -413,12 +420,7 @@ impl Engine {
             "columns" => about::all_columns(tenant, &self.shapes(&entries.await?).await?)?,
             "views" => about::views()?,
             "schemata" => about::schemata(tenant)?,
-            other => {
-                return Err(QueryError::NotAllowed(format!(
-                    "information_schema.{other} is not there; there are {}",
-                    about::INFORMATION.join(", ")
-                )));
-            }
+            other => return Err(about::no_information(other)),
         }))
     }
 
@@ -462,7 +464,7 @@ fn names_key(point: &Point, entry: &TableEntry) -> bool {
     !key.is_empty() && key.iter().all(|field| named(&field.name))
 }
 
-fn committed(pinned: Arc<Pinned>) -> Position {
+pub(super) fn committed(pinned: Arc<Pinned>) -> Position {
     Position {
         seen: Seen::committed(&pinned),
         view: None,

@@ -11,6 +11,7 @@ use crate::testing::{TestTable, Wire, World};
 mod execution;
 mod limits;
 mod planned;
+mod prepared;
 
 const ORDERS: &str = r#"{"type": "struct", "fields": [
     {"name": "id", "type": "long", "required": true},

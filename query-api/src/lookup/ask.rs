@@ -49,6 +49,7 @@ impl Ask {
         let table = named.map_err(|_| QueryError::TableNotFound {
             name: table.to_owned(),
             nearest: None,
+            at: None,
         })?;
         Ok(Self {
             table,

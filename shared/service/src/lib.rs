@@ -36,7 +36,7 @@ pub mod telemetry;
 
 pub use error::{ServiceError, chain};
 pub use health::{ComponentHealth, Health, HealthHandle, HealthReport};
-pub use http::{Problem, codes, method_not_allowed, no_such_route};
+pub use http::{Position, Problem, codes, method_not_allowed, no_such_route};
 pub use metrics::{Metrics, MetricsSettings};
 pub use pace::{Pace, PacedReader};
 pub use routes::standard_routes;
