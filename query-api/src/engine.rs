@@ -13,6 +13,7 @@
 
 mod check;
 mod commands;
+mod exact;
 #[cfg(test)]
 mod flush_tests;
 mod interrupt;
@@ -41,7 +42,7 @@ use datafusion::execution::SessionState;
 use tidelake_catalog::Catalog;
 use tidelake_core::clock::SharedClock;
 use tidelake_core::ids::SharedIds;
-use tidelake_core::{Bucket, TableId, TableVersion, TenantId, Watermark};
+use tidelake_core::{Bucket, TenantId, Watermark};
 use tidelake_manifest::SnapshotCache;
 use tidelake_service::Pace;
 use tidelake_storage::Store;
@@ -64,6 +65,7 @@ use crate::tail::{TailLog, Tails};
 
 pub use self::prepare::{Prepared, SchemaFingerprint, StatementKind};
 pub(crate) use self::run::Rows;
+pub(crate) use crate::request::Seen;
 
 /// Parts of a key index up to this size stay in memory, larger ones become files.
 const INDEX_RUN_MEMORY_BYTES: usize = 1 << 20;
@@ -107,15 +109,6 @@ pub struct Parts {
     pub clock: SharedClock,
     pub ids: SharedIds,
     pub metrics: QueryMetrics,
-}
-
-/// A table as a query saw it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    pub table: TableId,
-    pub version: TableVersion,
-    /// Of each bucket, the offset up to which (exclusive) its rows were seen.
-    pub positions: BTreeMap<Bucket, Watermark>,
 }
 
 impl Seen {

@@ -104,6 +104,19 @@ pub enum QueryError {
         start: i64,
         watermark: i64,
     },
+    /// What was asked for exactly can't be read again.
+    #[error(
+        "table {table} version {version} can't be read with what followed it any more: the log of \
+         bucket {bucket} begins at offset {start}, the version ends at {watermark}; ask for a newer \
+         version"
+    )]
+    PositionGone {
+        table: TableId,
+        version: TableVersion,
+        bucket: Bucket,
+        start: i64,
+        watermark: i64,
+    },
     /// The log behind the table is not the one that it was filled from.
     #[error("{found}")]
     TopicChanged { code: &'static str, found: String },
@@ -220,6 +233,7 @@ impl QueryError {
             | Self::RowNotFound { .. }
             | Self::SnapshotNotFound { .. }
             | Self::QueryNotFound(_)
+            | Self::PositionGone { .. }
             | Self::FileGone(_) => ErrorKind::NotFound,
             Self::TokenNotCovered { .. }
             | Self::TailTooLarge { .. }

@@ -64,7 +64,7 @@ use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::index::IndexHome;
 
 pub use admission::{QueryId, QueryInfo};
-pub use engine::{Answer, Engine, Parts, Prepared, SchemaFingerprint, Seen, StatementKind};
+pub use engine::{Answer, Engine, Parts, Prepared, SchemaFingerprint, StatementKind};
 pub use error::{DataFault, PlanFault, QueryError};
 pub use http::router;
 pub use lookup::KeyedBatches;
@@ -72,7 +72,7 @@ pub use lookup::ask::{Ask as Lookup, Wanted as LookupKeys};
 pub use lookup::serve::Answered as LookupAnswer;
 pub use metrics::QueryMetrics;
 pub use problem::{Condition, Entry, Grpc};
-pub use request::{Consistency, Request, Tokens};
+pub use request::{Consistency, Request, Seen, Tokens};
 pub use settings::{QuerySettings, Settings};
 pub use sql::AsOf;
 pub use tail::TailLog;

@@ -125,6 +125,8 @@ conditions! {
     QueryIdInUse: (409, "QUERY_ID_IN_USE", AlreadyExists, "55006", "the query id is in use"),
     NoQuery: (404, "QUERY_NOT_FOUND", NotFound, "42704", "there is no such query"),
     FileGone: (410, "FILE_GONE", Aborted, "58P01", "a file of this version was removed"),
+    PositionGone: (410, "POSITION_GONE", Aborted, "72000",
+        "the log does not reach back to what was asked for"),
     // The log.
     TokenNotCovered: (503, "TOKEN_NOT_COVERED", Unavailable, "55000",
         "the token is not covered yet"),
@@ -219,6 +221,7 @@ impl QueryError {
             Self::DuplicateId(_) => C::QueryIdInUse,
             Self::QueryNotFound(_) => C::NoQuery,
             Self::FileGone(_) => C::FileGone,
+            Self::PositionGone { .. } => C::PositionGone,
             Self::TokenNotCovered { .. } => C::TokenNotCovered,
             Self::LogGap { .. } => C::LogGap,
             Self::TopicChanged { code, .. } => match *code {

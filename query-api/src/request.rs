@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use datafusion::common::ScalarValue;
 use serde_json::Value;
-use tidelake_core::{SnapshotName, TableName, TableVersion, Token};
+use tidelake_core::{Bucket, SnapshotName, TableId, TableName, TableVersion, Token, Watermark};
 
 use crate::error::QueryError;
 use crate::settings::QuerySettings;
@@ -31,6 +31,15 @@ pub enum Tokens {
     ByTable(BTreeMap<TableName, Token>),
 }
 
+/// A table as a query saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub table: TableId,
+    pub version: TableVersion,
+    /// Of each bucket, the offset up to which (exclusive) its rows were seen.
+    pub positions: BTreeMap<Bucket, Watermark>,
+}
+
 /// One query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -41,6 +50,10 @@ pub struct Request {
     pub as_of: AsOf,
     pub consistency: Consistency,
     pub tokens: Tokens,
+    /// Exactly what to read of each table whose newest rows the statement asks for, as an earlier
+    /// answer has seen it; empty where the newest are wanted. For answers in parts, read one after
+    /// another or by several nodes.
+    pub exactly: Vec<Seen>,
     /// Rows beyond are cut off.
     pub max_rows: Option<usize>,
     pub timeout: Duration,
@@ -57,6 +70,7 @@ impl Request {
             as_of: AsOf::Latest,
             consistency: Consistency::Latest,
             tokens: Tokens::None,
+            exactly: Vec::new(),
             max_rows: None,
             timeout: Duration::from_millis(settings.timeout_ms_default),
             read_only: false,

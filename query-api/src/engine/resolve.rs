@@ -46,10 +46,10 @@ pub(super) struct Resolved {
 
 /// One table at one position.
 pub(super) struct Position {
-    pinned: Arc<Pinned>,
+    pub pinned: Arc<Pinned>,
     /// What lies behind it, where rows are asked for.
-    view: Option<Arc<TailView>>,
-    seen: Seen,
+    pub view: Option<Arc<TailView>>,
+    pub seen: Seen,
 }
 
 impl Engine {
@@ -198,6 +198,9 @@ impl Engine {
         request: &Request,
         running: &Running,
     ) -> Result<Position, QueryError> {
+        if *as_of == AsOf::Latest && !request.exactly.is_empty() {
+            return self.exactly(id, rows, request, running).await;
+        }
         let (entry, by_key) = match named {
             Some(point) => {
                 // A token may be of a table that was just made.

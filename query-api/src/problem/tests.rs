@@ -142,6 +142,8 @@ const STATEMENTS: &[(&str, &str, Option<&str>)] = &[
         Some("table_files('nowhere')"),
     ),
     ("DELETE FROM orders", "42501", None),
+    ("SELECT id FROM orders WHERE id LIKE true", "42804", None),
+    ("DESCRIBE nowhere", "42P01", None),
     ("SELECT id / 0 FROM orders", "22012", None),
     ("SELECT CAST(note AS int) FROM orders", "22P02", None),
     ("SELECT id + 9223372036854775807 FROM orders", "22003", None),

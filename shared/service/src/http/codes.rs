@@ -195,6 +195,10 @@ pub const ALL: &[(&str, &str)] = &[
     ),
     ("LOG_GAP", "the log has lost what the table does not have"),
     ("FILE_GONE", "a file of the version is gone"),
+    (
+        "POSITION_GONE",
+        "the log has lost what followed the version that was asked for",
+    ),
     ("VERSION_NOT_FOUND", "the table has no such version"),
     ("SNAPSHOT_NOT_FOUND", "no snapshot has this name"),
     ("SNAPSHOT_EXISTS", "the snapshot's name is taken"),
