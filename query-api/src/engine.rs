@@ -13,6 +13,7 @@
 
 mod check;
 mod commands;
+mod describe;
 mod exact;
 #[cfg(test)]
 mod flush_tests;

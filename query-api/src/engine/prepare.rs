@@ -160,7 +160,7 @@ impl Engine {
                 });
             }
         };
-        let described = self.describe(tenant, request, &parsed).await;
+        let described = self.read_schemas(tenant, request, &parsed).await;
         let described = described.map_err(|error| sql::placed(error, &parsed))?;
         let state = self.inner.session.state(tenant, described.tables);
         let statement = parsed.statement.clone();
@@ -183,7 +183,7 @@ impl Engine {
         })
     }
 
-    async fn describe(
+    async fn read_schemas(
         &self,
         tenant: &TenantId,
         request: &Request,

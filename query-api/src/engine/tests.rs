@@ -8,6 +8,7 @@ use tidelake_core::{Token, Watermark};
 use super::*;
 use crate::testing::{TestTable, Wire, World};
 
+mod described;
 mod exact;
 mod execution;
 mod limits;
