@@ -49,6 +49,7 @@ use tidelake_service::Pace;
 use tidelake_storage::Store;
 use tidelake_table::index::IndexHome;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use self::interrupt::Interrupt;
 use self::point::Keyed;
@@ -256,6 +257,11 @@ impl Engine {
     /// Ends all queries: the process stops.
     pub(crate) fn close(&self) {
         self.inner.queries.close();
+    }
+
+    /// Cancelled once the process stops.
+    pub(crate) fn closed(&self) -> &CancellationToken {
+        self.inner.queries.closed()
     }
 
     /// The tenant's queries under way.

@@ -71,7 +71,7 @@ impl Engine {
         wanted: &Wanted<'_>,
     ) -> Result<Answered, QueryError> {
         let begun = moment::now();
-        let patience = Patience::until(begun + ask.timeout);
+        let patience = Patience::until(begun + ask.timeout).ended_by(self.closed());
         let work = self.begin_lookup(tenant, ask, wanted, &patience);
         let done = moment::by(patience.deadline, work).await;
         let done = done.unwrap_or_else(|_| {
