@@ -29,12 +29,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tidelake_catalog::TableMode;
-use tidelake_core::{Bucket, TableName, TenantId, TopicId};
-use tidelake_schema::TableSchema;
+use tidelake_catalog::{Description, ListPart, Listed, TableList, looked_at};
+use tidelake_core::{Bucket, TableName};
 use tidelake_service::Problem;
 
-use describe::{Description, describe_for_list, describe_one};
+use describe::{describe_for_list, describe_one};
 pub(crate) use live::{LiveTable, LoggedTable, Reached, Tables};
 
 use crate::Gateway;
@@ -45,71 +44,6 @@ use crate::request::{Query, Table, Tenant};
 const LOOKS_IN_FLIGHT_MAX: usize = 8;
 /// How old what a list says of a table may be.
 const LIST_AGE_MAX: Duration = Duration::from_secs(5);
-/// Tables of one answer.
-const LIST_MAX: usize = 1000;
-/// Tables whose whole state is read for one list. More are listed without it: a list must not load
-/// everything that there is.
-const LIST_LOADS_MAX: usize = 32;
-
-#[derive(Debug, Serialize)]
-pub(crate) struct List {
-    tables: Vec<Listed>,
-    /// There are more: ask again with `after` this one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_after: Option<TableName>,
-}
-
-/// One table whose log can't be read must not hide the others.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Listed {
-    Described(Box<Description>),
-    /// Nobody has looked at it for long, and the list has loaded enough: describing it tells more.
-    Named {
-        name: TableName,
-        tenant: TenantId,
-        mode: TableMode,
-        buckets: u32,
-        topic: String,
-        topic_id: TopicId,
-        /// As it was created.
-        schema: Box<TableSchema>,
-        properties: BTreeMap<String, String>,
-        created_ms: i64,
-        /// Always null.
-        version: Option<u64>,
-    },
-    Unreadable {
-        name: TableName,
-        tenant: TenantId,
-        mode: TableMode,
-        buckets: u32,
-        topic: String,
-        topic_id: TopicId,
-        /// The code of the error that describing it answers.
-        code: &'static str,
-        detail: String,
-    },
-}
-
-impl Listed {
-    /// Without what only its log tells.
-    fn of_catalog(table: &LiveTable) -> Self {
-        let entry = &table.entry;
-        Self::Named {
-            name: entry.id.table.clone(),
-            tenant: entry.id.tenant.clone(),
-            mode: entry.mode,
-            buckets: entry.buckets,
-            topic: entry.topic.clone(),
-            topic_id: entry.topic_id,
-            schema: Box::new(entry.schema.clone()),
-            properties: entry.properties.clone(),
-            created_ms: entry.created_ms,
-            version: None,
-        }
-    }
-}
 
 #[derive(Debug, Serialize)]
 pub(crate) struct DroppedTable {
@@ -162,53 +96,34 @@ pub(crate) async fn list(
     State(gateway): State<Gateway>,
     Tenant(tenant): Tenant,
     Query(query): Query<ListQuery>,
-) -> Result<Json<List>, Answer> {
+) -> Result<Json<TableList>, Answer> {
     let mut tables = gateway.tables.of_tenant(&tenant, query.all).await?;
-    if let Some(after) = &query.after {
-        tables.retain(|table| table.entry.id.table.as_str() > after.as_str());
-    }
-    let limit = query.limit.unwrap_or(LIST_MAX).clamp(1, LIST_MAX);
-    let more = tables.len() > limit;
-    tables.truncate(limit);
-    let last = tables.last().filter(|_| more);
-    let next_after = last.map(|table| table.entry.id.table.clone());
-    let mut loads = LIST_LOADS_MAX;
-    let looks = tables.into_iter().map(|table| {
-        let looked = table.is_known() || loads > 0;
-        if !table.is_known() {
-            loads = loads.saturating_sub(1);
-        }
-        (table, looked)
-    });
-    let tables: Vec<_> = futures::stream::iter(looks.collect::<Vec<_>>())
+    let part = ListPart {
+        limit: query.limit,
+        after: query.after,
+    };
+    let next_after = part.cut(&mut tables, |table| &table.entry);
+    let looks = looked_at(tables, |table| table.is_known());
+    let tables: Vec<_> = futures::stream::iter(looks)
         .map(|(table, looked)| {
             let gateway = gateway.clone();
             async move {
                 match looked {
                     true => listed(&gateway, &table).await,
-                    false => Listed::of_catalog(&table),
+                    false => Listed::named(&table.entry),
                 }
             }
         })
         .buffered(LOOKS_IN_FLIGHT_MAX)
         .collect()
         .await;
-    Ok(Json(List { tables, next_after }))
+    Ok(Json(TableList { tables, next_after }))
 }
 
 async fn listed(gateway: &Gateway, table: &Arc<LiveTable>) -> Listed {
     match describe_for_list(gateway, table, LIST_AGE_MAX).await {
         Ok(description) => Listed::Described(Box::new(description)),
-        Err(Answer(problem)) => Listed::Unreadable {
-            name: table.entry.id.table.clone(),
-            tenant: table.entry.id.tenant.clone(),
-            mode: table.entry.mode,
-            buckets: table.entry.buckets,
-            topic: table.entry.topic.clone(),
-            topic_id: table.entry.topic_id,
-            code: problem.code,
-            detail: problem.detail,
-        },
+        Err(Answer(problem)) => Listed::unreadable(&table.entry, problem.code, problem.detail),
     }
 }
 

@@ -223,6 +223,11 @@ impl Queries {
         &self.inner.turns
     }
 
+    /// Cancelled once the process stops.
+    pub(crate) fn closed(&self) -> &CancellationToken {
+        &self.inner.closed
+    }
+
     /// Ends all queries, and those that still come.
     pub(crate) fn close(&self) {
         self.inner.closed.cancel();

@@ -13,12 +13,15 @@
 
 mod check;
 mod commands;
+mod describe;
+mod exact;
 #[cfg(test)]
 mod flush_tests;
 mod interrupt;
 mod plan;
 mod planner;
 mod point;
+mod prepare;
 mod pushdown;
 mod quiet;
 #[cfg(test)]
@@ -42,12 +45,13 @@ use datafusion::execution::SessionState;
 use tidelake_catalog::Catalog;
 use tidelake_core::clock::SharedClock;
 use tidelake_core::ids::SharedIds;
-use tidelake_core::{Bucket, TableId, TableVersion, TenantId, Watermark};
+use tidelake_core::{Bucket, TenantId, Watermark};
 use tidelake_manifest::SnapshotCache;
 use tidelake_service::Pace;
 use tidelake_storage::Store;
 use tidelake_table::index::IndexHome;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use self::interrupt::Interrupt;
 use self::point::Keyed;
@@ -64,7 +68,9 @@ use crate::table::readers::{CacheBytes, Readers};
 use crate::table::scan_bytes::ScanBytes;
 use crate::tail::{TailLog, Tails};
 
+pub use self::prepare::{Prepared, SchemaFingerprint, StatementKind};
 pub(crate) use self::run::Rows;
+pub(crate) use crate::request::Seen;
 
 /// Parts of a key index up to this size stay in memory, larger ones become files.
 const INDEX_RUN_MEMORY_BYTES: usize = 1 << 20;
@@ -108,15 +114,6 @@ pub struct Parts {
     pub clock: SharedClock,
     pub ids: SharedIds,
     pub metrics: QueryMetrics,
-}
-
-/// A table as a query saw it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    pub table: TableId,
-    pub version: TableVersion,
-    /// Of each bucket, the offset up to which (exclusive) its rows were seen.
-    pub positions: BTreeMap<Bucket, Watermark>,
 }
 
 impl Seen {
@@ -269,6 +266,11 @@ impl Engine {
         self.inner.queries.close();
     }
 
+    /// Cancelled once the process stops.
+    pub(crate) fn closed(&self) -> &CancellationToken {
+        self.inner.queries.closed()
+    }
+
     /// The tenant's queries under way.
     pub fn queries(&self, tenant: &TenantId) -> Vec<QueryInfo> {
         self.inner.queries.list(tenant)
@@ -285,10 +287,22 @@ impl Engine {
         id: QueryId,
         request: &Request,
     ) -> Result<Answer, QueryError> {
+        self.answer(tenant, id, request, None).await
+    }
+
+    /// As [`Engine::query`], over the schemas that are `expected`, if some are.
+    async fn answer(
+        &self,
+        tenant: &TenantId,
+        id: QueryId,
+        request: &Request,
+        expected: Option<SchemaFingerprint>,
+    ) -> Result<Answer, QueryError> {
         let queries = &self.inner.queries;
         let running = queries.open(id, tenant, &request.sql, request.timeout)?;
         let ending = Arc::clone(&running.ending);
-        let begun = self.begin(tenant, request, running).await;
+        let begun = self.begin(tenant, request, expected, running).await;
+        let begun = begun.map_err(|error| error.in_text(&request.sql));
         if let Err(error) = &begun {
             ending.tell(error.outcome());
         }
@@ -299,12 +313,13 @@ impl Engine {
         &self,
         tenant: &TenantId,
         request: &Request,
+        expected: Option<SchemaFingerprint>,
         running: Running,
     ) -> Result<Answer, QueryError> {
-        let prepared = running.bounded(self.prepare(request)).await?;
-        let parsed = match prepared {
-            Prepared::Query(parsed) => parsed,
-            Prepared::Command(command) => {
+        let read = running.bounded(self.read(request)).await?;
+        let parsed = match read {
+            Read::Query(parsed) => parsed,
+            Read::Command(command) => {
                 let done = self.command(tenant, request, command, &running);
                 let batch = running.bounded(done).await?;
                 let schema = output_schema(&batch.schema());
@@ -318,7 +333,9 @@ impl Engine {
             }
         };
         let resolved = self.resolve(tenant, request, &parsed, &running);
-        let resolved = running.bounded(resolved).await?;
+        let resolved = running.bounded(resolved).await;
+        let resolved = resolved.map_err(|error| sql::placed(error, &parsed))?;
+        Self::check_prepared(expected, resolved.fingerprint)?;
         let turn = running.bounded(self.inner.queries.turn()).await?;
         if request.time_zone.is_none()
             && let Some(keyed) = keyed(&resolved)
@@ -361,37 +378,37 @@ impl Engine {
     }
 
     /// Reads the statement. Takes no turn: what it costs is bounded by its length.
-    async fn prepare(&self, request: &Request) -> Result<Prepared, QueryError> {
+    async fn read(&self, request: &Request) -> Result<Read, QueryError> {
         // Most statements are read sooner than other threads would begin to.
         let statements = &self.inner.statements;
         if let Some(known) = statements.get(&request.sql) {
-            return Ok(Prepared::Query(known));
+            return Ok(Read::Query(known));
         }
         if let Some(query) = sql::parse_short(&request.sql, &request.params) {
             let query = Arc::new(query?);
             statements.put(&request.sql, &query);
-            return Ok(Prepared::Query(query));
+            return Ok(Read::Query(query));
         }
         let parsing = Arc::clone(&self.inner.parsing).acquire_owned().await;
         let parsing = parsing.map_err(|_| QueryError::Closed)?;
         let (sql, params) = (request.sql.clone(), request.params.clone());
         let read = async move {
             Ok(match sql::command(&sql, &params)? {
-                Some(command) => Prepared::Command(command),
-                None => Prepared::Query(Arc::new(sql::parse(&sql, &params)?)),
+                Some(command) => Read::Command(command),
+                None => Read::Query(Arc::new(sql::parse(&sql, &params)?)),
             })
         };
         let metrics = self.inner.metrics.clone();
-        let prepared = run::aside((parsing, self.lease()?), metrics, read).await?;
-        if let Prepared::Query(query) = &prepared {
+        let done = run::aside((parsing, self.lease()?), metrics, read).await?;
+        if let Read::Query(query) = &done {
             statements.put(&request.sql, query);
         }
-        Ok(prepared)
+        Ok(done)
     }
 }
 
 /// A statement that was read.
-enum Prepared {
+enum Read {
     Query(Arc<sql::Query>),
     Command(sql::Command),
 }

@@ -1,17 +1,20 @@
 //! Why a query was not answered.
 
+mod engine;
+
 use std::sync::Arc;
 
-use datafusion::arrow::error::ArrowError;
-use datafusion::error::DataFusionError;
-use parquet::errors::ParquetError;
 use tidelake_catalog::CatalogError;
 use tidelake_codec::Rejection;
 use tidelake_core::{Bucket, ErrorKind, SnapshotName, TableId, TableVersion};
 use tidelake_log::LogError;
 use tidelake_manifest::{ManifestError, NAMED_SNAPSHOTS_MAX};
 use tidelake_schema::SchemaError;
+use tidelake_service::Position;
 use tidelake_table::TableError;
+
+/// What the parser found where the text is over; it names no place then.
+const PARSER_AT_END: &str = "found: EOF";
 
 /// A query's failure. Its code is the stable word that clients see.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -27,20 +30,32 @@ pub enum QueryError {
     MediaType(String),
     #[error("none of the formats of accept: {0} can be answered")]
     NotAcceptable(String),
-    #[error("{0}")]
-    Syntax(String),
+    #[error("{reason}")]
+    Syntax {
+        reason: String,
+        at: Option<Position>,
+    },
     #[error("{0}")]
     NotAllowed(String),
     #[error("{0}")]
     Unsupported(String),
     #[error("{0}")]
     Invalid(String),
-    #[error("{0}")]
-    Failed(String),
+    /// The planner can't make sense of it.
+    #[error("{reason}")]
+    Plan {
+        fault: PlanFault,
+        reason: String,
+        at: Option<Position>,
+    },
+    /// The rows are none that the statement can be computed of.
+    #[error("{reason}")]
+    Data { fault: DataFault, reason: String },
     #[error("table {name} does not exist")]
     TableNotFound {
         name: String,
         nearest: Option<String>,
+        at: Option<Position>,
     },
     #[error("table {table} has no version {asked}: {reason}")]
     VersionNotFound {
@@ -58,6 +73,12 @@ pub enum QueryError {
     },
     #[error("table {0} has {NAMED_SNAPSHOTS_MAX} snapshots, which is the most")]
     SnapshotsFull(TableId),
+    /// Since the statement was prepared.
+    #[error(
+        "a table that the statement reads has another schema than when the statement was \
+         prepared: prepare it again"
+    )]
+    SchemaChanged,
     #[error("the path or its query can't be read: {0}")]
     Query(String),
     #[error("{0}")]
@@ -79,6 +100,19 @@ pub enum QueryError {
     )]
     LogGap {
         table: TableId,
+        bucket: Bucket,
+        start: i64,
+        watermark: i64,
+    },
+    /// What was asked for exactly can't be read again.
+    #[error(
+        "table {table} version {version} can't be read with what followed it any more: the log of \
+         bucket {bucket} begins at offset {start}, the version ends at {watermark}; ask for a newer \
+         version"
+    )]
+    PositionGone {
+        table: TableId,
+        version: TableVersion,
         bucket: Bucket,
         start: i64,
         watermark: i64,
@@ -153,6 +187,28 @@ pub enum QueryError {
     Closed,
 }
 
+/// What of a statement has no meaning, as far as the planner tells it apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlanFault {
+    NoColumn,
+    AmbiguousColumn,
+    DuplicateColumn,
+    NoFunction,
+    /// Operators and functions that don't take what they are given.
+    Types,
+    Other,
+}
+
+/// What of the rows a statement failed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataFault {
+    DivisionByZero,
+    OutOfRange,
+    /// A value that can't be read as the type it is asked for.
+    Unreadable,
+    Other,
+}
+
 impl QueryError {
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -162,11 +218,12 @@ impl QueryError {
             | Self::Query(_)
             | Self::MediaType(_)
             | Self::NotAcceptable(_)
-            | Self::Syntax(_)
+            | Self::Syntax { .. }
             | Self::NotAllowed(_)
             | Self::Unsupported(_)
             | Self::Invalid(_)
-            | Self::Failed(_)
+            | Self::Plan { .. }
+            | Self::Data { .. }
             | Self::Key(_)
             | Self::NoKey(_)
             | Self::ReadOnly(_)
@@ -176,6 +233,7 @@ impl QueryError {
             | Self::RowNotFound { .. }
             | Self::SnapshotNotFound { .. }
             | Self::QueryNotFound(_)
+            | Self::PositionGone { .. }
             | Self::FileGone(_) => ErrorKind::NotFound,
             Self::TokenNotCovered { .. }
             | Self::TailTooLarge { .. }
@@ -190,6 +248,7 @@ impl QueryError {
             | Self::DuplicateId(_)
             | Self::SnapshotExists { .. }
             | Self::TopicChanged { .. }
+            | Self::SchemaChanged
             | Self::SnapshotsFull(_) => ErrorKind::Conflict,
             Self::LogGap { .. } | Self::Corrupt(_) => ErrorKind::Corrupt,
             Self::Manifest(error) => of_state(error.kind()),
@@ -220,6 +279,30 @@ impl QueryError {
                 _ => "failed",
             },
         }
+    }
+
+    /// Where in the statement's text the error is, if that is known.
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            Self::Syntax { at, .. } | Self::Plan { at, .. } | Self::TableNotFound { at, .. } => *at,
+            _ => None,
+        }
+    }
+
+    /// The error with its place counted in characters, too, of the text that it is about.
+    #[must_use]
+    pub(crate) fn in_text(mut self, text: &str) -> Self {
+        match &mut self {
+            Self::Syntax { at: Some(at), .. }
+            | Self::Plan { at: Some(at), .. }
+            | Self::TableNotFound { at: Some(at), .. } => *at = at.in_text(text),
+            // Nothing stands where the parser missed something.
+            Self::Syntax { reason, at } if reason.ends_with(PARSER_AT_END) => {
+                *at = Some(Position::at_end(text));
+            }
+            _ => {}
+        }
+        self
     }
 
     pub(crate) fn request(field: &'static str, reason: impl Into<String>) -> Self {
@@ -261,90 +344,4 @@ impl From<SchemaError> for QueryError {
     fn from(error: SchemaError) -> Self {
         Self::Schema(Arc::new(error))
     }
-}
-
-impl From<QueryError> for DataFusionError {
-    fn from(error: QueryError) -> Self {
-        Self::External(Box::new(error))
-    }
-}
-
-impl From<ArrowError> for QueryError {
-    fn from(error: ArrowError) -> Self {
-        DataFusionError::from(error).into()
-    }
-}
-
-impl From<DataFusionError> for QueryError {
-    /// What the user can do about it decides, not where it was raised. Context that DataFusion puts
-    /// around an error names its own passes, so only the root is told.
-    fn from(error: DataFusionError) -> Self {
-        match error.find_root() {
-            DataFusionError::SQL(parser, _) => Self::Syntax(parser.to_string()),
-            DataFusionError::Plan(reason) => Self::Invalid(plain(reason)),
-            DataFusionError::SchemaError(source, _) => {
-                Self::Invalid(source.to_string().replace('\n', " "))
-            }
-            DataFusionError::Collection(errors) => {
-                Self::Invalid(errors.first().unwrap_or(&error).strip_backtrace())
-            }
-            DataFusionError::NotImplemented(reason) => Self::Unsupported(plain(reason)),
-            DataFusionError::ResourcesExhausted(reason) => exhausted(&plain(reason)),
-            DataFusionError::ArrowError(source, _) => from_arrow(source),
-            DataFusionError::Execution(reason) | DataFusionError::Configuration(reason) => {
-                Self::Failed(plain(reason))
-            }
-            DataFusionError::ObjectStore(source) => from_store(source),
-            DataFusionError::IoError(source) => Self::Store(source.to_string()),
-            DataFusionError::ParquetError(source) => match source.as_ref() {
-                ParquetError::External(source) => from_external(source.as_ref()),
-                source => Self::Corrupt(source.to_string()),
-            },
-            DataFusionError::External(source) => from_external(source.as_ref()),
-            other => Self::Engine(other.strip_backtrace()),
-        }
-    }
-}
-
-/// The message without what DataFusion appends in debugging builds.
-fn plain(reason: &str) -> String {
-    reason
-        .split(DataFusionError::BACK_TRACE_SEP)
-        .next()
-        .unwrap_or_default()
-        .to_owned()
-}
-
-/// The pool names who holds how much of it, which is other tenants' affair: the log keeps it.
-fn exhausted(reason: &str) -> QueryError {
-    tracing::info!(reason, "the memory for queries is used up");
-    let told = "what all queries may take together (memory_bytes_max) is used up";
-    QueryError::Memory(told.to_owned())
-}
-
-fn from_arrow(source: &ArrowError) -> QueryError {
-    match source {
-        ArrowError::MemoryError(reason) => QueryError::Memory(reason.clone()),
-        ArrowError::ExternalError(source) => from_external(source.as_ref()),
-        ArrowError::ParquetError(reason) => QueryError::Corrupt(reason.clone()),
-        ArrowError::IpcError(reason) => QueryError::Engine(reason.clone()),
-        other => QueryError::Failed(other.to_string()),
-    }
-}
-
-fn from_store(source: &object_store::Error) -> QueryError {
-    match source {
-        object_store::Error::NotFound { path, .. } => QueryError::FileGone(path.clone()),
-        other => QueryError::Store(other.to_string()),
-    }
-}
-
-fn from_external(source: &(dyn std::error::Error + Send + Sync + 'static)) -> QueryError {
-    if let Some(own) = source.downcast_ref::<QueryError>() {
-        return own.clone();
-    }
-    if let Some(store) = source.downcast_ref::<object_store::Error>() {
-        return from_store(store);
-    }
-    QueryError::Engine(source.to_string())
 }

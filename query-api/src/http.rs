@@ -10,5 +10,6 @@ mod lookup;
 mod problem;
 mod routes;
 mod snapshots;
+mod tables;
 
 pub use routes::router;

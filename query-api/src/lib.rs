@@ -11,7 +11,7 @@
 //!    ▼
 //!  table     one version: its files, columns, footers
 //!    ▼
-//!  admission, wait, request, settings, metrics, error
+//!  admission, wait, request, settings, metrics, problem, error
 //! ```
 //!
 //! Owns the reading side of tables. Does not own what a row is (codec), what a version holds
@@ -41,10 +41,13 @@ mod http;
 mod lookup;
 mod metrics;
 mod moment;
+mod problem;
 mod provider;
 mod request;
 mod settings;
 mod sql;
+#[cfg(test)]
+mod stop_tests;
 mod table;
 mod tail;
 #[cfg(test)]
@@ -63,11 +66,15 @@ use tidelake_storage::{Store, StoreOptions};
 use tidelake_table::index::IndexHome;
 
 pub use admission::{QueryId, QueryInfo};
-pub use engine::{Answer, Engine, Parts, Seen};
-pub use error::QueryError;
+pub use engine::{Answer, Engine, Parts, Prepared, SchemaFingerprint, StatementKind};
+pub use error::{DataFault, PlanFault, QueryError};
 pub use http::router;
+pub use lookup::KeyedBatches;
+pub use lookup::ask::{Ask as Lookup, Wanted as LookupKeys};
+pub use lookup::serve::Answered as LookupAnswer;
 pub use metrics::QueryMetrics;
-pub use request::{Consistency, Request, Tokens};
+pub use problem::{Condition, Entry, Grpc};
+pub use request::{Consistency, Request, Seen, Tokens};
 pub use settings::{QuerySettings, Settings};
 pub use sql::{AsOf, TimeZone};
 pub use tail::TailLog;
@@ -75,8 +82,19 @@ pub use tail::TailLog;
 /// How often the log is asked whether it is there.
 const LOG_CHECK: Duration = Duration::from_secs(10);
 
-/// How long queries under way may go on when the process is to stop; less than what answers have.
-const QUERIES_DRAIN: Duration = Duration::from_secs(5);
+/// How long what is under way may go on when the process is to stop.
+#[derive(Debug, Clone, Copy)]
+struct Drain {
+    /// Queries end by themselves, or as errors then.
+    queries: Duration,
+    /// Answers are taken, with the errors that they end in, or cut then.
+    answers: Duration,
+}
+
+const DRAIN: Drain = Drain {
+    queries: Duration::from_secs(4),
+    answers: Duration::from_secs(5),
+};
 
 /// Starts the service and waits for its end.
 ///
@@ -195,17 +213,28 @@ pub async fn start_with(
     let address = listener.local_addr()?;
     let router = router(engine.clone(), &runtime);
     let shutdown = runtime.shutdown.clone();
-    tokio::spawn(end_queries(engine, shutdown.clone()));
     tokio::spawn(watch_log(log.admin(), log_health, shutdown.clone()));
-    let task =
-        tokio::spawn(async move { Ok(tidelake_service::serve(listener, router, shutdown).await?) });
+    let serving = serve(listener, router, engine, shutdown, DRAIN);
+    let task = tokio::spawn(async move { Ok(serving.await?) });
     Ok(Running { address, task })
 }
 
+/// Answers until the stop, and as long after it as `drain` says.
+async fn serve(
+    listener: tokio::net::TcpListener,
+    router: axum::Router,
+    engine: Engine,
+    shutdown: Shutdown,
+    drain: Drain,
+) -> std::io::Result<()> {
+    tokio::spawn(end_queries(engine, shutdown.clone(), drain.queries));
+    tidelake_service::serve_draining(listener, router, shutdown, drain.answers).await
+}
+
 /// Gives queries a while to end by themselves once the process is to stop.
-async fn end_queries(engine: Engine, shutdown: Shutdown) {
+async fn end_queries(engine: Engine, shutdown: Shutdown, after: Duration) {
     shutdown.requested().await;
-    moment::reach(moment::now() + QUERIES_DRAIN).await;
+    moment::reach(moment::now() + after).await;
     engine.close();
 }
 

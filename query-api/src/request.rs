@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use datafusion::common::ScalarValue;
 use serde_json::Value;
-use tidelake_core::{SnapshotName, TableName, TableVersion, Token};
+use tidelake_core::{Bucket, SnapshotName, TableId, TableName, TableVersion, Token, Watermark};
 
 use crate::error::QueryError;
 use crate::settings::QuerySettings;
@@ -30,15 +31,29 @@ pub enum Tokens {
     ByTable(BTreeMap<TableName, Token>),
 }
 
+/// A table as a query saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub table: TableId,
+    pub version: TableVersion,
+    /// Of each bucket, the offset up to which (exclusive) its rows were seen.
+    pub positions: BTreeMap<Bucket, Watermark>,
+}
+
 /// One query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     pub sql: String,
-    /// `$1` is the first.
-    pub params: Vec<Value>,
+    /// `$1` is the first. Text is read as the type of the place where it stands, as a literal in
+    /// quotes is; a null has no type.
+    pub params: Vec<ScalarValue>,
     pub as_of: AsOf,
     pub consistency: Consistency,
     pub tokens: Tokens,
+    /// Exactly what to read of each table whose newest rows the statement asks for, as an earlier
+    /// answer has seen it; empty where the newest are wanted. For answers in parts, read one after
+    /// another or by several nodes.
+    pub exactly: Vec<Seen>,
     /// Rows beyond are cut off.
     pub max_rows: Option<usize>,
     pub timeout: Duration,
@@ -57,6 +72,7 @@ impl Request {
             as_of: AsOf::Latest,
             consistency: Consistency::Latest,
             tokens: Tokens::None,
+            exactly: Vec::new(),
             max_rows: None,
             timeout: Duration::from_millis(settings.timeout_ms_default),
             time_zone: None,
@@ -185,20 +201,28 @@ pub(crate) fn version(field: &'static str, value: &Value) -> Result<AsOf, QueryE
     Ok(AsOf::Version(TableVersion(number)))
 }
 
-fn params(value: Value) -> Result<Vec<Value>, QueryError> {
+fn params(value: Value) -> Result<Vec<ScalarValue>, QueryError> {
     let Value::Array(values) = value else {
         return Err(QueryError::request("params", "params must be an array"));
     };
-    match values
-        .iter()
-        .find(|value| value.is_array() || value.is_object())
-    {
-        Some(nested) => {
+    values.into_iter().map(scalar).collect()
+}
+
+fn scalar(value: Value) -> Result<ScalarValue, QueryError> {
+    Ok(match value {
+        Value::Null => ScalarValue::Null,
+        Value::Bool(value) => ScalarValue::Boolean(Some(value)),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(value), _) => ScalarValue::Int64(Some(value)),
+            (None, Some(value)) => ScalarValue::UInt64(Some(value)),
+            _ => ScalarValue::Float64(number.as_f64()),
+        },
+        Value::String(text) => ScalarValue::Utf8(Some(text)),
+        nested @ (Value::Array(_) | Value::Object(_)) => {
             let reason = format!("a parameter must be a string, number, boolean or null: {nested}");
-            Err(QueryError::request("params", reason))
+            return Err(QueryError::request("params", reason));
         }
-        None => Ok(values),
-    }
+    })
 }
 
 pub(crate) fn consistency(value: &Value) -> Result<Consistency, QueryError> {
@@ -262,7 +286,12 @@ mod tests {
             "token": token.to_string(), "max_rows": 10, "timeout_ms": 5,
         }))
         .unwrap();
-        assert_eq!(request.params.len(), 3);
+        let params = [
+            ScalarValue::Int64(Some(1)),
+            ScalarValue::from("x"),
+            ScalarValue::Null,
+        ];
+        assert_eq!(request.params, params);
         assert_eq!(request.consistency, Consistency::Committed);
         assert_eq!(request.tokens, Tokens::Only(token));
         assert_eq!(request.max_rows, Some(10));

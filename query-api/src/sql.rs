@@ -18,6 +18,7 @@ mod command;
 mod dialect;
 mod limits;
 mod named;
+mod params;
 mod point;
 mod reads;
 mod relations;
@@ -30,7 +31,7 @@ mod zone;
 
 use std::collections::BTreeMap;
 
-use datafusion::common::TableReference;
+use datafusion::common::{ScalarValue, TableReference};
 use datafusion::sql::parser::{DFParserBuilder, ParserInput, Statement};
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use tidelake_core::clock::UnixMillis;
@@ -106,6 +107,17 @@ pub(crate) struct Relation {
     pub as_of: Option<AsOf>,
 }
 
+impl Relation {
+    /// The version whose rows it shows, in a request for `asked`.
+    pub(crate) fn shown_as_of(&self, asked: &AsOf) -> AsOf {
+        let own = match &self.view {
+            View::Changes { to, .. } => to,
+            _ => &self.as_of,
+        };
+        own.as_ref().unwrap_or(asked).clone()
+    }
+}
+
 /// A statement that passed every check of its text.
 #[derive(Debug, Clone)]
 pub(crate) struct Query {
@@ -114,11 +126,32 @@ pub(crate) struct Query {
     pub relations: BTreeMap<TableReference, Relation>,
     /// `information_schema` tables that are read.
     pub information: Vec<String>,
+    /// Places in it are places in the text; a `SHOW` is another text by now.
+    is_as_written: bool,
+}
+
+/// The error with the place of the table that it misses.
+pub(crate) fn placed(mut error: QueryError, query: &Query) -> QueryError {
+    if let QueryError::TableNotFound { name, at, .. } = &mut error {
+        // Tables without a version are called by their names, others by what was made of them.
+        let means = |table: &TableReference| {
+            let table = query
+                .relations
+                .get(table)
+                .map_or(table, |known| &known.table);
+            table.table() == name || table.to_string() == *name
+        };
+        *at = query
+            .is_as_written
+            .then(|| reads::place(&query.statement, means))
+            .flatten();
+    }
+    error
 }
 
 /// Parses one statement and checks that it only reads the tenant's tables. Its tree is flat and of a
 /// bounded size: it can be visited, copied and dropped on any stack.
-pub(crate) fn parse(sql: &str, params: &[serde_json::Value]) -> Result<Query, QueryError> {
+pub(crate) fn parse(sql: &str, params: &[ScalarValue]) -> Result<Query, QueryError> {
     let measured = limits::measure(sql)?;
     if measured.is_deep() {
         return limits::on_own_stack(|| read(sql, measured.tokens, params));
@@ -127,10 +160,7 @@ pub(crate) fn parse(sql: &str, params: &[serde_json::Value]) -> Result<Query, Qu
 }
 
 /// As [`parse`], where that takes moments on any stack; none where it may take longer.
-pub(crate) fn parse_short(
-    sql: &str,
-    params: &[serde_json::Value],
-) -> Option<Result<Query, QueryError>> {
+pub(crate) fn parse_short(sql: &str, params: &[ScalarValue]) -> Option<Result<Query, QueryError>> {
     let measured = limits::short(sql)?;
     Some(read(sql, measured.tokens, params))
 }
@@ -138,7 +168,7 @@ pub(crate) fn parse_short(
 fn read(
     sql: &str,
     tokens: Option<Vec<TokenWithSpan>>,
-    params: &[serde_json::Value],
+    params: &[ScalarValue],
 ) -> Result<Query, QueryError> {
     let count = tokens.as_ref().map_or(0, Vec::len);
     let input = match tokens {
@@ -163,14 +193,15 @@ fn read(
     }
     let mut statements = parsed?;
     let statement = statements.pop_front().ok_or_else(|| {
-        QueryError::Syntax("the statement is empty; send one such as SELECT 1".into())
+        let reason = "the statement is empty; send one such as SELECT 1".to_owned();
+        QueryError::Syntax { reason, at: None }
     })?;
     if !statements.is_empty() {
         return Err(QueryError::NotAllowed(
             "send one statement at a time".into(),
         ));
     }
-    let mut statement = allow::rewrite_show(statement)?;
+    let (mut statement, is_as_written) = allow::rewrite_show(statement)?;
     tree::flatten(&mut statement)?;
     allow::check(&mut statement)?;
     let relations::Rewritten {
@@ -203,5 +234,6 @@ fn read(
         statement,
         relations,
         information,
+        is_as_written,
     })
 }

@@ -51,13 +51,15 @@ use tidelake_catalog::TableEntry;
 use tidelake_core::{TableId, TableVersion};
 use tidelake_service::Pace;
 use tidelake_table::index::IndexHome;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::budget::Budget;
 use self::refusals::Refusals;
+use crate::error::QueryError;
 use crate::metrics::QueryMetrics;
 use crate::settings::QuerySettings;
-use crate::table::pinned::Pins;
+use crate::table::pinned::{Pinned, Pins};
 
 pub(crate) use key_index::{KeyIndex, searched};
 pub(crate) use locate::{Finder, Found};
@@ -158,6 +160,29 @@ impl Tails {
         followed.begin_use();
         drop(tables);
         Following::new(followed, Arc::clone(shared))
+    }
+
+    /// The table at one version and these positions, however far its follower is.
+    ///
+    /// # Errors
+    /// As [`follower::exactly`].
+    pub(crate) async fn exactly(
+        &self,
+        entry: &Arc<TableEntry>,
+        pinned: Arc<Pinned>,
+        positions: &follower::Positions,
+        deadline: Instant,
+    ) -> Result<Arc<View>, QueryError> {
+        let followed = self.followed(entry).and_then(|followed| followed.view());
+        let is_it = |view: &Arc<View>| {
+            let version = pinned.snapshot.version();
+            view.pinned.snapshot.version() == version && view.positions() == *positions
+        };
+        if let Some(view) = followed.filter(is_it) {
+            return Ok(view);
+        }
+        let read = follower::exactly(&self.shared, entry, pinned, positions, deadline);
+        Ok(Arc::new(read.await?))
     }
 
     /// The table's follower, if it has one.

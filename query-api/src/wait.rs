@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tidelake_catalog::TableEntry;
 use tidelake_core::{Bucket, Token, Watermark};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::admission::Running;
 use crate::error::QueryError;
@@ -62,6 +63,8 @@ pub(crate) struct Patience<'a> {
     pub deadline: Instant,
     /// Ends the wait early.
     running: Option<&'a Running>,
+    /// Ends it, too.
+    closed: Option<&'a CancellationToken>,
     pause: Duration,
     /// What is waited for; shared by clones.
     behind: Arc<Mutex<Option<QueryError>>>,
@@ -72,8 +75,17 @@ impl<'a> Patience<'a> {
         Self {
             deadline,
             running: None,
+            closed: None,
             pause: TOKEN_PAUSE_FIRST,
             behind: Arc::default(),
+        }
+    }
+
+    /// The same wait, which `closed` ends between one look and the next.
+    pub(crate) fn ended_by(self, closed: &'a CancellationToken) -> Self {
+        Self {
+            closed: Some(closed),
+            ..self
         }
     }
 
@@ -111,6 +123,9 @@ impl<'a> Patience<'a> {
             Some(running) => running.pause(self.pause).await?,
             // Who waits is dropped where the client goes.
             None => moment::reach(until).await,
+        }
+        if self.closed.is_some_and(CancellationToken::is_cancelled) {
+            return Err(QueryError::Closed);
         }
         self.pause = (self.pause * 2).min(TOKEN_PAUSE_MAX);
         Ok(())

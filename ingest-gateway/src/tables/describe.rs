@@ -1,12 +1,11 @@
-//! A table as clients see it.
+//! What a table is described by: its log, its topic, and whether that is still its own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-use tidelake_catalog::TableMode;
-use tidelake_core::{Bucket, TableName, TenantId, TopicId, Watermark};
+use tidelake_catalog::{Committed, Description, TopicNote};
+use tidelake_core::{Bucket, Watermark};
 use tidelake_manifest::Snapshot;
 use tidelake_schema::TableSchema;
 use tidelake_schema::delta::PhysicalNames;
@@ -14,47 +13,6 @@ use tidelake_schema::delta::PhysicalNames;
 use super::live::LiveTable;
 use crate::Gateway;
 use crate::problem::Answer;
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Description {
-    name: TableName,
-    tenant: TenantId,
-    mode: TableMode,
-    /// The key's columns in key order; empty for append tables.
-    primary_key: Vec<String>,
-    buckets: u32,
-    topic: String,
-    topic_id: TopicId,
-    schema: TableSchema,
-    /// What columns are called in files, by id, where that differs: packed messages go by it.
-    #[serde(skip_serializing_if = "PhysicalNames::is_empty")]
-    physical_names: PhysicalNames,
-    properties: BTreeMap<String, String>,
-    created_ms: i64,
-    version: u64,
-    rows: u64,
-    files: usize,
-    bytes: u64,
-    watermarks: BTreeMap<Bucket, Watermark>,
-    /// Null while the log does not answer.
-    end_offsets: Option<BTreeMap<Bucket, Watermark>>,
-    /// Messages in the log that the table does not cover yet; null while the log does not answer, or
-    /// has another topic in its place.
-    lag_records: Option<i64>,
-    /// Why the table takes no records: its topic is another by now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    topic_changed: Option<TopicNote>,
-    /// The folder below the store's root.
-    location: String,
-}
-
-/// A topic that is not the table's, as writes are told.
-#[derive(Debug, Serialize)]
-struct TopicNote {
-    code: &'static str,
-    detail: String,
-    hint: Option<String>,
-}
 
 pub(super) async fn describe_one(
     gateway: &Gateway,
@@ -79,15 +37,6 @@ pub(super) async fn describe_for_list(
         description.note_topic(topic_note(gateway, table).await);
     }
     Ok(description)
-}
-
-impl Description {
-    fn note_topic(&mut self, changed: Option<TopicNote>) {
-        if changed.is_some() {
-            self.lag_records = None;
-            self.topic_changed = changed;
-        }
-    }
 }
 
 async fn topic_note(gateway: &Gateway, table: &Arc<LiveTable>) -> Option<TopicNote> {
@@ -120,35 +69,14 @@ fn description(
     snapshot: &Snapshot,
     end_offsets: Option<BTreeMap<Bucket, Watermark>>,
 ) -> Description {
-    let entry = &table.entry;
-    let watermarks = table.watermarks_of(table.buckets_read(), snapshot);
-    let lag = |ends: &BTreeMap<Bucket, Watermark>| {
-        let mark = |bucket| watermarks.get(bucket).copied().unwrap_or_default();
-        ends.iter()
-            .map(|(bucket, end)| (end.0 - mark(bucket).0).max(0))
-            .sum()
-    };
-    let key = snapshot.schema().identifier_fields();
-    Description {
-        name: entry.id.table.clone(),
-        tenant: entry.id.tenant.clone(),
-        mode: entry.mode,
-        primary_key: key.iter().map(|field| field.name.clone()).collect(),
-        buckets: entry.buckets,
-        topic: entry.topic.clone(),
-        topic_id: entry.topic_id,
+    let committed = Committed {
         schema: TableSchema::clone(snapshot.schema()),
         physical_names: PhysicalNames::clone(snapshot.physical_names()),
-        properties: entry.properties.clone(),
-        created_ms: entry.created_ms,
-        version: snapshot.version().0,
+        version: snapshot.version(),
         rows: snapshot.total_rows(),
         files: snapshot.file_count(),
         bytes: snapshot.total_bytes(),
-        lag_records: end_offsets.as_ref().map(lag),
-        topic_changed: None,
-        watermarks,
-        end_offsets,
-        location: entry.location(),
-    }
+        watermarks: table.watermarks_of(table.buckets_read(), snapshot),
+    };
+    Description::new(&table.entry, committed, end_offsets)
 }

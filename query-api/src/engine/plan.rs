@@ -17,7 +17,7 @@ pub(super) struct Statement {
     pub state: SessionState,
     pub parsed: parser::Statement,
     pub names: FoldedNames,
-    pub params: Vec<serde_json::Value>,
+    pub params: Vec<ScalarValue>,
     pub max_rows: Option<usize>,
     pub interrupt: Interrupt,
 }
@@ -55,8 +55,33 @@ pub(super) async fn begin(statement: Statement) -> Result<SendableRecordBatchStr
 /// The largest limit that a plan can have.
 const ROWS_MAX: usize = i64::MAX as usize;
 
+/// Parameters of one statement: many more than anybody gives.
+const PARAMS_MAX: usize = 65_535;
+
+/// Which parameter the name means, from 1.
+pub(super) fn place_of_param(name: &str) -> Option<usize> {
+    name.strip_prefix('$')?.parse().ok()
+}
+
+/// The highest parameter that is named.
+pub(super) fn highest_param<'a>(
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<usize, QueryError> {
+    names
+        .into_iter()
+        .try_fold(0, |highest: usize, name| match place_of_param(name) {
+            Some(place) if place <= PARAMS_MAX => Ok(highest.max(place)),
+            Some(_) => Err(QueryError::Invalid(format!(
+                "parameter {name} is beyond ${PARAMS_MAX}"
+            ))),
+            None => Err(QueryError::Invalid(format!(
+                "parameter {name} has no number; write $1, $2, …"
+            ))),
+        })
+}
+
 /// The second lock: whatever the text check let through, the plan only reads.
-fn read_only(plan: &LogicalPlan) -> Result<(), QueryError> {
+pub(super) fn read_only(plan: &LogicalPlan) -> Result<(), QueryError> {
     SQLOptions::new()
         .with_allow_ddl(false)
         .with_allow_dml(false)
@@ -65,18 +90,9 @@ fn read_only(plan: &LogicalPlan) -> Result<(), QueryError> {
         .map_err(|error| QueryError::NotAllowed(error.strip_backtrace()))
 }
 
-fn with_params(plan: LogicalPlan, params: &[serde_json::Value]) -> Result<LogicalPlan, QueryError> {
+fn with_params(plan: LogicalPlan, params: &[ScalarValue]) -> Result<LogicalPlan, QueryError> {
     let named = plan.get_parameter_names()?;
-    let highest = named
-        .iter()
-        .map(|name| {
-            name.strip_prefix('$')
-                .and_then(|place| place.parse::<usize>().ok())
-                .ok_or_else(|| {
-                    QueryError::Invalid(format!("parameter {name} has no number; write $1, $2, …"))
-                })
-        })
-        .try_fold(0, |highest, place| place.map(|place| highest.max(place)))?;
+    let highest = highest_param(named.iter().map(String::as_str))?;
     if highest > params.len() {
         let reason = format!(
             "the statement has parameter ${highest}, params has {} values",
@@ -87,20 +103,5 @@ fn with_params(plan: LogicalPlan, params: &[serde_json::Value]) -> Result<Logica
     if named.is_empty() {
         return Ok(plan);
     }
-    let values: Vec<ScalarValue> = params.iter().map(scalar).collect();
-    Ok(plan.with_param_values(ParamValues::from(values))?)
-}
-
-fn scalar(value: &serde_json::Value) -> ScalarValue {
-    match value {
-        serde_json::Value::Bool(value) => ScalarValue::Boolean(Some(*value)),
-        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(value), _) => ScalarValue::Int64(Some(value)),
-            (None, Some(value)) => ScalarValue::UInt64(Some(value)),
-            _ => ScalarValue::Float64(number.as_f64()),
-        },
-        serde_json::Value::String(text) => ScalarValue::Utf8(Some(text.clone())),
-        // Arrays and objects were refused with the request.
-        _ => ScalarValue::Null,
-    }
+    Ok(plan.with_param_values(ParamValues::from(params.to_vec()))?)
 }

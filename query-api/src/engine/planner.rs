@@ -5,6 +5,7 @@
 //! those of its query and no others. Nothing waits for anything.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -25,18 +26,38 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 
 use super::session::{OneCatalog, OurTypes};
+use crate::error::{PlanFault, QueryError};
 use crate::provider::about::CATALOG;
 
 /// Plans a statement over the tables of its session.
-pub(super) fn plan(state: &SessionState, statement: Statement) -> DfResult<LogicalPlan> {
-    let names = Names { state };
+pub(super) fn plan(state: &SessionState, statement: Statement) -> Result<LogicalPlan, QueryError> {
+    let names = Names {
+        state,
+        misses_function: Cell::new(false),
+    };
     let options = ParserOptions::from(&state.config_options().sql_parser);
-    SqlToRel::new_with_options(&names, options).statement_to_plan(statement)
+    let planned = SqlToRel::new_with_options(&names, options.with_collect_spans(true))
+        .statement_to_plan(statement);
+    planned.map_err(|error| match QueryError::from(error) {
+        QueryError::Plan {
+            fault: PlanFault::Other,
+            reason,
+            at,
+        } if names.misses_function.get() => QueryError::Plan {
+            fault: PlanFault::NoFunction,
+            reason,
+            at,
+        },
+        other => other,
+    })
 }
 
 /// What the names of a statement mean.
 struct Names<'a> {
     state: &'a SessionState,
+    /// The planner has asked for all names, which it does to suggest one for a function that is
+    /// not there, and then fails.
+    misses_function: Cell<bool>,
 }
 
 impl ContextProvider for Names<'_> {
@@ -132,6 +153,7 @@ impl ContextProvider for Names<'_> {
     }
 
     fn udaf_names(&self) -> Vec<String> {
+        self.misses_function.set(true);
         names_of(self.state.aggregate_functions())
     }
 

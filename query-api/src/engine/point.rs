@@ -150,6 +150,8 @@ fn meaning(literal: &Literal, data_type: &DataType) -> Meaning {
         (DataType::Decimal128(precision, scale), Literal::Number(digits)) => {
             return decimal(digits, *precision, *scale);
         }
+        // Of the column's own type there is nothing to convert.
+        (_, Literal::Typed(value)) if value.data_type() == *data_type => value.clone(),
         _ => return Meaning::Open,
     };
     Meaning::Value(value)

@@ -10,6 +10,7 @@ use futures::future::try_join_all;
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{TableId, TableName, TenantId, Token, Watermark};
 
+use super::prepare::{SchemaFingerprint, Schemas};
 use super::session::Tables;
 use super::{Engine, Seen};
 use crate::admission::Running;
@@ -38,17 +39,18 @@ pub(super) struct Resolved {
     pub tables: Tables,
     pub seen: Vec<Seen>,
     pub names: FoldedNames,
+    pub fingerprint: SchemaFingerprint,
     /// What the statement names its rows by, and where they are, if all that is read is one table
     /// whose keys are known.
     pub keyed: Option<(Point, KeyIndex)>,
 }
 
 /// One table at one position.
-struct Position {
-    pinned: Arc<Pinned>,
+pub(super) struct Position {
+    pub pinned: Arc<Pinned>,
     /// What lies behind it, where rows are asked for.
-    view: Option<Arc<TailView>>,
-    seen: Seen,
+    pub view: Option<Arc<TailView>>,
+    pub seen: Seen,
 }
 
 impl Engine {
@@ -63,11 +65,7 @@ impl Engine {
         let mut targets = Vec::new();
         for (name, relation) in &query.relations {
             let id = self.table_id(tenant, &relation.table).await?;
-            let asked = match &relation.view {
-                View::Changes { to, .. } => to,
-                _ => &relation.as_of,
-            };
-            let as_of = asked.clone().unwrap_or_else(|| request.as_of.clone());
+            let as_of = relation.shown_as_of(&request.as_of);
             if let View::Changes { from, .. } = &relation.view {
                 wanted.entry((id.clone(), from.clone())).or_default();
             }
@@ -92,6 +90,13 @@ impl Engine {
         let mut tables = HashMap::new();
         let mut names = FoldedNames::default();
         let mut keyed = None;
+        let mut schemas = Schemas::default();
+        for (_, _, key) in &targets {
+            if let Some(position) = positions.get(key) {
+                schemas.add(&key.0, &key.1, &position.pinned);
+            }
+        }
+        let fingerprint = schemas.fingerprint();
         for (name, relation, key) in targets {
             let Some(position) = positions.get(&key) else {
                 continue;
@@ -124,6 +129,7 @@ impl Engine {
             tables,
             seen,
             names,
+            fingerprint,
             keyed,
         })
     }
@@ -161,6 +167,7 @@ impl Engine {
         QueryError::TableNotFound {
             name: reference.to_string(),
             nearest: nearest.map(|(_, name)| name.to_owned()),
+            at: None,
         }
     }
 
@@ -192,6 +199,9 @@ impl Engine {
         request: &Request,
         running: &Running,
     ) -> Result<Position, QueryError> {
+        if *as_of == AsOf::Latest && !request.exactly.is_empty() {
+            return self.exactly(id, rows, request, running).await;
+        }
         let (entry, by_key) = match named {
             Some(point) => {
                 // A token may be of a table that was just made.
@@ -321,7 +331,7 @@ impl Engine {
         following.view(&ends, age, patience.deadline).await
     }
 
-    async fn provider(
+    pub(super) async fn provider(
         &self,
         view: &View,
         position: &Position,
@@ -418,12 +428,7 @@ impl Engine {
             "columns" => about::all_columns(tenant, &self.shapes(&entries.await?).await?)?,
             "views" => about::views()?,
             "schemata" => about::schemata(tenant)?,
-            other => {
-                return Err(QueryError::NotAllowed(format!(
-                    "information_schema.{other} is not there; there are {}",
-                    about::INFORMATION.join(", ")
-                )));
-            }
+            other => return Err(about::no_information(other)),
         }))
     }
 
@@ -467,7 +472,7 @@ fn names_key(point: &Point, entry: &TableEntry) -> bool {
     !key.is_empty() && key.iter().all(|field| named(&field.name))
 }
 
-fn committed(pinned: Arc<Pinned>) -> Position {
+pub(super) fn committed(pinned: Arc<Pinned>) -> Position {
     Position {
         seen: Seen::committed(&pinned),
         view: None,

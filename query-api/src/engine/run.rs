@@ -93,6 +93,11 @@ impl Progress {
         self.stalls.notify_one();
     }
 
+    /// It was ended because the process stops.
+    fn is_closed(&self) -> bool {
+        self.over.is_cancelled() && matches!(&*self.verdict.lock(), Some(Err(QueryError::Closed)))
+    }
+
     /// The first verdict counts.
     fn decide(&self, verdict: Result<(), QueryError>) {
         let mut held = self.verdict.lock();
@@ -449,6 +454,10 @@ impl Rows {
 
     /// The next rows, none at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
+        // Nobody has time for rows that are ready when the process stops.
+        if self.progress.is_closed() {
+            return Err(QueryError::Closed);
+        }
         let batch = tokio::select! {
             biased;
             batch = self.batches.recv() => batch,

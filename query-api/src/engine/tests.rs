@@ -8,9 +8,12 @@ use tidelake_core::{Token, Watermark};
 use super::*;
 use crate::testing::{TestTable, Wire, World};
 
+mod described;
+mod exact;
 mod execution;
 mod limits;
 mod planned;
+mod prepared;
 
 const ORDERS: &str = r#"{"type": "struct", "fields": [
     {"name": "id", "type": "long", "required": true},

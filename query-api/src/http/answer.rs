@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
@@ -177,6 +178,10 @@ fn ended(rows: &mut Rows, headers: &mut HeaderMap) {
     }
 }
 
+/// A connection is broken off with what it has not sent yet: so long it has for the line that says
+/// why.
+const LAST_LINE_LEAVES_IN: Duration = Duration::from_millis(200);
+
 /// A streamed body on its way.
 struct Sending {
     rows: Rows,
@@ -260,7 +265,10 @@ async fn streamed(rows: Rows, format: Format, headers: &mut HeaderMap) -> Result
     let rest = futures::stream::unfold(Left::Rows(Box::new(sending)), |left| async {
         let mut sending = match left {
             Left::Rows(sending) => sending,
-            Left::Cut(error) => return Some((Err(error), Left::Nothing)),
+            Left::Cut(error) => {
+                moment::reach(moment::now() + LAST_LINE_LEAVES_IN).await;
+                return Some((Err(error), Left::Nothing));
+            }
             Left::Nothing => return None,
         };
         match sending.next().await {

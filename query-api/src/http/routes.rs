@@ -21,7 +21,7 @@ use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::formats::Format;
 use crate::http::answer::{self, QUERY_ID};
-use crate::http::snapshots;
+use crate::http::{snapshots, tables};
 use crate::request::Request;
 
 const TENANT: &str = "x-tidelake-tenant";
@@ -30,6 +30,8 @@ const TENANT: &str = "x-tidelake-tenant";
 pub fn router(engine: Engine, runtime: &Runtime) -> Router {
     Router::new()
         .route("/v1/sql", post(post_sql).get(get_sql))
+        .route("/v1/tables", get(tables::list))
+        .route("/v1/tables/{table}", get(tables::describe))
         .route(
             "/v1/tables/{table}/snapshots",
             get(snapshots::list).post(snapshots::create),

@@ -79,6 +79,7 @@ pub(crate) fn table_id(headers: &HeaderMap, table: &str) -> Result<TableId, Quer
     let name = TableName::new(table).map_err(|_| QueryError::TableNotFound {
         name: table.chars().take(80).collect(),
         nearest: None,
+        at: None,
     })?;
     Ok(TableId::new(tenant, name))
 }

@@ -19,7 +19,7 @@ const LIMIT_DEFAULT: usize = 1000;
 
 /// Which table, as of when.
 #[derive(Debug, Clone)]
-pub(crate) struct Ask {
+pub struct Ask {
     pub table: TableName,
     pub consistency: Consistency,
     pub token: Option<Token>,
@@ -30,7 +30,7 @@ pub(crate) struct Ask {
 
 /// Which rows.
 #[derive(Debug)]
-pub(crate) enum Wanted<'a> {
+pub enum Wanted<'a> {
     /// The row of one key.
     Text(&'a str),
     /// The rows of many keys.
@@ -44,11 +44,16 @@ pub(crate) enum Wanted<'a> {
 }
 
 impl Ask {
-    fn new(table: &str, settings: &QuerySettings) -> Result<Self, QueryError> {
+    /// The newest rows of a table.
+    ///
+    /// # Errors
+    /// A name that no table can have.
+    pub fn new(table: &str, settings: &QuerySettings) -> Result<Self, QueryError> {
         let named = TableName::new(table);
         let table = named.map_err(|_| QueryError::TableNotFound {
             name: table.to_owned(),
             nearest: None,
+            at: None,
         })?;
         Ok(Self {
             table,

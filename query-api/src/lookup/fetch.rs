@@ -53,6 +53,11 @@ impl Rows {
         self.places.len()
     }
 
+    /// Batch and row of one.
+    pub(super) fn place(&self, place: usize) -> Option<(usize, usize)> {
+        *self.places.get(place)?
+    }
+
     /// Batch and row of those that are there.
     pub(super) fn places(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         self.places.iter().copied().flatten()

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{TableId, TenantId};
 
 use super::ask::{Ask, Wanted};
+use super::batches::{self, KeyedBatches};
 use super::fetch::{self, Rows};
 use super::scan;
 use crate::admission::Looking;
@@ -25,13 +27,15 @@ use crate::wait::{Patience, behind};
 /// Attempts to answer by indexes that turn out to be damaged.
 const TRIES_MAX: u32 = 16;
 
-/// Rows of one view.
+/// Rows of one view, in the order of their keys: to be written as JSON, or taken as batches.
 #[derive(Debug)]
-pub(crate) struct Answered {
-    pub rows: Rows,
+pub struct Answered {
+    pub(crate) rows: Rows,
     pub seen: Seen,
     /// Where a range goes on.
     pub next: Option<String>,
+    /// Of the table.
+    schema: SchemaRef,
     /// Of what the rows' keys are.
     keys: Arc<TableKeys>,
     is_range: bool,
@@ -57,14 +61,18 @@ enum Source {
 
 impl Engine {
     /// Rows by key, as of one view of the table.
-    pub(crate) async fn lookup(
+    ///
+    /// # Errors
+    /// A table that is not there or has no key, keys that are none of it, a token or a log that does
+    /// not come so far in time, and rows that take more than an answer may.
+    pub async fn lookup(
         &self,
         tenant: &TenantId,
         ask: &Ask,
         wanted: &Wanted<'_>,
     ) -> Result<Answered, QueryError> {
         let begun = moment::now();
-        let patience = Patience::until(begun + ask.timeout);
+        let patience = Patience::until(begun + ask.timeout).ended_by(self.closed());
         let work = self.begin_lookup(tenant, ask, wanted, &patience);
         let done = moment::by(patience.deadline, work).await;
         let done = done.unwrap_or_else(|_| {
@@ -236,7 +244,8 @@ impl Engine {
         let rows = fetch::fetch(self.readers(), finder.pinned(), &found, bytes_max).await?;
         let keys = finder.keys();
         let is_cut = rows.len() < found.len();
-        answered(keys, rows, seen, (limit, is_cut), bytes_max)
+        let of_table = (keys, &finder.pinned().shape.schema);
+        answered(of_table, rows, seen, (limit, is_cut), bytes_max)
     }
 
     /// The rows by what is stored beside the files; `None` where only a scan finds them.
@@ -271,12 +280,19 @@ impl Engine {
         match keys {
             Keys::Points(keys) => {
                 let rows = scan::points(self, pinned, known, &keys).await?;
-                answered(known, rows, seen, (None, false), bytes_max)
+                answered(
+                    (known, &pinned.shape.schema),
+                    rows,
+                    seen,
+                    (None, false),
+                    bytes_max,
+                )
             }
             Keys::Range { from, to, limit } => {
                 let range = (from.as_ref(), to.as_ref());
                 let (rows, is_cut) = scan::range(self, pinned, known, range, limit + 1).await?;
-                answered(known, rows, seen, (Some(limit), is_cut), bytes_max)
+                let of_table = (known, &pinned.shape.schema);
+                answered(of_table, rows, seen, (Some(limit), is_cut), bytes_max)
             }
         }
     }
@@ -310,7 +326,7 @@ fn keys(known: &TableKeys, wanted: &Wanted<'_>) -> Result<Keys, QueryError> {
 /// Cuts a range at its limit, or where its rows became too large; the first row that is left out
 /// names where it goes on.
 fn answered(
-    keys: &Arc<TableKeys>,
+    (keys, schema): (&Arc<TableKeys>, &SchemaRef),
     mut rows: Rows,
     seen: Seen,
     (limit, is_cut): (Option<usize>, bool),
@@ -335,6 +351,7 @@ fn answered(
         rows,
         seen,
         next,
+        schema: Arc::clone(schema),
         keys: Arc::clone(keys),
         is_range,
     })
@@ -355,6 +372,21 @@ impl Answered {
         bytes_max: usize,
     ) -> Result<(), QueryError> {
         let written = self.rows.write(odd, out, bytes_max)?;
+        self.ends_at(written, bytes_max)
+    }
+
+    /// The rows as columns, within the bound, as [`Self::write`] has them.
+    ///
+    /// # Errors
+    /// [`QueryError::ResultTooLarge`] where they take more, unless a range can be cut.
+    pub fn batches(&mut self, bytes_max: usize) -> Result<KeyedBatches, QueryError> {
+        let made = batches::batches(&self.rows, &self.schema, bytes_max)?;
+        self.ends_at(made.present.len(), bytes_max)?;
+        Ok(made)
+    }
+
+    /// So many of the rows fit.
+    fn ends_at(&mut self, written: usize, bytes_max: usize) -> Result<(), QueryError> {
         if written == self.rows.len() {
             return Ok(());
         }

@@ -16,6 +16,7 @@ use tidelake_manifest::action::{Action, CommitInfo, write_commit};
 use crate::settings::QuerySettings;
 use crate::testing::{TestTable, Wire, World};
 
+mod batches;
 mod case;
 mod damaged;
 mod idle;

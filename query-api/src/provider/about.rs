@@ -11,6 +11,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use tidelake_core::TenantId;
 use tidelake_manifest::{CommitSummary, NamedSnapshot};
@@ -25,6 +26,27 @@ pub(crate) const CATALOG: &str = "tidelake";
 pub(crate) const INFORMATION_SCHEMA: &str = "information_schema";
 /// What the tenant's `information_schema` holds.
 pub(crate) const INFORMATION: [&str; 4] = ["tables", "columns", "views", "schemata"];
+
+/// One of [`INFORMATION`], without any row.
+pub(crate) fn information(
+    tenant: &TenantId,
+    name: &str,
+) -> Result<Arc<dyn TableProvider>, QueryError> {
+    Ok(Arc::new(match name {
+        "tables" => tables(tenant, &[])?,
+        "columns" => all_columns(tenant, &[])?,
+        "views" => views()?,
+        "schemata" => schemata(tenant)?,
+        other => return Err(no_information(other)),
+    }))
+}
+
+pub(crate) fn no_information(name: &str) -> QueryError {
+    QueryError::NotAllowed(format!(
+        "information_schema.{name} is not there; there are {}",
+        INFORMATION.join(", ")
+    ))
+}
 
 fn table(columns: Vec<(Field, ArrayRef)>) -> Result<MemTable, QueryError> {
     let batch = batch(columns)?;

@@ -188,8 +188,8 @@ fn json_of(ty: &Type, part: &KeyPart) -> serde_json::Value {
     }
 }
 
-/// The events as a table, newest first. Of a deleted row only the key is left.
-fn output(shape: &Shape, key: &Key, hits: &Hits, events: &[Event]) -> Result<MemTable, QueryError> {
+/// The columns of the history of any key.
+pub(crate) fn schema(shape: &Shape) -> Result<SchemaRef, QueryError> {
     let taken = [COMMIT_VERSION, COMMIT_TIMESTAMP, CHANGE_TYPE]
         .into_iter()
         .find(|name| shape.schema.index_of(name).is_ok());
@@ -198,6 +198,20 @@ fn output(shape: &Shape, key: &Key, hits: &Hits, events: &[Event]) -> Result<Mem
             "the table has a column {taken:?} of its own, so its history can't be shown"
         )));
     }
+    let moment = DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into()));
+    let mut fields = vec![
+        Field::new(COMMIT_VERSION, DataType::Int64, true),
+        Field::new(COMMIT_TIMESTAMP, moment, false),
+        Field::new(CHANGE_TYPE, DataType::Utf8, false),
+    ];
+    let columns = shape.schema.fields().iter();
+    fields.extend(columns.map(|field| field.as_ref().clone().with_nullable(true)));
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+/// The events as a table, newest first. Of a deleted row only the key is left.
+fn output(shape: &Shape, key: &Key, hits: &Hits, events: &[Event]) -> Result<MemTable, QueryError> {
+    let schema = schema(shape)?;
     let newest = || events.iter().rev();
     let index = |hit: usize| u32::try_from(hit).ok();
     let rows: UInt32Array = newest().map(|event| event.hit.and_then(index)).collect();
@@ -205,30 +219,17 @@ fn output(shape: &Shape, key: &Key, hits: &Hits, events: &[Event]) -> Result<Mem
     let versions = newest().map(|event| i64::try_from(event.version.0).ok());
     let times = newest().map(|event| Some(event.ms.saturating_mul(1000)));
     let times: TimestampMicrosecondArray = times.collect();
-    let moment = DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into()));
     let kinds = newest().map(|event| event.kind);
-    let mut columns: Vec<(Field, ArrayRef)> = vec![
-        (
-            Field::new(COMMIT_VERSION, DataType::Int64, true),
-            Arc::new(versions.collect::<Int64Array>()),
-        ),
-        (
-            Field::new(COMMIT_TIMESTAMP, moment, false),
-            Arc::new(times.with_timezone(UTC)),
-        ),
-        (
-            Field::new(CHANGE_TYPE, DataType::Utf8, false),
-            Arc::new(StringArray::from_iter_values(kinds)),
-        ),
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(versions.collect::<Int64Array>()),
+        Arc::new(times.with_timezone(UTC)),
+        Arc::new(StringArray::from_iter_values(kinds)),
     ];
-    for (place, field) in shape.schema.fields().iter().enumerate() {
+    for place in 0..shape.schema.fields().len() {
         let is_key = key.values.iter().any(|(of_key, _)| *of_key == place);
         let from = if is_key { &keys } else { &rows };
-        let column = take(hits.rows.column(place), from, None)?;
-        columns.push((field.as_ref().clone().with_nullable(true), column));
+        columns.push(take(hits.rows.column(place), from, None)?);
     }
-    let (fields, columns): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
-    let schema = Arc::new(Schema::new(fields));
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
     Ok(MemTable::try_new(schema, vec![vec![batch]])?)
 }

@@ -17,10 +17,11 @@ use super::clauses;
 use super::dialect::TidelakeDialect;
 use crate::error::QueryError;
 
-/// Turns `SHOW TABLES`, `SHOW COLUMNS FROM t` and `DESCRIBE t` into queries; others pass unchanged.
-pub(super) fn rewrite_show(statement: Statement) -> Result<Statement, QueryError> {
+/// Turns `SHOW TABLES`, `SHOW COLUMNS FROM t` and `DESCRIBE t` into queries; others pass unchanged,
+/// which is told.
+pub(super) fn rewrite_show(statement: Statement) -> Result<(Statement, bool), QueryError> {
     let Statement::Statement(inner) = &statement else {
-        return Ok(statement);
+        return Ok((statement, true));
     };
     let sql = match inner.as_ref() {
         Sql::ShowTables {
@@ -90,7 +91,7 @@ pub(super) fn rewrite_show(statement: Statement) -> Result<Statement, QueryError
         Sql::ShowVariable { .. } | Sql::ShowVariables { .. } | Sql::ShowStatus { .. } => {
             return Err(QueryError::NotAllowed("settings can't be shown".into()));
         }
-        _ => return Ok(statement),
+        _ => return Ok((statement, true)),
     };
     let mut parsed = DFParserBuilder::new(sql.as_str())
         .with_dialect(&TidelakeDialect::of(sql.len()))
@@ -98,6 +99,7 @@ pub(super) fn rewrite_show(statement: Statement) -> Result<Statement, QueryError
         .parse_statements()?;
     parsed
         .pop_front()
+        .map(|statement| (statement, false))
         .ok_or_else(|| QueryError::Engine("a rewritten SHOW is empty".into()))
 }
 

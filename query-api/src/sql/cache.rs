@@ -95,13 +95,13 @@ fn depends_on_parameters(text: &str, query: &Query) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use datafusion::common::ScalarValue;
 
     use super::*;
     use crate::sql;
 
     fn put(statements: &Statements, text: &str) {
-        let query = sql::parse(text, &[json!(1)]).unwrap();
+        let query = sql::parse(text, &[ScalarValue::from(1i64)]).unwrap();
         statements.put(text, &Arc::new(query));
     }
 

@@ -6,7 +6,8 @@
 //! ```
 //! `VERSION AS OF n` and `TIMESTAMP AS OF '…'` are taken as well, and a snapshot's name as version.
 
-use datafusion::common::TableReference;
+use datafusion::common::{ScalarValue, TableReference};
+use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -39,10 +40,7 @@ pub(crate) enum Command {
 }
 
 /// The command that the text is, if it is one.
-pub(crate) fn command(
-    sql: &str,
-    params: &[serde_json::Value],
-) -> Result<Option<Command>, QueryError> {
+pub(crate) fn command(sql: &str, params: &[ScalarValue]) -> Result<Option<Command>, QueryError> {
     // Most statements are queries: spare them the second look.
     let mentions = sql
         .as_bytes()
@@ -76,7 +74,7 @@ pub(crate) fn command(
 fn read(
     parser: &mut Parser<'_>,
     creates: bool,
-    params: &[serde_json::Value],
+    params: &[ScalarValue],
 ) -> Result<Command, QueryError> {
     let written = fold(&parser.parse_identifier().map_err(syntax)?);
     let name =
@@ -106,10 +104,7 @@ fn read(
     })
 }
 
-fn as_of(
-    parser: &mut Parser<'_>,
-    params: &[serde_json::Value],
-) -> Result<Option<AsOf>, QueryError> {
+fn as_of(parser: &mut Parser<'_>, params: &[ScalarValue]) -> Result<Option<AsOf>, QueryError> {
     use Keyword::{AS, OF, TIMESTAMP, VERSION};
     let by_version = if parser.parse_keywords(&[VERSION, AS, OF]) {
         true
@@ -133,5 +128,5 @@ fn as_of(
 }
 
 fn syntax(error: datafusion::sql::sqlparser::parser::ParserError) -> QueryError {
-    QueryError::Syntax(error.to_string())
+    DataFusionError::from(error).into()
 }

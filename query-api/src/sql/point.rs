@@ -8,6 +8,7 @@
 //! Invariant: a statement of this form means the same whoever answers it; any doubt, be it a wrong
 //! statement, is the planner's.
 
+use datafusion::common::ScalarValue;
 use datafusion::sql::parser::{ExplainStatement, Statement};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, GroupByExpr, Ident, LimitClause, Query as SqlQuery, Select, SelectFlavor,
@@ -16,7 +17,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::relations::{fold, reference};
-use super::{Query, View};
+use super::{Query, View, params};
 
 /// Conditions of one statement: more than any key has columns.
 const CONDITIONS_MAX: usize = 64;
@@ -53,11 +54,13 @@ pub(crate) enum Literal {
     /// With a point, without an exponent.
     Number(String),
     Text(String),
+    /// A parameter of another type, each of whose values equals itself only.
+    Typed(ScalarValue),
 }
 
 impl Point {
     /// The statement, where it is of the form.
-    pub(crate) fn of(query: &Query, params: &[serde_json::Value]) -> Option<Self> {
+    pub(crate) fn of(query: &Query, params: &[ScalarValue]) -> Option<Self> {
         let mut relations = query.relations.iter();
         let (Some((name, relation)), None) = (relations.next(), relations.next()) else {
             return None;
@@ -285,7 +288,7 @@ fn column<'a>(expr: &'a Expr, visible: &str) -> Option<&'a Ident> {
 /// Reads conditions.
 struct Conditions<'a> {
     visible: &'a str,
-    params: &'a [serde_json::Value],
+    params: &'a [ScalarValue],
 }
 
 impl Conditions<'_> {
@@ -359,13 +362,7 @@ impl Conditions<'_> {
     }
 
     fn param(&self, name: &str) -> Option<Literal> {
-        let place: usize = name.strip_prefix('$')?.parse().ok()?;
-        match self.params.get(place.checked_sub(1)?)? {
-            serde_json::Value::Bool(value) => Some(Literal::Boolean(*value)),
-            serde_json::Value::Number(value) => value.as_i64().map(Literal::Integer),
-            serde_json::Value::String(text) => Some(Literal::Text(text.clone())),
-            _ => None,
-        }
+        params::literal(params::param(name, self.params)?)
     }
 }
 
@@ -383,13 +380,16 @@ fn number(text: String) -> Option<Literal> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::sql;
 
     fn point(text: &str) -> Option<Point> {
-        let params = [json!(7), json!("x"), json!(null), json!(1.5)];
+        let params = [
+            ScalarValue::from(7i64),
+            ScalarValue::from("x"),
+            ScalarValue::Null,
+            ScalarValue::from(1.5),
+        ];
         Point::of(&sql::parse(text, &params).unwrap(), &params)
     }
 

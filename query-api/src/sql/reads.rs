@@ -10,7 +10,10 @@ use std::ops::ControlFlow;
 
 use datafusion::common::TableReference;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{Expr, ObjectName, Query, Select, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    Expr, ObjectName, Query, Select, Spanned, Visit, Visitor, visit_relations,
+};
+use tidelake_service::Position;
 
 use super::limits::too_large;
 use super::relations::{fold, reference};
@@ -40,6 +43,26 @@ pub(super) fn tables(statement: &Statement) -> Result<BTreeSet<TableReference>, 
         ControlFlow::Continue(()) => Ok(reads.found),
         ControlFlow::Break(error) => Err(error),
     }
+}
+
+/// Where the statement first names a table that is looked for.
+pub(super) fn place(
+    statement: &Statement,
+    is_it: impl Fn(&TableReference) -> bool,
+) -> Option<Position> {
+    let inner = match statement {
+        Statement::Statement(inner) => inner,
+        Statement::Explain(explain) => return place(&explain.statement, is_it),
+        Statement::CopyTo(_) | Statement::CreateExternalTable(_) | Statement::Reset(_) => {
+            return None;
+        }
+    };
+    let found = visit_relations(inner.as_ref(), |name| match reference(name) {
+        Ok(table) if is_it(&table) => ControlFlow::Break(name.span().start),
+        _ => ControlFlow::Continue(()),
+    });
+    let start = found.break_value()?;
+    Position::at(start.line, start.column)
 }
 
 /// Of a query, with all that it names.

@@ -8,17 +8,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use datafusion::common::TableReference;
+use datafusion::common::{ScalarValue, TableReference};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor,
-    TableVersion as SqlVersion, TypedString, UnaryOperator, Value, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Spanned, TableAlias,
+    TableFactor, TableVersion as SqlVersion, TypedString, UnaryOperator, Value, VisitMut,
+    VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 use tidelake_core::{SnapshotName, TableVersion};
 
 use super::named::{hidden_name, not_a_version};
-use super::{AsOf, KeyPart, Relation, View, parse_timestamp};
+use super::{AsOf, KeyPart, Relation, View, params, parse_timestamp};
 use crate::error::QueryError;
 
 pub(super) const TABLE_HISTORY: &str = "table_history";
@@ -51,7 +52,7 @@ pub(super) struct Rewritten {
 /// Replaces versioned tables and our functions.
 pub(super) fn rewrite(
     statement: &mut Statement,
-    params: &[serde_json::Value],
+    params: &[ScalarValue],
 ) -> Result<Rewritten, QueryError> {
     let mut rewrite = Rewrite {
         params,
@@ -78,7 +79,7 @@ pub(super) fn rewrite(
 }
 
 struct Rewrite<'a> {
-    params: &'a [serde_json::Value],
+    params: &'a [ScalarValue],
     found: Rewritten,
     /// Names that stand for tables.
     tables: BTreeSet<TableReference>,
@@ -194,7 +195,7 @@ impl Rewrite<'_> {
                 at: None,
             });
         }
-        *name = ObjectName::from(vec![Ident::with_quote('"', made.clone())]);
+        *name = ObjectName::from(vec![quoted(&made, name.span())]);
         self.found
             .relations
             .insert(TableReference::bare(made), Relation { view, table, as_of });
@@ -285,7 +286,7 @@ impl Rewrite<'_> {
 }
 
 /// The text of a literal or of the parameter that stands for one.
-pub(super) fn literal(expr: &Expr, params: &[serde_json::Value]) -> Option<String> {
+pub(super) fn literal(expr: &Expr, params: &[ScalarValue]) -> Option<String> {
     let value = match expr {
         Expr::Value(value) => &value.value,
         Expr::TypedString(TypedString { value, .. }) => &value.value,
@@ -293,14 +294,7 @@ pub(super) fn literal(expr: &Expr, params: &[serde_json::Value]) -> Option<Strin
     };
     match value {
         Value::SingleQuotedString(text) | Value::Number(text, _) => Some(text.clone()),
-        Value::Placeholder(name) => {
-            let place: usize = name.strip_prefix('$')?.parse().ok()?;
-            match params.get(place.checked_sub(1)?)? {
-                serde_json::Value::String(text) => Some(text.clone()),
-                serde_json::Value::Number(number) => Some(number.to_string()),
-                _ => None,
-            }
-        }
+        Value::Placeholder(name) => params::text(params::param(name, params)?),
         _ => None,
     }
 }
@@ -331,7 +325,7 @@ pub(super) fn timestamp_of(expr: &Expr, text: Option<String>) -> Result<AsOf, Qu
 }
 
 /// One value of a key, as JSON.
-fn key_part(expr: &Expr, params: &[serde_json::Value]) -> Option<KeyPart> {
+fn key_part(expr: &Expr, params: &[ScalarValue]) -> Option<KeyPart> {
     // Digits behind a point are exact as text only.
     let number = |text: &str| match text.parse::<i64>() {
         Ok(number) => Some(KeyPart::Value(number.into())),
@@ -351,14 +345,7 @@ fn key_part(expr: &Expr, params: &[serde_json::Value]) -> Option<KeyPart> {
         Expr::Value(value) => match &value.value {
             Value::Number(text, _) => number(text),
             Value::Boolean(value) => Some(KeyPart::Value((*value).into())),
-            Value::Placeholder(name) => {
-                let place: usize = name.strip_prefix('$')?.parse().ok()?;
-                match params.get(place.checked_sub(1)?)? {
-                    serde_json::Value::String(text) => Some(KeyPart::Text(text.clone())),
-                    serde_json::Value::Null => None,
-                    other => Some(KeyPart::Value(other.clone())),
-                }
-            }
+            Value::Placeholder(name) => params::key_part(params::param(name, params)?),
             _ => literal(expr, params).map(KeyPart::Text),
         },
         _ => literal(expr, params).map(KeyPart::Text),

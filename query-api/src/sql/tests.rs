@@ -77,7 +77,7 @@ fn everything_but_reading_is_refused() {
     for sql in statements {
         let error = refused(sql);
         assert!(
-            matches!(error, QueryError::NotAllowed(_) | QueryError::Syntax(_)),
+            matches!(error, QueryError::NotAllowed(_) | QueryError::Syntax { .. }),
             "{sql}: {error:?}"
         );
     }
@@ -149,7 +149,7 @@ fn what_the_planner_would_drop_is_refused() {
     ] {
         let error = refused(sql);
         assert!(
-            matches!(error, QueryError::NotAllowed(_) | QueryError::Syntax(_)),
+            matches!(error, QueryError::NotAllowed(_) | QueryError::Syntax { .. }),
             "{sql}: {error:?}"
         );
     }
@@ -168,7 +168,7 @@ fn what_the_planner_would_drop_is_refused() {
     }
 }
 
-fn only_relation(sql: &str, params: &[serde_json::Value]) -> (TableReference, Relation) {
+fn only_relation(sql: &str, params: &[ScalarValue]) -> (TableReference, Relation) {
     let query = parse(sql, params).unwrap_or_else(|error| panic!("{sql}: {error}"));
     assert_eq!(query.relations.len(), 1, "{sql}: {:?}", query.relations);
     query.relations.into_iter().next().unwrap()
@@ -235,7 +235,10 @@ fn bad_versions_are_refused() {
         "SELECT * FROM t VERSION AS OF 'No Name'",
     ] {
         assert!(
-            matches!(refused(sql), QueryError::Invalid(_) | QueryError::Syntax(_)),
+            matches!(
+                refused(sql),
+                QueryError::Invalid(_) | QueryError::Syntax { .. }
+            ),
             "{sql}"
         );
     }
@@ -249,7 +252,10 @@ fn table_functions_name_their_table() {
         (View::History, TableReference::bare("t"))
     );
     assert_eq!(name, TableReference::bare("table_history(t)"));
-    let (_, relation) = only_relation("SELECT * FROM TABLE_FILES($1)", &[json!("default.t")]);
+    let (_, relation) = only_relation(
+        "SELECT * FROM TABLE_FILES($1)",
+        &[ScalarValue::from("default.t")],
+    );
     assert_eq!(relation.table, TableReference::partial("default", "t"));
     let (_, relation) = only_relation("DESCRIBE t", &[]);
     assert_eq!(relation.view, View::Columns);
@@ -400,13 +406,13 @@ fn changes_and_keys_are_read_from_literals_and_parameters() {
             Some(name("after")),
         ),
     ] {
-        let (_, relation) = only_relation(sql, &[json!(7)]);
+        let (_, relation) = only_relation(sql, &[ScalarValue::from(7i64)]);
         assert_eq!(relation.view, View::Changes { from, to }, "{sql}");
         assert_eq!(relation.table, TableReference::bare("t"));
     }
     let (_, relation) = only_relation(
         "SELECT * FROM key_history('t', -5, 'eu', true, $2, DATE '2026-01-01')",
-        &[json!(0), json!("x")],
+        &[ScalarValue::from(0i64), ScalarValue::from("x")],
     );
     let text = |text: &str| KeyPart::Text(text.into());
     let key = vec![
@@ -423,7 +429,7 @@ fn changes_and_keys_are_read_from_literals_and_parameters() {
 
 #[test]
 fn snapshots_are_created_and_dropped_by_statements() {
-    let read = |sql: &str| command(sql, &[json!(7)]);
+    let read = |sql: &str| command(sql, &[ScalarValue::from(7i64)]);
     let create = |as_of| {
         Some(Command::CreateSnapshot {
             name: SnapshotName::new("before").unwrap(),

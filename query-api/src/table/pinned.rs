@@ -233,6 +233,11 @@ impl Pins {
         Arc::new(self.cached(entry).delta().clone())
     }
 
+    /// True where a version of the table is in memory.
+    pub(crate) fn is_known(&self, entry: &TableEntry) -> bool {
+        self.cached(entry).known().is_some()
+    }
+
     fn cached(&self, entry: &TableEntry) -> CachedTable {
         let location = entry.location();
         self.snapshots.table(&location, entry.topic_id, || {

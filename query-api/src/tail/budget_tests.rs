@@ -94,13 +94,15 @@ async fn messages_are_decoded_as_far_as_there_is_room() {
     }
     let snapshot = table.snapshot.clone();
     let rejected = world.engine.metrics().tail_rejected.clone();
-    let mut decoders = Decoders::new(&table.entry, snapshot, rejected);
+    let mut decoders = Decoders::new(&table.entry, snapshot, Some(rejected));
     let budget = Budget::new(BYTES_MAX / 10);
     let mut reached = BTreeMap::from(from);
     let (mut rows, mut rounds) = (0, 0);
     loop {
         let mut room = Room::new(&budget, usize::MAX);
-        let decoded = decoders.decode(&news, &reached, &mut room).unwrap();
+        let decoded = decoders
+            .decode(&news, (&reached, &BTreeMap::new()), &mut room)
+            .unwrap();
         assert!(budget.used() <= BYTES_MAX / 10);
         for (bucket, came) in decoded.came {
             assert!(came.bytes <= BYTES_MAX / 10, "{} bytes", came.bytes);

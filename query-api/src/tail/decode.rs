@@ -60,14 +60,19 @@ pub(super) struct Decoders {
     table: IntakeTable,
     /// Where the buckets' tails begin.
     snapshot: Arc<Snapshot>,
-    rejected: IntCounter,
+    /// Counts what is refused, where nobody else does.
+    rejected: Option<IntCounter>,
     by_bucket: BTreeMap<Bucket, BucketIntake>,
     /// Decoded bytes for each byte of a message.
     growth: f64,
 }
 
 impl Decoders {
-    pub(super) fn new(entry: &TableEntry, snapshot: Arc<Snapshot>, rejected: IntCounter) -> Self {
+    pub(super) fn new(
+        entry: &TableEntry,
+        snapshot: Arc<Snapshot>,
+        rejected: Option<IntCounter>,
+    ) -> Self {
         let kind = match entry.mode {
             _ if entry.is_dead_letters() => TableKind::DeadLetters,
             TableMode::Append => TableKind::Append,
@@ -91,11 +96,11 @@ impl Decoders {
     }
 
     /// Decodes what lies at or behind `reached`, as far as there is room; what lies before was
-    /// decoded already.
+    /// decoded already. Of a bucket that `until` names, what lies at or behind that is left out.
     pub(super) fn decode(
         &mut self,
         news: &[News],
-        reached: &BTreeMap<Bucket, Offset>,
+        (reached, until): (&BTreeMap<Bucket, Offset>, &BTreeMap<Bucket, Offset>),
         room: &mut Room,
     ) -> Result<Decoded, QueryError> {
         let mut decoded = Decoded::default();
@@ -106,6 +111,13 @@ impl Decoders {
                 let known = reached.get(&bucket);
                 let is_over = decoded.needs.is_some() || failed.is_some();
                 if is_over || known.is_none_or(|reached| seen.offset < *reached) {
+                    return;
+                }
+                if let Some(until) = until.get(&bucket)
+                    && seen.offset >= *until
+                {
+                    let came = decoded.came.entry(bucket).or_default();
+                    came.reached = came.reached.max(*until);
                     return;
                 }
                 let bytes = seen.value.map_or(0, <[u8]>::len) + MESSAGE_BYTES;
@@ -125,9 +137,10 @@ impl Decoders {
         }
         if decoded.needs.is_none() {
             for (bucket, end) in news.iter().flat_map(|news| &news.ends) {
-                if reached.get(bucket).is_some_and(|reached| reached < end) {
+                let end = until.get(bucket).map_or(*end, |until| *end.min(until));
+                if reached.get(bucket).is_some_and(|reached| *reached < end) {
                     let came = decoded.came.entry(*bucket).or_default();
-                    came.reached = came.reached.max(*end);
+                    came.reached = came.reached.max(end);
                 }
             }
         }
@@ -146,7 +159,11 @@ impl Decoders {
         match intake.take(seen) {
             // A misrouted record comes again where it belongs, and counts there once.
             Taken::Rows(_) | Taken::Marker | Taken::Repeated | Taken::Misrouted(_) => {}
-            Taken::Refused(_) => self.rejected.inc(),
+            Taken::Refused(_) => {
+                if let Some(rejected) = &self.rejected {
+                    rejected.inc();
+                }
+            }
         }
         Ok(())
     }

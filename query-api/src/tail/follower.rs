@@ -12,6 +12,7 @@
 //! that is behind takes larger bites, each of which costs less for a record.
 
 mod base;
+mod exact;
 mod rebase;
 mod table;
 
@@ -23,6 +24,7 @@ use tidelake_core::Bucket;
 use tidelake_log::{Feed, LogError, News};
 
 use self::base::Base;
+pub(super) use self::exact::{Positions, view as exactly};
 use self::rebase::Rebasing;
 use self::table::{Table, Taken};
 use super::Shared;

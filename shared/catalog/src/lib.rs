@@ -1,7 +1,7 @@
 //! The catalog: which tenants and tables exist, kept as a numbered commit log on the object store.
 //!
 //! Owns the entries ([`TableEntry`]), the log under `_tidelake/catalog/`, a cached view of it
-//! ([`Catalog`]), and the id of the installation ([`InstallationId`]). Does not own topics or Delta
+//! ([`Catalog`]), how tables are described to clients ([`Description`]), and the id of the installation ([`InstallationId`]). Does not own topics or Delta
 //! tables: whoever creates or drops a table makes and removes those around the catalog's entry. A
 //! tenant exists from its first table on.
 //!
@@ -35,12 +35,17 @@
 //! ```
 
 mod cache;
+mod description;
 mod entry;
 mod installation;
 mod log;
 mod topic;
 
 pub use cache::Dropped;
+pub use description::{
+    Committed, Description, LIST_LOADS_MAX, LIST_MAX, ListPart, Listed, TableList, TopicNote,
+    looked_at,
+};
 pub use entry::{LastVersions, TableEntry, TableMode, Topics, location};
 pub use installation::InstallationId;
 pub use log::{AddTable, Catalog, CatalogError, DropTable};

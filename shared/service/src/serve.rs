@@ -7,7 +7,7 @@
 //!
 //! Invariants: no more connections are open than the settings allow; one that brings no whole
 //! request in time, or does not take its answer, is closed; requests under way at the stop are
-//! answered, [`DRAIN_MAX`] at most.
+//! answered, [`DRAIN_MAX`] at most; what is left of them then is cut.
 
 mod answers;
 mod connections;
@@ -125,6 +125,27 @@ pub async fn serve_with(
     serve_until(listener, router, shutdown, settings, DRAIN_MAX).await
 }
 
+/// [`serve`], for a service that ends its answers by itself once the stop is requested: what a client
+/// has not taken `drain_max` after it is cut.
+///
+/// # Errors
+/// As [`serve_with`].
+pub async fn serve_draining(
+    listener: TcpListener,
+    router: Router,
+    shutdown: Shutdown,
+    drain_max: Duration,
+) -> io::Result<()> {
+    serve_until(
+        listener,
+        router,
+        shutdown,
+        &HttpSettings::default(),
+        drain_max,
+    )
+    .await
+}
+
 async fn serve_until(
     listener: TcpListener,
     router: Router,
@@ -135,6 +156,7 @@ async fn serve_until(
     let connections = Connections::new(settings.connections_max, settings.peer_connections_max);
     let http2_max = settings.http2_connections_max;
     let of_http2 = Connections::new(http2_max, http2_max.div_ceil(2));
+    let cut = Shutdown::new();
     loop {
         let accepted = tokio::select! {
             () = shutdown.requested() => break,
@@ -145,6 +167,7 @@ async fn serve_until(
                 let serving = Serving {
                     router: router.clone(),
                     shutdown: shutdown.clone(),
+                    cut: cut.clone(),
                     idle_timeout: settings.idle_timeout(),
                     of_http2: Arc::clone(&of_http2),
                 };
@@ -167,6 +190,7 @@ async fn serve_until(
             seconds = drain_max.as_secs(),
             "requests were still open after the drain"
         );
+        cut.trigger();
     }
     Ok(())
 }
@@ -203,13 +227,23 @@ fn is_of_connection(error: &io::Error) -> bool {
 struct Serving {
     router: Router,
     shutdown: Shutdown,
+    /// The drain is over.
+    cut: Shutdown,
     idle_timeout: Duration,
     of_http2: Arc<Connections>,
 }
 
 impl Serving {
-    /// Answers the connection's requests until its end.
+    /// Answers the connection's requests until its end, or that of the drain.
     async fn connection(self, stream: TcpStream, place: Connection) {
+        let cut = self.cut.clone();
+        tokio::select! {
+            () = self.answer(stream, place) => {}
+            () = cut.requested() => tracing::debug!("a connection is cut: the process stops"),
+        }
+    }
+
+    async fn answer(self, stream: TcpStream, place: Connection) {
         let (shutdown, idle_timeout) = (&self.shutdown, self.idle_timeout);
         let (mut read, write) = stream.into_split();
         let begun = tokio::select! {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidelake_catalog::TableEntry;
 use tidelake_core::{Bucket, Watermark};
 use tidelake_table::StateLoader;
 use tokio::time::Instant;
@@ -35,7 +36,17 @@ impl Base {
         before: Option<&Self>,
     ) -> Result<Self, QueryError> {
         let entry = followed.entry();
-        let (pinned, looked) = shared.pins.newest_read(entry, age).await?;
+        let read = shared.pins.newest_read(entry, age).await?;
+        Self::of(shared, entry, read, before).await
+    }
+
+    /// As [`Self::read`], of a version that is known.
+    pub(super) async fn of(
+        shared: &Shared,
+        entry: &Arc<TableEntry>,
+        (pinned, looked): (Arc<Pinned>, Instant),
+        before: Option<&Self>,
+    ) -> Result<Self, QueryError> {
         let before = before.filter(|before| before.has_schema_of(&pinned));
         if let Some(before) = before
             && before.is_at(&pinned)

@@ -71,7 +71,7 @@ impl<'a> Table<'a> {
         Self {
             shared,
             followed,
-            decoders: Some(Decoders::new(entry, snapshot, rejected)),
+            decoders: Some(Decoders::new(entry, snapshot, Some(rejected))),
             rebased_at: base.looked,
             base,
             tails,
@@ -124,7 +124,7 @@ impl<'a> Table<'a> {
         let pen = self.pen();
         let mut bites = self.bites();
         let work = move || -> Result<_, QueryError> {
-            let decoded = decoders.decode(&news, &reached, &mut room)?;
+            let decoded = decoders.decode(&news, (&reached, &BTreeMap::new()), &mut room)?;
             let moved = !decoded.came.is_empty();
             let taken = match decoded.needs {
                 None => Taken::All,
@@ -164,10 +164,7 @@ impl<'a> Table<'a> {
     }
 
     fn pen(&self) -> BucketPen {
-        BucketPen {
-            upserts: self.base.pen.clone(),
-            shape: Arc::clone(&self.base.pinned.shape),
-        }
+        BucketPen::of(&self.base)
     }
 
     /// Of each bucket, with nothing in it yet.
@@ -176,12 +173,8 @@ impl<'a> Table<'a> {
         for (bucket, tail) in &self.tails {
             self.named += 2;
             let numbers = [self.named - 1, self.named];
-            bites.push(Bite {
-                bucket: *bucket,
-                tail: tail.clone(),
-                names: numbers.map(|number| piece_name(*bucket, number)),
-                came: None,
-            });
+            let names = numbers.map(|number| piece_name(*bucket, number));
+            bites.push(Bite::new(*bucket, tail.clone(), names));
         }
         bites
     }
@@ -254,22 +247,40 @@ impl<'a> Table<'a> {
 }
 
 /// What came of one bucket, on its way into the bucket's tail.
-struct Bite {
-    bucket: Bucket,
-    tail: BucketTail,
+pub(super) struct Bite {
+    pub bucket: Bucket,
+    pub tail: BucketTail,
     /// Of the piece, and of the one that it is joined to.
     names: [Arc<str>; 2],
     came: Option<(Came, Held)>,
 }
 
 /// What any table's pieces are made with.
-struct BucketPen {
+pub(super) struct BucketPen {
     upserts: Option<Pen>,
     shape: Arc<Shape>,
 }
 
+impl BucketPen {
+    pub(super) fn of(base: &Base) -> Self {
+        Self {
+            upserts: base.pen.clone(),
+            shape: Arc::clone(&base.pinned.shape),
+        }
+    }
+}
+
 impl Bite {
-    fn take(&mut self, came: Came, room: &mut Room) {
+    pub(super) fn new(bucket: Bucket, tail: BucketTail, names: [Arc<str>; 2]) -> Self {
+        Self {
+            bucket,
+            tail,
+            names,
+            came: None,
+        }
+    }
+
+    pub(super) fn take(&mut self, came: Came, room: &mut Room) {
         let held = room.part(came.bytes);
         self.came = Some((came, held));
     }
@@ -279,7 +290,7 @@ impl Bite {
     }
 
     /// Blocks.
-    fn push(&mut self, pen: &BucketPen) -> Result<(), QueryError> {
+    pub(super) fn push(&mut self, pen: &BucketPen) -> Result<(), QueryError> {
         let Some((came, mut held)) = self.came.take() else {
             return Ok(());
         };

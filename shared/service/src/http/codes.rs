@@ -81,7 +81,7 @@ pub const ALL: &[(&str, &str)] = &[
     ),
     (
         "SCHEMA_CHANGED",
-        "the table's schema changed while the records came: retry",
+        "the table's schema changed while records came, or since a statement was prepared: retry",
     ),
     ("TOPIC_EXISTS", "a topic of the table's name is in the way"),
     ("TOPIC_REPLACED", "the table's topic is gone or another one"),
@@ -195,6 +195,10 @@ pub const ALL: &[(&str, &str)] = &[
     ),
     ("LOG_GAP", "the log has lost what the table does not have"),
     ("FILE_GONE", "a file of the version is gone"),
+    (
+        "POSITION_GONE",
+        "the log has lost what followed the version that was asked for",
+    ),
     ("VERSION_NOT_FOUND", "the table has no such version"),
     ("SNAPSHOT_NOT_FOUND", "no snapshot has this name"),
     ("SNAPSHOT_EXISTS", "the snapshot's name is taken"),
@@ -224,7 +228,7 @@ mod tests {
     }
 
     /// What a refusal with status 400 may say: the request itself is malformed, whatever table it is
-    /// about. A table that can't take a request that is fine is 409 or 503.
+    /// about, or the statement that it brings asks for what can't be computed. A table that can't take a request that is fine is 409 or 503.
     const MALFORMED: &[&str] = &[
         "BODY_CUT_SHORT",
         "EMPTY_BODY",
@@ -236,9 +240,13 @@ mod tests {
         "MALFORMED_BODY",
         "MALFORMED_ENCODING",
         "MALFORMED_JSON",
+        "QUERY_FAILED",
         "SQL_INVALID",
+        "SQL_NOT_ALLOWED",
+        "SQL_NOT_SUPPORTED",
         "SQL_SYNTAX",
         "TYPE_MISMATCH",
+        "UNKNOWN_FIELD",
     ];
 
     fn is_code(text: &str) -> bool {

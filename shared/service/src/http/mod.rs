@@ -3,7 +3,7 @@
 pub mod codes;
 mod problem;
 
-pub use problem::Problem;
+pub use problem::{Position, Problem};
 
 /// The answer to a path that is no route.
 pub fn no_such_route() -> Problem {

@@ -21,10 +21,65 @@ pub struct Problem {
     pub row: Option<u64>,
     /// The field's path within the row, such as `pt.x` or `tags[2]`.
     pub field: Option<String>,
+    /// Of a statement: where in its text.
+    pub position: Option<Position>,
+    /// Of a statement: the class and condition that SQL has for it (ISO 9075, as PostgreSQL).
+    pub sqlstate: Option<&'static str>,
     /// What to do about it.
     pub hint: Option<String>,
     /// Seconds after which a retry makes sense; sent as `retry-after`.
     pub retry_after_s: Option<u32>,
+}
+
+/// A place in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Position {
+    /// From 1.
+    pub line: u64,
+    /// Characters within the line, from 1.
+    pub column: u64,
+    /// Characters from the text's beginning, from 0, where the text was at hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+}
+
+impl Position {
+    /// None for line or column 0, which stand for no place.
+    pub fn at(line: u64, column: u64) -> Option<Self> {
+        (line > 0 && column > 0).then_some(Self {
+            line,
+            column,
+            offset: None,
+        })
+    }
+
+    /// Behind the text's last character.
+    pub fn at_end(text: &str) -> Self {
+        let last = text.rsplit('\n').next().unwrap_or(text);
+        Self {
+            line: text.matches('\n').count() as u64 + 1,
+            column: last.chars().count() as u64 + 1,
+            offset: Some(text.chars().count() as u64),
+        }
+    }
+
+    /// The place with its offset in `text`; as it is where the text has no such line.
+    #[must_use]
+    pub fn in_text(self, text: &str) -> Self {
+        let skipped = usize::try_from(self.line - 1).unwrap_or(usize::MAX);
+        let mut before = 0;
+        for (number, line) in text.split('\n').enumerate() {
+            if number == skipped {
+                let offset = before + self.column - 1;
+                return Self {
+                    offset: Some(offset),
+                    ..self
+                };
+            }
+            before += line.chars().count() as u64 + 1;
+        }
+        self
+    }
 }
 
 #[derive(Serialize)]
@@ -39,6 +94,10 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<Position>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sqlstate: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
 }
 
@@ -51,6 +110,8 @@ impl Problem {
             detail: String::new(),
             row: None,
             field: None,
+            position: None,
+            sqlstate: None,
             hint: None,
             retry_after_s: None,
         }
@@ -111,6 +172,18 @@ impl Problem {
     }
 
     #[must_use]
+    pub fn position(mut self, position: Option<Position>) -> Self {
+        self.position = position;
+        self
+    }
+
+    #[must_use]
+    pub fn sqlstate(mut self, sqlstate: &'static str) -> Self {
+        self.sqlstate = Some(sqlstate);
+        self
+    }
+
+    #[must_use]
     pub fn retry_after_s(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);
         self
@@ -132,6 +205,8 @@ impl IntoResponse for Problem {
             },
             row: self.row,
             field: self.field.as_deref(),
+            position: self.position,
+            sqlstate: self.sqlstate,
             hint: self.hint.as_deref(),
         };
         let mut response = (status, Json(body)).into_response();
@@ -180,6 +255,22 @@ mod tests {
                 "row": 3, "field": "pt.x", "hint": "send a number",
             })
         );
+    }
+
+    #[tokio::test]
+    async fn a_place_in_a_text_counts_characters() {
+        let text = "SELECT 'ü',\n  x";
+        let place = Position::at(2, 3).unwrap().in_text(text);
+        assert_eq!(place.offset, Some(14));
+        assert_eq!(Position::at_end(text).offset, Some(15));
+        assert_eq!(Position::at(3, 1).unwrap().in_text(text).offset, None);
+        assert_eq!(Position::at(0, 0), None);
+        let problem = Problem::new(400, "SQL_SYNTAX", "no SQL");
+        let problem = problem.position(Some(place)).sqlstate("42601");
+        let (_, body) = body_of(problem).await;
+        let shown = serde_json::json!({ "line": 2, "column": 3, "offset": 14 });
+        assert_eq!(body["position"], shown);
+        assert_eq!(body["sqlstate"], "42601");
     }
 
     #[tokio::test]
