@@ -173,15 +173,20 @@ impl Tails {
         positions: &follower::Positions,
         deadline: Instant,
     ) -> Result<Arc<View>, QueryError> {
+        follower::check_positions(entry, &pinned, positions)?;
         let followed = self.followed(entry).and_then(|followed| followed.view());
-        let is_it = |view: &Arc<View>| {
-            let version = pinned.snapshot.version();
-            view.pinned.snapshot.version() == version && view.positions() == *positions
-        };
-        if let Some(view) = followed.filter(is_it) {
-            return Ok(view);
+        let version = pinned.snapshot.version();
+        let known = followed.filter(|view| view.pinned.snapshot.version() == version);
+        if let Some(view) = &known {
+            if view.positions() == *positions {
+                return Ok(Arc::clone(view));
+            }
+            if let Some(view) = view.up_to(positions) {
+                return Ok(Arc::new(view));
+            }
         }
-        let read = follower::exactly(&self.shared, entry, pinned, positions, deadline);
+        let known = known.as_deref();
+        let read = follower::exactly(&self.shared, entry, (pinned, known), positions, deadline);
         Ok(Arc::new(read.await?))
     }
 

@@ -24,7 +24,7 @@ use tidelake_core::Bucket;
 use tidelake_log::{Feed, LogError, News};
 
 use self::base::Base;
-pub(super) use self::exact::{Positions, view as exactly};
+pub(super) use self::exact::{Positions, check as check_positions, view as exactly};
 use self::rebase::Rebasing;
 use self::table::{Table, Taken};
 use super::Shared;

@@ -190,6 +190,30 @@ impl Piece {
         Some(Arc::new(piece))
     }
 
+    /// What of the piece lies before a watermark, for rows without keys: all, a part, or nothing.
+    fn before(self: &Arc<Self>, mark: Watermark) -> Option<Arc<Self>> {
+        let cut = |rows: &Rows| {
+            let offsets = &rows.chunk.positions.offsets;
+            offsets.partition_point(|offset| *offset < mark.0)
+        };
+        if self
+            .chunks
+            .iter()
+            .all(|rows| cut(rows) == rows.chunk.rows())
+        {
+            return Some(Arc::clone(self));
+        }
+        let chunks = self.chunks.iter().filter_map(|rows| {
+            let before = cut(rows);
+            (before > 0).then(|| rows.slice(0, before))
+        });
+        let chunks: Vec<_> = chunks.collect();
+        (!chunks.is_empty()).then(|| {
+            let name = Arc::clone(&self.name);
+            Arc::new(Self::new(name, chunks, Vec::new(), self.nothing_held()))
+        })
+    }
+
     /// Both as one, for rows without keys.
     fn joined(&self, next: &Self, shape: &Shape) -> Result<Self, QueryError> {
         let parts = self.chunks.iter().chain(&next.chunks);
@@ -230,6 +254,20 @@ impl BucketTail {
             return None;
         }
         self.pieces.iter().find(|piece| piece.name.as_ref() == name)
+    }
+
+    /// The same tail up to an earlier offset; none where it is not known that far, or rows beyond
+    /// have superseded others.
+    pub(super) fn up_to(&self, mark: Watermark) -> Option<Self> {
+        if self.upsert.is_some() || self.reached.0 < mark.0 {
+            return None;
+        }
+        let pieces = self.pieces.iter();
+        Some(Self {
+            reached: Offset(mark.0),
+            pieces: pieces.filter_map(|piece| piece.before(mark)).collect(),
+            upsert: None,
+        })
     }
 
     /// The pieces behind a watermark.

@@ -47,6 +47,16 @@ impl View {
         }
     }
 
+    /// The view at earlier positions of these buckets; none where it does not have them.
+    pub(super) fn up_to(&self, positions: &BTreeMap<Bucket, Watermark>) -> Option<Self> {
+        let tails = positions.iter().map(|(bucket, mark)| {
+            let tail = self.buckets.get(bucket)?.up_to(*mark)?;
+            Some((*bucket, tail))
+        });
+        let tails = tails.collect::<Option<_>>()?;
+        Some(Self::new(Arc::clone(&self.pinned), self.looked, tails))
+    }
+
     fn reached(&self, bucket: Bucket) -> Offset {
         self.buckets
             .get(&bucket)

@@ -112,6 +112,29 @@ async fn an_append_table_shows_again_what_was_seen_of_it() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_follower_has_is_not_read_again() {
+    let world = World::new(QuerySettings::default()).await;
+    let table = world.table("t", APPENDS, 2).await;
+    let mut told = Vec::new();
+    for round in 0..4 {
+        table.push(round % 2, &rows(0..3, "x"));
+        told.push(ask(&world, SQL, &[]).await.unwrap());
+    }
+    let delivered = world.log.delivered(&table.entry.topic);
+    replay(&world, &told).await;
+    assert_eq!(world.log.delivered(&table.entry.topic), delivered);
+
+    let (world, table, seen) = flushed().await;
+    table.push(0, &rows(0..6, "c"));
+    ask(&world, SQL, &[]).await.unwrap();
+    let key_files = || world.engine.metrics().tail_key_files.get();
+    let read = key_files();
+    let (texts, _) = ask(&world, SQL, &[seen]).await.unwrap();
+    assert_eq!(texts, ["0:a", "1:a", "2:b", "3:b", "4:b", "5:b"]);
+    assert_eq!(key_files(), read);
+}
+
 async fn refused(world: &World, seen: &[Seen]) -> Condition {
     ask(world, SQL, seen).await.unwrap_err().condition()
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::super::Shared;
 use super::super::pieces::BucketTail;
 use super::super::upsert::{Pen, UpsertState};
-use super::super::view::Followed;
+use super::super::view::{Followed, View};
 use crate::error::QueryError;
 use crate::table::pinned::Pinned;
 use crate::table::shape::is_same;
@@ -56,15 +56,9 @@ impl Base {
                 ..before.clone()
             });
         }
-        let metadata = &pinned.snapshot.metadata().schema_string;
-        let pen = match (before, &pinned.keys) {
-            (Some(before), _) => before.pen.clone(),
-            (None, Some(keys)) => {
-                let home = Arc::clone(&shared.home);
-                StateLoader::new(&pinned.shape.table, metadata, keys.owners(), home)?
-                    .map(|loader| Pen::new(loader, Arc::clone(&pinned.shape)))
-            }
-            (None, None) => None,
+        let pen = match before {
+            Some(before) => before.pen.clone(),
+            None => pen(shared, &pinned)?,
         };
         let mut upsert = BTreeMap::new();
         if let Some(pen) = &pen {
@@ -107,6 +101,32 @@ impl Base {
         self.upsert.values().any(damaged)
     }
 
+    /// The version that a view begins at, whose states it knows; none where it does
+    /// not, or where they can't be read.
+    pub(super) fn of_view(
+        shared: &Shared,
+        view: &View,
+        looked: Instant,
+    ) -> Result<Option<Self>, QueryError> {
+        let pinned = Arc::clone(&view.pinned);
+        let pen = pen(shared, &pinned)?;
+        let states = view.buckets.iter().map(|(bucket, tail)| {
+            let committed = tail.upsert.as_ref()?.committed.clone();
+            Some((*bucket, UpsertState::of(committed)))
+        });
+        let upsert = match pen {
+            Some(_) => states.collect(),
+            None => Some(BTreeMap::new()),
+        };
+        let base = upsert.map(|upsert| Self {
+            pinned,
+            looked,
+            pen,
+            upsert,
+        });
+        Ok(base.filter(|base| !base.is_damaged()))
+    }
+
     pub(super) fn has_schema_of(&self, pinned: &Pinned) -> bool {
         let metadata = self.pinned.snapshot.metadata();
         is_same(metadata, pinned.snapshot.metadata())
@@ -120,4 +140,15 @@ impl Base {
     pub(super) fn tail(&self, bucket: Bucket) -> BucketTail {
         BucketTail::new(self.mark(bucket), self.upsert.get(&bucket).cloned())
     }
+}
+
+/// What pieces of an upsert table are made with.
+fn pen(shared: &Shared, pinned: &Pinned) -> Result<Option<Pen>, QueryError> {
+    let Some(keys) = &pinned.keys else {
+        return Ok(None);
+    };
+    let metadata = &pinned.snapshot.metadata().schema_string;
+    let home = Arc::clone(&shared.home);
+    let loader = StateLoader::new(&pinned.shape.table, metadata, keys.owners(), home)?;
+    Ok(loader.map(|loader| Pen::new(loader, Arc::clone(&pinned.shape))))
 }

@@ -1,7 +1,8 @@
 //! A table at one version and up to given offsets, whatever its follower has come to since.
 //!
 //! The tail behind the version is read from the log once more, up to these offsets and no further:
-//! a state of an upsert table can't be taken back to an earlier offset. Owns what makes the answer
+//! a state of an upsert table can't be taken back to an earlier offset. (Rows of an append table that
+//! its follower still has are cut from those, see [`View::up_to`].) Owns what makes the answer
 //! exact, or an error that says why it can't be. Bounded as a followed tail is; nobody else waits for
 //! it, writers are not paced by it, and what it takes is given back with the view.
 
@@ -28,20 +29,18 @@ use crate::table::pinned::Pinned;
 /// What was asked for, bucket by bucket.
 pub(in super::super) type Positions = BTreeMap<Bucket, Watermark>;
 
-/// Reads the view.
+/// Reads the view; `known` is another of the same version.
 ///
 /// # Errors
-/// [`QueryError::Request`] where the positions are none of this version,
 /// [`QueryError::PositionGone`] where the log does not reach back to the version's watermarks any
 /// more, and [`QueryError::TailBehind`] where it does not reach up to the positions yet.
 pub(in super::super) async fn view(
     shared: &Arc<Shared>,
     entry: &Arc<TableEntry>,
-    pinned: Arc<Pinned>,
+    (pinned, known): (Arc<Pinned>, Option<&View>),
     positions: &Positions,
     deadline: Instant,
 ) -> Result<View, QueryError> {
-    check(entry, &pinned, positions)?;
     // Also whether the log is still the table's.
     let ends = look(&shared.source, entry).await?;
     for (bucket, wanted) in positions {
@@ -57,7 +56,11 @@ pub(in super::super) async fn view(
         }
     }
     let looked = moment::now();
-    let base = Base::of(shared, entry, (pinned, looked), None).await?;
+    let known = known.map(|view| Base::of_view(shared, view, looked));
+    let base = match known.transpose()?.flatten() {
+        Some(base) => base,
+        None => Base::of(shared, entry, (pinned, looked), None).await?,
+    };
     let mut exact = Exact::new(shared, entry, base, positions);
     let from = exact.behind();
     if !from.is_empty() {
@@ -71,7 +74,14 @@ pub(in super::super) async fn view(
 
 /// Refuses positions that the version does not have: one before a watermark leaves out rows that are
 /// in its files.
-fn check(entry: &TableEntry, pinned: &Pinned, positions: &Positions) -> Result<(), QueryError> {
+///
+/// # Errors
+/// [`QueryError::Request`].
+pub(in super::super) fn check(
+    entry: &TableEntry,
+    pinned: &Pinned,
+    positions: &Positions,
+) -> Result<(), QueryError> {
     let (table, version) = (&entry.id, pinned.snapshot.version());
     let of_table = (0..entry.buckets).map(Bucket);
     let of_version = pinned.snapshot.watermarks(&entry.topic_id);
