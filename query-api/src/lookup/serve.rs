@@ -266,7 +266,8 @@ impl Engine {
         let bytes_max = self.settings().json_bytes_max;
         let rows = fetch::fetch(self.readers(), pinned, &found, bytes_max).await?;
         let (seen, is_cut) = (Seen::committed(pinned), rows.len() < found.len());
-        answered(stored.keys(), rows, seen, (None, is_cut), bytes_max).map(Some)
+        let of_table = (stored.keys(), &pinned.shape.schema);
+        answered(of_table, rows, seen, (None, is_cut), bytes_max).map(Some)
     }
 
     async fn scanned(
