@@ -332,10 +332,9 @@ impl Engine {
                 });
             }
         };
-        let resolved = self.resolve(tenant, request, &parsed, &running);
+        let resolved = self.resolve(tenant, (request, expected), &parsed, &running);
         let resolved = running.bounded(resolved).await;
         let resolved = resolved.map_err(|error| sql::placed(error, &parsed))?;
-        Self::check_prepared(expected, resolved.fingerprint)?;
         let turn = running.bounded(self.inner.queries.turn()).await?;
         if request.time_zone.is_none()
             && let Some(keyed) = keyed(&resolved)

@@ -73,17 +73,17 @@ impl Prepared {
 
 /// Collects which schemas a statement reads.
 #[derive(Debug, Default)]
-pub(super) struct Schemas<'a>(BTreeMap<(&'a TableId, &'a AsOf), (&'a str, &'a str)>);
+struct Schemas<'a>(BTreeMap<(&'a TableId, &'a AsOf), (&'a str, &'a str)>);
 
 impl<'a> Schemas<'a> {
-    pub(super) fn add(&mut self, id: &'a TableId, as_of: &'a AsOf, pinned: &'a Pinned) {
+    fn add(&mut self, id: &'a TableId, as_of: &'a AsOf, pinned: &'a Pinned) {
         let metadata = pinned.snapshot.metadata();
         // The table's id too: one of the name may have been dropped and made anew.
         let known = (metadata.id.as_str(), metadata.schema_string.as_str());
         self.0.insert((id, as_of), known);
     }
 
-    pub(super) fn fingerprint(&self) -> SchemaFingerprint {
+    fn fingerprint(&self) -> SchemaFingerprint {
         let mut hasher = DefaultHasher::new();
         for ((id, as_of), schema) in &self.0 {
             (id.to_string(), as_of, schema).hash(&mut hasher);
@@ -231,16 +231,20 @@ impl Engine {
             fingerprint: schemas.fingerprint(),
         })
     }
+}
 
-    /// Refuses a statement whose tables are not those that it was prepared over.
-    pub(super) fn check_prepared(
-        expected: Option<SchemaFingerprint>,
-        found: SchemaFingerprint,
-    ) -> Result<(), QueryError> {
-        match expected {
-            Some(expected) if expected != found => Err(QueryError::SchemaChanged),
-            _ => Ok(()),
-        }
+/// Refuses a statement whose tables are not those that it was prepared over.
+pub(super) fn check_prepared<'a>(
+    expected: SchemaFingerprint,
+    read: impl Iterator<Item = (&'a (TableId, AsOf), &'a Pinned)>,
+) -> Result<(), QueryError> {
+    let mut schemas = Schemas::default();
+    for ((id, as_of), pinned) in read {
+        schemas.add(id, as_of, pinned);
+    }
+    match schemas.fingerprint() == expected {
+        true => Ok(()),
+        false => Err(QueryError::SchemaChanged),
     }
 }
 

@@ -10,7 +10,7 @@ use futures::future::try_join_all;
 use tidelake_catalog::{TableEntry, TableMode};
 use tidelake_core::{TableId, TableName, TenantId, Token, Watermark};
 
-use super::prepare::{SchemaFingerprint, Schemas};
+use super::prepare::{SchemaFingerprint, check_prepared};
 use super::session::Tables;
 use super::{Engine, Seen};
 use crate::admission::Running;
@@ -39,7 +39,6 @@ pub(super) struct Resolved {
     pub tables: Tables,
     pub seen: Vec<Seen>,
     pub names: FoldedNames,
-    pub fingerprint: SchemaFingerprint,
     /// What the statement names its rows by, and where they are, if all that is read is one table
     /// whose keys are known.
     pub keyed: Option<(Point, KeyIndex)>,
@@ -54,10 +53,11 @@ pub(super) struct Position {
 }
 
 impl Engine {
+    /// Pins what the statement reads; where it was prepared, over the schemas that are `expected`.
     pub(super) async fn resolve(
         &self,
         tenant: &TenantId,
-        request: &Request,
+        (request, expected): (&Request, Option<SchemaFingerprint>),
         query: &Query,
         running: &Running,
     ) -> Result<Resolved, QueryError> {
@@ -90,13 +90,11 @@ impl Engine {
         let mut tables = HashMap::new();
         let mut names = FoldedNames::default();
         let mut keyed = None;
-        let mut schemas = Schemas::default();
-        for (_, _, key) in &targets {
-            if let Some(position) = positions.get(key) {
-                schemas.add(&key.0, &key.1, &position.pinned);
-            }
+        if let Some(expected) = expected {
+            let keys = targets.iter().map(|(_, _, key)| key);
+            let read = keys.filter_map(|key| Some((key, positions.get(key)?.pinned.as_ref())));
+            check_prepared(expected, read)?;
         }
-        let fingerprint = schemas.fingerprint();
         for (name, relation, key) in targets {
             let Some(position) = positions.get(&key) else {
                 continue;
@@ -129,7 +127,6 @@ impl Engine {
             tables,
             seen,
             names,
-            fingerprint,
             keyed,
         })
     }
