@@ -376,7 +376,7 @@ impl Answered {
         self.ends_at(written, bytes_max)
     }
 
-    /// The rows as columns, within the bound, as [`Self::write`] has them.
+    /// The rows as columns, within the bound, as JSON has them.
     ///
     /// # Errors
     /// [`QueryError::ResultTooLarge`] where they take more, unless a range can be cut.
