@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tidelake_core::TableVersion;
 use tidelake_schema::TableSchema;
-use tidelake_storage::{Backoff, PutOnce, RetryPolicy};
+use tidelake_storage::{Backoff, PutOnce, RetryPolicy, StorageError};
 
 use crate::action::write_commit;
 use crate::commit_file::{Commit, fingerprint};
@@ -146,6 +146,13 @@ impl DeltaTable {
             at: at.clone(),
             source,
         })?;
+        if self.has_grown(base).await? {
+            let at = self
+                .reader
+                .store
+                .url_of(&self.reader.log.name(base.version.0));
+            return Err(StorageError::Unfinished { at }.into());
+        }
         // Times rise from version to version even where clocks don't.
         let before_ms = self.clock.now_ms();
         let now_ms = before_ms.max(base.timestamp_ms.saturating_add(1));

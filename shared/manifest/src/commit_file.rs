@@ -14,6 +14,11 @@ pub(crate) fn fingerprint(bytes: &[u8]) -> Fingerprint {
     u64::from(crc32fast::hash(bytes)) << 32 | (bytes.len() as u64 & 0xffff_ffff)
 }
 
+/// True where bytes of that fingerprint are so many, as far as it tells.
+pub(crate) fn has_length(of: Fingerprint, bytes: u64) -> bool {
+    of & 0xffff_ffff == bytes & 0xffff_ffff
+}
+
 /// True where an engine put its name to the commit. Those that do implement the protocol, which has
 /// them create a commit whole; scripts and copies do not always.
 pub(crate) fn names_its_engine(bytes: &[u8]) -> bool {

@@ -48,6 +48,8 @@ pub(crate) struct Replay {
     totals: Totals,
     held_bytes: u64,
     fingerprint: Option<Fingerprint>,
+    /// No engine put its name to the last commit.
+    is_unnamed: bool,
     grounded: bool,
 }
 
@@ -70,6 +72,7 @@ impl Replay {
             totals: Totals::default(),
             held_bytes: 0,
             fingerprint: None,
+            is_unnamed: false,
             grounded: false,
         }
     }
@@ -93,6 +96,7 @@ impl Replay {
             totals: from.totals,
             held_bytes: from.held_bytes,
             fingerprint: from.fingerprint,
+            is_unnamed: from.is_unnamed,
             grounded: true,
         }
     }
@@ -128,6 +132,7 @@ impl Replay {
         }
         self.grounded |= version.0 == 0;
         self.fingerprint = commit.fingerprint;
+        self.is_unnamed = commit.info.engine_info.is_none();
         // Made to rise, as Delta does: clocks of several writers differ.
         let after = self.timestamp_ms.saturating_add(1);
         self.timestamp_ms = commit.info.timestamp.map_or(after, |own| own.max(after));
@@ -284,6 +289,7 @@ impl Replay {
             retyped: self.retyped,
             proof: Proof::at(proven_ms),
             fingerprint: self.fingerprint,
+            is_unnamed: self.is_unnamed,
             checkpoint: self.checkpoint,
             files: self.files,
             txns: self.txns,

@@ -189,6 +189,8 @@ pub struct Snapshot {
     pub(crate) proof: Proof,
     /// Of the version's commit; none where the log no longer holds it.
     pub(crate) fingerprint: Option<Fingerprint>,
+    /// No engine put its name to that commit: in a folder it may be longer by now.
+    pub(crate) is_unnamed: bool,
     pub(crate) checkpoint: Option<TableVersion>,
     pub(crate) protocol: Arc<Protocol>,
     pub(crate) metadata: Arc<Metadata>,
@@ -206,6 +208,12 @@ pub struct Snapshot {
 impl Snapshot {
     pub fn version(&self) -> TableVersion {
         self.version
+    }
+
+    /// True where both were read from the same bytes: a commit that somebody wrote piece by piece may
+    /// have been taken for whole too early.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.version == other.version && self.fingerprint == other.fingerprint
     }
 
     /// When the version was committed: the writer's clock, made to rise from version to version.

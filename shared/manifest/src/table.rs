@@ -11,6 +11,7 @@ use tidelake_core::ids::SharedIds;
 use tidelake_storage::{StorageError, Store};
 
 use crate::action::VectorDescriptor;
+use crate::commit_file::has_length;
 use crate::error::{ManifestError, Result};
 use crate::log_io::LogReader;
 use crate::replay::Replay;
@@ -62,6 +63,9 @@ impl DeltaTable {
     /// part of the log any more, or so old that a checkpoint is the shorter way.
     pub async fn refresh(&self, base: &Arc<Snapshot>) -> Result<Arc<Snapshot>> {
         let asked_ms = self.clock.now_ms();
+        if self.has_grown(base).await? {
+            return self.snapshot().await;
+        }
         if !base.proof.holds(&base.metadata, asked_ms) {
             if !self.is_in_log(base).await? {
                 return self.snapshot().await;
@@ -88,6 +92,24 @@ impl DeltaTable {
                 base.proof.renew(asked_ms);
                 Ok(Arc::clone(base))
             }
+        }
+    }
+
+    /// True where the commit that made this snapshot is another one by now: somebody wrote it piece
+    /// by piece, and paused for so long that it was taken for whole. Asks nothing where none can.
+    pub(crate) async fn has_grown(&self, of: &Snapshot) -> Result<bool> {
+        let Some(known) = of.fingerprint.filter(|_| of.is_unnamed) else {
+            return Ok(false);
+        };
+        if !self.reader.log.shows_parts() {
+            return Ok(false);
+        }
+        let name = self.reader.log.name(of.version.0);
+        match self.reader.store.head(&name).await {
+            Ok(meta) => Ok(!has_length(known, meta.size)),
+            // Cleaned away, which is looked for elsewhere.
+            Err(StorageError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -99,6 +99,11 @@ impl NumberedLog {
         }
     }
 
+    /// True where commits of others may show before they are whole.
+    pub fn shows_parts(&self) -> bool {
+        self.settling.is_some()
+    }
+
     /// True where the newest commit, whose file changed at `changed_ms`, is not to be counted on
     /// before it was read.
     pub fn may_grow(&self, changed_ms: i64) -> bool {

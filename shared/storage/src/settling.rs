@@ -3,23 +3,25 @@
 //! Object stores show an object once it is whole, and so do writers that keep to the protocol in a
 //! folder of files: they write aside, then link. But anybody can write a file there piece by piece,
 //! and a commit that is cut at a line's end reads as a smaller one. Whoever built on that would
-//! never learn of the rest. So in a folder a commit of an unknown writer is there once it has not
-//! changed for [`SETTLED_MS`]; a reader waits for that a little, and then goes without it.
+//! never learn of the rest. So in a folder a young commit of an unknown writer is there once it has
+//! not changed for [`SETTLED`]; a reader waits for that a little, and then goes without it.
 //!
 //! What remains: a writer that pauses for longer within one commit.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use object_store::ObjectMeta;
 use tidelake_core::clock::SharedClock;
 
 use crate::backoff::{Backoff, RetryPolicy, salt_of};
 use crate::{Result, Store};
 
-/// A file that has not changed for this long is not being written.
-const SETTLED_MS: i64 = 500;
-/// How long a reader waits for the end: above the above, so that a short write costs nobody the
+/// A file that has not changed for this long, by our own watch, is not being written.
+const SETTLED: Duration = Duration::from_millis(500);
+/// Files that changed longer ago, or later than that from now, are not watched. The clocks of a file
+/// server and of this machine may differ.
+const YOUNG_MS: i64 = 60_000;
+/// How long a reader waits for the end: above [`SETTLED`], so that a short write costs nobody the
 /// commit; then the version before it is the latest.
 const WAITS: RetryPolicy = RetryPolicy {
     retries_max: 30,
@@ -38,22 +40,29 @@ pub(crate) struct Settling {
 impl Settling {
     /// True where the file may still be growing, by its time alone.
     pub(crate) fn may_grow(&self, changed_ms: i64) -> bool {
-        (0..SETTLED_MS).contains(&self.clock.now_ms().saturating_sub(changed_ms))
-    }
-
-    fn is_there(&self, meta: &ObjectMeta, bytes: &[u8]) -> bool {
-        !self.may_grow(meta.last_modified.timestamp_millis()) || (self.is_whole)(bytes)
+        let age_ms = self.clock.now_ms().saturating_sub(changed_ms);
+        age_ms.saturating_abs() < YOUNG_MS
     }
 
     /// The commit, once it is whole; none where it is absent or goes on growing.
     pub(crate) async fn read(&self, store: &Store, name: &str) -> Result<Option<Bytes>> {
         let mut waits = Backoff::new(WAITS, salt_of(name));
+        let mut seen: Option<(u64, i64, Instant)> = None;
         loop {
             let Some((meta, bytes)) = store.get_with_meta(name).await? else {
                 return Ok(None);
             };
-            if self.is_there(&meta, &bytes) {
+            let changed_ms = meta.last_modified.timestamp_millis();
+            if !self.may_grow(changed_ms) || (self.is_whole)(&bytes) {
                 return Ok(Some(bytes));
+            }
+            match seen {
+                Some((size, ms, since)) if (size, ms) == (meta.size, changed_ms) => {
+                    if since.elapsed() >= SETTLED {
+                        return Ok(Some(bytes));
+                    }
+                }
+                _ => seen = Some((meta.size, changed_ms, now())),
             }
             if !waits.wait().await {
                 tracing::info!(
@@ -64,4 +73,9 @@ impl Settling {
             }
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the seam to time that passes")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -92,7 +92,7 @@ impl Base {
     /// True where there is nothing to read for the version: it is the same, and where its keys are can
     /// be read.
     pub(super) fn is_at(&self, pinned: &Pinned) -> bool {
-        self.pinned.snapshot.version() == pinned.snapshot.version() && !self.is_damaged()
+        self.pinned.snapshot.is_same_as(&pinned.snapshot) && !self.is_damaged()
     }
 
     /// A read of where its keys are has failed.
