@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-/// Small short-lived allocations are a good part of what a request costs.
+use tidelake_service::memory::Allocator;
+
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     tidelake_cli::main()

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
+use tidelake_service::memory::Allocator;
 use tidelake_service::program::{self, Program};
 
-/// Small short-lived allocations are a good part of what a request costs.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     let program = Program {
