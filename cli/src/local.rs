@@ -325,6 +325,14 @@ impl Local {
     /// Stops one after the other; goes on after a failure and reports the first.
     pub(crate) async fn stop(mut self) -> Result<(), Failure> {
         let mut first = Ok(());
+        // Answers end while the gateway's writers do, not after them.
+        for service in self
+            .services
+            .iter()
+            .filter(|service| service.name == "query")
+        {
+            service.shutdown.trigger();
+        }
         for service in self.services.drain(..) {
             service.shutdown.trigger();
             let Some(running) = service.running else {

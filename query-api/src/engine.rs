@@ -301,7 +301,8 @@ impl Engine {
         let queries = &self.inner.queries;
         let running = queries.open(id, tenant, &request.sql, request.timeout)?;
         let ending = Arc::clone(&running.ending);
-        let begun = self.begin(tenant, request, expected, running).await;
+        // A large future, which every caller's would hold in itself.
+        let begun = Box::pin(self.begin(tenant, request, expected, running)).await;
         let begun = begun.map_err(|error| error.in_text(&request.sql));
         if let Err(error) = &begun {
             ending.tell(error.outcome());

@@ -53,6 +53,15 @@ pub(crate) enum Format {
 }
 
 impl Format {
+    /// True where an answer that ends early can be told from a whole one by its text alone.
+    pub(crate) fn tells_its_end(self) -> bool {
+        match self {
+            // Built whole before it is sent; a last line; a footer.
+            Self::Json(_) | Self::Ndjson(_) | Self::Parquet => true,
+            Self::Csv | Self::Arrow => false,
+        }
+    }
+
     const ALL: [(Self, &'static str); 6] = [
         (Self::Json(OddFloats::Null), "application/json"),
         (Self::Ndjson(OddFloats::Null), "application/x-ndjson"),

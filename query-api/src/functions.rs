@@ -7,7 +7,7 @@
 //! windows ([`windows`]).
 //!
 //! Also here are the rules that make time count in microseconds ([`micros`]) and go by a session's
-//! zone ([`zones`], [`clocks`], [`trunc`]), and whole numbers refuse what does not fit ([`checked`], [`sums`]).
+//! zone ([`zones`], [`clocks`], [`trunc`], [`one_zone`]), and whole numbers refuse what does not fit ([`checked`], [`sums`]).
 //!
 //! Invariant: a value of a wrapped function takes no more than its bound for one batch.
 
@@ -18,6 +18,7 @@ mod clocks;
 mod constants;
 mod growth;
 mod micros;
+mod one_zone;
 mod operators;
 mod series;
 mod sums;

@@ -46,7 +46,7 @@ impl Engine {
         }
         let (tails, positions) = (&self.inner.tails, &seen.positions);
         let deadline = running.deadline();
-        let view = tails.exactly(&entry, pinned, positions, deadline).await?;
+        let view = Box::pin(tails.exactly(&entry, pinned, positions, deadline)).await?;
         Ok(Position {
             pinned: Arc::clone(&view.pinned),
             seen: seen.clone(),

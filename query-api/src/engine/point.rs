@@ -117,9 +117,14 @@ fn bound(
         let place = schema.index_of(&column(name)?).ok()?;
         let data_type = schema.field(place).data_type();
         let mut values = Vec::with_capacity(literals.len());
+        // A key that is named twice has its row once.
+        let mut named = HashSet::with_capacity(literals.len());
         for literal in literals {
             match meaning(literal, data_type) {
-                Meaning::Value(value) => values.extend(keys.possible(place, value)),
+                Meaning::Value(value) => {
+                    let new = keys.possible(place, value);
+                    values.extend(new.filter(|value| named.insert(value.clone())));
+                }
                 Meaning::Nothing => {}
                 Meaning::Open => return None,
             }

@@ -162,7 +162,11 @@ impl Engine {
         };
         let described = self.read_schemas(tenant, request, &parsed).await;
         let described = described.map_err(|error| sql::placed(error, &parsed))?;
-        let state = self.inner.session.state(tenant, described.tables);
+        let zone = request.time_zone.as_ref();
+        let state = self
+            .inner
+            .session
+            .state_in(tenant, described.tables, zone)?;
         let statement = parsed.statement.clone();
         let kind = match &statement {
             Statement::Explain(_) => StatementKind::Explain,
@@ -256,6 +260,7 @@ fn planned(
     names: &FoldedNames,
 ) -> Result<Columns, QueryError> {
     sql::fold_columns(&mut statement, names)?;
+    sql::name_repeated(&mut statement);
     state.mark_start_execution();
     let plan = planner::plan(&state, statement)?;
     plan::read_only(&plan)?;

@@ -197,7 +197,8 @@ impl Engine {
         running: &Running,
     ) -> Result<Position, QueryError> {
         if *as_of == AsOf::Latest && !request.exactly.is_empty() {
-            return self.exactly(id, rows, request, running).await;
+            // Seldom, and large: it would weigh on every other statement's future.
+            return Box::pin(self.exactly(id, rows, request, running)).await;
         }
         let (entry, by_key) = match named {
             Some(point) => {

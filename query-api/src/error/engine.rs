@@ -170,5 +170,13 @@ fn from_external(source: &(dyn std::error::Error + Send + Sync + 'static)) -> Qu
     if let Some(store) = source.downcast_ref::<object_store::Error>() {
         return from_store(store);
     }
-    QueryError::Engine(source.to_string())
+    let text = source.to_string();
+    // The crate that reads patterns is none of ours: its errors have no other name.
+    if text.starts_with("regex parse error") || text.starts_with("Compiled regex exceeds") {
+        return QueryError::Data {
+            fault: DataFault::Other,
+            reason: text,
+        };
+    }
+    QueryError::Engine(text)
 }

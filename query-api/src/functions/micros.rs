@@ -27,6 +27,7 @@ use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use tidelake_schema::arrow::UTC;
 
+use super::one_zone;
 use super::trunc::zoned_trunc;
 use super::zones::{casts_in, session_zone, tables_in};
 
@@ -57,7 +58,11 @@ impl AnalyzerRule for MicrosCoercion {
         let plan = series_in_micros(plan)?;
         let zone = session_zone(config);
         let plan = match &zone {
-            Some(zone) => tables_in(plan, zone)?,
+            Some(zone) => {
+                let plan = tables_in(plan, zone)?;
+                one_zone::check_asked(&plan)?;
+                plan
+            }
             None => plan,
         };
         let keeps_nanos = has_nanos(&plan)?;
@@ -69,7 +74,10 @@ impl AnalyzerRule for MicrosCoercion {
             plan = rewrite(plan, &|expr, _| expr.transform_down(|expr| Ok(cast(expr))))?;
         }
         match &zone {
-            Some(zone) => casts_in(plan, zone),
+            Some(zone) => {
+                one_zone::check_types(&plan, zone)?;
+                casts_in(plan, zone)
+            }
             None => Ok(plan),
         }
     }

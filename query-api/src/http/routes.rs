@@ -4,7 +4,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{HeaderMap, Response, StatusCode, header};
+use axum::http::{HeaderMap, Response, StatusCode, Version, header};
 use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
@@ -56,6 +56,7 @@ pub fn router(engine: Engine, runtime: &Runtime) -> Router {
 
 async fn post_sql(
     State(engine): State<Engine>,
+    version: Version,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response<Body> {
@@ -63,7 +64,7 @@ async fn post_sql(
         Ok(body) => body,
         Err(rejection) => return unread(&rejection),
     };
-    run(&engine, &headers, |engine| {
+    run(&engine, (version, &headers), |engine| {
         read_body(engine, &headers, &body)
     })
     .await
@@ -71,10 +72,11 @@ async fn post_sql(
 
 async fn get_sql(
     State(engine): State<Engine>,
+    version: Version,
     headers: HeaderMap,
     pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response<Body> {
-    run(&engine, &headers, |engine| match pairs {
+    run(&engine, (version, &headers), |engine| match pairs {
         Ok(Query(pairs)) => Request::from_pairs(pairs, engine.settings()),
         Err(rejection) => Err(QueryError::Body(rejection.body_text())),
     })
@@ -106,7 +108,7 @@ async fn cancel_query(
 /// Every answer, good or bad, carries the query's id.
 async fn run(
     engine: &Engine,
-    headers: &HeaderMap,
+    (version, headers): (Version, &HeaderMap),
     read: impl FnOnce(&Engine) -> Result<Request, QueryError>,
 ) -> Response<Body> {
     let id = match query_id(engine, headers) {
@@ -116,6 +118,11 @@ async fn run(
     let answered = async {
         let tenant = tenant(headers)?;
         let format = Format::of_accept(text_of(headers, header::ACCEPT.as_str())?)?;
+        if version == Version::HTTP_10 && !format.tells_its_end() {
+            let reason = "an answer in this format that ends early would look whole over HTTP/1.0; \
+                          use HTTP/1.1, or application/json or application/x-ndjson";
+            return Err(QueryError::request("accept", reason));
+        }
         let request = read(engine)?;
         let answer = engine.query(&tenant, id.clone(), &request).await?;
         let bytes_max = engine.settings().json_bytes_max;

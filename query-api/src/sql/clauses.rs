@@ -381,6 +381,11 @@ pub(super) fn expr(expr: &Expr) -> Checked {
         refused_if(nesting.is_break(), &too_nested())?;
     }
     match expr {
+        Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } => refused_if(
+            matches!(right.as_ref(), Expr::Subquery(_)),
+            "ANY and ALL of a query are not supported; write IN (SELECT …), NOT IN (SELECT …), or \
+             compare with (SELECT min(…) …) or (SELECT max(…) …)",
+        ),
         Expr::Function(function) => self::function(function),
         Expr::Cast {
             kind: _,

@@ -340,7 +340,6 @@ fn queries_within_expressions_are_bounded() {
     for (open, close) in [
         ("SELECT 1 WHERE EXISTS (", ")"),
         ("SELECT 1 WHERE 1 IN (", ")"),
-        ("SELECT 1 WHERE 1 = ANY (", ")"),
         ("SELECT * FROM t WHERE a > (", ")"),
     ] {
         parse(&nested(open, close, 10), &[]).unwrap_or_else(|error| panic!("{open}: {error}"));

@@ -320,7 +320,7 @@ struct Reader {
 impl AsyncFileReader for Reader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
         async move {
-            self.count(range.end - range.start)?;
+            self.count(range.end - range.start).await?;
             let bytes = self.readers.store.get_range(&self.path, range).await;
             bytes.map_err(external)
         }
@@ -332,7 +332,8 @@ impl AsyncFileReader for Reader {
         ranges: Vec<Range<u64>>,
     ) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
         async move {
-            self.count(ranges.iter().map(|range| range.end - range.start).sum())?;
+            let bytes = ranges.iter().map(|range| range.end - range.start).sum();
+            self.count(bytes).await?;
             self.readers
                 .store
                 .get_ranges(&self.path, &ranges)
@@ -352,10 +353,10 @@ impl AsyncFileReader for Reader {
 
 impl Reader {
     /// The bytes of a row group take the place of those of the one before.
-    fn count(&self, bytes: u64) -> parquet::errors::Result<()> {
+    async fn count(&self, bytes: u64) -> parquet::errors::Result<()> {
         if let Some((metrics, held)) = &self.scan {
             let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-            let fits = held.become_bytes(bytes);
+            let fits = held.become_bytes(bytes).await;
             fits.map_err(|error| ParquetError::External(Box::new(error)))?;
             metrics.bytes_scanned.add(bytes);
         }

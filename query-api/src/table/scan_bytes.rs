@@ -2,26 +2,33 @@
 //!
 //! A scan fetches the column chunks of a row group at once, and a foreign writer's row group may have
 //! any size. Operators that can spill make room for what scans hold; so a scan takes its bytes
-//! without being asked to wait, and is refused only where scans alone would take more than all
-//! queries may.
+//! whatever operators have, and is refused, after a short wait, only where scans alone would take
+//! more than all queries may.
 //!
 //! Invariant: what is held is at most the bound, and given back when its reader goes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 
+use tokio::sync::Notify;
+
 use crate::error::QueryError;
+use crate::moment;
 
 /// What is decoded of a row group at a time: about a batch, or less where the file has less.
 const DECODED_BYTES_MAX: usize = 4 << 20;
+/// How long a scan waits for others. Not longer: two scans of one query may wait for each other.
+const WAITS_MAX: Duration = Duration::from_secs(2);
 
 /// Clones count together.
 #[derive(Debug, Clone)]
 pub(crate) struct ScanBytes {
     pool: Arc<dyn MemoryPool>,
     held: Arc<AtomicUsize>,
+    freed: Arc<Notify>,
     bytes_max: usize,
 }
 
@@ -38,6 +45,7 @@ impl ScanBytes {
         Self {
             pool,
             held: Arc::default(),
+            freed: Arc::default(),
             bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
         }
     }
@@ -51,33 +59,55 @@ impl ScanBytes {
 }
 
 impl Held {
-    /// From now on `fetched` bytes are held, instead of what was before.
+    /// From now on `fetched` bytes are held, instead of what was before. Waits a little where other
+    /// scans hold too much: they go on to their next row group, or end.
     ///
     /// # Errors
     /// [`QueryError::Memory`] where scans would hold more than all queries may; what was held stays.
-    pub(super) fn become_bytes(&self, fetched: usize) -> Result<(), QueryError> {
+    pub(super) async fn become_bytes(&self, fetched: usize) -> Result<(), QueryError> {
         let bytes = fetched.saturating_add(fetched.min(DECODED_BYTES_MAX));
+        let bytes_max = self.of.bytes_max;
+        if bytes > bytes_max {
+            return Err(QueryError::Memory(format!(
+                "a row group's columns take {bytes} bytes while they are read, and all queries may \
+                 take {bytes_max} together (memory_bytes_max): ask for fewer columns"
+            )));
+        }
+        let until = moment::now() + WAITS_MAX;
+        loop {
+            let mut freed = std::pin::pin!(self.of.freed.notified());
+            freed.as_mut().enable();
+            if self.fits(bytes) {
+                return Ok(());
+            }
+            if moment::by(until, freed).await.is_err() {
+                let held = self.of.held.load(Ordering::Relaxed);
+                return Err(QueryError::Memory(format!(
+                    "a row group's columns take {bytes} bytes, and the scans of all queries hold \
+                     {held} of {bytes_max} (memory_bytes_max): ask again"
+                )));
+            }
+        }
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
         let before = self.reservation.size();
-        let held = &self.of.held;
+        let (held, order) = (&self.of.held, Ordering::Relaxed);
         if bytes > before {
             let more = bytes - before;
-            let fits = |held: usize| {
+            let sum = |held: usize| {
                 held.checked_add(more)
                     .filter(|sum| *sum <= self.of.bytes_max)
             };
-            let order = Ordering::Relaxed;
-            if held.fetch_update(order, order, fits).is_err() {
-                let bytes_max = self.of.bytes_max;
-                return Err(QueryError::Memory(format!(
-                    "a row group's columns take {bytes} bytes more while they are read, and all \
-                     queries may take {bytes_max} together (memory_bytes_max): ask for fewer columns"
-                )));
+            if held.fetch_update(order, order, sum).is_err() {
+                return false;
             }
         } else {
-            held.fetch_sub(before - bytes, Ordering::Relaxed);
+            held.fetch_sub(before - bytes, order);
+            self.of.freed.notify_waiters();
         }
         self.reservation.resize(bytes);
-        Ok(())
+        true
     }
 }
 
@@ -85,6 +115,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         let bytes = self.reservation.free();
         self.of.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.of.freed.notify_waiters();
     }
 }
 
@@ -94,22 +125,22 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn readers_together_hold_no_more_than_the_bound_and_give_it_back() {
+    #[tokio::test]
+    async fn readers_together_hold_no_more_than_the_bound_and_give_it_back() {
         let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(1000));
         let bytes = ScanBytes::new(Arc::clone(&pool), 1000);
         let (one, other) = (bytes.nothing(), bytes.nothing());
-        one.become_bytes(300).unwrap();
+        one.become_bytes(300).await.unwrap();
         assert_eq!(pool.reserved(), 600, "with what is decoded of it");
         assert!(matches!(
-            other.become_bytes(201),
+            other.become_bytes(201).await,
             Err(QueryError::Memory(_))
         ));
-        other.become_bytes(200).unwrap();
+        other.become_bytes(200).await.unwrap();
         // A smaller row group follows.
-        one.become_bytes(100).unwrap();
+        one.become_bytes(100).await.unwrap();
         assert_eq!(pool.reserved(), 600);
-        other.become_bytes(400).unwrap();
+        other.become_bytes(400).await.unwrap();
         drop(other);
         assert_eq!(pool.reserved(), 200);
         drop(one);

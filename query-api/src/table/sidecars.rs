@@ -49,6 +49,8 @@ enum Kept {
 struct End {
     sidecar: Sidecar,
     whole: Option<Bytes>,
+    /// Of the whole object.
+    len: u64,
 }
 
 impl End {
@@ -137,7 +139,14 @@ impl Sidecars {
         let fetched = match self.store.get_ranges(path, &wanted).await {
             Ok(fetched) => fetched,
             Err(Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(failed(path, &error)),
+            Err(error) => {
+                // One that was cut since is damaged, not away.
+                return match self.store.head(path).await {
+                    Ok(meta) if meta.size == end.len => Err(failed(path, &error)),
+                    Ok(_) | Err(Error::NotFound { .. }) => Ok(None),
+                    Err(_) => Err(failed(path, &error)),
+                };
+            }
         };
         for (at, bytes) in missing.iter().zip(fetched) {
             blocks[*at] = bytes;
@@ -166,7 +175,12 @@ impl Sidecars {
             };
             let is_whole = tail.bytes.len() as u64 == tail.len;
             let whole = is_whole.then(|| Bytes::copy_from_slice(&tail.bytes));
-            let end = Arc::new(End { sidecar, whole });
+            let len = tail.len;
+            let end = Arc::new(End {
+                sidecar,
+                whole,
+                len,
+            });
             let bytes = end.bytes();
             self.keep(path, Part::End, Kept::End(Arc::clone(&end)), bytes);
             return Ok(Some(end));

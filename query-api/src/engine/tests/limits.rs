@@ -15,6 +15,17 @@ async fn problems_say_what_is_wrong() {
         ("DROP TABLE orders", 400, "SQL_NOT_ALLOWED"),
         ("SELECT * FROM '/etc/passwd'", 400, "SQL_NOT_ALLOWED"),
         ("SET x = 1", 400, "SQL_NOT_ALLOWED"),
+        // The planner takes the inner column for the outer one of the same name.
+        (
+            "SELECT id FROM orders WHERE id = ANY(SELECT id FROM orders WHERE id = 1)",
+            400,
+            "SQL_NOT_ALLOWED",
+        ),
+        (
+            "SELECT regexp_replace(note, '(', 'b') FROM orders",
+            400,
+            "QUERY_FAILED",
+        ),
     ] {
         let (found, problem) = world.sql(json!({"sql": sql})).await;
         assert_eq!(
@@ -66,6 +77,25 @@ async fn rows_beyond_the_wish_are_cut_and_said_so() {
 }
 
 #[tokio::test]
+async fn http_1_0_gets_no_format_that_looks_whole_when_it_is_cut() {
+    let (world, _table) = world().await;
+    for (accept, status) in [
+        ("text/csv", 400),
+        ("application/vnd.apache.arrow.stream", 400),
+        ("application/x-ndjson", 200),
+        ("application/json", 200),
+    ] {
+        let request = HttpRequest::post("/v1/sql")
+            .version(axum::http::Version::HTTP_10)
+            .header("accept", accept)
+            .body(Body::from(r#"{"sql": "SELECT 1"}"#))
+            .unwrap();
+        let (parts, _) = world.http(request).await;
+        assert_eq!(parts.status.as_u16(), status, "{accept}");
+    }
+}
+
+#[tokio::test]
 async fn limits_end_queries_with_a_reason() {
     let settings = QuerySettings {
         json_bytes_max: 2_000,
@@ -90,7 +120,7 @@ async fn limits_end_queries_with_a_reason() {
 #[tokio::test]
 async fn what_a_scan_holds_of_a_file_counts() {
     let settings = QuerySettings {
-        memory_bytes_max: 1_000_000,
+        memory_bytes_max: 300_000,
         ..QuerySettings::default()
     };
     let world = World::new(settings).await;

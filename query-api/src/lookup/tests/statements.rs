@@ -410,3 +410,24 @@ async fn a_statement_with_a_token_is_answered_by_the_new_table_of_a_name() {
     let body = json!({"sql": sql, "token": token.to_string()});
     assert_eq!(world.rows_of(body).await, json!([[2]]));
 }
+
+#[tokio::test]
+async fn a_key_that_is_named_often_has_its_row_once() {
+    let keys: Vec<Value> = (0..8).map(|key| json!(key)).collect();
+    let (world, _table) = table("long", &keys).await;
+    // Rows are read in parts of 64 and more.
+    let list = vec!["1"; 70].join(", ");
+    for consistency in ["latest", "committed"] {
+        let sql = format!("SELECT k FROM t WHERE k IN ({list}, 2)");
+        let body = json!({"sql": sql, "consistency": consistency});
+        let mut found = world.rows_of(body).await;
+        let rows = found.as_array_mut().unwrap();
+        rows.sort_by_key(ToString::to_string);
+        assert_eq!(found, json!([[1], [2]]), "{consistency}");
+    }
+    let params: Vec<i64> = (0..70).map(|place| place % 5).collect();
+    let places: Vec<String> = (1..=70).map(|place| format!("${place}")).collect();
+    let sql = format!("SELECT k FROM t WHERE k IN ({})", places.join(", "));
+    let found = world.rows_of(json!({"sql": sql, "params": params})).await;
+    assert_eq!(found.as_array().unwrap().len(), 5);
+}
