@@ -232,7 +232,6 @@ async fn what_would_go_by_the_clocks_of_another_zone_is_refused() {
         "SELECT z - n FROM t",
         "SELECT count(*) FROM range(TIMESTAMPTZ '2026-01-01 02:30:00Z', \
          TIMESTAMPTZ '2026-12-01 02:30:00Z', INTERVAL '1 day')",
-        "SELECT range(z, z, INTERVAL '1 day') FROM t",
     ] {
         rows(&world, sql, None).await;
         let body = json!({"sql": sql, "time_zone": "Europe/Berlin"});
