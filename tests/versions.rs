@@ -21,8 +21,9 @@ async fn tidelake(local: &Installation, arguments: &[&str]) -> (Option<i32>, Str
 async fn answer(local: &Installation, arguments: &[&str]) -> Value {
     let (code, printed) = tidelake(local, arguments).await;
     assert_eq!(code, Some(0), "{arguments:?}: {printed}");
-    // What follows the answer is said to people, on the other stream.
-    let mut values = serde_json::Deserializer::from_str(&printed).into_iter();
+    // What stands before or behind the answer is said to people, on the other stream.
+    let begin = printed.find(['[', '{']).unwrap_or(0);
+    let mut values = serde_json::Deserializer::from_str(&printed[begin..]).into_iter();
     let value = values.next().and_then(Result::ok);
     value.unwrap_or_else(|| panic!("{arguments:?}: {printed}"))
 }
