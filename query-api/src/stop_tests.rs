@@ -22,6 +22,28 @@ const TABLE: &str = r#"{"type": "struct", "identifier-field-ids": [1], "fields":
 /// Some gigabytes.
 const LARGE: &str = "SELECT value, repeat('x', 1000) AS text FROM generate_series(1, 3000000)";
 
+/// A query service that listens.
+struct Service {
+    address: std::net::SocketAddr,
+    shutdown: Shutdown,
+    serving: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Service {
+    async fn start(world: &World, drain: Drain) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = Shutdown::new();
+        let router = router(world.engine.clone(), &world.runtime);
+        let (engine, stop) = (world.engine.clone(), shutdown.clone());
+        Self {
+            address,
+            shutdown,
+            serving: tokio::spawn(serve(listener, router, engine, stop, drain)),
+        }
+    }
+}
+
 async fn ask(address: std::net::SocketAddr, body: &Value) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let body = body.to_string();
@@ -52,13 +74,11 @@ fn is_whole(answer: &[u8]) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_taken_slowly_holds_no_stop_up() {
     let world = World::new(QuerySettings::default()).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let shutdown = Shutdown::new();
-    let router = router(world.engine.clone(), &world.runtime);
-    let stop = shutdown.clone();
-    let serving = serve(listener, router, world.engine.clone(), stop, DRAIN);
-    let serving = tokio::spawn(serving);
+    let Service {
+        address,
+        shutdown,
+        serving,
+    } = Service::start(&world, DRAIN).await;
     let large = json!({ "sql": LARGE });
     let mut unread = ask(address, &large).await;
     let mut dripping = ask(address, &large).await;
@@ -98,16 +118,15 @@ async fn an_answer_that_is_taken_slowly_holds_no_stop_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_ends_in_time_is_answered_after_the_stop() {
     let world = World::new(QuerySettings::default()).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let shutdown = Shutdown::new();
-    let router = router(world.engine.clone(), &world.runtime);
-    let stop = shutdown.clone();
     let drain = Drain {
         queries: Duration::from_secs(20),
         answers: Duration::from_secs(30),
     };
-    let serving = tokio::spawn(serve(listener, router, world.engine.clone(), stop, drain));
+    let Service {
+        address,
+        shutdown,
+        serving,
+    } = Service::start(&world, drain).await;
     let sql = "SELECT value, repeat('x', 100) AS text FROM generate_series(1, 100000)";
     let mut stream = ask(address, &json!({ "sql": sql })).await;
     shutdown.trigger();
@@ -118,12 +137,11 @@ async fn what_ends_in_time_is_answered_after_the_stop() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_fails_on_its_way_says_why_before_it_is_cut() {
     let world = World::new(QuerySettings::default()).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let shutdown = Shutdown::new();
-    let router = router(world.engine.clone(), &world.runtime);
-    let (engine, stop) = (world.engine.clone(), shutdown.clone());
-    let serving = tokio::spawn(serve(listener, router, engine, stop, DRAIN));
+    let Service {
+        address,
+        shutdown,
+        serving,
+    } = Service::start(&world, DRAIN).await;
     let sql = "SELECT 1 / (value - 100000) AS x, repeat('x', 100) AS text \
                FROM generate_series(1, 200000)";
     let mut stream = ask(address, &json!({ "sql": sql })).await;

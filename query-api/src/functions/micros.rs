@@ -17,7 +17,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, ScalarValue};
+use datafusion::common::{Column, DFSchema, ScalarValue, TableReference};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
@@ -101,21 +101,30 @@ fn series_in_micros(plan: LogicalPlan) -> Result<LogicalPlan> {
         {
             return Ok(Transformed::no(plan));
         }
-        let columns = fields.iter().map(|field| {
-            let column = Expr::Column(Column::new(Some(name.clone()), field.name()));
-            match micros(field.data_type()) {
-                Some(data_type) => {
-                    to(column, data_type).alias_qualified(Some(name.clone()), field.name())
-                }
-                None => column,
-            }
-        });
-        let columns: Vec<_> = columns.collect();
-        let cast = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
-        // Its input must not be changed again.
-        Ok(Transformed::new(cast, true, TreeNodeRecursion::Jump))
+        columns_as(plan, &name, micros)
     });
     Ok(changed?.data)
+}
+
+/// A table's columns under other types, where `other` has one: casts above its scan.
+pub(super) fn columns_as(
+    scan: LogicalPlan,
+    name: &TableReference,
+    other: impl Fn(&DataType) -> Option<DataType>,
+) -> Result<Transformed<LogicalPlan>> {
+    let columns = scan.schema().fields().iter().map(|field| {
+        let column = Expr::Column(Column::new(Some(name.clone()), field.name()));
+        match other(field.data_type()) {
+            Some(data_type) => {
+                to(column, data_type).alias_qualified(Some(name.clone()), field.name())
+            }
+            None => column,
+        }
+    });
+    let columns: Vec<_> = columns.collect();
+    let cast = LogicalPlanBuilder::from(scan).project(columns)?.build()?;
+    // Its input must not be changed again.
+    Ok(Transformed::new(cast, true, TreeNodeRecursion::Jump))
 }
 
 /// Whether the statement reads or asks for nanoseconds.

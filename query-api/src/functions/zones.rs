@@ -14,17 +14,16 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
-use datafusion::common::Column;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
 use datafusion::functions::datetime::to_local_time;
 use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use tidelake_schema::arrow::UTC;
 
 use super::clocks::instants_in;
-use super::micros::{rewrite, to};
+use super::micros::{columns_as, rewrite, to};
 
 /// The session's zone, where it is not UTC.
 pub(super) fn session_zone(config: &ConfigOptions) -> Option<Arc<str>> {
@@ -38,24 +37,13 @@ pub(super) fn tables_in(plan: LogicalPlan, zone: &Arc<str>) -> Result<LogicalPla
         let LogicalPlan::TableScan(scan) = &plan else {
             return Ok(Transformed::no(plan));
         };
-        let (name, fields) = (scan.table_name.clone(), plan.schema().fields());
-        let in_zone = |field: &Field| moved(field.data_type(), zone);
-        if !fields.iter().any(|field| in_zone(field).is_some()) {
+        let name = scan.table_name.clone();
+        let in_zone = |data_type: &DataType| moved(data_type, zone);
+        let mut fields = plan.schema().fields().iter();
+        if !fields.any(|field| in_zone(field.data_type()).is_some()) {
             return Ok(Transformed::no(plan));
         }
-        let columns = fields.iter().map(|field| {
-            let column = Expr::Column(Column::new(Some(name.clone()), field.name()));
-            match in_zone(field) {
-                Some(data_type) => {
-                    to(column, data_type).alias_qualified(Some(name.clone()), field.name())
-                }
-                None => column,
-            }
-        });
-        let columns: Vec<_> = columns.collect();
-        let cast = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
-        // Its input must not be changed again.
-        Ok(Transformed::new(cast, true, TreeNodeRecursion::Jump))
+        columns_as(plan, &name, in_zone)
     });
     // What a query within another takes from it bears the type that it had.
     rewrite(plan?.data, &|expr, _| {
