@@ -13,6 +13,7 @@
 
 mod check;
 mod commands;
+mod correlated;
 mod describe;
 mod exact;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use datafusion::sql::parser;
 
 use super::interrupt::{Interrupt, stoppable};
-use super::{planner, weight};
+use super::{correlated, planner, weight};
 use crate::error::QueryError;
 use crate::sql::{self, FoldedNames};
 
@@ -40,6 +40,7 @@ pub(super) async fn begin(statement: Statement) -> Result<SendableRecordBatchStr
     read_only(&plan)?;
     let plan = with_params(plan, &params)?;
     weight::check(&plan)?;
+    correlated::check(&plan)?;
     // One row more than is sent: it tells that the answer was cut.
     let plan = match max_rows {
         Some(rows) if is_query => LogicalPlanBuilder::from(plan)

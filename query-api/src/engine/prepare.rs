@@ -29,7 +29,7 @@ use tidelake_core::{TableId, TenantId};
 
 use super::resolve::committed;
 use super::session::Tables;
-use super::{Answer, Engine, Read, plan, planner, run, weight};
+use super::{Answer, Engine, Read, correlated, plan, planner, run, weight};
 use crate::admission::QueryId;
 use crate::error::QueryError;
 use crate::formats::output_schema;
@@ -266,6 +266,7 @@ fn planned(
     plan::read_only(&plan)?;
     let params = params(&plan)?;
     weight::check(&plan)?;
+    correlated::check(&plan)?;
     let is_open = params.iter().any(Option::is_none);
     let before = is_open.then(|| output_schema(plan.schema().as_arrow()));
     // The columns of a union have their common types only now.

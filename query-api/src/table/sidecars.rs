@@ -277,6 +277,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_was_cut_since_is_damaged_not_away() {
+        let (sidecars, path, _) = stored(300_000).await;
+        let first = keys([0].into_iter());
+        assert!(sidecars.rows(&path, KIND, &first).await.unwrap().is_some());
+        let begin = sidecars.store.get_range(&path, 0..1000).await.unwrap();
+        sidecars.store.put(&path, begin.into()).await.unwrap();
+        let last = keys([0x1_0000_0001 * 299_999 + (299_999 * 299_999) % 977].into_iter());
+        assert_eq!(sidecars.rows(&path, KIND, &last).await.unwrap(), None);
+    }
+
+    #[tokio::test]
     async fn a_small_sidecar_is_one_request() {
         let (sidecars, path, len) = stored(500).await;
         let first = keys([0].into_iter());

@@ -77,6 +77,33 @@ async fn rows_beyond_the_wish_are_cut_and_said_so() {
 }
 
 #[tokio::test]
+async fn a_query_within_another_is_not_grouped_below_a_cast() {
+    let (world, _table) = world().await;
+    let sql = |inner: &str| {
+        format!("SELECT x.id, (SELECT count(*) FROM {inner}) AS n FROM orders x ORDER BY x.id")
+    };
+    // Halves that one id in two shares.
+    for within in [
+        sql("orders y WHERE (y.id / 2.0)::int = (x.id / 2.0)::int"),
+        sql("orders y WHERE y.id::boolean = x.id::boolean"),
+        "SELECT id FROM orders x WHERE id IN (SELECT max(y.id) FROM orders y WHERE \
+         y.id::boolean = x.id::boolean)"
+            .to_owned(),
+    ] {
+        let found = world.code(json!({"sql": within})).await;
+        assert_eq!(found, (400, "SQL_NOT_SUPPORTED".into()), "{within}");
+    }
+    let named = sql("(SELECT id::boolean AS some FROM orders) y WHERE y.some = x.id::boolean");
+    let rows = world.rows_of(json!({ "sql": named })).await;
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 15);
+    assert_eq!((&rows[0], &rows[1]), (&json!([0, 1]), &json!([1, 14])));
+    let plain = sql("orders y WHERE y.id = x.id");
+    let rows = world.rows_of(json!({ "sql": plain })).await;
+    assert!(rows.as_array().unwrap().iter().all(|row| row[1] == 1));
+}
+
+#[tokio::test]
 async fn http_1_0_gets_no_format_that_looks_whole_when_it_is_cut() {
     let (world, _table) = world().await;
     for (accept, status) in [

@@ -11,6 +11,7 @@ use crate::error::QueryError;
 use crate::problem::Condition;
 use crate::request::{Consistency, Request};
 use crate::settings::QuerySettings;
+use crate::sql::TimeZone;
 use crate::testing::{TestTable, World};
 
 const TABLE: &str = r#"{"type": "struct", "identifier-field-ids": [1], "fields": [
@@ -334,4 +335,23 @@ async fn a_statement_of_other_schemas_is_not_executed() {
         .execute(&tenant, id, &prepared, Vec::new())
         .await;
     assert_eq!(answer.unwrap_err().condition(), Condition::SchemaChanged);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeated_columns_and_a_zone_are_described_as_they_are_answered() {
+    let keys = ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"].map(|key| json!(key));
+    let (world, _table) = table("timestamptz", keys).await;
+    let request = Request {
+        time_zone: Some(TimeZone::parse("Europe/Berlin").unwrap()),
+        ..Request::new("SELECT k, v, k FROM t", world.engine.settings())
+    };
+    let (tenant, id) = (TenantId::default(), world.engine.fresh_id());
+    let prepared = world.engine.prepare(&tenant, id, &request).await.unwrap();
+    let names: Vec<_> = prepared.schema.fields().iter().map(|f| f.name()).collect();
+    assert_eq!(names, ["k", "v", "k_2"]);
+    let zoned = DataType::Timestamp(TimeUnit::Microsecond, Some("Europe/Berlin".into()));
+    assert_eq!(prepared.schema.field(0).data_type(), &zoned);
+    let id = world.engine.fresh_id();
+    let answer = world.engine.execute(&tenant, id, &prepared, Vec::new());
+    assert_eq!(answer.await.unwrap().schema, prepared.schema);
 }
