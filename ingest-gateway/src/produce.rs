@@ -10,8 +10,10 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tidelake_core::{Bucket, Offset, Token, Watermark};
 use tidelake_log::{LogError, Message, headers};
+use tidelake_service::{Pace, Writing};
 
 use crate::log::{Delivered, TableLog};
+use crate::moment;
 use crate::packer::Packed;
 use crate::spool::{Spool, SpoolError};
 use crate::tables::Reached;
@@ -45,6 +47,10 @@ pub(crate) struct Destination {
     pub first_bucket: u32,
     pub in_flight_max: usize,
     pub timeout: Duration,
+    /// How far the readers of this process are.
+    pub pace: Pace,
+    /// How far they may be behind; 0: as far as they like.
+    pub reader_lag_max: Duration,
 }
 
 /// What the log has acknowledged.
@@ -54,24 +60,32 @@ pub(crate) struct Written {
     /// The least offsets that lie before what the topic had given out already: it was made anew, or
     /// cut back.
     pub behind: BTreeMap<Bucket, Offset>,
+    /// For how long messages were held back for readers of this process.
+    pub held: Duration,
 }
 
 /// Bytes that may be on their way whatever their number: small messages of many buckets must not wait
 /// for each other.
 const IN_FLIGHT_BYTES_MIN: usize = 1 << 20;
 
+/// A body goes at most so many times slower than it could, and twice the lag that readers may have:
+/// a reader may have much to catch up with that others wrote.
+const SLOWER_MAX: u32 = 4;
+
 /// A message on its way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Sent {
     bucket: Bucket,
     bytes: usize,
     /// The least offset that it can get.
     floor: Offset,
+    writing: Option<Writing>,
 }
 
 type Awaited = BoxFuture<'static, (Sent, Result<Offset, LogError>)>;
 
-/// Writes the spool's messages and answers with the token that covers them.
+/// Writes the spool's messages and answers with the token that covers them. No message goes before
+/// the readers of this process are near: a lookup waits for all that stands in the log.
 pub(crate) async fn write(
     log: &dyn TableLog,
     mut spool: Spool,
@@ -81,6 +95,7 @@ pub(crate) async fn write(
     let mut in_flight = FuturesUnordered::<Awaited>::new();
     let mut bucket = to.first_bucket % to.buckets;
     let (mut sent, mut in_flight_bytes) = (0u64, 0usize);
+    let begun = moment::now();
     loop {
         let message = if spool.may_block() {
             let read = tokio::task::spawn_blocking(move || (spool.pop(), spool)).await;
@@ -104,6 +119,11 @@ pub(crate) async fn write(
         {
             in_flight_bytes -= acknowledge(&mut in_flight, &mut written, to).await?;
         }
+        while let Some(wait) = to.hold(begun, written.held) {
+            let held = moment::now();
+            in_flight_bytes -= hear(&mut in_flight, &mut written, to, wait).await?;
+            written.held += moment::age(held);
+        }
         let this = message.bucket.unwrap_or_else(|| {
             let turn = Bucket(bucket);
             bucket = (bucket + 1) % to.buckets;
@@ -113,6 +133,7 @@ pub(crate) async fn write(
             bucket: this,
             bytes,
             floor: to.reached.floor(this),
+            writing: Some(to.pace.writing(&to.topic, bytes)),
         };
         let delivered = enqueue(log, packed_message(to, this, message), to.timeout)
             .await
@@ -125,6 +146,18 @@ pub(crate) async fn write(
         acknowledge(&mut in_flight, &mut written, to).await?;
     }
     Ok(written)
+}
+
+impl Destination {
+    /// How long a message of a body should wait until it asks again, if it is not to go.
+    fn hold(&self, begun: moment::Instant, held: Duration) -> Option<Duration> {
+        let took = moment::age(begun).saturating_sub(held);
+        let held_max = 2 * self.reader_lag_max + SLOWER_MAX * took;
+        if held >= held_max {
+            return None;
+        }
+        self.pace.hold(self.reader_lag_max)
+    }
 }
 
 /// Asks every bucket's flusher to commit what stands before the marker; the token covers the
@@ -142,6 +175,7 @@ pub(crate) async fn write_flush_markers(
             bucket,
             bytes: 0,
             floor: to.reached.floor(bucket),
+            writing: None,
         };
         let delivered = enqueue(log, message, to.timeout)
             .await
@@ -192,17 +226,47 @@ async fn acknowledge(
     match tokio::time::timeout(to.timeout, in_flight.next()).await {
         Err(_) => Err(ProduceError::Silent(to.timeout)),
         Ok(None) => Ok(0),
-        Ok(Some((sent, Ok(offset)))) => {
-            let bucket = sent.bucket;
-            written.token.raise(bucket, Watermark::after(offset));
-            if offset < sent.floor {
-                let least = written.behind.entry(bucket).or_insert(offset);
-                *least = offset.min(*least);
-            } else {
-                to.reached.acknowledge(bucket, offset);
-            }
-            Ok(sent.bytes)
+        Ok(Some((sent, outcome))) => written.heard(sent, outcome, to),
+    }
+}
+
+/// Lets the time pass, or one acknowledgement come; the bytes that it was for.
+async fn hear(
+    in_flight: &mut FuturesUnordered<Awaited>,
+    written: &mut Written,
+    to: &Destination,
+    time: Duration,
+) -> Result<usize, ProduceError> {
+    if in_flight.is_empty() {
+        moment::pass(time).await;
+        return Ok(0);
+    }
+    match tokio::time::timeout(time, in_flight.next()).await {
+        Ok(Some((sent, outcome))) => written.heard(sent, outcome, to),
+        Ok(None) | Err(_) => Ok(0),
+    }
+}
+
+impl Written {
+    /// What the log said of a message; its bytes.
+    fn heard(
+        &mut self,
+        sent: Sent,
+        outcome: Result<Offset, LogError>,
+        to: &Destination,
+    ) -> Result<usize, ProduceError> {
+        let offset = outcome.map_err(ProduceError::Unknown)?;
+        let bucket = sent.bucket;
+        self.token.raise(bucket, Watermark::after(offset));
+        if let Some(writing) = sent.writing {
+            writing.wrote(bucket, Offset(offset.0 + 1));
         }
-        Ok(Some((_, Err(error)))) => Err(ProduceError::Unknown(error)),
+        if offset < sent.floor {
+            let least = self.behind.entry(bucket).or_insert(offset);
+            *least = offset.min(*least);
+        } else {
+            to.reached.acknowledge(bucket, offset);
+        }
+        Ok(sent.bytes)
     }
 }

@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::State;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use tidelake_core::{Offset, TableId, Token};
+use tidelake_core::{TableId, Token};
 use tidelake_service::Problem;
 
 use crate::problem::{self, Answer};
@@ -97,7 +97,7 @@ async fn accept(
     gateway.metrics.accepted(&id, records, bytes, messages);
     // Who waits for readers keeps no place from others.
     drop(place);
-    gateway.keep_pace(&table, &token, begun).await;
+    gateway.keep_pace(begun).await;
     Ok(Json(Accepted {
         records,
         token: token.to_string(),
@@ -120,6 +120,9 @@ async fn produce(gateway: &Gateway, table: &Arc<LiveTable>, spool: Spool) -> Res
         shared
             .metrics
             .spooled(shared.spool.memory_bytes(), shared.spool.disk_bytes());
+        if let Ok(written) = &written {
+            shared.metrics.paced(written.held);
+        }
         written.map(|written| written.token)
     });
     match written.await {
@@ -131,12 +134,9 @@ async fn produce(gateway: &Gateway, table: &Arc<LiveTable>, spool: Spool) -> Res
 }
 
 impl Shared {
-    /// Holds an acknowledgement back where readers of this process fall behind: records come no
-    /// faster then than they can be read. What is acknowledged is in the log all the while.
-    async fn keep_pace(&self, table: &LiveTable, token: &Token, begun: moment::Instant) {
-        for (bucket, mark) in token.iter() {
-            self.pace.wrote(&table.topic, bucket, Offset(mark.0));
-        }
+    /// Holds an acknowledgement back where readers of this process have little memory left: a flush
+    /// frees it. What is acknowledged is in the log all the while.
+    async fn keep_pace(&self, begun: moment::Instant) {
         let took = moment::age(begun);
         let wait = self.pace.wait(took, self.ingest.reader_lag_max());
         if !wait.is_zero() {
@@ -145,10 +145,11 @@ impl Shared {
         }
     }
 
-    /// True where acknowledgements are being held back.
+    /// True where writers are being held back.
     pub(crate) fn is_paced(&self) -> bool {
         const SOME: Duration = Duration::from_secs(1);
-        !self.pace.wait(SOME, self.ingest.reader_lag_max()).is_zero()
+        let lag_max = self.ingest.reader_lag_max();
+        self.pace.hold(lag_max).is_some() || !self.pace.wait(SOME, lag_max).is_zero()
     }
 
     pub(crate) fn destination(&self, table: &LiveTable) -> Destination {
@@ -159,6 +160,8 @@ impl Shared {
             first_bucket: table.next_turn(),
             in_flight_max: self.ingest.produce_in_flight_max,
             timeout: self.ingest.produce_timeout(),
+            pace: self.pace.clone(),
+            reader_lag_max: self.ingest.reader_lag_max(),
         }
     }
 }

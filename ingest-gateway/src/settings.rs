@@ -81,9 +81,9 @@ pub struct IngestSettings {
     pub produce_in_flight_max: usize,
     /// How long to wait for the log's next acknowledgement before the outcome counts as unknown.
     pub produce_timeout_ms: u64,
-    /// How far readers of tables in this process may fall behind what was acknowledged:
-    /// acknowledgements are held back, in proportion, from half of it on, each by twice of it at
-    /// most. Longer lets writers go faster than fresh reads can follow; 0 never waits for readers.
+    /// How far readers of tables in this process may fall behind: the next message of a body waits
+    /// while the slowest needs longer than a tenth of it for what it has not read. Longer lets
+    /// writers go faster than fresh reads can follow; 0 never waits for readers.
     pub reader_lag_ms_max: u64,
 }
 

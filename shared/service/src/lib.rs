@@ -38,7 +38,7 @@ pub use error::{ServiceError, chain};
 pub use health::{ComponentHealth, Health, HealthHandle, HealthReport};
 pub use http::{Position, Problem, codes, method_not_allowed, no_such_route};
 pub use metrics::{Metrics, MetricsSettings};
-pub use pace::{Pace, PacedReader};
+pub use pace::{Pace, PacedReader, Writing};
 pub use routes::standard_routes;
 pub use serve::{DRAIN_MAX, HttpSettings, Running, serve, serve_draining, serve_with};
 pub use shutdown::Shutdown;
