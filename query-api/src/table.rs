@@ -14,6 +14,7 @@ pub(crate) mod files;
 mod float_bounds;
 pub(crate) mod keys;
 mod lru;
+mod page_bytes;
 pub(crate) mod pinned;
 pub(crate) mod readers;
 mod row_bytes;

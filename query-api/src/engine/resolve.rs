@@ -397,7 +397,7 @@ impl Engine {
             files: Candidates::Pruned(Arc::clone(&pinned.files)),
             view: None,
             index,
-            readers: inner.readers.clone(),
+            readers: inner.readers.of_tenant(&pinned.entry.id.tenant),
             store_url: inner.session.store_url().clone(),
             pushdown_filters: inner.settings.pushdown_filters,
             metrics: inner.metrics.clone(),

@@ -27,14 +27,15 @@ use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::schema::types::SchemaDescriptor;
+use tidelake_core::TenantId;
 use tidelake_manifest::VectorDescriptor;
 use tidelake_table::lookup::{FilePages, PageCache};
 use tidelake_table::{FileRows, RowSet};
 
-use super::float_bounds;
 use super::lru::Lru;
 use super::scan_bytes::{Held, ScanBytes};
 use super::sidecars::Sidecars;
+use super::{float_bounds, page_bytes};
 use crate::metrics::QueryMetrics;
 
 /// Bytes read from a file's end in the hope that they hold footer and page index.
@@ -133,6 +134,14 @@ impl Readers {
             pages: PageCache::new(bytes.pages_max),
             vectors: Arc::new(Mutex::new(Lru::new(bytes.vectors_max))),
             scans,
+        }
+    }
+
+    /// The same, for scans of a tenant.
+    pub(crate) fn of_tenant(&self, tenant: &TenantId) -> Self {
+        Self {
+            scans: self.scans.of_tenant(tenant),
+            ..self.clone()
         }
     }
 
@@ -320,7 +329,7 @@ struct Reader {
 impl AsyncFileReader for Reader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
         async move {
-            self.count(range.end - range.start).await?;
+            self.count(std::slice::from_ref(&range)).await?;
             let bytes = self.readers.store.get_range(&self.path, range).await;
             bytes.map_err(external)
         }
@@ -332,8 +341,7 @@ impl AsyncFileReader for Reader {
         ranges: Vec<Range<u64>>,
     ) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
         async move {
-            let bytes = ranges.iter().map(|range| range.end - range.start).sum();
-            self.count(bytes).await?;
+            self.count(&ranges).await?;
             self.readers
                 .store
                 .get_ranges(&self.path, &ranges)
@@ -353,13 +361,20 @@ impl AsyncFileReader for Reader {
 
 impl Reader {
     /// The bytes of a row group take the place of those of the one before.
-    async fn count(&self, bytes: u64) -> parquet::errors::Result<()> {
-        if let Some((metrics, held)) = &self.scan {
-            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-            let fits = held.become_bytes(bytes).await;
-            fits.map_err(|error| ParquetError::External(Box::new(error)))?;
-            metrics.bytes_scanned.add(bytes);
-        }
+    async fn count(&self, ranges: &[Range<u64>]) -> parquet::errors::Result<()> {
+        let Some((metrics, held)) = &self.scan else {
+            return Ok(());
+        };
+        let whole = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let fetched = ranges
+            .iter()
+            .map(|range| range.end.saturating_sub(range.start));
+        let fetched = whole(fetched.fold(0, u64::saturating_add));
+        let footer = self.readers.footer(&self.path, self.size).await?;
+        let decoded = whole(page_bytes::decoded(&footer, ranges));
+        let fits = held.become_bytes(fetched, decoded).await;
+        fits.map_err(|error| ParquetError::External(Box::new(error)))?;
+        metrics.bytes_scanned.add(fetched);
         Ok(())
     }
 }
