@@ -70,7 +70,9 @@ impl Worker {
         let consumer_settings = ConsumerSettings {
             group: bench.opener.group.name().to_owned(),
             instance_id: (!instance.is_empty()).then_some(instance),
+            leaves: false,
             visited_topic: topics::commits_topic(&settings.kafka.topic_prefix),
+            topic_prefix: Some(settings.kafka.topic_prefix.clone()),
             subscription: topics::table_topics_pattern(&settings.kafka.topic_prefix),
             prefetch_kib_max: prefetch_bytes / 1024,
             discovery: Duration::from_millis(settings.discovery_ms.max(10)),

@@ -3,6 +3,7 @@
 //! they are [`all`], and [`changes::all`] where topics change under their readers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ type Outcome<T = ()> = Result<T, Broken>;
 
 /// For anything that must come.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// After which a group gives a member up that it does not hear.
+const SESSION: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// A topic that no group of these functions subscribes to.
 const VISITED: &str = "visited";
@@ -49,6 +52,7 @@ pub async fn all(log: &dyn LogClient) -> Outcome {
     followers_see_everything_once(log).await?;
     members_share_buckets(log).await?;
     a_member_that_dies_leaves_no_bucket_to_nobody(log).await?;
+    a_named_member_that_leaves_gives_its_buckets_away(log).await?;
     late_answers_bring_nothing_back(log).await
 }
 
@@ -294,6 +298,65 @@ pub async fn a_member_that_dies_leaves_no_bucket_to_nobody(log: &dyn LogClient) 
     Ok(())
 }
 
+/// A member that leaves gives its buckets to the others at once, though it has a name to come back by.
+pub async fn a_named_member_that_leaves_gives_its_buckets_away(log: &dyn LogClient) -> Outcome {
+    log.admin().create_topic(&spec(VISITED, 1)).await?;
+    log.admin().create_topic(&spec("left.v.t", 2)).await?;
+    let leaving = ConsumerSettings {
+        leaves: true,
+        ..member("v", "left", "one")
+    };
+    let mut first = log.join(&leaving)?;
+    let mut owned = BTreeSet::new();
+    while owned.len() < 2 {
+        own(&mut first, &mut owned).await?;
+    }
+    let mut second = log.join(&member("v", "left", "two"))?;
+    let (mut of_first, mut of_second) = (owned, BTreeSet::new());
+    let shared = async {
+        while of_second.is_empty() {
+            tokio::select! {
+                done = own(&mut first, &mut of_first) => done?,
+                done = own(&mut second, &mut of_second) => done?,
+            }
+        }
+        Outcome::Ok(())
+    };
+    within(shared).await??;
+    // The second goes on answering the group meanwhile.
+    let all = async {
+        let mut closing = pin!(first.close());
+        let mut closed = false;
+        while !closed || of_second.len() < 2 {
+            tokio::select! {
+                () = &mut closing, if !closed => closed = true,
+                done = own(&mut second, &mut of_second) => done?,
+            }
+        }
+        Outcome::Ok(())
+    };
+    match tokio::time::timeout(SESSION * 4 / 5, all).await {
+        Ok(done) => done?,
+        Err(_) => ensure!(false, "only {of_second:?} while its session lasted"),
+    }
+    // It may come back as who it was.
+    let mut first = log.join(&leaving)?;
+    let mut of_first = BTreeSet::new();
+    let shared = async {
+        while of_first.is_empty() {
+            tokio::select! {
+                done = own(&mut first, &mut of_first) => done?,
+                done = own(&mut second, &mut of_second) => done?,
+            }
+        }
+        Outcome::Ok(())
+    };
+    within(shared).await??;
+    first.close().await;
+    second.close().await;
+    Ok(())
+}
+
 /// Buckets that were asked back before their owner has answered for them do not come back to it, by
 /// no answer that is late.
 pub async fn late_answers_bring_nothing_back(log: &dyn LogClient) -> Outcome {
@@ -343,7 +406,9 @@ fn member(group: &str, prefix: &str, instance: &str) -> ConsumerSettings {
     ConsumerSettings {
         group: group.into(),
         instance_id: Some(instance.into()),
+        leaves: false,
         visited_topic: VISITED.into(),
+        topic_prefix: Some(prefix.into()),
         subscription: topics::table_topics_pattern(prefix),
         prefetch_kib_max: 1024,
         discovery: Duration::from_millis(200),

@@ -19,9 +19,14 @@ pub struct ConsumerSettings {
     pub group: String,
     /// Names this member for good, so that a restart takes its buckets back at once.
     pub instance_id: Option<String>,
+    /// Where it stops, its buckets are others' at once, whether it has an instance id or not.
+    /// Otherwise a member with an instance id keeps them for its session's time-out.
+    pub leaves: bool,
     /// A topic outside of the subscription: by it, a member with an instance id makes sure that no
     /// bucket was left to nobody when it died.
     pub visited_topic: String,
+    /// Of the topics that are subscribed to, if all are tables'.
+    pub topic_prefix: Option<String>,
     /// A topic, or a pattern with a leading `^`.
     pub subscription: String,
     /// librdkafka's prefetch, in KiB, over all buckets.

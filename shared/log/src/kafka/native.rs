@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rdkafka::bindings as rd;
 use rdkafka::types::RDKafkaRespErr as RespErr;
@@ -91,6 +92,25 @@ impl Client {
         // SAFETY: both pointers are valid; the list is copied.
         let code = unsafe { rd::rd_kafka_subscribe(self.handle, list.0) };
         check(code, "subscribe")
+    }
+
+    pub(crate) fn unsubscribe(&self) -> Result<(), LogError> {
+        // SAFETY: valid handle.
+        let code = unsafe { rd::rd_kafka_unsubscribe(self.handle) };
+        check(code, "unsubscribe")
+    }
+
+    /// True between being taken in by a group and leaving it.
+    pub(crate) fn is_member(&self) -> bool {
+        // SAFETY: valid handle; the text is ours to free.
+        unsafe {
+            let id = rd::rd_kafka_memberid(self.handle);
+            let is_member = !text_of(id).is_empty();
+            if !id.is_null() {
+                rd::rd_kafka_mem_free(self.handle, id.cast());
+            }
+            is_member
+        }
     }
 
     /// Up to `max` messages, or fewer once `timeout_ms` has passed. Rebalances are noted on the
@@ -177,6 +197,27 @@ impl Client {
         )
     }
 
+    /// All topics, and how many buckets each has. Blocks.
+    pub(crate) fn topics(&self, within: Duration) -> Result<BTreeMap<String, u32>, LogError> {
+        let timeout = c_int::try_from(within.as_millis()).unwrap_or(c_int::MAX);
+        let mut all = ptr::null();
+        let mut topics = BTreeMap::new();
+        // SAFETY: valid handle; what is returned is read before it is destroyed.
+        unsafe {
+            let code =
+                rd::rd_kafka_metadata(self.handle, 1, ptr::null_mut(), &raw mut all, timeout);
+            check(code, "list topics")?;
+            let count = usize::try_from((*all).topic_cnt).unwrap_or(0);
+            for index in 0..count {
+                let topic = &*(*all).topics.add(index);
+                let buckets = u32::try_from(topic.partition_cnt).unwrap_or(0);
+                topics.insert(text_of(topic.topic), buckets);
+            }
+            rd::rd_kafka_metadata_destroy(all);
+        }
+        Ok(topics)
+    }
+
     /// The bucket's end as the last fetch saw it; local.
     pub(crate) fn end_offset_seen(&self, at: &TopicBucket) -> Option<Offset> {
         let topic = c_string("topic", &at.topic).ok()?;
@@ -221,11 +262,17 @@ impl Client {
         })
     }
 
-    /// Leaves the group. Revocations that come of it are answered at once.
-    pub(crate) fn close(&self) {
+    /// From here on nobody answers revocations but this.
+    pub(crate) fn begin_closing(&self) {
         self.callbacks
             .closing
             .store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Leaves the group, unless it has an instance id. Revocations that come of it are answered at
+    /// once.
+    pub(crate) fn close(&self) {
+        self.begin_closing();
         let revoked = |rebalance: &Rebalance| matches!(rebalance, Rebalance::Revoke(_));
         if self.take_rebalances().iter().any(revoked) {
             // SAFETY: valid handle.
@@ -381,7 +428,9 @@ pub(crate) fn text_of(text: *const c_char) -> String {
 
 /// # Safety
 /// `list` must be a live list.
-unsafe fn buckets_of(list: *mut rd::rd_kafka_topic_partition_list_t) -> Vec<TopicBucket> {
+pub(crate) unsafe fn buckets_of(
+    list: *const rd::rd_kafka_topic_partition_list_t,
+) -> Vec<TopicBucket> {
     // SAFETY: by the caller; `cnt` elements are there.
     let entries = unsafe {
         let count = usize::try_from((*list).cnt).unwrap_or(0);

@@ -26,7 +26,7 @@ use super::native::{Client, Rebalance};
 use super::progress::{Progress, trouble};
 use super::time::{self, Instant};
 use super::visit::Visit;
-use crate::{ConsumerSettings, Event, KafkaSettings, MessageBatch, Start, TopicBucket};
+use crate::{ConsumerSettings, Event, KafkaSettings, LogError, MessageBatch, Start, TopicBucket};
 
 mod commands;
 mod faults;
@@ -34,6 +34,8 @@ mod faults;
 /// Messages of one poll at most.
 const BATCH_MESSAGES_MAX: usize = 10_000;
 const POLL_MS: i32 = 40;
+/// For the group to be left; beyond it the session times out.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
 /// How long the channel may be full before everything is paused.
 const STALL_MAX: Duration = Duration::from_millis(500);
 
@@ -77,6 +79,8 @@ pub(super) struct Poller {
     denied: Option<String>,
     /// To be paid once the group has taken us in.
     visit: Option<Visit>,
+    /// See [`ConsumerSettings::leaves`].
+    leaves: bool,
 }
 
 enum Next {
@@ -114,7 +118,9 @@ impl Poller {
                 kafka: kafka.clone(),
                 group: settings.group.clone(),
                 topic: settings.visited_topic.clone(),
+                topic_prefix: settings.topic_prefix.clone(),
             }),
+            leaves: settings.leaves,
         }
     }
 
@@ -151,7 +157,39 @@ impl Poller {
         drop(waiting);
         self.inquiries.end();
         self.gaps.end();
+        if self.leaves
+            && let Err(error) = self.leave()
+        {
+            tracing::debug!(%error, "leave the group");
+        }
         self.client.close();
+    }
+
+    /// Gives everything back while the client still runs: one with an instance id that is only
+    /// closed keeps its buckets from others until its session is over.
+    fn leave(&self) -> Result<(), LogError> {
+        self.client.begin_closing();
+        // An assignment or a revocation may wait for an answer that nobody will give any more. Where
+        // none does, the first changes nothing, and the second begins what follows.
+        let answers = [self.client.assign(&[]), self.client.unassign(&self.all())];
+        for error in answers.into_iter().filter_map(Result::err) {
+            tracing::debug!(%error, "leave the group");
+        }
+        self.client.unsubscribe()?;
+        let begun = time::now();
+        while self.client.is_member() && begun.elapsed() < LEAVE_MAX {
+            for rebalance in self.client.take_rebalances() {
+                match rebalance {
+                    Rebalance::Assign(_) => self.client.assign(&[])?,
+                    Rebalance::Revoke(_) => self.client.unassign(&self.all())?,
+                    Rebalance::Failed(_) => {}
+                }
+            }
+            let mut raw = Vec::new();
+            self.client.consume(&mut raw, BATCH_MESSAGES_MAX, POLL_MS);
+            drop(Batch::new(raw, Arc::clone(&self.client)));
+        }
+        Ok(())
     }
 
     fn poll(&mut self) -> Vec<Event> {

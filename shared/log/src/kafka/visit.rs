@@ -6,18 +6,25 @@
 //! had it (Apache Kafka; the embedded broker looks by itself). A member that joins makes the
 //! coordinator look at all of them. This one wants none of their topics, and leaves at once:
 //! nothing moves but what nobody has.
+//!
+//! Each visit makes the group share out twice; so it is paid only where a bucket is nobody's, by what
+//! the group's members were given.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidelake_core::Bucket;
+
 use super::message::Batch;
 use super::native::{Client, Rebalance};
-use super::time;
-use crate::{KafkaSettings, LogError};
+use super::{request, time};
+use crate::{KafkaSettings, LogError, topics};
 
 const POLL_MS: i32 = 100;
 /// For the group to take a member in.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// For a list of all topics.
+const LOOK_MAX: Duration = Duration::from_secs(10);
 
 /// Where the visitor goes.
 #[derive(Debug, Clone)]
@@ -26,6 +33,8 @@ pub(crate) struct Visit {
     pub group: String,
     /// A topic that exists and that no member wants.
     pub topic: String,
+    /// Of the tables' topics, where the group reads those.
+    pub topic_prefix: Option<String>,
 }
 
 impl Visit {
@@ -33,16 +42,50 @@ impl Visit {
     /// a bucket may wait for the next change in the group.
     pub(crate) fn begin(self) {
         let thread = std::thread::Builder::new().name("log-visit".into());
-        let begun = thread.spawn(move || match self.pay() {
-            Ok(()) => tracing::debug!(group = self.group, "buckets are shared out anew"),
-            Err(error) => tracing::warn!(group = self.group, %error, "visit to the group"),
+        let begun = thread.spawn(move || {
+            if self.is_shared_out() {
+                tracing::debug!(group = self.group, "every bucket has a member");
+                return;
+            }
+            match self.pay() {
+                Ok(()) => tracing::debug!(group = self.group, "buckets are shared out anew"),
+                Err(error) => tracing::warn!(group = self.group, %error, "visit to the group"),
+            }
         });
         if let Err(error) = begun {
             tracing::warn!(%error, "no thread for a visit to the group");
         }
     }
 
-    fn pay(&self) -> Result<(), LogError> {
+    /// True where each bucket of the tables' topics is known to be some member's, or will be: a group
+    /// that is being shared out looks at all of them by itself.
+    fn is_shared_out(&self) -> bool {
+        let Some(prefix) = &self.topic_prefix else {
+            return false;
+        };
+        let looked = self.client().and_then(|client| {
+            let members = request::describe_group(&client, &self.group)?.wait()?;
+            let topics = client.topics(LOOK_MAX)?;
+            Ok((members, topics))
+        });
+        let (members, topics) = match looked {
+            Ok(looked) => looked,
+            Err(error) => {
+                tracing::debug!(group = self.group, %error, "look at the group");
+                return false;
+            }
+        };
+        let Some(given) = members else {
+            return true;
+        };
+        let mut wanted = topics
+            .iter()
+            .filter(|(topic, _)| topics::parse_table_topic(prefix, topic).is_some())
+            .flat_map(|(topic, buckets)| (0..*buckets).map(move |bucket| (topic, Bucket(bucket))));
+        wanted.all(|(topic, bucket)| given.get(topic).is_some_and(|all| all.contains(&bucket)))
+    }
+
+    fn client(&self) -> Result<Arc<Client>, LogError> {
         let fixed = [
             ("group.id", self.group.as_str()),
             ("enable.auto.commit", "false"),
@@ -55,7 +98,11 @@ impl Visit {
         ];
         let mut properties = self.kafka.properties(&defaults, &fixed);
         properties.remove("group.instance.id");
-        let client = Client::consumer(&properties)?;
+        Client::consumer(&properties)
+    }
+
+    fn pay(&self) -> Result<(), LogError> {
+        let client = self.client()?;
         client.subscribe(&self.topic)?;
         let taken_in = wait(&client);
         client.close();

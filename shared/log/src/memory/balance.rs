@@ -19,6 +19,8 @@ pub(super) struct Group {
 pub(super) struct Member {
     pub subscription: String,
     pub instance: Option<String>,
+    /// Where it stops, its buckets are others' at once.
+    pub leaves: bool,
     pub standing: Standing,
     /// What the group has given it.
     pub owned: BTreeSet<TopicBucket>,

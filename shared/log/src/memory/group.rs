@@ -54,6 +54,7 @@ impl State {
         let mut member = Member {
             subscription: settings.subscription.clone(),
             instance: settings.instance_id.clone(),
+            leaves: settings.leaves,
             ..Member::default()
         };
         let group = self.groups.entry(settings.group.clone()).or_default();
@@ -82,8 +83,12 @@ impl State {
         let Some(group) = self.groups.get_mut(group) else {
             return;
         };
+        let stays = |member: &Member| {
+            let is_known = member.instance.is_some() && !member.leaves;
+            is_known && member.standing == Standing::Present
+        };
         match group.members.get_mut(&id) {
-            Some(member) if member.instance.is_some() && member.standing == Standing::Present => {
+            Some(member) if stays(member) => {
                 member.standing = Standing::Away;
                 member.seats.clear();
                 member.events.clear();

@@ -217,7 +217,7 @@ impl Poller {
         }
     }
 
-    fn all(&self) -> Vec<TopicBucket> {
+    pub(super) fn all(&self) -> Vec<TopicBucket> {
         self.assigned.iter().cloned().collect()
     }
 }
