@@ -52,6 +52,8 @@ pub struct Load {
     pub asked: Option<Duration>,
     /// No marker has come through some bucket that is read here.
     pub awaits_markers: bool,
+    /// Flushes by age, one after another, that found next to nothing.
+    pub calm: u32,
     /// Buckets of it are being given up.
     pub leaving: bool,
     /// A flush of this table is under way: the next one waits for it.
@@ -70,9 +72,36 @@ impl Load {
 pub struct Limits {
     pub flush_bytes: usize,
     pub flush_age: Duration,
+    /// How far the age grows for a table of which little comes.
+    pub flush_age_max: Duration,
     /// Memory of the process over which the largest table goes first.
     pub pressure_bytes: usize,
     pub draining: bool,
+}
+
+/// A flush by age that finds less is one too many: its files have to be merged again.
+pub const CALM_BYTES: usize = 1 << 20;
+
+impl Limits {
+    /// How old the oldest message of a table may become: twice as old after each flush that found
+    /// next to nothing. A table of one record a second would otherwise cost a commit and four files
+    /// every few seconds for ever, and queries see its rows before they are committed.
+    pub fn age(&self, calm: u32) -> Duration {
+        let grown = self.flush_age.saturating_mul(1 << calm.min(16));
+        grown.min(self.flush_age_max).max(self.flush_age)
+    }
+
+    /// What to count as calm after a flush of this load, whose oldest message had come so long
+    /// after the flush before it. After a pause a table begins anew: somebody may be waiting for
+    /// the first row of many.
+    pub fn calm_after(&self, load: &Load, reason: Reason, pause: Option<Duration>) -> u32 {
+        let is_calm = reason == Reason::Age && load.bytes < CALM_BYTES;
+        match (is_calm, pause) {
+            (true, Some(pause)) if pause <= self.age(load.calm) => load.calm.saturating_add(1),
+            (true, _) => 1,
+            (false, _) => 0,
+        }
+    }
 }
 
 /// The tables to flush now, with the reason. `held` is all memory of the process, flushes under way
@@ -93,7 +122,7 @@ pub fn due(loads: &[Load], limits: &Limits, held: usize) -> Vec<(usize, Reason)>
             Some(Reason::Request)
         } else if load.bytes >= limits.flush_bytes {
             Some(Reason::Size)
-        } else if age >= limits.flush_age {
+        } else if age >= limits.age(load.calm) {
             Some(Reason::Age)
         } else {
             None
@@ -131,6 +160,7 @@ mod tests {
         age: Some(Duration::ZERO),
         asked: None,
         awaits_markers: false,
+        calm: 0,
         leaving: false,
         busy: false,
     };
@@ -139,6 +169,7 @@ mod tests {
         Limits {
             flush_bytes: 100,
             flush_age: Duration::from_secs(5),
+            flush_age_max: Duration::from_secs(60),
             pressure_bytes: 200,
             draining: false,
         }
@@ -212,6 +243,49 @@ mod tests {
             ..asked(Duration::ZERO, true)
         }];
         assert_eq!(due(&loads, &limits(), 0), vec![(0, Reason::Size)]);
+    }
+
+    #[test]
+    fn a_table_of_which_little_comes_is_flushed_less_and_less_often() {
+        let limits = limits();
+        let ages = [0, 1, 2, 3, 4, 5, 40].map(|calm| limits.age(calm).as_secs());
+        assert_eq!(ages, [5, 10, 20, 40, 60, 60, 60]);
+        let lower = Limits {
+            flush_age_max: Duration::from_secs(1),
+            ..limits
+        };
+        assert_eq!(lower.age(3), lower.flush_age, "never below it");
+        let load = |calm| Load {
+            calm,
+            age: Some(Duration::from_secs(30)),
+            ..QUIET
+        };
+        assert_eq!(due(&[load(2), load(3)], &limits, 0), vec![(0, Reason::Age)]);
+    }
+
+    #[test]
+    fn what_is_calm_is_forgotten_once_much_comes_or_nothing_came_for_long() {
+        let load = Load { calm: 2, ..QUIET };
+        let after = |load: &Load, reason, pause: u64| {
+            let pause = Some(Duration::from_secs(pause));
+            limits().calm_after(load, reason, pause)
+        };
+        assert_eq!(after(&load, Reason::Age, 1), 3);
+        assert_eq!(after(&load, Reason::Age, 20), 3);
+        assert_eq!(after(&load, Reason::Age, 21), 1, "a pause");
+        assert_eq!(
+            limits().calm_after(&load, Reason::Age, None),
+            1,
+            "the first"
+        );
+        for reason in [Reason::Request, Reason::Size, Reason::Pressure] {
+            assert_eq!(after(&load, reason, 1), 0);
+        }
+        let much = Load {
+            bytes: CALM_BYTES,
+            ..load
+        };
+        assert_eq!(after(&much, Reason::Age, 1), 0);
     }
 
     #[test]

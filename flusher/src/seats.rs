@@ -102,6 +102,10 @@ struct Table {
     trouble: Option<Trouble>,
     /// The flush was told to end at its next failure.
     giving_way: bool,
+    /// Flushes by age, one after another, that found next to nothing.
+    calm: u32,
+    /// When the last flush began.
+    flushed_at: Option<Moment>,
 }
 
 /// See the module's head.

@@ -39,6 +39,11 @@ pub struct Settings {
     pub flush_bytes: usize,
     /// A table is flushed when its oldest row is this old: how far other engines lag behind.
     pub flush_age_ms: u64,
+    /// How old it may become in a table of which less than 1 MiB comes between two flushes: the age
+    /// doubles with each of them, and begins anew with the first that finds more, or after a pause.
+    /// Fewer commits and files; queries of Tidelake itself see all rows at once. 0: twelve times
+    /// `flush_age_ms`. At or below `flush_age_ms`: it never grows.
+    pub flush_age_max_ms: u64,
     /// How soon the topic of a new table is noticed.
     pub discovery_ms: u64,
     /// zstd level of data files.
@@ -65,6 +70,7 @@ impl Default for Settings {
             snapshot_cache_bytes_max: 64 << 20,
             flush_bytes: 128 << 20,
             flush_age_ms: 5_000,
+            flush_age_max_ms: 0,
             discovery_ms: 1_000,
             zstd_level: FileSettings::default().zstd_level,
             index_dir: String::new(),
@@ -88,6 +94,13 @@ impl Settings {
         } else {
             PathBuf::from(&self.index_dir)
         }
+    }
+
+    pub(crate) fn flush_age_max(&self) -> Duration {
+        Duration::from_millis(match self.flush_age_max_ms {
+            0 => self.flush_age_ms.saturating_mul(12),
+            set => set,
+        })
     }
 
     pub(crate) fn drain(&self) -> Duration {

@@ -87,6 +87,7 @@ impl Worker {
         let limits = Limits {
             flush_bytes: settings.flush_bytes,
             flush_age: Duration::from_millis(settings.flush_age_ms),
+            flush_age_max: settings.flush_age_max(),
             pressure_bytes: budget.pressure_bytes(&[]),
             draining: false,
         };

@@ -17,6 +17,7 @@ impl Seats {
             self.awaits_markers |= load.asked.is_some() && load.awaits_markers && !load.busy;
         }
         for (index, reason) in due(&loads, &limits, held) {
+            self.calm(&topics[index], &loads[index], reason, now);
             self.flush(&topics[index], reason);
         }
         self.balance(&topics, &holdings, now);
@@ -34,6 +35,7 @@ impl Seats {
                 age: None,
                 asked: None,
                 awaits_markers: false,
+                calm: table.calm,
                 leaving: false,
                 busy: table.flight.is_some(),
             };
@@ -69,6 +71,17 @@ impl Seats {
             holdings.push(holding);
         }
         (topics, loads, holdings)
+    }
+
+    /// Notes how little a flush finds.
+    fn calm(&mut self, topic: &Arc<str>, load: &Load, reason: Reason, now: Moment) {
+        let Some(table) = self.tables.get_mut(topic) else {
+            return;
+        };
+        let oldest = load.age.map(|age| now.saturating_sub(age));
+        let pause = oldest.and_then(|oldest| Some(oldest.saturating_sub(table.flushed_at?)));
+        table.calm = self.limits.calm_after(load, reason, pause);
+        table.flushed_at = Some(now);
     }
 
     /// Pauses and resumes, and takes memory back.

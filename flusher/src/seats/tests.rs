@@ -13,6 +13,7 @@ fn seats() -> Seats {
     let limits = Limits {
         flush_bytes: 8 * MIB,
         flush_age: Duration::from_secs(5),
+        flush_age_max: Duration::from_secs(5),
         pressure_bytes: 32 * MIB,
         draining: false,
     };
