@@ -13,8 +13,9 @@ use crate::upsert_load::{Load, compare, newest_version, progress, schema};
 const BUCKETS: u32 = 6;
 const VERSIONS: u64 = 12;
 
-/// Without a name of its own: the group must notice that it is gone.
-const FLUSHER: [(&str, &str); 4] = [
+/// Without a name: the group must notice that it is gone.
+const FLUSHER: [(&str, &str); 5] = [
+    ("TIDELAKE__INSTANCE_ID", "none"),
     ("TIDELAKE__FLUSH_AGE_MS", "150"),
     ("TIDELAKE__DISCOVERY_MS", "200"),
     ("TIDELAKE__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "6000"),
@@ -51,6 +52,61 @@ async fn flushers_that_join_leave_and_die_keep_every_key() {
     survivor.stop().await.unwrap();
     fleet.gateway.stop().await.unwrap();
     fleet.query.stop().await.unwrap();
+}
+
+/// So long that nothing which waits for a session's end passes.
+const LONG_SESSION: &str = "300000";
+
+/// A flusher that nobody named comes back after a crash as who it was, and one that is stopped keeps
+/// nothing from the others: neither waits for a session's end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_or_a_stop_waits_for_no_session() {
+    let Some(kafka) = Kafka::start().await.unwrap() else {
+        return;
+    };
+    let folders = tempfile::tempdir().unwrap();
+    let of = |name: &str| folders.path().join(name).display().to_string();
+    let (here, there) = (of("here"), of("there"));
+    let flusher = |folder| {
+        [
+            ("TIDELAKE__INDEX_DIR", folder),
+            ("TIDELAKE__FLUSH_AGE_MS", "600000"),
+            ("TIDELAKE__DISCOVERY_MS", "200"),
+            (
+                "TIDELAKE__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS",
+                LONG_SESSION,
+            ),
+        ]
+    };
+    let here = flusher(here.as_str());
+    let mut fleet = Fleet::start(&kafka.bootstrap(), &here).await.unwrap();
+    let client = fleet.client().unwrap();
+    client.create_upsert("t", &schema(), BUCKETS).await.unwrap();
+    let mut written = 0;
+    write_and_flush(&client, &mut written).await.unwrap();
+    fleet.flusher.kill().unwrap();
+    let mut again = fleet.services.start("flusher", &here).await.unwrap();
+    write_and_flush(&client, &mut written).await.unwrap();
+    let there = flusher(there.as_str());
+    let mut other = fleet.services.start("flusher", &there).await.unwrap();
+    write_and_flush(&client, &mut written).await.unwrap();
+    again.stop().await.unwrap();
+    write_and_flush(&client, &mut written).await.unwrap();
+    let rows = client.sql("SELECT count(*) AS n FROM t", "committed").await;
+    assert_eq!(rows.unwrap()[0]["n"], written);
+    other.stop().await.unwrap();
+    fleet.gateway.stop().await.unwrap();
+    fleet.query.stop().await.unwrap();
+}
+
+/// Rows of every bucket, committed within the time that a client waits for a flush.
+async fn write_and_flush(client: &Client, written: &mut u64) -> Result<()> {
+    let ids = *written..*written + 100;
+    *written = ids.end;
+    let lines: String = ids.map(|id| format!("{{\"id\":{id},\"v\":1}}\n")).collect();
+    client.ndjson("t", &lines).await?.ok()?;
+    client.flush("t").await?;
+    Ok(())
 }
 
 async fn keys_are_unique(client: &Client, fleet: &Fleet) -> Result<()> {

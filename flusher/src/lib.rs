@@ -26,6 +26,7 @@ mod flush;
 mod freshness;
 mod group;
 mod identity;
+mod instance;
 mod metrics;
 mod opener;
 mod outbox;

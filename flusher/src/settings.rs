@@ -21,8 +21,10 @@ pub struct Settings {
     /// where several installations have the topic prefix in common. A change costs one rebalance,
     /// and lag tools have to be told the new name.
     pub group: String,
-    /// Names this flusher for good, so that a restart takes its buckets back at once. Two processes
-    /// must not share one. Empty: buckets move when the session of a dead flusher has timed out.
+    /// Names this flusher for good, so that a restart takes its buckets back at once; they wait for it
+    /// then until its session is over. Two processes must not share one. Empty: a name that is kept
+    /// in `index_dir`, by which it comes back after a crash; where it is stopped, others take its
+    /// buckets at once. `none`: no name; buckets move when the session of a dead flusher is over.
     pub instance_id: String,
     /// Memory for everything between the log and its commit, over all tables: rows, decoders,
     /// messages to send, flushes under way, key indexes, what is read ahead. At half of it the

@@ -35,6 +35,7 @@ use crate::budget::Budget;
 use crate::due::Limits;
 use crate::flush::{Ended, Upserts, Workbench};
 use crate::freshness::{Behind, Progress};
+use crate::instance::{Instance, NAMELESS};
 use crate::opener::{OpenError, OpenTable, Opened};
 use crate::policy::{Cause, Moment, Trouble, chain};
 use crate::seats::{Event, Seats};
@@ -65,12 +66,18 @@ impl Worker {
         bench: Workbench,
         log: &dyn LogClient,
     ) -> Result<Self, ServiceError> {
-        let instance = settings.instance_id.clone();
+        let group = bench.opener.group.name().to_owned();
+        let instance = instance(&settings, &group, &runtime);
         let prefetch_bytes = settings.prefetch_bytes();
         let consumer_settings = ConsumerSettings {
-            group: bench.opener.group.name().to_owned(),
-            instance_id: (!instance.is_empty()).then_some(instance),
-            leaves: false,
+            group,
+            instance_id: match settings.instance_id.as_str() {
+                "" => instance.as_ref().map(|instance| instance.name.clone()),
+                NAMELESS => None,
+                name => Some(name.to_owned()),
+            },
+            // Who gives a flusher a name of its own wants its buckets to wait for it.
+            leaves: matches!(settings.instance_id.as_str(), "" | NAMELESS),
             visited_topic: topics::commits_topic(&settings.kafka.topic_prefix),
             topic_prefix: Some(settings.kafka.topic_prefix.clone()),
             subscription: topics::table_topics_pattern(&settings.kafka.topic_prefix),
@@ -117,6 +124,8 @@ impl Worker {
         std::thread::Builder::new()
             .name("flusher".into())
             .spawn(move || {
+                // The name is this process's until its loop is over.
+                let _instance = instance;
                 let outcome = handle.block_on(owner.run(consumer, told));
                 let _gone = sender.send(outcome);
             })
@@ -130,6 +139,25 @@ impl Worker {
             let kind = tidelake_core::ErrorKind::Bug;
             Err(ServiceError::new(kind, "the flusher's loop died"))
         })
+    }
+}
+
+/// The name that the folder of key indexes gives, unless one is set.
+fn instance(settings: &Settings, group: &str, runtime: &Runtime) -> Option<Instance> {
+    if !settings.instance_id.is_empty() {
+        return None;
+    }
+    let folder = settings.index_folder();
+    match Instance::of(&folder, group, runtime.ids.as_ref()) {
+        Ok(instance) => Some(instance),
+        Err(error) => {
+            tracing::warn!(
+                folder = %folder.display(), %error,
+                "this flusher has no name to come back by: after a crash its buckets wait for its \
+                 session's time-out"
+            );
+            None
+        }
     }
 }
 

@@ -1,0 +1,133 @@
+//! The name by which a flusher comes back to its group.
+//!
+//! A group gives a member that it knows by name its buckets back at once; a nameless one that died
+//! is waited for until its session is over. So a flusher has a name without being given one: it is
+//! kept in the folder of its key indexes, with a lock that the operating system drops when the
+//! process ends, however it ends.
+//!
+//! Invariants:
+//! - two processes of one folder have different names: each holds the lock of its own;
+//! - names of two folders differ: they are random. A folder that was copied with its names is found
+//!   out by the group, which fences one of the two.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+
+use tidelake_core::ids::IdSource;
+
+/// Flushers that may run beside one another on one folder, for one group.
+const PLACES_MAX: u32 = 64;
+/// What a setting says to be a member without a name.
+pub(crate) const NAMELESS: &str = "none";
+
+/// A name that nobody else has while this lives.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) name: String,
+    _lock: File,
+}
+
+impl Instance {
+    /// The first name of the folder, for members of the group, that no living process has. Blocking.
+    ///
+    /// # Errors
+    /// A folder that can't be used; more than [`PLACES_MAX`] processes.
+    pub(crate) fn of(folder: &Path, group: &str, ids: &dyn IdSource) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let group = group.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_");
+        for place in 0..PLACES_MAX {
+            let path = folder.join(format!("instance-{group}-{place}"));
+            let mut options = OpenOptions::new();
+            let mut file = options
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => continue,
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            let name = kept(&mut file)?;
+            let name = match name {
+                Some(name) => name,
+                None => keep(&mut file, &ids.next_uuid().to_string())?,
+            };
+            return Ok(Self { name, _lock: file });
+        }
+        let many = format!("{PLACES_MAX} flushers have a name here");
+        Err(io::Error::other(many))
+    }
+}
+
+/// The name in a file; none where it was not written to its end.
+fn kept(file: &mut File) -> io::Result<Option<String>> {
+    let mut name = String::new();
+    match file.take(1024).read_to_string(&mut name) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let name = name.strip_suffix('\n').unwrap_or_default();
+    let is_whole = name.len() == 36 && name.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    Ok(is_whole.then(|| name.to_owned()))
+}
+
+fn keep(file: &mut File, name: &str) -> io::Result<String> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{name}")?;
+    file.sync_all()?;
+    Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use tidelake_core::ids::RandomIds;
+
+    use super::*;
+
+    fn name(instance: &Instance) -> &str {
+        &instance.name
+    }
+
+    #[test]
+    fn a_process_that_comes_back_has_its_name_and_two_at_once_have_two() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |group| Instance::of(folder.path(), group, &RandomIds).unwrap();
+        let (one, two, other) = (open("g"), open("g"), open("h/1"));
+        let names = [name(&one), name(&two), name(&other)].map(str::to_owned);
+        assert!(names[0] != names[1] && names[0] != names[2] && names[1] != names[2]);
+        // The operating system drops the lock, so nothing has to be done at the end.
+        drop((one, other));
+        assert_eq!(
+            [name(&open("h/1")), name(&open("g"))],
+            [&*names[2], &*names[0]]
+        );
+        assert_eq!(name(&two), names[1]);
+    }
+
+    #[test]
+    fn a_name_that_was_cut_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("instance-g-0");
+        let whole = "0190d1f2-0000-7000-8000-000000000001";
+        let cases: [(&[u8], bool); 4] = [
+            (format!("{whole}\n").leak().as_bytes(), true),
+            (whole.as_bytes(), false),
+            (b"0190d1f2\n", false),
+            (b"\xff\xfe", false),
+        ];
+        for (bytes, is_kept) in cases {
+            fs::write(&path, bytes).unwrap();
+            let found = Instance::of(folder.path(), "g", &RandomIds).unwrap();
+            assert_eq!(found.name == whole, is_kept);
+            let again = found.name.clone();
+            drop(found);
+            let found = Instance::of(folder.path(), "g", &RandomIds).unwrap();
+            assert_eq!(found.name, again);
+        }
+    }
+}
