@@ -95,12 +95,14 @@ enum Figure {
     #[value(name = "files_50k")]
     Files50k,
     Takeover,
+    /// How long nobody commits after a flusher was killed, stopped or replaced.
+    Restart,
     Idle,
     /// Careless and hostile statements beside ingest and lookups
     Hostile,
 }
 
-const ALL: [Figure; 20] = [
+const ALL: [Figure; 21] = [
     Figure::JsonDecode,
     Figure::IngestPacked,
     Figure::IngestArrow,
@@ -119,6 +121,7 @@ const ALL: [Figure; 20] = [
     Figure::ScanAfterUpdates,
     Figure::Files50k,
     Figure::Takeover,
+    Figure::Restart,
     Figure::Idle,
     Figure::Hostile,
 ];
@@ -187,6 +190,11 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
             takeover::run(live, None).await?;
             let kafka = kafka().await?;
             takeover::run(live, Some(&kafka.bootstrap())).await
+        }
+        Figure::Restart => {
+            takeover::restart(live, None).await?;
+            let kafka = kafka().await?;
+            takeover::restart(live, Some(&kafka.bootstrap())).await
         }
         Figure::Idle => reads::idle(live.min(1_000_000)).await,
         Figure::Hostile => hostile::run(live.min(1_000_000), 60).await,
