@@ -7,7 +7,8 @@
 //! windows ([`windows`]).
 //!
 //! Also here are the rules that make time count in microseconds ([`micros`]) and go by a session's
-//! zone ([`zones`], [`clocks`], [`trunc`], [`one_zone`]), and whole numbers refuse what does not fit ([`checked`], [`sums`]).
+//! zone ([`zoned_source`], [`zones`], [`clocks`], [`steps`], [`trunc`], [`one_zone`]), and whole numbers
+//! refuse what does not fit ([`checked`], [`sums`]).
 //!
 //! Invariant: a value of a wrapped function takes no more than its bound for one batch.
 
@@ -21,11 +22,13 @@ mod micros;
 mod one_zone;
 mod operators;
 mod series;
+mod steps;
 mod sums;
 #[cfg(test)]
 mod tests;
 mod trunc;
 mod windows;
+mod zoned_source;
 mod zones;
 
 use std::sync::Arc;
@@ -43,6 +46,8 @@ use operators::BoundedOperators;
 pub(crate) use series::series;
 use sums::ExactSum;
 use windows::SmallFrames;
+pub(crate) use zoned_source::source_in;
+pub(crate) use zones::session_zone;
 
 /// The share of the memory for queries that one value of a batch may take.
 const MEMORY_SHARE: u64 = 8;

@@ -27,6 +27,7 @@ use datafusion::sql::planner::{ParserOptions, SqlToRel};
 
 use super::session::{OneCatalog, OurTypes};
 use crate::error::{PlanFault, QueryError};
+use crate::functions;
 use crate::provider::about::CATALOG;
 
 /// Plans a statement over the tables of its session.
@@ -70,7 +71,13 @@ impl ContextProvider for Names<'_> {
             .filter(|_| name.catalog().is_none_or(|catalog| catalog == CATALOG))
             .and_then(|catalog| catalog.0.get(&(schema, name.table().to_owned())));
         match found {
-            Some(table) => Ok(provider_as_source(Arc::clone(table))),
+            Some(table) => {
+                let source = provider_as_source(Arc::clone(table));
+                Ok(match functions::session_zone(self.options()) {
+                    Some(zone) => functions::source_in(source, &zone),
+                    None => source,
+                })
+            }
             None => Err(plan_datafusion_err!("table '{name}' not found")),
         }
     }
