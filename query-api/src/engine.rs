@@ -27,6 +27,7 @@ mod pushdown;
 mod quiet;
 #[cfg(test)]
 mod repeated_tests;
+mod repeats;
 mod resolve;
 mod run;
 mod session;
