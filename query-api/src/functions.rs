@@ -8,7 +8,7 @@
 //!
 //! Also here are the rules that make time count in microseconds ([`micros`]) and go by a session's
 //! zone ([`zoned_source`], [`zones`], [`clocks`], [`steps`], [`trunc`], [`one_zone`]), and whole numbers
-//! refuse what does not fit ([`checked`], [`sums`]).
+//! refuse what does not fit ([`checked`], [`sums`]); floats have one order everywhere ([`extremes`]).
 //!
 //! Invariant: a value of a wrapped function takes no more than its bound for one batch.
 
@@ -17,6 +17,7 @@ mod bounded;
 mod checked;
 mod clocks;
 mod constants;
+mod extremes;
 mod growth;
 mod micros;
 mod one_zone;
@@ -40,6 +41,7 @@ use bin::DateBin;
 use bounded::Bounded;
 use checked::CheckedArithmetic;
 pub(crate) use constants::LargeConstants;
+use extremes::ExactExtreme;
 use growth::Growth;
 use micros::MicrosCoercion;
 use operators::BoundedOperators;
@@ -101,10 +103,11 @@ pub(crate) fn bounded(
     functions.into_iter().map(wrap).collect()
 }
 
-/// The aggregates, with a `sum` that does not wrap around.
+/// The aggregates, with a `sum` that does not wrap around, and `min` and `max` of any order of rows.
 pub(crate) fn exact(functions: Vec<Arc<AggregateUDF>>) -> Vec<Arc<AggregateUDF>> {
     let ours = |function: Arc<AggregateUDF>| match function.name() {
         "sum" => Arc::new(AggregateUDF::new_from_impl(ExactSum { function })),
+        "min" | "max" => Arc::new(AggregateUDF::new_from_impl(ExactExtreme { function })),
         _ => function,
     };
     functions.into_iter().map(ours).collect()
