@@ -32,6 +32,8 @@ mod resolve;
 mod run;
 mod session;
 #[cfg(test)]
+mod slt_tests;
+#[cfg(test)]
 mod tests;
 mod threads;
 #[cfg(test)]
