@@ -7,8 +7,8 @@
 //! windows ([`windows`]).
 //!
 //! Also here are the rules that make time count in microseconds ([`micros`]) and go by a session's
-//! zone ([`zoned_source`], [`zones`], [`clocks`], [`steps`], [`trunc`], [`one_zone`]), and whole numbers
-//! refuse what does not fit ([`checked`], [`sums`]); floats have one order everywhere ([`extremes`]).
+//! zone ([`zoned_source`], [`zones`], [`clocks`], [`steps`], [`trunc`], [`one_zone`]); whole numbers
+//! refuse what does not fit ([`checked`], [`sums`]), floats have one order ([`extremes`]).
 //!
 //! Invariant: a value of a wrapped function takes no more than its bound for one batch.
 
@@ -103,7 +103,7 @@ pub(crate) fn bounded(
     functions.into_iter().map(wrap).collect()
 }
 
-/// The aggregates, with a `sum` that does not wrap around, and `min` and `max` of any order of rows.
+/// The aggregates: `sum` does not wrap around, `min` and `max` take rows in any order.
 pub(crate) fn exact(functions: Vec<Arc<AggregateUDF>>) -> Vec<Arc<AggregateUDF>> {
     let ours = |function: Arc<AggregateUDF>| match function.name() {
         "sum" => Arc::new(AggregateUDF::new_from_impl(ExactSum { function })),
