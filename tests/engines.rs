@@ -13,7 +13,7 @@ use tidelake_tests::Installation;
 use crate::others;
 use crate::upsert_load::schema;
 
-const SCRIPT: &str = include_str!("engines.py");
+pub(crate) const SCRIPT: &str = include_str!("engines.py");
 const BUCKETS: u32 = 4;
 const SETTINGS: [(&str, &str); 2] = [
     // Versions come from the flushes that the test asks for.

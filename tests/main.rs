@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bombs;
+mod compacted;
 mod dead_letters;
 mod drops;
 mod engines;

@@ -1,8 +1,9 @@
-"""Random SQL over the same rows in the log's tail, in files, and in an upsert table of both.
+"""Random SQL over the same rows in the log's tail, in files, in an upsert table of both, and in tables
+that delta-rs has compacted.
 
-    sql_fuzz.py GATEWAY QUERY SECONDS SEED
+    sql_fuzz.py GATEWAY QUERY SECONDS SEED FOLDER
 
-Each statement is asked of all three tables, and of DuckDB with the rows in memory, where both speak
+FOLDER is where the tables' folders are. Each statement is asked of all tables, and of DuckDB with the rows in memory, where both speak
 it alike. What must hold:
 
 - the answer does not depend on where the rows are, and is DuckDB's;
@@ -17,6 +18,7 @@ Prints one JSON line of what was asked; ends with the statement and its seed at 
 import collections
 import datetime
 import decimal
+import glob
 import http.client
 import json
 import math
@@ -26,8 +28,10 @@ import time
 import urllib.parse
 
 import duckdb
+from deltalake import DeltaTable
 
-TABLES = ["fuzz_tail", "fuzz_files", "fuzz_upsert"]
+TABLES = ["fuzz_tail", "fuzz_files", "fuzz_upsert", "fuzz_compacted", "fuzz_upsert_compacted"]
+UPSERT = ("fuzz_upsert", "fuzz_upsert_compacted")
 TIMEOUT_MS = 10_000
 LATE_MS = 500
 ROWS = 80
@@ -106,7 +110,7 @@ def fill(gateway, dice):
     for table in TABLES:
         schema = {"type": "struct", "fields": fields}
         mode = "append"
-        if table == "fuzz_upsert":
+        if table in UPSERT:
             schema["identifier-field-ids"] = [1]
             mode = "upsert"
         gateway.ok("/v1/tables", {"name": table, "schema": schema, "mode": mode, "buckets": 2})
@@ -115,16 +119,19 @@ def fill(gateway, dice):
     send = lambda table, some: gateway.ok(f"/v1/tables/{table}/records", lines(some), ndjson)
     flush = lambda table: gateway.ok(f"/v1/tables/{table}/flush?timeout_ms=60000", b"")
     send("fuzz_tail", final)
-    for part in (final[::3], final[1::3], final[2::3]):
-        send("fuzz_files", part)
-        flush("fuzz_files")
+    for table in ("fuzz_files", "fuzz_compacted"):
+        for part in (final[::3], final[1::3], final[2::3]):
+            send(table, part)
+            flush(table)
     # Older rows of the same keys are in files, with deleted ones among them; half of the newer ones
     # are committed.
-    send("fuzz_upsert", [dict(row, n=99, s="older") for row in rows(dice)])
-    flush("fuzz_upsert")
-    send("fuzz_upsert", final[:: 2])
-    flush("fuzz_upsert")
-    send("fuzz_upsert", final[1::2])
+    older = [dict(row, n=99, s="older") for row in rows(dice)]
+    for table in UPSERT:
+        send(table, older)
+        flush(table)
+        send(table, final[::2])
+        flush(table)
+        send(table, final[1::2])
     return final
 
 
@@ -395,6 +402,23 @@ class Maker:
         )()
 
 
+def compact(query, folder):
+    """Another engine's files for what was flushed, as soon as statements see them."""
+    for table in ("fuzz_compacted", "fuzz_upsert_compacted"):
+        (log,) = glob.glob(f"{folder}/**/{table}/_delta_log", recursive=True)
+        files = lambda: query.ok(
+            "/v1/sql",
+            {"sql": f"SELECT count(*) FROM table_files('{table}')", "consistency": "committed"},
+        )["rows"][0][0]
+        had = files()
+        DeltaTable(log.removesuffix("/_delta_log")).optimize.compact()
+        until = time.monotonic() + 30
+        while files() >= had:
+            if time.monotonic() > until:
+                raise Breach(f"{table} has its {had} files still")
+            time.sleep(0.05)
+
+
 # Answers
 
 
@@ -517,9 +541,10 @@ class Fuzz:
 
 
 def main():
-    gateway, query, seconds, seed = sys.argv[1:5]
+    gateway, query, seconds, seed, folder = sys.argv[1:6]
     dice = random.Random(int(seed))
     final = fill(Client(gateway), dice)
+    compact(Client(query), folder)
     fuzz = Fuzz(query, peer(final))
     until = time.monotonic() + float(seconds)
     while time.monotonic() < until:

@@ -21,7 +21,14 @@ async fn answers_do_not_depend_on_where_rows_are() {
     let by_request = [("TIDELAKE__FLUSHER__FLUSH_AGE_MS", "600000")];
     let own = Installation::start_with(&[], &by_request).await.unwrap();
     let client = &own.client;
-    let arguments = [client.gateway.as_str(), &client.query, &seconds, &seed];
+    let folder = own.data().display().to_string();
+    let arguments = [
+        client.gateway.as_str(),
+        &client.query,
+        &seconds,
+        &seed,
+        &folder,
+    ];
     let said = python.python(SCRIPT, &arguments).await;
     let said = said.unwrap_or_else(|breach| panic!("{breach:#}"));
     let counts: serde_json::Value = serde_json::from_str(said.trim()).unwrap();

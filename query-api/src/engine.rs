@@ -27,9 +27,12 @@ mod pushdown;
 mod quiet;
 #[cfg(test)]
 mod repeated_tests;
+mod repeats;
 mod resolve;
 mod run;
 mod session;
+#[cfg(test)]
+mod slt_tests;
 #[cfg(test)]
 mod tests;
 mod threads;

@@ -7,7 +7,8 @@
 //! windows ([`windows`]).
 //!
 //! Also here are the rules that make time count in microseconds ([`micros`]) and go by a session's
-//! zone ([`zones`], [`clocks`], [`trunc`], [`one_zone`]), and whole numbers refuse what does not fit ([`checked`], [`sums`]).
+//! zone ([`zoned_source`], [`zones`], [`clocks`], [`steps`], [`trunc`], [`one_zone`]); whole numbers
+//! refuse what does not fit ([`checked`], [`sums`]), floats have one order ([`extremes`]).
 //!
 //! Invariant: a value of a wrapped function takes no more than its bound for one batch.
 
@@ -16,16 +17,19 @@ mod bounded;
 mod checked;
 mod clocks;
 mod constants;
+mod extremes;
 mod growth;
 mod micros;
 mod one_zone;
 mod operators;
 mod series;
+mod steps;
 mod sums;
 #[cfg(test)]
 mod tests;
 mod trunc;
 mod windows;
+mod zoned_source;
 mod zones;
 
 use std::sync::Arc;
@@ -37,12 +41,15 @@ use bin::DateBin;
 use bounded::Bounded;
 use checked::CheckedArithmetic;
 pub(crate) use constants::LargeConstants;
+use extremes::ExactExtreme;
 use growth::Growth;
 use micros::MicrosCoercion;
 use operators::BoundedOperators;
 pub(crate) use series::series;
 use sums::ExactSum;
 use windows::SmallFrames;
+pub(crate) use zoned_source::source_in;
+pub(crate) use zones::session_zone;
 
 /// The share of the memory for queries that one value of a batch may take.
 const MEMORY_SHARE: u64 = 8;
@@ -96,10 +103,11 @@ pub(crate) fn bounded(
     functions.into_iter().map(wrap).collect()
 }
 
-/// The aggregates, with a `sum` that does not wrap around.
+/// The aggregates: `sum` does not wrap around, `min` and `max` take rows in any order.
 pub(crate) fn exact(functions: Vec<Arc<AggregateUDF>>) -> Vec<Arc<AggregateUDF>> {
     let ours = |function: Arc<AggregateUDF>| match function.name() {
         "sum" => Arc::new(AggregateUDF::new_from_impl(ExactSum { function })),
+        "min" | "max" => Arc::new(AggregateUDF::new_from_impl(ExactExtreme { function })),
         _ => function,
     };
     functions.into_iter().map(ours).collect()

@@ -98,7 +98,7 @@ conditions! {
     AmbiguousColumn: (400, "SQL_INVALID", InvalidArgument, "42702",
         "a column's name may mean several"),
     DuplicateColumn: (400, "SQL_INVALID", InvalidArgument, "42701", "a column is named twice"),
-    NoFunction: (400, "SQL_INVALID", InvalidArgument, "42883", "there is no such function"),
+    NoFunction: (400, "SQL_INVALID", InvalidArgument, "42883", "there is no such function, or it takes other arguments"),
     Types: (400, "SQL_INVALID", InvalidArgument, "42804",
         "an operator or a function does not take these types"),
     // What it is computed of.

@@ -43,7 +43,7 @@ pub(crate) use cache::Statements;
 pub(crate) use columns::{FoldedNames, column_named, fold_columns};
 pub(crate) use command::{Command, command};
 pub(crate) use point::{Literal, Point, Wanted};
-pub(crate) use repeated::name_repeated;
+pub(crate) use repeated::{folded, name_repeated, ordered_by};
 pub(crate) use time::parse_timestamp;
 pub use zone::TimeZone;
 

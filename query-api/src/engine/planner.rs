@@ -25,12 +25,44 @@ use datafusion::optimizer::simplify_expressions::{ExprSimplifier, SimplifyContex
 use datafusion::sql::parser::Statement;
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 
+use super::repeats;
 use super::session::{OneCatalog, OurTypes};
 use crate::error::{PlanFault, QueryError};
+use crate::functions;
 use crate::provider::about::CATALOG;
 
 /// Plans a statement over the tables of its session.
-pub(super) fn plan(state: &SessionState, statement: Statement) -> Result<LogicalPlan, QueryError> {
+pub(super) fn plan(
+    state: &SessionState,
+    mut statement: Statement,
+) -> Result<LogicalPlan, QueryError> {
+    let kept = repeats::may_repeat(&mut statement).then(|| statement.clone());
+    let refused = match planned(state, statement) {
+        Err(refused) if may_be_of_names(&refused) => refused,
+        other => return other,
+    };
+    let Some(statement) = kept else {
+        return Err(refused);
+    };
+    match repeats::renamed(statement, &|statement| planned(state, statement))? {
+        Some(renamed) => planned(state, renamed),
+        None => Err(refused),
+    }
+}
+
+/// What two columns of one name are told as.
+fn may_be_of_names(refused: &QueryError) -> bool {
+    use PlanFault::{AmbiguousColumn, DuplicateColumn, Other};
+    matches!(
+        refused,
+        QueryError::Plan {
+            fault: AmbiguousColumn | DuplicateColumn | Other,
+            ..
+        }
+    )
+}
+
+fn planned(state: &SessionState, statement: Statement) -> Result<LogicalPlan, QueryError> {
     let names = Names {
         state,
         misses_function: Cell::new(false),
@@ -70,7 +102,13 @@ impl ContextProvider for Names<'_> {
             .filter(|_| name.catalog().is_none_or(|catalog| catalog == CATALOG))
             .and_then(|catalog| catalog.0.get(&(schema, name.table().to_owned())));
         match found {
-            Some(table) => Ok(provider_as_source(Arc::clone(table))),
+            Some(table) => {
+                let source = provider_as_source(Arc::clone(table));
+                Ok(match functions::session_zone(self.options()) {
+                    Some(zone) => functions::source_in(source, &zone),
+                    None => source,
+                })
+            }
             None => Err(plan_datafusion_err!("table '{name}' not found")),
         }
     }

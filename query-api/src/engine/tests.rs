@@ -193,7 +193,7 @@ async fn tables_can_be_described() {
         let (status, code) = world.code(json!({ "sql": sql })).await;
         assert_eq!(
             (status, code.as_str()),
-            (400, "SQL_NOT_ALLOWED"),
+            (400, "SQL_NOT_SUPPORTED"),
             "{hidden}"
         );
     }

@@ -1,7 +1,9 @@
 //! What the engine's errors mean to whoever asked.
 //!
 //! Owns which of our errors each of DataFusion's and Arrow's is. Decided by their variants, by the
-//! rule that raised them and by their place in the text, never by their prose.
+//! rule that raised them and by their place in the text. Only where one variant has errors of several
+//! kinds (types in the planner, casts in Arrow) the beginning of the sentence decides; the tests
+//! `slt/errors.slt` have a statement for each. Nobody is told of DataFusion's own affairs ([`plain`]).
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{Diagnostic, SchemaError};
@@ -10,6 +12,31 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use parquet::errors::ParquetError;
 
 use super::{DataFault, PlanFault, Position, QueryError};
+
+/// The planner on operators whose sides have no common type, and on what should be a condition.
+const OF_TYPES: [&str; 8] = [
+    "Cannot infer common ",
+    "Cannot coerce ",
+    "Cannot get result type for ",
+    "Cannot create filter with non-boolean predicate ",
+    "Cannot automatically convert ",
+    "Unary operator ",
+    "Data type mismatch",
+    "Incompatible inputs for Union",
+];
+/// The planner on functions that take other arguments; which they do follows.
+const OF_ARGUMENTS: &str = "No function matches the given name and argument types";
+/// Arrow on numbers of another type that are too large; on texts it says something else.
+const OF_RANGE: &str = "Can't cast value ";
+/// What an internal error ends with.
+const OF_A_BUG: &str = "\nThis issue was likely caused by a bug in DataFusion's code.";
+/// Names of variants, which stand before errors within others.
+const VARIANTS: [&str; 4] = [
+    "Error during planning: ",
+    "Execution error: ",
+    "Internal error: ",
+    "Arrow error: ",
+];
 
 /// The analyzer's pass that finds a common type for the two sides of an operator, or none.
 const TYPE_COERCION: &str = "type_coercion";
@@ -36,7 +63,7 @@ impl From<DataFusionError> for QueryError {
             DataFusionError::Plan(reason) => Self::Plan {
                 fault: match is_of_types(&error) {
                     true => PlanFault::Types,
-                    false => PlanFault::Other,
+                    false => PlanFault::of_reason(reason),
                 },
                 reason: plain(reason),
                 at,
@@ -67,7 +94,19 @@ impl From<DataFusionError> for QueryError {
                 source => Self::Corrupt(source.to_string()),
             },
             DataFusionError::External(source) => from_external(source.as_ref()),
-            other => Self::Engine(other.strip_backtrace()),
+            other => Self::Engine(plain(&other.strip_backtrace())),
+        }
+    }
+}
+
+impl PlanFault {
+    fn of_reason(reason: &str) -> Self {
+        if reason.contains(OF_ARGUMENTS) {
+            return Self::NoFunction;
+        }
+        match OF_TYPES.iter().any(|begin| reason.starts_with(begin)) {
+            true => Self::Types,
+            false => Self::Other,
         }
     }
 }
@@ -122,13 +161,20 @@ fn is_of_types(error: &DataFusionError) -> bool {
     }
 }
 
-/// The message without what DataFusion appends in debugging builds.
+/// The message without what DataFusion appends in debugging builds, and without its advice to report
+/// a bug. Of a function's arguments only what it takes: what was tried before is told as a bug.
 fn plain(reason: &str) -> String {
-    reason
-        .split(DataFusionError::BACK_TRACE_SEP)
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    let reason = reason.split(DataFusionError::BACK_TRACE_SEP).next();
+    let mut reason = reason.unwrap_or_default();
+    if let Some((tried, _)) = reason.split_once(OF_ARGUMENTS)
+        && VARIANTS.iter().any(|variant| tried.contains(variant))
+    {
+        reason = &reason[tried.len()..];
+    }
+    let reason = reason.split(OF_A_BUG).next().unwrap_or_default();
+    VARIANTS.iter().fold(reason.to_owned(), |reason, variant| {
+        reason.replace(variant, "")
+    })
 }
 
 /// The pool names who holds how much of it, which is other tenants' affair: the log keeps it.
@@ -148,10 +194,13 @@ fn from_arrow(source: &ArrowError) -> QueryError {
             fault: match other {
                 ArrowError::DivideByZero => DataFault::DivisionByZero,
                 ArrowError::ArithmeticOverflow(_) => DataFault::OutOfRange,
+                ArrowError::CastError(reason) if reason.starts_with(OF_RANGE) => {
+                    DataFault::OutOfRange
+                }
                 ArrowError::CastError(_) | ArrowError::ParseError(_) => DataFault::Unreadable,
                 _ => DataFault::Other,
             },
-            reason: other.to_string(),
+            reason: plain(&other.to_string()),
         },
     }
 }

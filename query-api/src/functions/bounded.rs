@@ -98,8 +98,26 @@ impl Bounded {
     }
 }
 
+/// Structs of several columns differ in what is noted at their fields, which the coercion of types
+/// overlooks and the function does not.
+fn of_one_type(mut args: ScalarFunctionArgs) -> Result<ScalarFunctionArgs> {
+    if let DataType::List(item) = args.return_field.data_type() {
+        let of = item.data_type();
+        for arg in &mut args.args {
+            if of.is_nested() && arg.data_type() != *of {
+                *arg = arg.cast_to(of, None)?;
+            }
+        }
+    }
+    Ok(args)
+}
+
 impl ScalarUDFImpl for Bounded {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let args = match self.name() {
+            "make_array" => of_one_type(args)?,
+            _ => args,
+        };
         let runs = self.runs(&args)?;
         if runs.len() > 1 {
             return self.in_runs(&args, runs);

@@ -10,7 +10,8 @@ use chrono::{DateTime, Duration, FixedOffset, MappedLocalTime, NaiveDateTime, Of
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
-use datafusion::common::{ScalarValue, exec_datafusion_err, internal_datafusion_err};
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::{ScalarValue, internal_datafusion_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -90,7 +91,8 @@ impl ScalarUDFImpl for Instants {
 }
 
 pub(super) fn out_of_range(at: i64) -> DataFusionError {
-    exec_datafusion_err!("{at} µs since 1970 is no time that zones have")
+    let reason = format!("{at} µs since 1970 is no time that zones have");
+    ArrowError::ArithmeticOverflow(reason).into()
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use tidelake_schema::arrow::UTC;
 
 use super::one_zone;
+use super::steps::steps_in;
 use super::trunc::zoned_trunc;
 use super::zones::{casts_in, session_zone, tables_in};
 
@@ -76,7 +77,7 @@ impl AnalyzerRule for MicrosCoercion {
         match &zone {
             Some(zone) => {
                 one_zone::check_types(&plan, zone)?;
-                casts_in(plan, zone)
+                casts_in(steps_in(plan)?, zone)
             }
             None => Ok(plan),
         }
@@ -187,10 +188,15 @@ pub(super) fn rewrite(
             )?);
         }
         let names = NamePreserver::new(&plan);
-        plan.map_expressions(|expr| {
+        let named = |expr: Expr| {
             let name = names.save(&expr);
             let changed = change(expr, &schema)?;
             Ok(changed.update_data(|expr| name.restore(expr)))
+        };
+        plan.map_expressions(|expr| match expr {
+            // The columns of a GROUP BY are what stands in its sets.
+            sets @ Expr::GroupingSet(_) => sets.map_children(named),
+            other => named(other),
         })?
         .map_data(|plan| plan.recompute_schema())
     });

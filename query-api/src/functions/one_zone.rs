@@ -4,9 +4,8 @@
 //! statement would be shown, cut and compared by that zone's clocks, silently: so in a session with a
 //! zone all instants bear it, and what brings others in is refused by name.
 //!
-//! Where such come from: the set operations' and nested columns' types, which are fixed before the
-//! tables' columns get the zone; `AT TIME ZONE` of another zone; series of instants, whose days have
-//! 24 hours; and the difference of an instant and a time without a zone.
+//! Where such come from: maps of instants; `AT TIME ZONE` of another zone; series of instants, whose
+//! days have 24 hours; and the difference of an instant and a time without a zone.
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
@@ -76,7 +75,7 @@ pub(super) fn check_types(plan: &LogicalPlan, zone: &str) -> Result<()> {
         let foreign = is_instant(&data_type) && !in_zone(&data_type, zone);
         refused_if(
             foreign,
-            "an instant of another zone, as UNION, nested columns and AT TIME ZONE make them,",
+            "an instant of another zone, as maps and AT TIME ZONE make them,",
         )?;
         Ok(TreeNodeRecursion::Continue)
     })

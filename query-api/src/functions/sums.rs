@@ -13,6 +13,7 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal12
 use datafusion::arrow::datatypes::{
     ArrowPrimitiveType, DataType, Decimal128Type, Field, FieldRef, Int64Type, UInt64Type,
 };
+use datafusion::arrow::error::ArrowError;
 use datafusion::common::utils::take_function_args;
 use datafusion::common::{ScalarValue, internal_err};
 use datafusion::error::{DataFusionError, Result};
@@ -89,9 +90,10 @@ impl Total {
             Self::UInt64 => "bigint unsigned".to_owned(),
             Self::Decimal { precision, scale } => format!("decimal({precision}, {scale})"),
         };
-        DataFusionError::Execution(format!(
+        ArrowError::ArithmeticOverflow(format!(
             "sum() does not fit in {of}: cast what is summed up to a wider decimal, or to double"
         ))
+        .into()
     }
 
     fn scalar(self, total: Option<i128>) -> Result<ScalarValue> {

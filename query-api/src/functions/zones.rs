@@ -1,73 +1,54 @@
 //! Statements in a zone of their own.
 //!
 //! ```text
-//!  tables ─► instants in the zone ─► coercion of types ─► casts of instants
-//!            (types alone change)                         show the zone's clocks
+//!  planner sees ─► casts above ─► coercion of types ─► casts of instants, sums with intervals
+//!  tables in the   the tables                          go by the zone's clocks
+//!  zone            themselves
 //! ```
 //! Our columns of instants are in UTC, and DataFusion's functions do what the zone of their argument
-//! says. So in a session with another zone every column of instants that a table has is cast to it,
-//! which changes no value; parts of dates, sums with intervals and texts are then of that zone.
-//! Casts between instants and what has no zone go by its clocks, as SQL has it.
+//! says. So in a session with another zone every column of instants that a table has is of that zone
+//! ([`super::zoned_source`]), which changes no value; parts of dates and texts are then of it. Casts
+//! between instants and what has no zone go by its clocks, as SQL has it, and so do days and months
+//! that are added ([`super::steps`]).
 //!
 //! Invariant: in UTC nothing here changes a plan.
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
 use datafusion::functions::datetime::to_local_time;
 use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
 use tidelake_schema::arrow::UTC;
 
 use super::clocks::instants_in;
 use super::micros::{columns_as, rewrite, to};
+use super::zoned_source::{ZonedSource, moved};
 
 /// The session's zone, where it is not UTC.
-pub(super) fn session_zone(config: &ConfigOptions) -> Option<Arc<str>> {
+pub(crate) fn session_zone(config: &ConfigOptions) -> Option<Arc<str>> {
     let zone = config.execution.time_zone.as_deref();
     zone.filter(|zone| *zone != UTC).map(Arc::from)
 }
 
-/// Instants of tables, in the zone.
+/// Tables that the planner saw in the zone, as they are below casts to it.
 pub(super) fn tables_in(plan: LogicalPlan, zone: &Arc<str>) -> Result<LogicalPlan> {
     let plan = plan.transform_up_with_subqueries(|plan| {
         let LogicalPlan::TableScan(scan) = &plan else {
             return Ok(Transformed::no(plan));
         };
-        let name = scan.table_name.clone();
-        let in_zone = |data_type: &DataType| moved(data_type, zone);
-        let mut fields = plan.schema().fields().iter();
-        if !fields.any(|field| in_zone(field.data_type()).is_some()) {
+        let Some(zoned) = scan.source.downcast_ref::<ZonedSource>() else {
             return Ok(Transformed::no(plan));
-        }
-        columns_as(plan, &name, in_zone)
+        };
+        let (name, table) = (scan.table_name.clone(), Arc::clone(&zoned.table));
+        let columns = scan.projection.clone();
+        let table = LogicalPlanBuilder::scan(name.clone(), table, columns)?.build()?;
+        columns_as(table, &name, |data_type| moved(data_type, zone))
     });
-    // What a query within another takes from it bears the type that it had.
-    rewrite(plan?.data, &|expr, _| {
-        expr.transform_up(|expr| match expr {
-            Expr::OuterReferenceColumn(field, column) => Ok(match moved(field.data_type(), zone) {
-                Some(data_type) => {
-                    let field = Field::clone(&field).with_data_type(data_type);
-                    Transformed::yes(Expr::OuterReferenceColumn(Arc::new(field), column))
-                }
-                None => Transformed::no(Expr::OuterReferenceColumn(field, column)),
-            }),
-            other => Ok(Transformed::no(other)),
-        })
-    })
-}
-
-/// The same instants in the zone; none for what are no instants, or are in it.
-fn moved(data_type: &DataType, zone: &Arc<str>) -> Option<DataType> {
-    match data_type {
-        DataType::Timestamp(unit, Some(own)) if own != zone => {
-            Some(DataType::Timestamp(*unit, Some(Arc::clone(zone))))
-        }
-        _ => None,
-    }
+    Ok(plan?.data)
 }
 
 /// Casts between instants and what has no zone, by the zone's clocks.

@@ -8,6 +8,7 @@ use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::datasource::provider_as_source;
+use datafusion::functions::string::expr_fn::lower;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit};
 use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use futures::TryStreamExt;
@@ -35,8 +36,21 @@ pub(super) async fn points(
     if keys.num_rows() == 0 {
         return Ok(Rows::default());
     }
-    for (field, column) in keys.schema().fields().iter().zip(keys.columns()) {
-        filters.push(one_of(&column_of(field.name()), column.as_ref())?);
+    // Other engines may have written uuids in capitals; no bounds tell for these.
+    let any_case = pinned.files.iter().any(|file| file.sidecar().is_none());
+    let places = pinned.shape.key().into_iter();
+    for ((field, column), place) in keys
+        .schema()
+        .fields()
+        .iter()
+        .zip(keys.columns())
+        .zip(places)
+    {
+        let held = match column_of(field.name()) {
+            held if any_case && pinned.shape.is_uuid(place) => lower(held),
+            held => held,
+        };
+        filters.push(one_of(&held, column.as_ref())?);
     }
     let plan = engine.rows_where(pinned, filters)?.build()?;
     let wanted = spec_keys(known, keys)?;

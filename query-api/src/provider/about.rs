@@ -42,7 +42,7 @@ pub(crate) fn information(
 }
 
 pub(crate) fn no_information(name: &str) -> QueryError {
-    QueryError::NotAllowed(format!(
+    QueryError::Unsupported(format!(
         "information_schema.{name} is not there; there are {}",
         INFORMATION.join(", ")
     ))

@@ -34,10 +34,10 @@ pub(super) fn rewrite_show(statement: Statement) -> Result<(Statement, bool), Qu
         } => {
             if *terse || *history || *extended || *full || *external {
                 let reason = "write SHOW TABLES, without a word between them";
-                return Err(QueryError::NotAllowed(reason.into()));
+                return Err(QueryError::Unsupported(reason.into()));
             }
             if show_options.show_in.is_some() {
-                return Err(QueryError::NotAllowed(
+                return Err(QueryError::Unsupported(
                     "SHOW TABLES shows the tenant's tables and takes no FROM or IN; a table's \
                      columns are shown by SHOW COLUMNS FROM t"
                         .into(),
@@ -64,7 +64,7 @@ pub(super) fn rewrite_show(statement: Statement) -> Result<(Statement, bool), Qu
                 _ => None,
             };
             let Some(name) = from else {
-                return Err(QueryError::NotAllowed(
+                return Err(QueryError::Unsupported(
                     "write SHOW COLUMNS FROM table".into(),
                 ));
             };
@@ -84,12 +84,12 @@ pub(super) fn rewrite_show(statement: Statement) -> Result<(Statement, bool), Qu
         } => {
             if hive_format.is_some() {
                 let reason = "write DESCRIBE table, without EXTENDED or FORMATTED";
-                return Err(QueryError::NotAllowed(reason.into()));
+                return Err(QueryError::Unsupported(reason.into()));
             }
             describe(table_name, None)
         }
         Sql::ShowVariable { .. } | Sql::ShowVariables { .. } | Sql::ShowStatus { .. } => {
-            return Err(QueryError::NotAllowed("settings can't be shown".into()));
+            return Err(QueryError::Unsupported("settings can't be shown".into()));
         }
         _ => return Ok((statement, true)),
     };
@@ -113,7 +113,7 @@ fn describe(table: &ObjectName, filter: Option<String>) -> String {
 }
 
 fn like(options: &ShowStatementOptions, column: &str) -> Result<String, QueryError> {
-    let only_like = || QueryError::NotAllowed("SHOW takes LIKE 'pattern' and nothing else".into());
+    let only_like = || QueryError::Unsupported("SHOW takes LIKE 'pattern' and nothing else".into());
     let ShowStatementOptions {
         show_in: _,
         starts_with,
@@ -147,7 +147,7 @@ pub(super) fn check(statement: &mut Statement) -> Result<(), QueryError> {
             Sql::Query(query) => {
                 return match query.visit(&mut Check) {
                     ControlFlow::Continue(()) => Ok(()),
-                    ControlFlow::Break(reason) => Err(QueryError::NotAllowed(reason)),
+                    ControlFlow::Break(refused) => Err(refused),
                 };
             }
             other => first_words(other),
@@ -172,24 +172,24 @@ struct Check;
 
 /// What is dropped by the planner is refused, or written as what it heeds.
 impl VisitorMut for Check {
-    type Break = String;
+    type Break = QueryError;
 
-    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<String> {
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
         flow(clauses::query(query))
     }
 
-    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<String> {
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<QueryError> {
         flow(clauses::select(select))
     }
 
-    fn pre_visit_statement(&mut self, statement: &mut Sql) -> ControlFlow<String> {
+    fn pre_visit_statement(&mut self, statement: &mut Sql) -> ControlFlow<QueryError> {
         match statement {
             Sql::Query(_) => ControlFlow::Continue(()),
             other => refuse(format!("{} is not allowed", first_words(other))),
         }
     }
 
-    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<String> {
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<QueryError> {
         flow(clauses::factor(factor))?;
         match factor {
             TableFactor::Table { name, .. } => check_name(name),
@@ -197,23 +197,23 @@ impl VisitorMut for Check {
         }
     }
 
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<String> {
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<QueryError> {
         flow(clauses::expr(expr))
     }
 
-    fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<String> {
+    fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<QueryError> {
         check_name(relation)
     }
 }
 
-fn flow(checked: Result<(), String>) -> ControlFlow<String> {
+fn flow(checked: Result<(), QueryError>) -> ControlFlow<QueryError> {
     match checked {
         Ok(()) => ControlFlow::Continue(()),
-        Err(reason) => ControlFlow::Break(reason),
+        Err(refused) => ControlFlow::Break(refused),
     }
 }
 
-fn check_name(name: &ObjectName) -> ControlFlow<String> {
+fn check_name(name: &ObjectName) -> ControlFlow<QueryError> {
     for part in &name.0 {
         match part {
             ast::ObjectNamePart::Identifier(ident) if ident.quote_style == Some('\'') => {
@@ -231,6 +231,6 @@ fn check_name(name: &ObjectName) -> ControlFlow<String> {
     ControlFlow::Continue(())
 }
 
-fn refuse(reason: impl Into<String>) -> ControlFlow<String> {
-    ControlFlow::Break(reason.into())
+fn refuse(reason: impl Into<String>) -> ControlFlow<QueryError> {
+    ControlFlow::Break(QueryError::NotAllowed(reason.into()))
 }

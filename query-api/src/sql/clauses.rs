@@ -13,8 +13,11 @@ use datafusion::sql::sqlparser::ast::{
     TableAliasColumnDef, TableFactor, TableWithJoins, Visit, Visitor, WindowSpec, WindowType, With,
 };
 
-/// Why something is refused.
-type Checked = Result<(), String>;
+use crate::error::QueryError;
+
+/// What would be dropped is not supported; what would write or lock is not allowed, as is what is
+/// too large.
+type Checked = Result<(), QueryError>;
 
 /// Items or bytes of a type of a fixed size.
 const FIXED_MAX: u64 = 65_536;
@@ -41,13 +44,13 @@ pub(super) fn query(query: &Query) -> Checked {
         format_clause,
         pipe_operators,
     } = query;
-    refused_if(
+    forbidden_if(
         !locks.is_empty(),
         "FOR UPDATE and FOR SHARE are not allowed: queries take no locks",
     )?;
     refused_if(
         for_clause.is_some() || settings.is_some() || format_clause.is_some(),
-        "FOR, SETTINGS and FORMAT clauses are not allowed",
+        "FOR, SETTINGS and FORMAT clauses are not supported",
     )?;
     if let Some(with) = with {
         let With {
@@ -81,7 +84,7 @@ fn with_query(with: &Cte) -> Checked {
         materialized: _,
         closing_paren_token: _,
     } = with;
-    refused_if(from.is_some(), "WITH … FROM is not allowed")?;
+    refused_if(from.is_some(), "WITH … FROM is not supported")?;
     alias(name)
 }
 
@@ -98,7 +101,7 @@ fn pipe(operator: &PipeOperator) -> Checked {
         | PipeOperator::Extend { .. }
         | PipeOperator::As { .. }
         | PipeOperator::Aggregate { .. } => Ok(()),
-        other => Err(format!("|> {other:.60} is not supported")),
+        other => Err(unsupported(format!("|> {other:.60} is not supported"))),
     }
 }
 
@@ -124,10 +127,12 @@ fn set(body: &SetExpr) -> Checked {
             set(left)?;
             set(right)
         }
-        SetExpr::Table(_) => Err("TABLE t is not allowed; write SELECT * FROM t".into()),
-        SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
-            Err("INSERT, UPDATE, DELETE and MERGE are not allowed: queries only read".into())
-        }
+        SetExpr::Table(_) => Err(unsupported(
+            "TABLE t is not supported; write SELECT * FROM t",
+        )),
+        SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => Err(
+            forbidden("INSERT, UPDATE, DELETE and MERGE are not allowed: queries only read"),
+        ),
     }
 }
 
@@ -163,13 +168,13 @@ pub(super) fn select(select: &mut Select) -> Checked {
         value_table_mode,
         flavor: _,
     } = select;
-    refused_if(
+    forbidden_if(
         into.is_some(),
         "SELECT INTO is not allowed: queries only read",
     )?;
     refused_if(
         prewhere.is_some() || !connect_by.is_empty(),
-        "PREWHERE and CONNECT BY are not allowed",
+        "PREWHERE and CONNECT BY are not supported",
     )?;
     refused_if(
         exclude.is_some(),
@@ -181,7 +186,7 @@ pub(super) fn select(select: &mut Select) -> Checked {
     )?;
     refused_if(
         select_modifiers.as_ref().is_some_and(|it| it.is_any_set()),
-        "HIGH_PRIORITY, STRAIGHT_JOIN and SQL_… after SELECT are not allowed",
+        "HIGH_PRIORITY, STRAIGHT_JOIN and SQL_… after SELECT are not supported",
     )?;
     for window in named_window.iter() {
         if let NamedWindowExpr::WindowSpec(spec) = &window.1 {
@@ -211,19 +216,21 @@ fn grouped(group_by: &mut GroupByExpr) -> Checked {
         [GroupByWithModifier::Rollup] => Expr::Rollup(sets(exprs)),
         [GroupByWithModifier::Cube] => Expr::Cube(sets(exprs)),
         [GroupByWithModifier::Totals] => {
-            return Err(
-                "WITH TOTALS is not supported; GROUP BY GROUPING SETS ((a), ()) has a \
-                        row for all"
-                    .into(),
-            );
-        }
-        [GroupByWithModifier::GroupingSets(sets)] => {
-            return Err(format!(
-                "GROUP BY … {sets:.60} is not supported; write GROUP BY GROUPING SETS (…) \
-                 without columns before it"
+            return Err(unsupported(
+                "WITH TOTALS is not supported; GROUP BY GROUPING SETS ((a), ()) has a row for all",
             ));
         }
-        _ => return Err("GROUP BY takes one of WITH ROLLUP and WITH CUBE".into()),
+        [GroupByWithModifier::GroupingSets(sets)] => {
+            return Err(unsupported(format!(
+                "GROUP BY … {sets:.60} is not supported; write GROUP BY GROUPING SETS (…) \
+                 without columns before it"
+            )));
+        }
+        _ => {
+            return Err(unsupported(
+                "GROUP BY takes one of WITH ROLLUP and WITH CUBE",
+            ));
+        }
     };
     modifiers.clear();
     *exprs = vec![grouped];
@@ -237,11 +244,11 @@ fn grouping_sets(exprs: &[Expr]) -> Checked {
     for expr in exprs {
         let (more, wide) = match expr {
             Expr::Cube(parts) if parts.len() > CUBE_MAX => {
-                return Err(format!(
+                return Err(forbidden(format!(
                     "CUBE has {} expressions; {CUBE_MAX} is the most: name the sets that are \
                      needed, GROUP BY GROUPING SETS ((a, b), (a), ())",
                     parts.len()
-                ));
+                )));
             }
             Expr::Cube(parts) => (1_usize << parts.len(), expressions(parts)),
             Expr::Rollup(parts) => (1 + parts.len(), expressions(parts)),
@@ -256,16 +263,16 @@ fn grouping_sets(exprs: &[Expr]) -> Checked {
     }
     let instead = "name the sets that are needed in one GROUPING SETS, or group in several queries";
     if sets > GROUPING_SETS_MAX {
-        return Err(format!(
+        return Err(forbidden(format!(
             "GROUP BY comes to {sets} sets; {GROUPING_SETS_MAX} is the most: {instead}"
-        ));
+        )));
     }
     let written_out = sets.saturating_mul(width);
     if sets > 1 && written_out > GROUPING_EXPRESSIONS_MAX {
-        return Err(format!(
+        return Err(forbidden(format!(
             "GROUP BY comes to {sets} sets of up to {width} expressions, {written_out} together; \
              {GROUPING_EXPRESSIONS_MAX} is the most: {instead}"
-        ));
+        )));
     }
     Ok(())
 }
@@ -281,7 +288,7 @@ pub(super) fn join(join: &Join) -> Checked {
         // Those that it does not know are refused by the planner.
         join_operator: _,
     } = join;
-    refused_if(*global, "GLOBAL JOIN is not allowed; leave GLOBAL out")
+    refused_if(*global, "GLOBAL JOIN is not supported; leave GLOBAL out")
 }
 
 pub(super) fn factor(factor: &TableFactor) -> Checked {
@@ -305,7 +312,7 @@ pub(super) fn factor(factor: &TableFactor) -> Checked {
                     || !partitions.is_empty()
                     || json_path.is_some()
                     || !index_hints.is_empty(),
-                "hints, partitions and paths after a table are not allowed",
+                "hints, partitions and paths after a table are not supported",
             )?;
             alias
         }
@@ -350,7 +357,7 @@ pub(super) fn factor(factor: &TableFactor) -> Checked {
         | TableFactor::TableFunction { expr: _, alias } => alias,
         other => {
             let words = super::allow::first_words(other);
-            return Err(format!("{words} is not allowed"));
+            return Err(unsupported(format!("{words} is not supported")));
         }
     };
     name.iter().try_for_each(alias)
@@ -378,7 +385,7 @@ pub(super) fn expr(expr: &Expr) -> Checked {
     if has_query(expr) {
         // What is within is visited again for each query that it is in, ten times at most.
         let nesting = expr.visit(&mut Nesting::default());
-        refused_if(nesting.is_break(), &too_nested())?;
+        forbidden_if(nesting.is_break(), &too_nested())?;
     }
     match expr {
         Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } => refused_if(
@@ -397,9 +404,16 @@ pub(super) fn expr(expr: &Expr) -> Checked {
         } => fixed(data_type).and_then(|()| {
             refused_if(
                 *array,
-                "CAST … ARRAY is not allowed; write CAST(x AS type[])",
+                "CAST … ARRAY is not supported; write CAST(x AS type[])",
             )
         }),
+        Expr::Substring {
+            substring_from: None,
+            substring_for: None,
+            ..
+        } => Err(unsupported(
+            "substr takes a text and where to begin, and how many characters where not all",
+        )),
         Expr::Trim {
             trim_where: _,
             trim_what,
@@ -458,7 +472,7 @@ impl Visitor for Nesting {
 fn fixed(data_type: &DataType) -> Checked {
     let mut inner = data_type;
     while let DataType::Array(ArrayElemTypeDef::SquareBracket(item, size)) = inner {
-        refused_if(
+        forbidden_if(
             size.is_some_and(|size| size > FIXED_MAX),
             "a type of a fixed size has at most 65536 items or bytes",
         )?;
@@ -486,13 +500,16 @@ fn function(function: &Function) -> Checked {
                 .any(|cast| name.value.eq_ignore_ascii_case(cast))
         })
     };
-    if name.0.iter().any(cast) {
-        // The type is a text there.
-        let numbers = args.to_string();
-        let mut numbers = numbers.split(|sign: char| !sign.is_ascii_digit());
-        refused_if(
+    if name.0.iter().any(cast)
+        && let FunctionArguments::List(list) = args
+    {
+        // The type is a text there, behind what is cast.
+        let types = list.args.iter().skip(1).map(ToString::to_string);
+        let types: String = types.collect();
+        let mut numbers = types.split(|sign: char| !sign.is_ascii_digit());
+        forbidden_if(
             numbers.any(|number| number.parse().unwrap_or(0) > FIXED_MAX)
-                && args.to_string().contains("FixedSize"),
+                && types.contains("FixedSize"),
             "a type of a fixed size has at most 65536 items or bytes",
         )?;
     }
@@ -533,7 +550,22 @@ fn ordered(exprs: &[OrderByExpr]) -> Checked {
 
 fn refused_if(refused: bool, reason: &str) -> Checked {
     match refused {
-        true => Err(reason.into()),
+        true => Err(unsupported(reason)),
         false => Ok(()),
     }
+}
+
+fn forbidden_if(refused: bool, reason: &str) -> Checked {
+    match refused {
+        true => Err(forbidden(reason)),
+        false => Ok(()),
+    }
+}
+
+fn unsupported(reason: impl Into<String>) -> QueryError {
+    QueryError::Unsupported(reason.into())
+}
+
+fn forbidden(reason: impl Into<String>) -> QueryError {
+    QueryError::NotAllowed(reason.into())
 }

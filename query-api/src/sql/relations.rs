@@ -133,12 +133,12 @@ impl Rewrite<'_> {
                 let function = function_name(name)?;
                 let taken = args.take().map(|args| (args.args, args.settings));
                 let Some((given, None)) = taken else {
-                    return Err(QueryError::NotAllowed(format!(
+                    return Err(QueryError::Unsupported(format!(
                         "{function} takes no SETTINGS"
                     )));
                 };
                 if version.is_some() {
-                    return Err(QueryError::NotAllowed(format!(
+                    return Err(QueryError::Unsupported(format!(
                         "{function} has no versions"
                     )));
                 }
@@ -163,13 +163,13 @@ impl Rewrite<'_> {
             TableFactor::Function { name, .. } => {
                 let function = function_name(name)?;
                 if is_ours(&function) {
-                    let reason = format!("{function} is not allowed after LATERAL");
-                    return Err(QueryError::NotAllowed(reason));
+                    let reason = format!("{function} is not supported after LATERAL");
+                    return Err(QueryError::Unsupported(reason));
                 }
                 self.harmless(&function)
             }
-            TableFactor::TableFunction { expr, .. } => Err(QueryError::NotAllowed(format!(
-                "TABLE({expr}) is not allowed; write FROM {expr}"
+            TableFactor::TableFunction { expr, .. } => Err(QueryError::Unsupported(format!(
+                "TABLE({expr}) is not supported; write FROM {expr}"
             ))),
             _ => Ok(()),
         }
@@ -219,7 +219,7 @@ impl Rewrite<'_> {
             SqlVersion::TimestampAsOf(expr) | SqlVersion::ForSystemTimeAsOf(expr) => {
                 timestamp_of(expr, self.literal(expr))
             }
-            other => Err(QueryError::NotAllowed(format!(
+            other => Err(QueryError::Unsupported(format!(
                 "{other} is not supported; write VERSION AS OF n or TIMESTAMP AS OF '…'"
             ))),
         }

@@ -5,13 +5,16 @@
 //! share a name. Beside a `*` it is the column that is written by itself. Queries within others are
 //! left to the planner: what their columns are called has a meaning.
 //!
+//! What has the same name without being written alike is found by the planner, and named then
+//! (`engine/repeats.rs`).
+//!
 //! Invariant: a statement that the planner takes as it is shows the same names as before.
 
 use std::collections::HashSet;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
+    Expr, Ident, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
     Statement as Sql, WildcardAdditionalOptions,
 };
 
@@ -29,11 +32,12 @@ pub(crate) fn name_repeated(statement: &mut Statement) {
 }
 
 fn name_in_query(query: &mut Query) {
+    let ordered = ordered_by(query);
     // Chains of set operations are long, and lean to the left.
     let mut open = vec![query.body.as_mut()];
     while let Some(body) = open.pop() {
         match body {
-            SetExpr::Select(select) => name_in_select(select),
+            SetExpr::Select(select) => name_in_select(select, &ordered),
             SetExpr::Query(query) => open.push(query.body.as_mut()),
             SetExpr::SetOperation { left, right, .. } => {
                 open.push(right.as_mut());
@@ -42,6 +46,19 @@ fn name_in_query(query: &mut Query) {
             _ => {}
         }
     }
+}
+
+/// The names that `ORDER BY` has by themselves.
+pub(crate) fn ordered_by(query: &Query) -> HashSet<String> {
+    let exprs = match query.order_by.as_ref().map(|order| &order.kind) {
+        Some(OrderByKind::Expressions(exprs)) => exprs.as_slice(),
+        _ => &[],
+    };
+    let names = exprs.iter().filter_map(|ordered| match &ordered.expr {
+        Expr::Identifier(name) => Some(folded(name)),
+        _ => None,
+    });
+    names.collect()
 }
 
 /// What an item is called, and of which table where that is said.
@@ -60,30 +77,12 @@ struct Wildcards {
     single: bool,
 }
 
-fn name_in_select(select: &mut Select) {
-    let wildcards = wildcards(select);
-    let shown = select.projection.iter().map(shown);
-    let shown: Vec<Option<Shown>> = shown.collect();
-    let mut used: HashSet<String> = shown.iter().flatten().map(|s| s.name.clone()).collect();
-    let mut before: Vec<&Shown> = Vec::new();
-    for (item, shown) in select.projection.iter_mut().zip(&shown) {
-        let Some(shown) = shown else {
-            continue;
-        };
-        let is_repeated = wildcards.hold(shown) || before.iter().any(|other| other.is_like(shown));
-        before.push(shown);
-        if !is_repeated {
-            continue;
-        }
-        let mut copy = 2;
-        let name = loop {
-            let name = format!("{}_{copy}", shown.name);
-            if used.insert(name.clone()) {
-                break name;
-            }
-            copy += 1;
-        };
+fn name_in_select(select: &mut Select, ordered: &HashSet<String>) {
+    for (place, name) in names(select, ordered) {
         let alias = Ident::with_quote('"', name);
+        let Some(item) = select.projection.get_mut(place) else {
+            continue;
+        };
         match item {
             SelectItem::UnnamedExpr(expr) => {
                 let expr = expr.clone();
@@ -92,6 +91,41 @@ fn name_in_select(select: &mut Select) {
             SelectItem::ExprWithAlias { alias: known, .. } => *known = alias,
             _ => {}
         }
+    }
+}
+
+/// The items that are there already, by their places, and what they are to be called. Those that an
+/// `ORDER BY` may mean as well as another are left for the planner to refuse.
+fn names(select: &Select, ordered: &HashSet<String>) -> Vec<(usize, String)> {
+    let wildcards = wildcards(select);
+    let shown = select.projection.iter().map(shown);
+    let shown: Vec<Option<Shown>> = shown.collect();
+    let mut used: HashSet<String> = shown.iter().flatten().map(|s| s.name.clone()).collect();
+    let mut before: Vec<(&SelectItem, &Shown)> = Vec::new();
+    let mut names = Vec::new();
+    for (place, (item, shown)) in select.projection.iter().zip(&shown).enumerate() {
+        let Some(shown) = shown else {
+            continue;
+        };
+        let first = before.iter().find(|(_, other)| other.is_like(shown));
+        let is_meant = ordered.contains(&shown.name);
+        let is_other = first.is_some_and(|(first, _)| expr_of(first) != expr_of(item));
+        let is_repeated = wildcards.hold(shown) || first.is_some();
+        before.push((item, shown));
+        if !is_repeated || (is_meant && is_other) {
+            continue;
+        }
+        let mut copies = (2_usize..).map(|copy| format!("{}_{copy}", shown.name));
+        let name = copies.find(|name| used.insert(name.clone()));
+        names.extend(name.map(|name| (place, name)));
+    }
+    names
+}
+
+fn expr_of(item: &SelectItem) -> Option<&Expr> {
+    match item {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(expr),
+        _ => None,
     }
 }
 
@@ -172,7 +206,7 @@ fn shown(item: &SelectItem) -> Option<Shown> {
 }
 
 /// Names without quotes are the same whatever their case.
-fn folded(name: &Ident) -> String {
+pub(crate) fn folded(name: &Ident) -> String {
     match name.quote_style {
         Some(_) => name.value.clone(),
         None => name.value.to_lowercase(),

@@ -138,6 +138,12 @@ impl Shape {
         self.names.contains(name)
     }
 
+    /// Whether a column has uuids, which other engines may have written in capitals.
+    pub(crate) fn is_uuid(&self, place: usize) -> bool {
+        let field = self.table.fields.get(place);
+        field.is_some_and(|field| field.ty == Type::Primitive(Primitive::Uuid))
+    }
+
     /// Places of the primary key's columns, in key order. None in append tables.
     pub(crate) fn key(&self) -> Vec<usize> {
         let fields = &self.table.fields;

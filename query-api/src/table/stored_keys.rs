@@ -185,6 +185,10 @@ fn candidates(pinned: &Pinned, asked: &Asked) -> Option<Vec<Candidate>> {
             if places.is_empty() {
                 break;
             }
+            // Bounds of capitals say nothing about the same letters in lower case.
+            if pinned.shape.is_uuid(*column) && file.sidecar().is_none() {
+                continue;
+            }
             let bound = file.bound(*column);
             places.retain(|place| {
                 let value = &values[*place];

@@ -84,10 +84,8 @@ impl Session<'_> {
             self.client.sql_body(&body).await?;
             self.reads.time_zone = Some(zone);
         }
-        if self.interactive {
-            let zone = self.reads.time_zone.as_deref().unwrap_or("UTC");
-            self.screen.note(&format!("time zone: {zone}"));
-        }
+        let zone = self.reads.time_zone.as_deref().unwrap_or("UTC");
+        self.screen.note(&format!("time zone: {zone}"));
         Ok(())
     }
 

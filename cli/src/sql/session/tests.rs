@@ -218,4 +218,10 @@ async fn statements_are_asked_in_the_zone_of_the_session() {
     let told = notes.iter().filter(|note| note.starts_with("time zone"));
     let told: Vec<&String> = told.collect();
     assert_eq!(told, ["time zone: Europe/Berlin"; 2]);
+    // A script that asks is told, too.
+    let lines = ["\\timezone\n\\timezone Europe/Berlin\n"];
+    let (done, shown, notes, _) = session(false, &lines).await;
+    done.unwrap();
+    assert_eq!(notes, ["time zone: UTC", "time zone: Europe/Berlin"]);
+    assert_eq!(shown, "");
 }

@@ -19,7 +19,7 @@ async fn problems_say_what_is_wrong() {
         (
             "SELECT id FROM orders WHERE id = ANY(SELECT id FROM orders WHERE id = 1)",
             400,
-            "SQL_NOT_ALLOWED",
+            "SQL_NOT_SUPPORTED",
         ),
         (
             "SELECT regexp_replace(note, '(', 'b') FROM orders",

@@ -1,5 +1,7 @@
 //! `WHERE key = literal` by the index, where no row can have the literal; files of other engines.
 
+use datafusion::arrow::array::StringArray;
+
 use super::*;
 
 const KEYED: &str = r#"{"type": "struct", "identifier-field-ids": [1], "fields": [
@@ -82,6 +84,52 @@ async fn a_uuid_is_found_in_any_case() {
     .await;
     let body = json!({"sql": "SELECT v FROM t WHERE id = $1", "params": [capitals]});
     assert_eq!(world.rows_of(body).await, json!([[1]]));
+}
+
+#[tokio::test]
+async fn a_uuid_that_another_engine_wrote_in_capitals_is_found_by_key() {
+    let (world, mut table) = keyed("uuid", json!(UUID)).await;
+    let bucket = bucket_of(UUID.as_bytes(), 2).0;
+    table.flush_upserts(&[(bucket, 1)]).await;
+    let theirs = "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11";
+    let schema = tidelake_schema::arrow::to_arrow(&table.schema);
+    let (ids, v) = (StringArray::from(vec![theirs]), Int64Array::from(vec![7]));
+    let batch = RecordBatch::try_new(schema, vec![Arc::new(ids), Arc::new(v)]).unwrap();
+    let add = table.write(&batch).await;
+    let commit = write_commit(&[Action::CommitInfo(CommitInfo::default()), Action::Add(add)]);
+    let name = "_delta_log/00000000000000000002.json";
+    table.delta.store().put(name, commit.into()).await.unwrap();
+    for key in [theirs.to_owned(), theirs.to_lowercase()] {
+        for consistency in ["latest", "committed"] {
+            let path = format!("/v1/tables/t/rows/{key}?consistency={consistency}");
+            let (status, row) = world.get(&path).await;
+            assert_eq!(status, 200, "{path}: {row}");
+            assert_eq!(
+                row["row"]["v"].as_i64().or(row["v"].as_i64()),
+                Some(7),
+                "{row}"
+            );
+            let sql = format!("SELECT v FROM t WHERE id = '{key}'");
+            let body = json!({"sql": sql, "consistency": consistency});
+            assert_eq!(
+                world.rows_of(body).await,
+                json!([[7]]),
+                "{sql} {consistency}"
+            );
+        }
+    }
+    // Beside it our own are found as before.
+    let sql = format!("SELECT v FROM t WHERE id IN ('{UUID}', '{theirs}')");
+    let body = json!({"sql": sql, "consistency": "committed"});
+    let rows = world.rows_of(body).await;
+    let mut found: Vec<_> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row[0].as_i64())
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, [Some(1), Some(7)]);
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ pub(crate) enum Cell<'a> {
     Timestamp(i64, StampKind),
     /// UTF-8.
     Text(&'a [u8]),
+    /// Its text, which other engines may have written in capitals; a key is in lower case.
+    Uuid(&'a [u8]),
     Bytes(&'a [u8]),
 }
 
@@ -50,6 +52,7 @@ impl Cell<'_> {
                 temporal::print_timestamp(value, per_second, kind.zoned, out);
             }
             Self::Text(text) => out.extend_from_slice(text),
+            Self::Uuid(text) => lowered(out, |out| out.extend_from_slice(text)),
             Self::Bytes(bytes) => append_base64(bytes, out),
         }
     }
@@ -60,10 +63,19 @@ impl Cell<'_> {
         match self {
             Self::Boolean(_) | Self::Integer(_) => self.append_plain(out),
             Self::Text(text) => write_string(text, out),
+            Self::Uuid(text) => lowered(out, |out| write_string(text, out)),
             // Neither quotes nor what must be escaped is in them.
             _ => quoted(out, |out| self.append_plain(out)),
         }
     }
+}
+
+/// What is appended, in lower case.
+#[inline]
+fn lowered(out: &mut Vec<u8>, append: impl FnOnce(&mut Vec<u8>)) {
+    let from = out.len();
+    append(out);
+    out[from..].make_ascii_lowercase();
 }
 
 /// Appends the text of a key of `columns` cells.
@@ -101,6 +113,7 @@ pub(super) enum Column<'a> {
     Time(&'a [i64]),
     Timestamp(&'a [i64], StampKind),
     Text(&'a StringArray),
+    Uuid(&'a StringArray),
     Bytes(&'a BinaryArray),
 }
 
@@ -142,7 +155,8 @@ impl<'a> Column<'a> {
             Primitive::TimestampTz => micros(true),
             Primitive::TimestampNs => nanos(false),
             Primitive::TimestampTzNs => nanos(true),
-            Primitive::String | Primitive::Uuid => array.as_string_opt::<i32>().map(Self::Text),
+            Primitive::String => array.as_string_opt::<i32>().map(Self::Text),
+            Primitive::Uuid => array.as_string_opt::<i32>().map(Self::Uuid),
             Primitive::Fixed(_) | Primitive::Binary => {
                 array.as_binary_opt::<i32>().map(Self::Bytes)
             }
@@ -164,6 +178,7 @@ impl<'a> Column<'a> {
             Self::Time(values) => Cell::Time(values[row]),
             Self::Timestamp(values, kind) => Cell::Timestamp(values[row], *kind),
             Self::Text(array) => Cell::Text(array.value(row).as_bytes()),
+            Self::Uuid(array) => Cell::Uuid(array.value(row).as_bytes()),
             Self::Bytes(array) => Cell::Bytes(array.value(row)),
         }
     }

@@ -490,3 +490,40 @@ fn a_table_without_a_key_has_no_key_text() {
     assert!(KeyBuilder::new(&schema).unwrap().is_none());
     assert_eq!(key_schema(&schema).fields().len(), 0);
 }
+
+/// Other engines write uuids as they like.
+#[test]
+fn a_uuid_in_capitals_is_the_key_that_it_is_in_lower_case() {
+    let lower = "abcdef00-0000-4000-8000-00000000000f";
+    let mixed = "aBcDeF00-0000-4000-8000-00000000000f";
+    let uuids: ArrayRef = Arc::new(StringArray::from(vec![
+        lower.to_uppercase(),
+        lower.to_owned(),
+        mixed.to_owned(),
+    ]));
+    let longs: ArrayRef = Arc::new(Int64Array::from(vec![7; 3]));
+    for (kinds, columns, expected) in [
+        (
+            &[Primitive::Uuid][..],
+            vec![uuids.clone()],
+            lower.to_owned(),
+        ),
+        (
+            &[Primitive::Long, Primitive::Uuid],
+            vec![uuids.clone(), longs],
+            format!("[\"{lower}\",7]"),
+        ),
+    ] {
+        let text = KeyText::new(&table(kinds)).unwrap().unwrap();
+        let keys = RecordBatch::try_new(text.schema().clone(), columns).unwrap();
+        let mut texts = TextColumn::default();
+        text.write_keys(&keys, &mut texts).unwrap();
+        assert!(texts.iter().all(|text| text == expected.as_bytes()));
+        let mut buckets = Vec::new();
+        text.key_buckets(&keys, 1_000, &mut buckets).unwrap();
+        assert!(
+            buckets.iter().all(|bucket| *bucket == buckets[0]),
+            "{buckets:?}"
+        );
+    }
+}
