@@ -93,7 +93,7 @@ async fn a_crash_or_a_stop_waits_for_no_session() {
     again.stop().await.unwrap();
     write_and_flush(&client, &mut written).await.unwrap();
     let rows = client.sql("SELECT count(*) AS n FROM t", "committed").await;
-    assert_eq!(rows.unwrap()[0]["n"], written);
+    assert_eq!(rows.unwrap()[0][0], written);
     other.stop().await.unwrap();
     fleet.gateway.stop().await.unwrap();
     fleet.query.stop().await.unwrap();
