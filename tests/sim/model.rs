@@ -1,0 +1,194 @@
+//! What the tables must hold: computed from the log's true content, by the words of the design and
+//! without the code under test.
+//!
+//! Every message that a workload writes names its intent in a header; what reached the log, how
+//! often and in which order is read from the log itself. A version of a table is the one before it
+//! and, of each bucket, the messages from the watermark that it had to the one that it has.
+
+use std::collections::BTreeMap;
+
+use tidelake_core::partition::bucket_of;
+use tidelake_core::{Bucket, TopicId, headers};
+use tidelake_log::memory::MemoryLog;
+use tidelake_log::{OwnedMessage, TopicBucket};
+
+/// Names a message's intent.
+pub(crate) const INTENT: &str = "sim-intent";
+
+/// One row's fate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    Put(i64, i64),
+    Delete(i64),
+}
+
+impl Op {
+    pub(crate) fn key(self) -> i64 {
+        match self {
+            Self::Put(key, _) | Self::Delete(key) => key,
+        }
+    }
+}
+
+/// What a message is meant to do; nothing where it can't be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Intent {
+    pub ops: Vec<Op>,
+    pub is_poison: bool,
+}
+
+/// All intents, numbered from 0.
+#[derive(Debug, Default)]
+pub(crate) struct Intents(Vec<Intent>);
+
+impl Intents {
+    pub(crate) fn add(&mut self, intent: Intent) -> usize {
+        self.0.push(intent);
+        self.0.len() - 1
+    }
+
+    pub(crate) fn get(&self, number: usize) -> Option<&Intent> {
+        self.0.get(number)
+    }
+}
+
+/// A message of a table's topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub intent: usize,
+    /// Bucket and offset that it came from, where it was sent on.
+    pub origin: Option<(u32, i64)>,
+}
+
+/// Messages of the buckets of one incarnation of a topic, those that retention took among them.
+#[derive(Debug, Default)]
+pub(crate) struct TopicHistory {
+    pub buckets: BTreeMap<u32, BTreeMap<i64, Entry>>,
+}
+
+/// What all topics ever held.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    topics: BTreeMap<TopicId, TopicHistory>,
+}
+
+impl History {
+    /// Takes in what a topic holds now.
+    pub(crate) fn absorb(&mut self, log: &MemoryLog, topic: &str, id: TopicId, buckets: u32) {
+        let known = self.topics.entry(id).or_default();
+        for bucket in 0..buckets {
+            let at = TopicBucket {
+                topic: topic.into(),
+                bucket: Bucket(bucket),
+            };
+            let held = known.buckets.entry(bucket).or_default();
+            for message in log.messages(&at) {
+                if let Some(entry) = entry_of(&message) {
+                    held.insert(message.offset.0, entry);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn topic(&self, id: &TopicId) -> Option<&TopicHistory> {
+        self.topics.get(id)
+    }
+}
+
+fn entry_of(message: &OwnedMessage) -> Option<Entry> {
+    let header = |wanted: &str| {
+        let mut headers = message.headers.iter().rev();
+        let found = headers.find(|(name, _)| name == wanted)?.1.as_deref()?;
+        std::str::from_utf8(found).ok()
+    };
+    let origin = header(headers::ORIGIN).and_then(|text| {
+        let mut parts = text.split('/').skip(1);
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    });
+    Some(Entry {
+        intent: header(INTENT)?.parse().ok()?,
+        origin,
+    })
+}
+
+/// How a table takes its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Append,
+    Upsert,
+}
+
+/// A table's rows, and how far it has got.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Model {
+    /// Of an append table: each row and how often.
+    pub bag: BTreeMap<(i64, i64), u64>,
+    /// Of an upsert table.
+    pub map: BTreeMap<i64, i64>,
+    pub marks: BTreeMap<u32, i64>,
+    /// By target and source: the last that was taken.
+    origins: BTreeMap<(u32, u32), i64>,
+}
+
+impl Model {
+    /// Takes what a bucket's messages say up to a watermark.
+    pub(crate) fn advance(
+        &mut self,
+        (kind, buckets): (Kind, u32),
+        (topic, intents): (&TopicHistory, &Intents),
+        bucket: u32,
+        to: i64,
+    ) {
+        let from = self.marks.insert(bucket, to).unwrap_or(0);
+        let Some(messages) = topic.buckets.get(&bucket) else {
+            return;
+        };
+        for entry in messages.range(from..to.max(from)).map(|(_, entry)| entry) {
+            if let Some((source, offset)) = entry.origin {
+                let last = self.origins.entry((bucket, source)).or_insert(-1);
+                if offset <= *last {
+                    continue;
+                }
+                *last = offset;
+            }
+            let intent = intents.get(entry.intent);
+            let Some(intent) = intent.filter(|intent| !intent.is_poison) else {
+                continue;
+            };
+            let elsewhere =
+                |op: &Op| bucket_of(op.key().to_string().as_bytes(), buckets).0 != bucket;
+            match kind {
+                Kind::Append => intent.ops.iter().for_each(|op| self.append(*op)),
+                // Sent on; it counts where it arrives.
+                Kind::Upsert if intent.ops.iter().any(elsewhere) => {}
+                Kind::Upsert => intent.ops.iter().for_each(|op| self.upsert(*op)),
+            }
+        }
+    }
+
+    fn append(&mut self, op: Op) {
+        if let Op::Put(key, value) = op {
+            *self.bag.entry((key, value)).or_default() += 1;
+        }
+    }
+
+    fn upsert(&mut self, op: Op) {
+        match op {
+            Op::Put(key, value) => _ = self.map.insert(key, value),
+            Op::Delete(key) => _ = self.map.remove(&key),
+        }
+    }
+
+    /// All rows, in their order.
+    pub(crate) fn rows(&self, kind: Kind) -> Vec<(i64, i64)> {
+        match kind {
+            Kind::Upsert => self.map.iter().map(|(&key, &value)| (key, value)).collect(),
+            Kind::Append => {
+                let times = self.bag.iter();
+                times
+                    .flat_map(|(&row, &times)| (0..times).map(move |_| row))
+                    .collect()
+            }
+        }
+    }
+}

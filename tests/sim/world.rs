@@ -1,0 +1,244 @@
+//! One simulation, from its seed to the verdict.
+//!
+//! ```text
+//!   producers ──► log in memory ──► flushers, each a process of its own ──► disk in memory
+//!                     ▲                     ▲                                  ▲      │
+//!                     └──────────── troubles, by the seed ─────────────────────┘      ▼
+//!                     └────────── model of what must be there ──────────────────► auditor
+//! ```
+//! For as long as it was told, processes die, stop and come back, are taken for dead, and requests
+//! get lost. Then the troubles end, and the pipeline must catch up within a bounded time.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, ensure};
+use object_store::memory::InMemory;
+use tidelake_catalog::Catalog;
+use tidelake_core::Bucket;
+use tidelake_core::clock::SystemClock;
+use tidelake_flusher::Settings;
+use tidelake_log::memory::MemoryLog;
+use tidelake_log::{KafkaSettings, TopicBucket};
+
+use crate::audit::Auditor;
+use crate::life::Life;
+use crate::log::SimLog;
+use crate::machine::{now_ms, pass};
+use crate::model::{History, Intents, Kind};
+use crate::process::{Flusher, Ground};
+use crate::sim::{Sim, Weather, lock};
+use crate::store::SimStore;
+use crate::tables::{Maker, PREFIX, Table};
+use crate::troubles::Troubles;
+use crate::workload::Producers;
+
+/// Flushers that may run at a time.
+pub(crate) const SLOTS: usize = 3;
+/// Within this time after the last trouble everything must be committed.
+const RECOVERY_MS_MAX: u64 = 120_000;
+
+/// What came of a simulation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub hash: u64,
+    pub events: u64,
+    pub virtual_ms: u64,
+    pub versions: u64,
+    pub crashes: u64,
+}
+
+/// A place in which one flusher runs after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    pub running: Option<Flusher>,
+    pub runs: u64,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub ground: Ground,
+    pub tables: Vec<Table>,
+    pub intents: Arc<Mutex<Intents>>,
+    pub history: Arc<Mutex<History>>,
+    pub slots: Arc<Mutex<Vec<Slot>>>,
+    settings: Settings,
+    named: bool,
+    folder: Arc<tempfile::TempDir>,
+}
+
+impl World {
+    async fn new(sim: Arc<Sim>) -> Result<Self> {
+        let ground = Ground {
+            log: MemoryLog::new(Arc::new(SystemClock)),
+            disk: Arc::new(InMemory::new()),
+            sim,
+        };
+        let life = Life::new("admin".into());
+        let store = SimStore::open(&ground.disk, &life, &ground.sim);
+        let runtime = ground.runtime(&life);
+        let catalog = Catalog::open(&store, runtime.clock.clone(), runtime.ids.clone()).await?;
+        let maker = Maker {
+            store,
+            catalog,
+            admin: Arc::new(SimLog::new(&ground.log, &life, &ground.sim)),
+            runtime,
+        };
+        let tables = vec![
+            maker.make("events", Kind::Append, 3).await?,
+            maker.make("registers", Kind::Upsert, 3).await?,
+            maker.make("bank", Kind::Upsert, 2).await?,
+        ];
+        let (flush_age_ms, discovery_ms, named) = ground
+            .sim
+            .draw(|dice| (dice.of(100..3_000), dice.of(100..1_500), dice.hits(300)));
+        let settings = Settings {
+            kafka: KafkaSettings {
+                topic_prefix: PREFIX.into(),
+                ..KafkaSettings::default()
+            },
+            flush_age_ms,
+            discovery_ms,
+            memory_bytes_max: 64 << 20,
+            zstd_level: 1,
+            ..Settings::default()
+        };
+        Ok(Self {
+            ground,
+            tables,
+            intents: Arc::default(),
+            history: Arc::default(),
+            slots: Arc::new(Mutex::new((0..SLOTS).map(|_| Slot::default()).collect())),
+            settings,
+            named,
+            folder: Arc::new(tempfile::tempdir()?),
+        })
+    }
+
+    /// Runs one flusher after the other in a slot.
+    async fn keep(self, slot: usize) {
+        let sim = &self.ground.sim;
+        loop {
+            let (run, flusher) = {
+                let mut slots = lock(&self.slots);
+                let held = &mut slots[slot];
+                held.runs += 1;
+                let flusher = Flusher::new(&self.ground, format!("flusher-{slot}.{}", held.runs));
+                held.running = Some(flusher.clone());
+                (held.runs, flusher)
+            };
+            let mut settings = self.settings.clone();
+            if self.named {
+                settings.instance_id = format!("flusher-{slot}");
+            }
+            // Half of them find the folder of those before them.
+            let folder = match sim.draw(|dice| dice.hits(500)) {
+                true => format!("{slot}"),
+                false => format!("{slot}-{run}"),
+            };
+            let folder = self.folder.path().join(folder);
+            flusher.run(&self.ground, settings, &folder).await;
+            lock(&self.slots)[slot].running = None;
+            pass(sim.draw(|dice| dice.of(0..4_000))).await;
+        }
+    }
+
+    /// Takes in what the log holds.
+    pub(crate) fn absorb(&self) {
+        let mut history = lock(&self.history);
+        for table in &self.tables {
+            let id = table.entry.topic_id;
+            history.absorb(&self.ground.log, &table.topic(), id, table.buckets);
+        }
+    }
+
+    pub(crate) fn audit(&self, auditor: &mut Auditor) -> Result<()> {
+        self.absorb();
+        let (history, intents) = (lock(&self.history), lock(&self.intents));
+        let mut tables = self.tables.iter();
+        tables.try_for_each(|table| auditor.look(table, &history, &intents))
+    }
+
+    /// What of the log no version covers, by bucket.
+    fn behind(&self, auditor: &Auditor) -> Vec<String> {
+        let mut behind = Vec::new();
+        for table in &self.tables {
+            let marks = auditor.marks(table);
+            for bucket in 0..table.buckets {
+                let at = TopicBucket {
+                    topic: table.topic(),
+                    bucket: Bucket(bucket),
+                };
+                let end = self.ground.log.end(&at).map_or(0, |end| end.0);
+                let mark = marks.get(&bucket).copied().unwrap_or(0);
+                if mark != end {
+                    behind.push(format!("{at} is covered to {mark} of {end}"));
+                }
+            }
+        }
+        behind
+    }
+
+    /// Waits until everything that the log holds is committed.
+    async fn recover(&self, auditor: &mut Auditor) -> Result<()> {
+        let until = now_ms() + RECOVERY_MS_MAX;
+        loop {
+            self.audit(auditor)?;
+            let behind = self.behind(auditor);
+            if behind.is_empty() {
+                return Ok(());
+            }
+            ensure!(
+                now_ms() < until,
+                "the troubles ended {RECOVERY_MS_MAX} ms ago, and still {}",
+                behind.join(", ")
+            );
+            pass(500).await;
+        }
+    }
+}
+
+/// Runs the simulation of a seed: `seconds` of troubles, and what follows.
+pub(crate) async fn run(sim: Arc<Sim>, seconds: u64) -> Result<Outcome> {
+    let world = World::new(sim.clone()).await.context("make the world")?;
+    let mut auditor = Auditor::new(&world.ground.disk);
+    let producers = Producers {
+        log: world.ground.log.clone(),
+        sim: sim.clone(),
+        intents: world.intents.clone(),
+    };
+    let [events, registers, bank] = [0, 1, 2].map(|at| world.tables[at].clone());
+    let writing = [
+        tokio::spawn(producers.clone().append_set(events)),
+        tokio::spawn(producers.clone().registers(registers)),
+        tokio::spawn(producers.bank(bank)),
+    ];
+    let flushers: Vec<_> = (0..SLOTS)
+        .map(|slot| tokio::spawn(world.clone().keep(slot)))
+        .collect();
+    let mut troubles = Troubles::new(&world);
+    let until = now_ms() + seconds * 1_000;
+    while now_ms() < until {
+        troubles.next().await;
+        world.audit(&mut auditor)?;
+    }
+    sim.set_weather(Weather::CALM);
+    troubles.end();
+    // What they began is finished, so that no transfer is half of one.
+    pass(5_000).await;
+    for task in writing {
+        task.abort();
+    }
+    world.recover(&mut auditor).await?;
+    for task in flushers {
+        task.abort();
+    }
+    let (hash, events) = sim.traced();
+    Ok(Outcome {
+        hash,
+        events,
+        virtual_ms: now_ms(),
+        versions: auditor.versions,
+        crashes: troubles.crashes,
+    })
+}
