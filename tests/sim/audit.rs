@@ -9,17 +9,19 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type};
 use delta_kernel::Snapshot;
 use delta_kernel::engine::arrow_data::EngineDataArrowExt;
-use delta_kernel_default_engine::DefaultEngineBuilder;
+use delta_kernel_default_engine::executor::tokio::TokioBackgroundExecutor;
+use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder};
 use futures::FutureExt;
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 
-use crate::model::{History, Intents, Model};
+use crate::model::{History, Intents, Model, Row};
 use crate::store::URL;
 use crate::tables::Table;
 use crate::workload::{MONEY, accounts};
@@ -32,9 +34,9 @@ struct Audited {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub(crate) struct Auditor {
     disk: Arc<InMemory>,
+    engine: Arc<DefaultEngine<TokioBackgroundExecutor>>,
     tables: BTreeMap<&'static str, Audited>,
     /// Versions that were read.
     pub versions: u64,
@@ -44,6 +46,7 @@ impl Auditor {
     pub(crate) fn new(disk: &Arc<InMemory>) -> Self {
         Self {
             disk: disk.clone(),
+            engine: Arc::new(DefaultEngineBuilder::new(disk.clone()).build()),
             tables: BTreeMap::new(),
             versions: 0,
         }
@@ -64,8 +67,9 @@ impl Auditor {
             };
             self.advance(table, &actions, history, intents)
                 .with_context(|| of(version))?;
-            let found =
-                rows(&self.disk, &table.entry.location(), version).with_context(|| of(version))?;
+            let found = self
+                .rows(&table.entry.location(), Some(version), ["id", "value"])
+                .with_context(|| of(version))?;
             let audited = self.tables.entry(table.name).or_default();
             let wanted = audited.model.rows(table.kind);
             same(&found, &wanted)
@@ -74,9 +78,38 @@ impl Auditor {
             if table.name == "bank" {
                 balanced(table, &found).with_context(|| of(version))?;
             }
+            audited.model.is_version(version);
             audited.next += 1;
             self.versions += 1;
         }
+    }
+
+    /// What is wrong with a table's dead letters: each message that can't be read has one at
+    /// most, those before the watermark have one, and nothing else has.
+    pub(crate) fn letters(
+        &self,
+        table: &Table,
+        history: &History,
+        intents: &Intents,
+    ) -> Result<Option<String>> {
+        let topic = history.topic(&table.entry.topic_id);
+        let (Some(topic), Some(audited)) = (topic, self.tables.get(table.name)) else {
+            return Ok(None);
+        };
+        let wanted = audited.model.letters(topic, intents);
+        let location = tidelake_catalog::location(&table.entry.id.dead_letters());
+        let found = self.rows(&location, None, ["source_bucket", "source_offset"])?;
+        let twice: Vec<_> = found.windows(2).filter(|two| two[0] == two[1]).collect();
+        let phantom: Vec<_> = found.iter().filter(|at| !wanted.contains_key(at)).collect();
+        ensure!(
+            twice.is_empty() && phantom.is_empty(),
+            "dead letters of {}: twice: {twice:?}; of no such message: {phantom:?}",
+            table.name
+        );
+        let passed = wanted.iter().filter(|(_, passed)| **passed);
+        let mut lacking = passed.filter(|(at, _)| !found.contains(at));
+        let lacks = lacking.next();
+        Ok(lacks.map(|(at, _)| format!("{} has no dead letter of {at:?}", table.name)))
     }
 
     /// How far the table has got, as of the last version that was looked at.
@@ -99,6 +132,32 @@ impl Auditor {
         Ok(Some(actions.with_context(|| format!("read {path}"))?))
     }
 
+    /// Two columns of whole numbers of a version, in their order, through delta_kernel.
+    fn rows(&self, location: &str, version: Option<u64>, names: [&str; 2]) -> Result<Vec<Row>> {
+        let url = format!("{URL}{location}/");
+        let mut snapshot = Snapshot::builder_for(url.as_str());
+        if let Some(version) = version {
+            snapshot = snapshot.at_version(version);
+        }
+        let snapshot = snapshot.build(self.engine.as_ref())?;
+        let scan = snapshot.scan_builder().build()?;
+        let mut rows = Vec::new();
+        for data in scan.execute(self.engine.clone())? {
+            let batch = data.try_into_record_batch()?;
+            let column = |name| {
+                let column = batch.column_by_name(name).context("no such column")?;
+                let column = cast(column, &DataType::Int64)?;
+                anyhow::Ok(column.as_primitive::<Int64Type>().clone())
+            };
+            let (first, second) = (column(names[0])?, column(names[1])?);
+            for (first, second) in first.iter().zip(&second) {
+                rows.push((first.context("no value")?, second.context("no value")?));
+            }
+        }
+        rows.sort_unstable();
+        Ok(rows)
+    }
+
     fn advance(
         &mut self,
         table: &Table,
@@ -107,6 +166,13 @@ impl Auditor {
         intents: &Intents,
     ) -> Result<()> {
         let audited = self.tables.entry(table.name).or_default();
+        let effects = actions
+            .iter()
+            .filter_map(|of| of.get("commitInfo")?.get("effect"));
+        for effect in effects {
+            let done = audited.model.does(table.kind, effect);
+            done.with_context(|| format!("the model can't follow another engine: {effect}"))?;
+        }
         let topic_id = table.entry.topic_id;
         let topic = history.topic(&topic_id).context("no such topic")?;
         let prefix = format!("tidelake/{topic_id}/");
@@ -129,7 +195,7 @@ impl Auditor {
     }
 }
 
-fn same(found: &[(i64, i64)], wanted: &[(i64, i64)]) -> Result<()> {
+fn same(found: &[Row], wanted: &[Row]) -> Result<()> {
     if found == wanted {
         return Ok(());
     }
@@ -142,7 +208,7 @@ fn same(found: &[(i64, i64)], wanted: &[(i64, i64)]) -> Result<()> {
     )
 }
 
-fn balanced(table: &Table, rows: &[(i64, i64)]) -> Result<()> {
+fn balanced(table: &Table, rows: &[Row]) -> Result<()> {
     let sum: i64 = rows.iter().map(|(_, balance)| balance).sum();
     let wanted = accounts(table.buckets).len() as i64 * MONEY;
     ensure!(
@@ -150,27 +216,4 @@ fn balanced(table: &Table, rows: &[(i64, i64)]) -> Result<()> {
         "the accounts have {sum} together instead of {wanted}"
     );
     Ok(())
-}
-
-/// All rows of a version, in their order, through delta_kernel.
-fn rows(disk: &Arc<InMemory>, location: &str, version: u64) -> Result<Vec<(i64, i64)>> {
-    let store: Arc<dyn ObjectStore> = disk.clone();
-    let engine = Arc::new(DefaultEngineBuilder::new(store).build());
-    let url = format!("{URL}{location}/");
-    let snapshot = Snapshot::builder_for(url.as_str()).at_version(version);
-    let scan = snapshot.build(engine.as_ref())?.scan_builder().build()?;
-    let mut rows = Vec::new();
-    for data in scan.execute(engine)? {
-        let batch = data.try_into_record_batch()?;
-        let column = |name| {
-            let column = batch.column_by_name(name).context("no such column")?;
-            anyhow::Ok(column.as_primitive::<Int64Type>().clone())
-        };
-        let (ids, values) = (column("id")?, column("value")?);
-        for (id, value) in ids.iter().zip(&values) {
-            rows.push((id.context("no id")?, value.context("no value")?));
-        }
-    }
-    rows.sort_unstable();
-    Ok(rows)
 }

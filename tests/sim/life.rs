@@ -12,7 +12,7 @@ use std::time::Duration;
 use tidelake_core::clock::{Clock, SystemClock, UnixMillis};
 use tokio::sync::Notify;
 
-use crate::sim::{Sim, lock};
+use crate::sim::{Sight, Sim, lock};
 
 /// A process's life. It ends once.
 #[derive(Debug)]
@@ -47,6 +47,7 @@ impl Life {
     pub(crate) fn end(&self, sim: &Sim) {
         if !self.dead.swap(true, Ordering::SeqCst) {
             sim.note(format_args!("{self} dies"));
+            sim.sees(Sight::Crash);
             self.died.notify_one();
         }
     }

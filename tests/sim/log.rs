@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidelake_core::{Bucket, Offset};
+use tidelake_log::headers::ORIGIN;
 use tidelake_log::memory::MemoryLog;
+use tidelake_log::topics::is_dead_letter_topic;
 use tidelake_log::{
     BucketReader, ConsumerSettings, Delivery, Event, Feed, GroupLog, LogAdmin, LogClient, LogError,
     Message, ProducerSettings, RangeReader, Start, TopicBucket, TopicCreated, TopicInfo, TopicSpec,
@@ -14,7 +16,7 @@ use tidelake_log::{
 
 use crate::life::Life;
 use crate::machine::{now_ms, pass};
-use crate::sim::{Sim, lock};
+use crate::sim::{Sight, Sim, lock};
 
 type Result<T, E = LogError> = std::result::Result<T, E>;
 
@@ -105,6 +107,11 @@ impl TopicWriter for SimLog {
     fn enqueue(&self, message: Message) -> Result<Delivery> {
         if self.life.is_dead() {
             return Err(LogError::Closed);
+        }
+        if is_dead_letter_topic(&message.topic) {
+            self.sim.sees(Sight::DeadLetter);
+        } else if message.headers.iter().any(|(name, _)| name == ORIGIN) {
+            self.sim.sees(Sight::SentOn);
         }
         let fate = self.sim.fate();
         let (life, topic, bucket) = (&self.life, message.topic.clone(), message.bucket);

@@ -10,6 +10,7 @@
 
 mod audit;
 mod dice;
+mod engines;
 mod life;
 mod log;
 mod machine;

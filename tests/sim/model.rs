@@ -6,7 +6,9 @@
 //! and, of each bucket, the messages from the watermark that it had to the one that it has.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use serde_json::Value;
 use tidelake_core::partition::bucket_of;
 use tidelake_core::{Bucket, TopicId, headers};
 use tidelake_log::memory::MemoryLog;
@@ -14,6 +16,9 @@ use tidelake_log::{OwnedMessage, TopicBucket};
 
 /// Names a message's intent.
 pub(crate) const INTENT: &str = "sim-intent";
+
+/// A key and its value.
+pub(crate) type Row = (i64, i64);
 
 /// One row's fate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,13 +79,9 @@ pub(crate) struct History {
 
 impl History {
     /// Takes in what a topic holds now.
-    pub(crate) fn absorb(&mut self, log: &MemoryLog, topic: &str, id: TopicId, buckets: u32) {
+    pub(crate) fn absorb(&mut self, log: &MemoryLog, topic: &str, id: TopicId) {
         let known = self.topics.entry(id).or_default();
-        for bucket in 0..buckets {
-            let at = TopicBucket {
-                topic: topic.into(),
-                bucket: Bucket(bucket),
-            };
+        for (bucket, at) in (0..).zip(buckets(log, topic)) {
             let held = known.buckets.entry(bucket).or_default();
             for message in log.messages(&at) {
                 if let Some(entry) = entry_of(&message) {
@@ -93,6 +94,16 @@ impl History {
     pub(crate) fn topic(&self, id: &TopicId) -> Option<&TopicHistory> {
         self.topics.get(id)
     }
+}
+
+/// The buckets that a topic has now.
+pub(crate) fn buckets(log: &MemoryLog, topic: &str) -> impl Iterator<Item = TopicBucket> {
+    let topic: Arc<str> = topic.into();
+    let at = (0..).map(move |bucket| TopicBucket {
+        topic: topic.clone(),
+        bucket: Bucket(bucket),
+    });
+    at.take_while(|at| log.end(at).is_some())
 }
 
 fn entry_of(message: &OwnedMessage) -> Option<Entry> {
@@ -118,19 +129,85 @@ pub(crate) enum Kind {
     Upsert,
 }
 
+/// A table's rows.
+#[derive(Debug, Clone, Default)]
+struct Content {
+    /// Of an append table: each row and how often.
+    bag: BTreeMap<Row, u64>,
+    /// Of an upsert table.
+    map: BTreeMap<i64, i64>,
+}
+
 /// A table's rows, and how far it has got.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
-    /// Of an append table: each row and how often.
-    pub bag: BTreeMap<(i64, i64), u64>,
-    /// Of an upsert table.
-    pub map: BTreeMap<i64, i64>,
+    now: Content,
     pub marks: BTreeMap<u32, i64>,
     /// By target and source: the last that was taken.
     origins: BTreeMap<(u32, u32), i64>,
+    /// The rows of the last versions.
+    past: BTreeMap<u64, Content>,
 }
 
+/// Versions that can be gone back to.
+const PAST_MAX: usize = 30;
+
 impl Model {
+    /// Keeps the rows for whoever comes back to them.
+    pub(crate) fn is_version(&mut self, version: u64) {
+        self.past.insert(version, self.now.clone());
+        if self.past.len() > PAST_MAX {
+            self.past.pop_first();
+        }
+    }
+
+    /// Does what another engine's commit says of itself.
+    pub(crate) fn does(&mut self, kind: Kind, effect: &Value) -> Option<()> {
+        if let Some(version) = effect.get("restore") {
+            self.now = self.past.get(&version.as_u64()?)?.clone();
+        }
+        let rows = |name| {
+            let rows = effect.get(name).cloned().unwrap_or_default();
+            serde_json::from_value::<Option<Vec<Row>>>(rows).ok()
+        };
+        for row in rows("delete")?.unwrap_or_default() {
+            match kind {
+                Kind::Upsert => (self.now.map.remove(&row.0)? == row.1).then_some(())?,
+                Kind::Append => {
+                    let times = self.now.bag.get_mut(&row)?;
+                    *times -= 1;
+                    if *times == 0 {
+                        self.now.bag.remove(&row);
+                    }
+                }
+            }
+        }
+        for row in rows("add")?.unwrap_or_default() {
+            match kind {
+                Kind::Upsert => _ = self.now.map.insert(row.0, row.1),
+                Kind::Append => self.append(Op::Put(row.0, row.1)),
+            }
+        }
+        Some(())
+    }
+
+    /// Where messages lie that can't be read, and whether the watermark has passed them.
+    pub(crate) fn letters(&self, topic: &TopicHistory, intents: &Intents) -> BTreeMap<Row, bool> {
+        let mut letters = BTreeMap::new();
+        for (bucket, messages) in &topic.buckets {
+            let mark = self.marks.get(bucket).copied().unwrap_or(0);
+            for (offset, entry) in messages {
+                if intents
+                    .get(entry.intent)
+                    .is_some_and(|intent| intent.is_poison)
+                {
+                    letters.insert((i64::from(*bucket), *offset), *offset < mark);
+                }
+            }
+        }
+        letters
+    }
+
     /// Takes what a bucket's messages say up to a watermark.
     pub(crate) fn advance(
         &mut self,
@@ -168,23 +245,28 @@ impl Model {
 
     fn append(&mut self, op: Op) {
         if let Op::Put(key, value) = op {
-            *self.bag.entry((key, value)).or_default() += 1;
+            *self.now.bag.entry((key, value)).or_default() += 1;
         }
     }
 
     fn upsert(&mut self, op: Op) {
         match op {
-            Op::Put(key, value) => _ = self.map.insert(key, value),
-            Op::Delete(key) => _ = self.map.remove(&key),
+            Op::Put(key, value) => _ = self.now.map.insert(key, value),
+            Op::Delete(key) => _ = self.now.map.remove(&key),
         }
     }
 
     /// All rows, in their order.
-    pub(crate) fn rows(&self, kind: Kind) -> Vec<(i64, i64)> {
+    pub(crate) fn rows(&self, kind: Kind) -> Vec<Row> {
         match kind {
-            Kind::Upsert => self.map.iter().map(|(&key, &value)| (key, value)).collect(),
+            Kind::Upsert => self
+                .now
+                .map
+                .iter()
+                .map(|(&key, &value)| (key, value))
+                .collect(),
             Kind::Append => {
-                let times = self.bag.iter();
+                let times = self.now.bag.iter();
                 times
                     .flat_map(|(&row, &times)| (0..times).map(move |_| row))
                     .collect()

@@ -1,6 +1,6 @@
 //! What all parts of a simulation share: the seed's dice, the weather, and the trace.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -55,6 +55,27 @@ pub(crate) struct Fate {
     pub answered: bool,
 }
 
+/// What a simulation must meet now and then, or it proves nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Sight {
+    Crash,
+    TakenForDead,
+    /// A commit's number was taken.
+    CommitConflict,
+    /// A commit was made, and who made it did not hear so.
+    CommitAnswerLost,
+    /// A commit of a process that had died.
+    CommitAfterDeath,
+    SentOn,
+    DeadLetter,
+    OtherEngine,
+    Vacuumed,
+    Overrun,
+    TopicRemade,
+    BucketsAdded,
+    Damaged,
+}
+
 /// What happened, as a hash of all of it and the last of it in words.
 #[derive(Debug)]
 struct Trace {
@@ -70,6 +91,7 @@ pub(crate) struct Sim {
     dice: Mutex<Dice>,
     weather: Mutex<Weather>,
     trace: Mutex<Trace>,
+    sights: Mutex<BTreeMap<Sight, u64>>,
 }
 
 /// Whoever panicked while holding it has ended the simulation.
@@ -88,6 +110,7 @@ impl Sim {
                 last: VecDeque::new(),
                 printed: std::env::var_os("TIDELAKE_SIM_TRACE").is_some(),
             }),
+            sights: Mutex::default(),
         })
     }
 
@@ -137,6 +160,15 @@ impl Sim {
             trace.last.pop_front();
         }
         trace.last.push_back(line);
+    }
+
+    pub(crate) fn sees(&self, sight: Sight) {
+        *lock(&self.sights).entry(sight).or_default() += 1;
+    }
+
+    /// What was met, and how often.
+    pub(crate) fn sights(&self) -> BTreeMap<Sight, u64> {
+        lock(&self.sights).clone()
     }
 
     /// Hash and number of all events so far.

@@ -24,8 +24,11 @@ use tidelake_storage::Store;
 
 use crate::life::Life;
 use crate::machine::pass;
-use crate::sim::Sim;
+use crate::sim::{Sight, Sim};
 
+/// Where a process tries what the store can do before it begins. It is not what is simulated here,
+/// and takes more requests than all that follows.
+const PROBES: &str = "_tidelake_probe/";
 /// What messages call it.
 pub(crate) const URL: &str = "memory:///";
 
@@ -53,6 +56,9 @@ impl SimStore {
         path: &Path,
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
+        if path.as_ref().starts_with(PROBES) {
+            return call.await;
+        }
         self.life.goes_on().await;
         let (fate, last) = (self.sim.fate(), self.life.ends_with_this());
         pass(fate.there_ms).await;
@@ -69,6 +75,9 @@ impl SimStore {
             return Err(broken());
         }
         let done = call.await;
+        if what == "CREATE" && path.as_ref().contains("/_delta_log/") {
+            self.saw_commit(&done, fate.answered);
+        }
         match &done {
             Ok(_) if fate.answered => self.note(what, path, "is done"),
             Ok(_) => self.note(what, path, "is done, without an answer"),
@@ -82,6 +91,15 @@ impl SimStore {
             done
         } else {
             done.and(Err(broken()))
+        }
+    }
+
+    fn saw_commit<T>(&self, done: &Result<T>, answered: bool) {
+        match done {
+            Ok(_) if self.life.is_dead() => self.sim.sees(Sight::CommitAfterDeath),
+            Ok(_) if !answered => self.sim.sees(Sight::CommitAnswerLost),
+            Err(Error::AlreadyExists { .. }) => self.sim.sees(Sight::CommitConflict),
+            _ => {}
         }
     }
 

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use tidelake_core::Bucket;
+use tidelake_core::{Bucket, Offset};
 use tidelake_log::TopicBucket;
 
+use crate::engines::{Engine, OPERATIONS, Operation};
 use crate::machine::pass;
+use crate::model::buckets;
 use crate::process::Flusher;
-use crate::sim::{Sim, Weather, lock};
+use crate::sim::{Sight, Sim, Weather, lock};
 use crate::world::World;
 
 /// A kind of trouble, and how often it is chosen in comparison.
-const KINDS: [(Kind, u64); 11] = [
+const KINDS: [(Kind, u64); 16] = [
     (Kind::Nothing, 4),
     (Kind::Crash, 4),
     (Kind::CrashAtRequest, 8),
@@ -23,6 +25,11 @@ const KINDS: [(Kind, u64); 11] = [
     (Kind::LogDown, 1),
     (Kind::Gap, 2),
     (Kind::ClockJump, 2),
+    (Kind::OtherEngine, 12),
+    (Kind::Retention, 2),
+    (Kind::BucketsAdded, 1),
+    (Kind::Damaged, 1),
+    (Kind::TopicRemade, 1),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +53,14 @@ enum Kind {
     Gap,
     /// A flusher's wall clock jumps.
     ClockJump,
+    OtherEngine,
+    /// Retention takes the beginning of a bucket, which may be what no version covers.
+    Retention,
+    BucketsAdded,
+    /// A message that no version covers can't be read any more.
+    Damaged,
+    /// A topic is deleted and made again.
+    TopicRemade,
 }
 
 /// See the module.
@@ -53,7 +68,10 @@ enum Kind {
 pub(crate) struct Troubles {
     world: World,
     sim: Arc<Sim>,
-    pub crashes: u64,
+    /// Until the next trouble, at most.
+    pause_ms_max: u64,
+    /// What stops a bucket or a table for good may still happen so often.
+    final_blows: u32,
 }
 
 impl Troubles {
@@ -62,14 +80,15 @@ impl Troubles {
         sim.set_weather(sim.draw(Weather::of));
         Self {
             world: world.clone(),
+            pause_ms_max: sim.draw(|dice| dice.of(500..5_000)),
+            final_blows: sim.draw(|dice| dice.of(0..3)) as u32,
             sim,
-            crashes: 0,
         }
     }
 
     /// Lets a while pass, and then something happen.
     pub(crate) async fn next(&mut self) {
-        pass(self.sim.draw(|dice| dice.of(20..2_500))).await;
+        pass(self.sim.draw(|dice| dice.of(20..self.pause_ms_max))).await;
         let all: u64 = KINDS.iter().map(|(_, share)| share).sum();
         let mut drawn = self.sim.draw(|dice| dice.of(0..all));
         let kind = KINDS.iter().find(|(_, share)| {
@@ -107,12 +126,8 @@ impl Troubles {
         let flusher = self.sim.draw(|dice| dice.pick(&running).cloned());
         let log = self.world.ground.log.clone();
         match (kind, flusher) {
-            (Kind::Crash, Some(flusher)) => {
-                self.crashes += 1;
-                flusher.life.end(&self.sim);
-            }
+            (Kind::Crash, Some(flusher)) => flusher.life.end(&self.sim),
             (Kind::CrashAtRequest, Some(flusher)) => {
-                self.crashes += 1;
                 flusher.life.end_after(self.sim.draw(|dice| dice.of(0..40)));
             }
             (Kind::Stop, Some(flusher)) => flusher.stop(),
@@ -133,8 +148,100 @@ impl Troubles {
                 let at = self.bucket();
                 log.skip_offsets(&at, self.sim.draw(|dice| dice.of(1..4)) as u32);
             }
+            (Kind::OtherEngine, _) => self.other_engine(),
+            (Kind::Retention, _) => self.retention(),
+            (Kind::BucketsAdded, _) => {
+                let topic = self.bucket().topic;
+                log.add_buckets(&topic, 1);
+                self.sim.sees(Sight::BucketsAdded);
+            }
+            (Kind::Damaged, _) => self.damage(),
+            (Kind::TopicRemade, _) => self.remake(),
             (_, None) | (Kind::Nothing, _) => {}
         }
+    }
+
+    fn other_engine(&self) {
+        let (table, operation) = self.sim.draw(|dice| {
+            let table = dice.pick(&self.world.tables).cloned();
+            (table, dice.pick(&OPERATIONS).copied())
+        });
+        let (Some(table), Some(operation)) = (table, operation) else {
+            return;
+        };
+        // The bank's sum is what its tellers see to.
+        let harmless = [
+            Operation::Optimize,
+            Operation::SetProperty,
+            Operation::AddColumn,
+            Operation::Vacuum,
+        ];
+        if table.name == "bank" && !harmless.contains(&operation) {
+            return;
+        }
+        let engine = Engine {
+            disk: self.world.ground.disk.clone(),
+            sim: self.sim.clone(),
+        };
+        tokio::spawn(async move {
+            if let Err(error) = engine.does(operation, &table).await {
+                let why = format!("{error:#}");
+                engine
+                    .sim
+                    .note(format_args!("engine: {operation:?} fails: {why}"));
+            }
+        });
+    }
+
+    /// One of the blows that stop something for good, if there is one left.
+    fn strikes(&mut self) -> bool {
+        let strikes = self.final_blows > 0;
+        self.final_blows = self.final_blows.saturating_sub(1);
+        strikes
+    }
+
+    fn mark(&self, at: &TopicBucket) -> i64 {
+        lock(&self.world.marks).get(at).copied().unwrap_or(0)
+    }
+
+    fn retention(&mut self) {
+        let (at, log) = (self.bucket(), &self.world.ground.log);
+        let (mark, end) = (self.mark(&at), log.end(&at).map_or(0, |end| end.0));
+        let to = self.sim.draw(|dice| dice.of(0..end as u64 + 1)) as i64;
+        let overruns = to > mark;
+        if overruns && !self.strikes() {
+            return;
+        }
+        self.world.absorb();
+        let log = &self.world.ground.log;
+        log.cut_before(&at, Offset(to));
+        if overruns {
+            self.sim.sees(Sight::Overrun);
+            lock(&self.world.stopped).insert(at);
+        }
+    }
+
+    fn damage(&mut self) {
+        let (at, log) = (self.bucket(), self.world.ground.log.clone());
+        let (mark, end) = (self.mark(&at), log.end(&at).map_or(0, |end| end.0));
+        if mark < end && self.strikes() {
+            let offset = self.sim.draw(|dice| dice.of(mark as u64..end as u64)) as i64;
+            log.damage(&at, Offset(offset), "its bits have rotted");
+            self.sim.sees(Sight::Damaged);
+            lock(&self.world.stopped).insert(at);
+        }
+    }
+
+    fn remake(&mut self) {
+        if !self.strikes() {
+            return;
+        }
+        self.world.absorb();
+        let (topic, log) = (self.bucket().topic, &self.world.ground.log);
+        lock(&self.world.stopped).extend(buckets(log, &topic));
+        lock(&self.world.remade).insert(topic.clone());
+        log.remake_topic(&topic);
+        self.sim.sees(Sight::TopicRemade);
     }
 
     fn bucket(&self) -> TopicBucket {
@@ -151,6 +258,7 @@ impl Troubles {
         let Some(member) = flusher.membership() else {
             return;
         };
+        self.sim.sees(Sight::TakenForDead);
         flusher.life.set_deaf(true);
         self.world
             .ground

@@ -18,13 +18,13 @@ use bytes::Bytes;
 use tidelake_codec::packed;
 use tidelake_core::partition::bucket_of;
 use tidelake_core::{Bucket, headers};
-use tidelake_log::Message;
 use tidelake_log::TopicWriter;
 use tidelake_log::memory::MemoryLog;
+use tidelake_log::{LogError, Message};
 
 use crate::dice::Dice;
 use crate::machine::pass;
-use crate::model::{INTENT, Intent, Intents, Op};
+use crate::model::{INTENT, Intent, Intents, Op, buckets};
 use crate::sim::{Sim, lock};
 use crate::tables::Table;
 
@@ -132,8 +132,9 @@ impl Producers {
         let mut next = 0;
         loop {
             self.waits().await;
+            let buckets = buckets(&self.log, &table.entry.topic).count() as u64;
             let draft = self.sim.draw(|dice| {
-                let bucket = dice.of(0..u64::from(table.buckets)) as u32;
+                let bucket = dice.of(0..buckets.max(1)) as u32;
                 let mut id = || {
                     next += 1;
                     Op::Put(next, next % 7)
@@ -252,7 +253,8 @@ impl Producers {
                 "{name}/{bucket} <- intent {number}: {written:?}"
             ));
             pass(fate.back_ms).await;
-            if fate.answered && written.is_ok() {
+            let gone = matches!(written, Err(LogError::NoTopic(_)));
+            if gone || fate.answered && written.is_ok() {
                 return;
             }
         }

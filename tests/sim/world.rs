@@ -9,6 +9,7 @@
 //! For as long as it was told, processes die, stop and come back, are taken for dead, and requests
 //! get lost. Then the troubles end, and the pipeline must catch up within a bounded time.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
@@ -24,9 +25,9 @@ use crate::audit::Auditor;
 use crate::life::Life;
 use crate::log::SimLog;
 use crate::machine::{now_ms, pass};
-use crate::model::{History, Intents, Kind};
+use crate::model::{History, Intents, Kind, buckets};
 use crate::process::{Flusher, Ground};
-use crate::sim::{Sim, Weather, lock};
+use crate::sim::{Sight, Sim, Weather, lock};
 use crate::store::SimStore;
 use crate::tables::{Maker, PREFIX, Table};
 use crate::troubles::Troubles;
@@ -44,7 +45,7 @@ pub(crate) struct Outcome {
     pub events: u64,
     pub virtual_ms: u64,
     pub versions: u64,
-    pub crashes: u64,
+    pub sights: BTreeMap<Sight, u64>,
 }
 
 /// A place in which one flusher runs after the other.
@@ -62,6 +63,12 @@ pub(crate) struct World {
     pub intents: Arc<Mutex<Intents>>,
     pub history: Arc<Mutex<History>>,
     pub slots: Arc<Mutex<Vec<Slot>>>,
+    /// Buckets that may stand still for good: an operator would have to decide.
+    pub stopped: Arc<Mutex<BTreeSet<TopicBucket>>>,
+    /// Topics that are no longer those that tables were filled from.
+    pub remade: Arc<Mutex<BTreeSet<Arc<str>>>>,
+    /// How far tables were when they were last looked at.
+    pub marks: Arc<Mutex<BTreeMap<TopicBucket, i64>>>,
     settings: Settings,
     named: bool,
     folder: Arc<tempfile::TempDir>,
@@ -109,6 +116,9 @@ impl World {
             intents: Arc::default(),
             history: Arc::default(),
             slots: Arc::new(Mutex::new((0..SLOTS).map(|_| Slot::default()).collect())),
+            stopped: Arc::default(),
+            remade: Arc::default(),
+            marks: Arc::default(),
             settings,
             named,
             folder: Arc::new(tempfile::tempdir()?),
@@ -147,36 +157,43 @@ impl World {
     pub(crate) fn absorb(&self) {
         let mut history = lock(&self.history);
         for table in &self.tables {
-            let id = table.entry.topic_id;
-            history.absorb(&self.ground.log, &table.topic(), id, table.buckets);
+            if !lock(&self.remade).contains(&*table.entry.topic) {
+                history.absorb(&self.ground.log, &table.topic(), table.entry.topic_id);
+            }
         }
     }
 
     pub(crate) fn audit(&self, auditor: &mut Auditor) -> Result<()> {
         self.absorb();
         let (history, intents) = (lock(&self.history), lock(&self.intents));
-        let mut tables = self.tables.iter();
-        tables.try_for_each(|table| auditor.look(table, &history, &intents))
-    }
-
-    /// What of the log no version covers, by bucket.
-    fn behind(&self, auditor: &Auditor) -> Vec<String> {
-        let mut behind = Vec::new();
         for table in &self.tables {
-            let marks = auditor.marks(table);
-            for bucket in 0..table.buckets {
+            auditor.look(table, &history, &intents)?;
+            for (bucket, mark) in auditor.marks(table) {
                 let at = TopicBucket {
                     topic: table.topic(),
                     bucket: Bucket(bucket),
                 };
+                lock(&self.marks).insert(at, mark);
+            }
+        }
+        Ok(())
+    }
+
+    /// What of the log no version covers, by bucket, and what the dead letters lack.
+    fn behind(&self, auditor: &Auditor) -> Result<Vec<String>> {
+        let mut behind = Vec::new();
+        for table in &self.tables {
+            for at in buckets(&self.ground.log, &table.entry.topic) {
                 let end = self.ground.log.end(&at).map_or(0, |end| end.0);
-                let mark = marks.get(&bucket).copied().unwrap_or(0);
-                if mark != end {
+                let mark = lock(&self.marks).get(&at).copied().unwrap_or(0);
+                if mark != end && !lock(&self.stopped).contains(&at) {
                     behind.push(format!("{at} is covered to {mark} of {end}"));
                 }
             }
+            let (history, intents) = (lock(&self.history), lock(&self.intents));
+            behind.extend(auditor.letters(table, &history, &intents)?);
         }
-        behind
+        Ok(behind)
     }
 
     /// Waits until everything that the log holds is committed.
@@ -184,7 +201,7 @@ impl World {
         let until = now_ms() + RECOVERY_MS_MAX;
         loop {
             self.audit(auditor)?;
-            let behind = self.behind(auditor);
+            let behind = self.behind(auditor)?;
             if behind.is_empty() {
                 return Ok(());
             }
@@ -239,6 +256,6 @@ pub(crate) async fn run(sim: Arc<Sim>, seconds: u64) -> Result<Outcome> {
         events,
         virtual_ms: now_ms(),
         versions: auditor.versions,
-        crashes: troubles.crashes,
+        sights: sim.sights(),
     })
 }
