@@ -5,7 +5,7 @@
 //! often and in which order is read from the log itself. A version of a table is the one before it
 //! and, of each bucket, the messages from the watermark that it had to the one that it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -61,8 +61,17 @@ impl Intents {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub intent: usize,
-    /// Bucket and offset that it came from, where it was sent on.
-    pub origin: Option<(u32, i64)>,
+    /// Where it came from, where it was sent on.
+    pub origin: Option<Origin>,
+}
+
+/// Where a message was before it was sent on, and below which offset of that bucket nothing is on
+/// its way any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Origin {
+    bucket: u32,
+    offset: i64,
+    floor: i64,
 }
 
 /// Messages of the buckets of one incarnation of a topic, those that retention took among them.
@@ -114,7 +123,11 @@ fn entry_of(message: &OwnedMessage) -> Option<Entry> {
     };
     let origin = header(headers::ORIGIN).and_then(|text| {
         let mut parts = text.split('/').skip(1);
-        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+        Some(Origin {
+            bucket: parts.next()?.parse().ok()?,
+            offset: parts.next()?.parse().ok()?,
+            floor: parts.next()?.parse().ok()?,
+        })
     });
     Some(Entry {
         intent: header(INTENT)?.parse().ok()?,
@@ -143,8 +156,8 @@ struct Content {
 pub(crate) struct Model {
     now: Content,
     pub marks: BTreeMap<u32, i64>,
-    /// By target and source: the last that was taken.
-    origins: BTreeMap<(u32, u32), i64>,
+    /// By target and source: the floor, and what was taken.
+    origins: BTreeMap<(u32, u32), (i64, BTreeSet<i64>)>,
     /// The rows of the last versions.
     past: BTreeMap<u64, Content>,
 }
@@ -221,12 +234,12 @@ impl Model {
             return;
         };
         for entry in messages.range(from..to.max(from)).map(|(_, entry)| entry) {
-            if let Some((source, offset)) = entry.origin {
-                let last = self.origins.entry((bucket, source)).or_insert(-1);
-                if offset <= *last {
+            if let Some(origin) = entry.origin {
+                let (floor, taken) = self.origins.entry((bucket, origin.bucket)).or_default();
+                *floor = origin.floor.max(*floor);
+                if origin.offset < *floor || !taken.insert(origin.offset) {
                     continue;
                 }
-                *last = offset;
             }
             let intent = intents.get(entry.intent);
             let Some(intent) = intent.filter(|intent| !intent.is_poison) else {

@@ -7,7 +7,6 @@ use tidelake_log::TopicBucket;
 
 use crate::engines::{Engine, OPERATIONS, Operation};
 use crate::machine::pass;
-use crate::model::buckets;
 use crate::process::Flusher;
 use crate::sim::{Sight, Sim, Weather, lock};
 use crate::world::World;
@@ -238,7 +237,6 @@ impl Troubles {
         }
         self.world.absorb();
         let (topic, log) = (self.bucket().topic, &self.world.ground.log);
-        lock(&self.world.stopped).extend(buckets(log, &topic));
         lock(&self.world.remade).insert(topic.clone());
         log.remake_topic(&topic);
         self.sim.sees(Sight::TopicRemade);

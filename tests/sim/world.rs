@@ -183,7 +183,9 @@ impl World {
     fn behind(&self, auditor: &Auditor) -> Result<Vec<String>> {
         let mut behind = Vec::new();
         for table in &self.tables {
-            for at in buckets(&self.ground.log, &table.entry.topic) {
+            let remade = lock(&self.remade).contains(&*table.entry.topic);
+            let own = buckets(&self.ground.log, &table.entry.topic).filter(|_| !remade);
+            for at in own {
                 let end = self.ground.log.end(&at).map_or(0, |end| end.0);
                 let mark = lock(&self.marks).get(&at).copied().unwrap_or(0);
                 if mark != end && !lock(&self.stopped).contains(&at) {
