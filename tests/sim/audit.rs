@@ -22,6 +22,7 @@ use object_store::path::Path;
 use serde_json::Value;
 
 use crate::model::{History, Intents, Model, Row};
+use crate::reader::Answered;
 use crate::store::URL;
 use crate::tables::Table;
 use crate::workload::{MONEY, accounts};
@@ -40,6 +41,8 @@ pub(crate) struct Auditor {
     tables: BTreeMap<&'static str, Audited>,
     /// Versions that were read.
     pub versions: u64,
+    /// Answers of query nodes that were checked.
+    pub answers: u64,
 }
 
 impl Auditor {
@@ -49,6 +52,7 @@ impl Auditor {
             engine: Arc::new(DefaultEngineBuilder::new(disk.clone()).build()),
             tables: BTreeMap::new(),
             versions: 0,
+            answers: 0,
         }
     }
 
@@ -82,6 +86,42 @@ impl Auditor {
             audited.next += 1;
             self.versions += 1;
         }
+    }
+
+    /// Whether what a query node answered is what the table and its tail held at the version and
+    /// the positions that it named.
+    pub(crate) fn check(
+        &self,
+        (table, answer): (&Table, &Answered),
+        history: &History,
+        intents: &Intents,
+    ) -> Result<()> {
+        let Answered {
+            version, positions, ..
+        } = answer;
+        let audited = self.tables.get(table.name);
+        let past = audited.and_then(|audited| audited.model.at(*version));
+        let topic = history.topic(&table.entry.topic_id);
+        let (Some(past), Some(topic)) = (past, topic) else {
+            bail!("a query saw version {version}, which is not there");
+        };
+        let mut model = past.clone();
+        for (bucket, to) in positions {
+            let from = model.marks.get(bucket).copied().unwrap_or(0);
+            ensure!(
+                *to >= from,
+                "bucket {bucket} was read to {to}, behind its watermark {from}"
+            );
+            model.advance((table.kind, table.buckets), (topic, intents), *bucket, *to);
+        }
+        for (bucket, end) in &answer.acknowledged {
+            let seen = positions.get(bucket).copied().unwrap_or(0);
+            ensure!(
+                seen >= *end,
+                "bucket {bucket} was read to {seen}, and {end} was acknowledged before"
+            );
+        }
+        same(&answer.rows, &model.rows(table.kind))
     }
 
     /// What is wrong with a table's dead letters: each message that can't be read has one at

@@ -159,7 +159,7 @@ pub(crate) struct Model {
     /// By target and source: the floor, and what was taken.
     origins: BTreeMap<(u32, u32), (i64, BTreeSet<i64>)>,
     /// The rows of the last versions.
-    past: BTreeMap<u64, Content>,
+    past: BTreeMap<u64, Model>,
 }
 
 /// Versions that can be gone back to.
@@ -168,16 +168,24 @@ const PAST_MAX: usize = 30;
 impl Model {
     /// Keeps the rows for whoever comes back to them.
     pub(crate) fn is_version(&mut self, version: u64) {
-        self.past.insert(version, self.now.clone());
+        let past = std::mem::take(&mut self.past);
+        let now = self.clone();
+        self.past = past;
+        self.past.insert(version, now);
         if self.past.len() > PAST_MAX {
             self.past.pop_first();
         }
     }
 
+    /// The table as it was at one of the last versions.
+    pub(crate) fn at(&self, version: u64) -> Option<&Self> {
+        self.past.get(&version)
+    }
+
     /// Does what another engine's commit says of itself.
     pub(crate) fn does(&mut self, kind: Kind, effect: &Value) -> Option<()> {
         if let Some(version) = effect.get("restore") {
-            self.now = self.past.get(&version.as_u64()?)?.clone();
+            self.now = self.past.get(&version.as_u64()?)?.now.clone();
         }
         let rows = |name| {
             let rows = effect.get(name).cloned().unwrap_or_default();

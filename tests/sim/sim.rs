@@ -74,6 +74,28 @@ pub(crate) enum Sight {
     TopicRemade,
     BucketsAdded,
     Damaged,
+    LatestRead,
+    CommittedRead,
+}
+
+impl Sight {
+    pub(crate) const ALL: [Self; 15] = [
+        Self::Crash,
+        Self::TakenForDead,
+        Self::CommitConflict,
+        Self::CommitAnswerLost,
+        Self::CommitAfterDeath,
+        Self::SentOn,
+        Self::DeadLetter,
+        Self::OtherEngine,
+        Self::Vacuumed,
+        Self::Overrun,
+        Self::TopicRemade,
+        Self::BucketsAdded,
+        Self::Damaged,
+        Self::LatestRead,
+        Self::CommittedRead,
+    ];
 }
 
 /// What happened, as a hash of all of it and the last of it in words.

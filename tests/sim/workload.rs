@@ -8,6 +8,7 @@
 //!
 //! Producers write straight to the log, as Kafka clients do, and repeat what was not acknowledged.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
@@ -39,7 +40,12 @@ pub(crate) struct Producers {
     pub log: MemoryLog,
     pub sim: Arc<Sim>,
     pub intents: Arc<Mutex<Intents>>,
+    /// By bucket: behind the last message whose writer was told that it is there.
+    pub acknowledged: Arc<Mutex<Ends>>,
 }
+
+/// Offsets by table and bucket.
+pub(crate) type Ends = BTreeMap<(&'static str, u32), i64>;
 
 /// A message before it is numbered.
 #[derive(Debug)]
@@ -253,6 +259,11 @@ impl Producers {
                 "{name}/{bucket} <- intent {number}: {written:?}"
             ));
             pass(fate.back_ms).await;
+            if let (true, Ok(offset)) = (fate.answered, &written) {
+                let mut ends = lock(&self.acknowledged);
+                let end = ends.entry((table.name, bucket)).or_default();
+                *end = offset.next().0.max(*end);
+            }
             let gone = matches!(written, Err(LogError::NoTopic(_)));
             if gone || fate.answered && written.is_ok() {
                 return;

@@ -10,6 +10,7 @@
 //! get lost. Then the troubles end, and the pipeline must catch up within a bounded time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
@@ -27,11 +28,12 @@ use crate::log::SimLog;
 use crate::machine::{now_ms, pass};
 use crate::model::{History, Intents, Kind, buckets};
 use crate::process::{Flusher, Ground};
+use crate::reader::{self, Answered};
 use crate::sim::{Sight, Sim, Weather, lock};
 use crate::store::SimStore;
 use crate::tables::{Maker, PREFIX, Table};
 use crate::troubles::Troubles;
-use crate::workload::Producers;
+use crate::workload::{Ends, Producers};
 
 /// Flushers that may run at a time.
 pub(crate) const SLOTS: usize = 3;
@@ -39,13 +41,32 @@ pub(crate) const SLOTS: usize = 3;
 const RECOVERY_MS_MAX: u64 = 120_000;
 
 /// What came of a simulation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Outcome {
     pub hash: u64,
     pub events: u64,
     pub virtual_ms: u64,
     pub versions: u64,
+    pub answers: u64,
     pub sights: BTreeMap<Sight, u64>,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            hash,
+            events,
+            virtual_ms,
+            versions,
+            answers,
+            sights,
+        } = self;
+        write!(
+            f,
+            "{versions} versions and {answers} answers are right after {virtual_ms} ms and {events} \
+             events ({hash:016x}), met {sights:?}"
+        )
+    }
 }
 
 /// A place in which one flusher runs after the other.
@@ -62,6 +83,9 @@ pub(crate) struct World {
     pub tables: Vec<Table>,
     pub intents: Arc<Mutex<Intents>>,
     pub history: Arc<Mutex<History>>,
+    pub acknowledged: Arc<Mutex<Ends>>,
+    /// What query nodes answered, and nobody has looked at.
+    pub answers: Arc<Mutex<Vec<Answered>>>,
     pub slots: Arc<Mutex<Vec<Slot>>>,
     /// Buckets that may stand still for good: an operator would have to decide.
     pub stopped: Arc<Mutex<BTreeSet<TopicBucket>>>,
@@ -71,7 +95,7 @@ pub(crate) struct World {
     pub marks: Arc<Mutex<BTreeMap<TopicBucket, i64>>>,
     settings: Settings,
     named: bool,
-    folder: Arc<tempfile::TempDir>,
+    pub folder: Arc<tempfile::TempDir>,
 }
 
 impl World {
@@ -115,6 +139,8 @@ impl World {
             tables,
             intents: Arc::default(),
             history: Arc::default(),
+            acknowledged: Arc::default(),
+            answers: Arc::default(),
             slots: Arc::new(Mutex::new((0..SLOTS).map(|_| Slot::default()).collect())),
             stopped: Arc::default(),
             remade: Arc::default(),
@@ -153,6 +179,13 @@ impl World {
         }
     }
 
+    /// By bucket: behind the last message of a table whose writer was told that it is there.
+    pub(crate) fn acknowledged_of(&self, table: &Table) -> BTreeMap<u32, i64> {
+        let all = lock(&self.acknowledged);
+        let own = all.iter().filter(|((name, _), _)| *name == table.name);
+        own.map(|((_, bucket), end)| (*bucket, *end)).collect()
+    }
+
     /// Takes in what the log holds.
     pub(crate) fn absorb(&self) {
         let mut history = lock(&self.history);
@@ -174,6 +207,18 @@ impl World {
                     bucket: Bucket(bucket),
                 };
                 lock(&self.marks).insert(at, mark);
+            }
+            let mut answers = lock(&self.answers);
+            for answer in answers.extract_if(.., |answer| answer.table == table.name) {
+                let checked = auditor.check((table, &answer), &history, &intents);
+                let (name, version) = (answer.table, answer.version);
+                checked.with_context(|| {
+                    format!(
+                        "a query of {name} at version {version} and {:?}",
+                        answer.positions
+                    )
+                })?;
+                auditor.answers += 1;
             }
         }
         Ok(())
@@ -225,6 +270,7 @@ pub(crate) async fn run(sim: Arc<Sim>, seconds: u64) -> Result<Outcome> {
         log: world.ground.log.clone(),
         sim: sim.clone(),
         intents: world.intents.clone(),
+        acknowledged: world.acknowledged.clone(),
     };
     let [events, registers, bank] = [0, 1, 2].map(|at| world.tables[at].clone());
     let writing = [
@@ -235,6 +281,7 @@ pub(crate) async fn run(sim: Arc<Sim>, seconds: u64) -> Result<Outcome> {
     let flushers: Vec<_> = (0..SLOTS)
         .map(|slot| tokio::spawn(world.clone().keep(slot)))
         .collect();
+    let reading = tokio::spawn(reader::run(world.clone()));
     let mut troubles = Troubles::new(&world);
     let until = now_ms() + seconds * 1_000;
     while now_ms() < until {
@@ -249,7 +296,7 @@ pub(crate) async fn run(sim: Arc<Sim>, seconds: u64) -> Result<Outcome> {
         task.abort();
     }
     world.recover(&mut auditor).await?;
-    for task in flushers {
+    for task in flushers.into_iter().chain([reading]) {
         task.abort();
     }
     let (hash, events) = sim.traced();
@@ -258,6 +305,7 @@ pub(crate) async fn run(sim: Arc<Sim>, seconds: u64) -> Result<Outcome> {
         events,
         virtual_ms: now_ms(),
         versions: auditor.versions,
+        answers: auditor.answers,
         sights: sim.sights(),
     })
 }
