@@ -41,7 +41,7 @@ use sim::{Sight, Sim, lock};
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Seeds that every run of the tests tries.
-const SEEDS: std::ops::Range<u64> = 1..13;
+const SEEDS: std::ops::Range<u64> = 1..33;
 const SECONDS: u64 = 60;
 /// Tells a program that it is there for one seed.
 const ONLY: &str = "TIDELAKE_SIM_ONLY";

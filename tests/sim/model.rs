@@ -163,7 +163,7 @@ pub(crate) struct Model {
 }
 
 /// Versions that can be gone back to.
-const PAST_MAX: usize = 30;
+const PAST_MAX: usize = 80;
 
 impl Model {
     /// Keeps the rows for whoever comes back to them.

@@ -76,10 +76,12 @@ pub(crate) enum Sight {
     Damaged,
     LatestRead,
     CommittedRead,
+    PastRead,
+    KeyedRead,
 }
 
 impl Sight {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Crash,
         Self::TakenForDead,
         Self::CommitConflict,
@@ -95,6 +97,8 @@ impl Sight {
         Self::Damaged,
         Self::LatestRead,
         Self::CommittedRead,
+        Self::PastRead,
+        Self::KeyedRead,
     ];
 }
 

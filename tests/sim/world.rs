@@ -38,7 +38,7 @@ use crate::workload::{Ends, Producers};
 /// Flushers that may run at a time.
 pub(crate) const SLOTS: usize = 3;
 /// Within this time after the last trouble everything must be committed.
-const RECOVERY_MS_MAX: u64 = 120_000;
+const RECOVERY_MS_MAX: u64 = 60_000;
 
 /// What came of a simulation.
 #[derive(Debug)]
@@ -91,6 +91,8 @@ pub(crate) struct World {
     pub stopped: Arc<Mutex<BTreeSet<TopicBucket>>>,
     /// Topics that are no longer those that tables were filled from.
     pub remade: Arc<Mutex<BTreeSet<Arc<str>>>>,
+    /// The last version of each table that was looked at.
+    pub versions: Arc<Mutex<BTreeMap<&'static str, u64>>>,
     /// How far tables were when they were last looked at.
     pub marks: Arc<Mutex<BTreeMap<TopicBucket, i64>>>,
     settings: Settings,
@@ -144,6 +146,7 @@ impl World {
             slots: Arc::new(Mutex::new((0..SLOTS).map(|_| Slot::default()).collect())),
             stopped: Arc::default(),
             remade: Arc::default(),
+            versions: Arc::default(),
             marks: Arc::default(),
             settings,
             named,
@@ -201,6 +204,7 @@ impl World {
         let (history, intents) = (lock(&self.history), lock(&self.intents));
         for table in &self.tables {
             auditor.look(table, &history, &intents)?;
+            lock(&self.versions).insert(table.name, auditor.last(table));
             for (bucket, mark) in auditor.marks(table) {
                 let at = TopicBucket {
                     topic: table.topic(),
