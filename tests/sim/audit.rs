@@ -21,7 +21,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use serde_json::Value;
 
-use crate::model::{History, Intents, Model, Row};
+use crate::model::{History, Intents, Kind, Model, Row};
 use crate::reader::Answered;
 use crate::store::URL;
 use crate::tables::Table;
@@ -71,6 +71,8 @@ impl Auditor {
             };
             self.advance(table, &actions, history, intents)
                 .with_context(|| of(version))?;
+            self.nothing_is_stranded(table, history, intents)
+                .with_context(|| of(version))?;
             let found = self
                 .rows(&table.entry.location(), Some(version), ["id", "value"])
                 .with_context(|| of(version))?;
@@ -85,6 +87,26 @@ impl Auditor {
             audited.model.is_version(version);
             audited.next += 1;
             self.versions += 1;
+        }
+    }
+
+    /// Records of another bucket are in the log there before the watermark passes them here.
+    fn nothing_is_stranded(
+        &self,
+        table: &Table,
+        history: &History,
+        intents: &Intents,
+    ) -> Result<()> {
+        let topic = history.topic(&table.entry.topic_id);
+        let audited = self.tables.get(table.name);
+        let (Kind::Upsert, Some(topic), Some(audited)) = (table.kind, topic, audited) else {
+            return Ok(());
+        };
+        match audited.model.stranded(table.buckets, (topic, intents)) {
+            None => Ok(()),
+            Some((bucket, offset)) => {
+                bail!("the misrouted record {bucket}/{offset} was passed and never sent on")
+            }
         }
     }
 

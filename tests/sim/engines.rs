@@ -345,12 +345,12 @@ impl Engine {
         }
         let mut actions = vec![told("RESTORE", json!({"restore": to.next - 1}))];
         for (path, add) in &now.files {
-            if to.files.get(path) != Some(add) {
+            if !is_in(&to, path, add) {
                 actions.push(removed(add, true));
             }
         }
         for (path, add) in &to.files {
-            if now.files.get(path) != Some(add) {
+            if !is_in(now, path, add) {
                 let mut add = add.clone();
                 add["dataChange"] = json!(true);
                 actions.push(json!({"add": add}));
@@ -391,6 +391,12 @@ impl State {
             self.metadata = action;
         }
     }
+}
+
+/// Whether a version has the file, with the vector that it has in `add`.
+fn is_in(state: &State, path: &str, add: &Value) -> bool {
+    let known = state.files.get(path);
+    known.is_some_and(|known| known.get("deletionVector") == add.get("deletionVector"))
 }
 
 fn told(operation: &str, effect: Value) -> Value {

@@ -1,6 +1,6 @@
 //! The log as one process sees it: the log in memory that all share, behind a network of its own.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -97,7 +97,7 @@ impl LogClient for SimLog {
         Ok(Box::new(Member {
             inner: Some(inner),
             log: self.clone(),
-            ready_ms: 0,
+            coming: Mutex::new(None),
         }))
     }
 }
@@ -201,13 +201,14 @@ impl BucketReader for SimLog {
     }
 }
 
-/// A member of a group whose news come late.
+/// A member of a group whose news come late: what it was told meanwhile, such as to begin
+/// elsewhere, does not hold for them.
 #[derive(Debug)]
 struct Member {
     inner: Option<Box<dyn GroupLog>>,
     log: SimLog,
-    /// When the next news may come.
-    ready_ms: u64,
+    /// On its way, and when it comes.
+    coming: Mutex<Option<(Event, u64)>>,
 }
 
 impl Member {
@@ -224,12 +225,21 @@ impl Member {
 impl GroupLog for Member {
     async fn next(&mut self) -> Option<Event> {
         self.log.life.goes_on().await;
-        pass(self.ready_ms.saturating_sub(now_ms())).await;
-        let event = self.inner.as_mut()?.next().await;
-        self.ready_ms = now_ms() + self.log.sim.fate().there_ms;
+        let coming = self
+            .coming
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if coming.is_none() {
+            let event = self.inner.as_mut()?.next().await?;
+            *coming = Some((event, now_ms() + self.log.sim.fate().there_ms));
+        }
+        // Whoever drops the wait finds it here again.
+        let comes_ms = coming.as_ref().map_or(0, |(_, comes_ms)| *comes_ms);
+        pass(comes_ms.saturating_sub(now_ms())).await;
+        let (event, _) = coming.take()?;
         let life = &self.log.life;
         match &event {
-            Some(Event::Messages(batch)) => {
+            Event::Messages(batch) => {
                 let (first, count) = (batch.iter().next(), batch.iter().count());
                 self.log
                     .sim
@@ -237,7 +247,7 @@ impl GroupLog for Member {
             }
             other => self.log.sim.note(format_args!("{life} hears {other:?}")),
         }
-        event
+        Some(event)
     }
 
     fn begin(&self, starts: Vec<Start>, parked: Vec<TopicBucket>) {

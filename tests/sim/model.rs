@@ -42,6 +42,14 @@ pub(crate) struct Intent {
     pub is_poison: bool,
 }
 
+impl Intent {
+    /// Whether keys of an upsert table's message belong to another bucket.
+    fn is_misrouted(&self, bucket: u32, buckets: u32) -> bool {
+        let elsewhere = |op: &Op| bucket_of(op.key().to_string().as_bytes(), buckets).0 != bucket;
+        self.ops.iter().any(elsewhere)
+    }
+}
+
 /// All intents, numbered from 0.
 #[derive(Debug, Default)]
 pub(crate) struct Intents(Vec<Intent>);
@@ -253,15 +261,36 @@ impl Model {
             let Some(intent) = intent.filter(|intent| !intent.is_poison) else {
                 continue;
             };
-            let elsewhere =
-                |op: &Op| bucket_of(op.key().to_string().as_bytes(), buckets).0 != bucket;
             match kind {
                 Kind::Append => intent.ops.iter().for_each(|op| self.append(*op)),
                 // Sent on; it counts where it arrives.
-                Kind::Upsert if intent.ops.iter().any(elsewhere) => {}
+                Kind::Upsert if intent.is_misrouted(bucket, buckets) => {}
                 Kind::Upsert => intent.ops.iter().for_each(|op| self.upsert(*op)),
             }
         }
+    }
+
+    /// A misrouted message that the watermark has passed, and that was not sent on.
+    pub(crate) fn stranded(
+        &self,
+        buckets: u32,
+        (topic, intents): (&TopicHistory, &Intents),
+    ) -> Option<(u32, i64)> {
+        let all = topic.buckets.values().flat_map(BTreeMap::values);
+        let arrived: BTreeSet<_> = all
+            .filter_map(|entry| entry.origin)
+            .map(|origin| (origin.bucket, origin.offset))
+            .collect();
+        self.marks.iter().find_map(|(bucket, mark)| {
+            let mut passed = topic.buckets.get(bucket)?.range(..mark);
+            let stranded = passed.find(|(offset, entry)| {
+                let intent = intents.get(entry.intent);
+                entry.origin.is_none()
+                    && intent.is_some_and(|intent| intent.is_misrouted(*bucket, buckets))
+                    && !arrived.contains(&(*bucket, **offset))
+            });
+            stranded.map(|(offset, _)| (*bucket, *offset))
+        })
     }
 
     fn append(&mut self, op: Op) {

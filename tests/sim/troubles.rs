@@ -6,7 +6,8 @@ use tidelake_core::{Bucket, Offset};
 use tidelake_log::TopicBucket;
 
 use crate::engines::{Engine, OPERATIONS, Operation};
-use crate::machine::pass;
+use crate::machine::{now_ms, pass};
+use crate::model::buckets;
 use crate::process::Flusher;
 use crate::sim::{Sight, Sim, Weather, lock};
 use crate::world::World;
@@ -152,6 +153,9 @@ impl Troubles {
             (Kind::BucketsAdded, _) => {
                 let topic = self.bucket().topic;
                 log.add_buckets(&topic, 1);
+                let added = buckets(&log, &topic).last();
+                let added = added.map(|at| (at, now_ms()));
+                lock(&self.world.added).extend(added);
                 self.sim.sees(Sight::BucketsAdded);
             }
             (Kind::Damaged, _) => self.damage(),

@@ -40,6 +40,9 @@ pub(crate) const SLOTS: usize = 3;
 /// Within this time after the last trouble everything must be committed.
 const RECOVERY_MS_MAX: u64 = 60_000;
 
+/// As long as what a query node was told of a topic may count.
+const ADDED_KNOWN_MS: u64 = 1_000;
+
 /// What came of a simulation.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -91,6 +94,8 @@ pub(crate) struct World {
     pub stopped: Arc<Mutex<BTreeSet<TopicBucket>>>,
     /// Topics that are no longer those that tables were filled from.
     pub remade: Arc<Mutex<BTreeSet<Arc<str>>>>,
+    /// When buckets were added.
+    pub added: Arc<Mutex<BTreeMap<TopicBucket, u64>>>,
     /// The last version of each table that was looked at.
     pub versions: Arc<Mutex<BTreeMap<&'static str, u64>>>,
     /// How far tables were when they were last looked at.
@@ -146,6 +151,7 @@ impl World {
             slots: Arc::new(Mutex::new((0..SLOTS).map(|_| Slot::default()).collect())),
             stopped: Arc::default(),
             remade: Arc::default(),
+            added: Arc::default(),
             versions: Arc::default(),
             marks: Arc::default(),
             settings,
@@ -186,6 +192,17 @@ impl World {
     pub(crate) fn acknowledged_of(&self, table: &Table) -> BTreeMap<u32, i64> {
         let all = lock(&self.acknowledged);
         let own = all.iter().filter(|((name, _), _)| *name == table.name);
+        // A node knows of a partition that was added a while later.
+        let added = lock(&self.added);
+        let known = |bucket: u32| {
+            let at = TopicBucket {
+                topic: table.topic(),
+                bucket: Bucket(bucket),
+            };
+            let added_ms = added.get(&at);
+            added_ms.is_none_or(|added_ms| added_ms + ADDED_KNOWN_MS <= now_ms())
+        };
+        let own = own.filter(|((_, bucket), _)| known(*bucket));
         own.map(|((_, bucket), end)| (*bucket, *end)).collect()
     }
 
