@@ -56,7 +56,7 @@ use crate::flush::Workbench;
 use crate::group::Group;
 use crate::metrics::FlusherMetrics;
 use crate::opener::{OPENS_MAX, Opener};
-use crate::worker::Worker;
+use crate::worker::{Joined, Worker};
 
 /// Runs of a key index below this size stay in memory: the youngest few of each bucket.
 const INDEX_RUN_BYTES_IN_MEMORY: usize = 256 << 10;
@@ -130,6 +130,26 @@ pub async fn start_with(
         outcome
     });
     Ok(Running { address, task })
+}
+
+/// A flusher that is one future of its caller's runtime: no thread, no listener. For a simulation,
+/// which has every step of it in its hands, and for whoever has doors of his own.
+///
+/// # Errors
+/// As [`start`], and what ended it early.
+pub async fn run_in_place(
+    settings: Settings,
+    runtime: Runtime,
+    parts: Parts,
+) -> Result<(), ServiceError> {
+    settings
+        .check()
+        .map_err(|why| ServiceError::new(ErrorKind::Invalid, why))?;
+    let log = Arc::clone(&parts.log);
+    let bench = workbench(&settings, &runtime, parts).await?;
+    Joined::new(settings, runtime, bench, log.as_ref())?
+        .run()
+        .await
 }
 
 /// Opens what every flush needs.

@@ -59,8 +59,47 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Joins the group and begins.
+    /// Joins the group and begins, on a thread of its own.
     pub(crate) fn start(
+        settings: Settings,
+        runtime: Runtime,
+        bench: Workbench,
+        log: &dyn LogClient,
+    ) -> Result<Self, ServiceError> {
+        let joined = Joined::new(settings, runtime, bench, log)?;
+        let (sender, ended) = oneshot::channel();
+        let handle = tokio::runtime::Handle::current();
+        std::thread::Builder::new()
+            .name("flusher".into())
+            .spawn(move || {
+                let outcome = handle.block_on(joined.run());
+                let _gone = sender.send(outcome);
+            })
+            .map_err(ServiceError::from)?;
+        Ok(Self { ended })
+    }
+
+    /// Waits for the end of the worker.
+    pub(crate) async fn wait(self) -> Result<(), ServiceError> {
+        self.ended.await.unwrap_or_else(|_| {
+            let kind = tidelake_core::ErrorKind::Bug;
+            Err(ServiceError::new(kind, "the flusher's loop died"))
+        })
+    }
+}
+
+/// A loop that has joined its group and has not begun.
+pub(crate) struct Joined {
+    owner: Owner,
+    consumer: Box<dyn GroupLog>,
+    told: mpsc::Receiver<News>,
+    /// The name is this process's until its loop is over.
+    _instance: Option<Instance>,
+}
+
+impl Joined {
+    /// Joins the group.
+    pub(crate) fn new(
         settings: Settings,
         runtime: Runtime,
         bench: Workbench,
@@ -119,26 +158,17 @@ impl Worker {
             patrol: Patrol::default(),
             news,
         };
-        let (sender, ended) = oneshot::channel();
-        let handle = tokio::runtime::Handle::current();
-        std::thread::Builder::new()
-            .name("flusher".into())
-            .spawn(move || {
-                // The name is this process's until its loop is over.
-                let _instance = instance;
-                let outcome = handle.block_on(owner.run(consumer, told));
-                let _gone = sender.send(outcome);
-            })
-            .map_err(ServiceError::from)?;
-        Ok(Self { ended })
+        Ok(Self {
+            owner,
+            consumer,
+            told,
+            _instance: instance,
+        })
     }
 
-    /// Waits for the end of the worker.
-    pub(crate) async fn wait(self) -> Result<(), ServiceError> {
-        self.ended.await.unwrap_or_else(|_| {
-            let kind = tidelake_core::ErrorKind::Bug;
-            Err(ServiceError::new(kind, "the flusher's loop died"))
-        })
+    /// Runs the loop to its end.
+    pub(crate) async fn run(self) -> Result<(), ServiceError> {
+        self.owner.run(self.consumer, self.told).await
     }
 }
 

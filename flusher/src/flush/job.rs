@@ -150,6 +150,7 @@ impl Job {
     /// Waits before the next attempt; true where the rows have to give way instead.
     async fn waits(&mut self, pause: Duration) -> bool {
         tokio::select! {
+            biased;
             // A sender that is gone asks for nothing any more.
             Ok(_) = self.give_way.wait_for(|wanted| *wanted) => true,
             () = pass(pause) => false,

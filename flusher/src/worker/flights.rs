@@ -80,6 +80,7 @@ impl Owner {
             // The loop is gone at the process's end only.
             loop {
                 tokio::select! {
+                    biased;
                     ended = &mut running => {
                         let _gone = news.send(News::FlushEnded(topic, table, ended)).await;
                         return;

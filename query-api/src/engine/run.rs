@@ -357,6 +357,7 @@ pub(super) async fn aside<T: Send + 'static, H: Send + 'static>(
     let mut task = lease.handle().spawn(work);
     tokio::spawn(async move {
         let done = tokio::select! {
+            biased;
             done = &mut task => Some(done),
             () = tell.closed() => None,
         };

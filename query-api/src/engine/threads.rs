@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use parking_lot::Mutex;
-use tidelake_core::threads::ThreadId;
+use tidelake_core::threads::{self, ThreadId};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Planning recurses over expressions: a bounded statement needs some MiB.
@@ -50,10 +50,11 @@ pub(super) struct Threads {
     idle: Mutex<Vec<Crew>>,
 }
 
-/// A runtime, and what its threads are.
+/// A runtime, and what its threads are. None of its own where everything is done in place.
 #[derive(Debug)]
 struct Crew {
-    runtime: Runtime,
+    runtime: Option<Runtime>,
+    handle: Handle,
     level: Arc<Level>,
 }
 
@@ -90,6 +91,20 @@ impl Level {
     }
 }
 
+impl Crew {
+    /// Tasks of a runtime that others have as well can't be told apart: there, dropping them ends
+    /// them.
+    fn is_idle(&self) -> bool {
+        self.runtime.is_none() || self.handle.metrics().num_alive_tasks() == 0
+    }
+
+    fn disband(self) {
+        if let Some(runtime) = self.runtime {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 impl Threads {
     /// `workers`: threads that one query may keep busy.
     pub(super) fn new(workers: usize) -> Arc<Self> {
@@ -117,6 +132,13 @@ impl Threads {
             nice: AtomicI32::new(NICE),
             threads: Mutex::default(),
         });
+        if threads::works_in_place() {
+            return Ok(Crew {
+                runtime: None,
+                handle: Handle::current(),
+                level,
+            });
+        }
         let (joined, left) = (Arc::clone(&level), Arc::clone(&level));
         let runtime = Builder::new_multi_thread()
             .worker_threads(self.workers)
@@ -127,7 +149,11 @@ impl Threads {
             .on_thread_stop(move || left.left())
             .enable_all()
             .build()?;
-        Ok(Crew { runtime, level })
+        Ok(Crew {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+            level,
+        })
     }
 }
 
@@ -144,7 +170,7 @@ fn nice_of(queries: usize) -> i32 {
 impl Drop for Threads {
     fn drop(&mut self) {
         for crew in self.idle.get_mut().drain(..) {
-            crew.runtime.shutdown_background();
+            crew.disband();
         }
     }
 }
@@ -164,12 +190,12 @@ impl Lease {
     }
 
     pub(super) fn handle(&self) -> &Handle {
-        self.crew().runtime.handle()
+        &self.crew().handle
     }
 
     /// True where nothing of the query runs any more.
     pub(super) fn is_idle(&self) -> bool {
-        self.handle().metrics().num_alive_tasks() == 0
+        self.crew().is_idle()
     }
 
     /// Makes room for others: `queries` execute now.
@@ -189,10 +215,10 @@ impl Drop for Lease {
             return;
         };
         let has_sunk = crew.level.nice.load(Ordering::Relaxed) > NICE;
-        match crew.runtime.metrics().num_alive_tasks() {
-            0 if !has_sunk => self.home.idle.lock().push(crew),
+        match crew.is_idle() && !has_sunk {
+            true => self.home.idle.lock().push(crew),
             // Its threads end when their tasks do.
-            _ => crew.runtime.shutdown_background(),
+            false => crew.disband(),
         }
     }
 }

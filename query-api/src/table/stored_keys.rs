@@ -13,6 +13,7 @@
 //! answer, and whoever asks scans.
 
 use std::sync::Arc;
+use tidelake_core::threads;
 
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
@@ -97,7 +98,8 @@ impl StoredKeys {
         let asked = Arc::new(self.asked(keys)?);
         let (pinned, of) = (Arc::clone(&self.pinned), Arc::clone(&asked));
         let choose = move || candidates(&pinned, &of);
-        let chosen = match self.pinned.files.len() <= FEW_FILES_MAX {
+        let at_once = self.pinned.files.len() <= FEW_FILES_MAX || threads::works_in_place();
+        let chosen = match at_once {
             true => choose(),
             false => {
                 let chosen = tokio::task::spawn_blocking(choose).await;

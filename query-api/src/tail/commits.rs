@@ -22,6 +22,7 @@ struct Event {
 /// Follows the events until it is told to end.
 pub(super) async fn run(shared: Arc<Shared>, until: CancellationToken) {
     tokio::select! {
+        biased;
         () = until.cancelled() => {}
         ended = follow(&shared) => {
             if let Err(error) = ended {

@@ -72,6 +72,7 @@ pub(super) async fn run(shared: Arc<Shared>, followed: Arc<Followed>) {
         }
     };
     let ended = tokio::select! {
+        biased;
         ended = work => ended,
         () = followed.stopped() => None,
         () = shared.closed.cancelled() => None,

@@ -1,6 +1,7 @@
 //! Who knows where the rows of keys are: a follower of the table, or what is stored beside its files.
 
 use std::sync::Arc;
+use tidelake_core::threads;
 
 use datafusion::arrow::record_batch::RecordBatch;
 
@@ -82,6 +83,9 @@ impl Finder {
 pub(crate) async fn searched(
     find: impl FnOnce() -> Result<Vec<Option<Found>>, QueryError> + Send + 'static,
 ) -> Result<Vec<Option<Found>>, QueryError> {
+    if threads::works_in_place() {
+        return find();
+    }
     let found = tokio::task::spawn_blocking(find).await;
     found.map_err(|error| QueryError::Engine(format!("looking for keys: {error}")))?
 }

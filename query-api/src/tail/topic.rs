@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - what the log said of a topic counts for [`TOPIC_AGE_MAX`], and not at all once its ends went
-//!   back;
+//!   back; a query that waited for longer asks again before it shows what came;
 //! - an append table's tail reaches over all partitions that its topic has; an upsert table's
 //!   over its buckets, and records in any other partition refuse the answer.
 
@@ -24,7 +24,7 @@ use crate::error::QueryError;
 use crate::moment;
 
 /// A topic that is queried without a break is described once in this time.
-const TOPIC_AGE_MAX: Duration = Duration::from_secs(1);
+pub(super) const TOPIC_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// What was learned of a followed table's topic.
 #[derive(Debug, Default)]

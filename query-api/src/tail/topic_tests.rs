@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use super::topic::TOPIC_AGE_MAX;
+use crate::moment;
 use crate::settings::QuerySettings;
 use crate::testing::{TestTable, Wire, World};
 
@@ -67,6 +69,36 @@ async fn a_followed_topic_that_was_made_again_is_noticed_at_once_where_it_is_sho
     is_refused(&world, "TOPIC_REPLACED", "its id is", 50).await;
     table.log.remove_topic(&table.entry.topic).await;
     is_refused(&world, "TOPIC_REPLACED", "is not there", 50).await;
+}
+
+/// It asked while the topic was the table's, and what it waited for came from another.
+#[tokio::test]
+async fn a_query_that_waits_while_its_topic_is_made_again_shows_none_of_the_new_rows() {
+    let (world, mut table) = world(APPEND).await;
+    push(&table, 0, 0..100);
+    table.flush(0, 50).await;
+    table.log.hold(true);
+    let asked = table.log.asked();
+    let query = world.sql(json!({ "sql": COUNT }));
+    let meanwhile = async {
+        let step = TOPIC_AGE_MAX / 100;
+        for _ in 0..1_000 {
+            moment::reach(moment::now() + step).await;
+            if table.log.asked() > asked {
+                break;
+            }
+        }
+        assert!(table.log.asked() > asked, "the query asks for ends");
+        // It has them.
+        moment::reach(moment::now() + TOPIC_AGE_MAX / 2).await;
+        table.log.remake_topic(&table.entry.topic);
+        push(&table, 0, 1000..1200);
+        moment::reach(moment::now() + TOPIC_AGE_MAX).await;
+        table.log.hold(false);
+    };
+    let ((parts, problem), ()) = tokio::join!(query, meanwhile);
+    assert_eq!(parts.status, 409, "{problem}");
+    assert_eq!(problem["code"], "TOPIC_REPLACED", "{problem}");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ends::{BucketEnds, Ends};
 use super::pieces::BucketTail;
-use super::topic::check_end;
+use super::topic::{TOPIC_AGE_MAX, check_end};
 use super::{Shared, TailLog};
 use crate::error::QueryError;
 use crate::moment;
@@ -285,6 +285,11 @@ impl Following {
         deadline: Instant,
     ) -> Result<Arc<View>, QueryError> {
         let view = self.covering(ends, age_max, deadline).await?;
+        // Rows that came while it waited may be of a topic that was made again meanwhile: what the
+        // log says now is younger than they are.
+        if moment::age(self.begun) >= TOPIC_AGE_MAX {
+            self.ends().await?;
+        }
         let reach = |ends: &[(Bucket, Offset)]| {
             ends.iter().try_for_each(|(bucket, end)| {
                 let watermark = view.pinned.watermark(*bucket);

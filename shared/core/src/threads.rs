@@ -1,6 +1,23 @@
-//! The priority of threads, as the system's scheduler knows it.
+//! The priority of threads, as the system's scheduler knows it; and whether there are any.
 
+use std::cell::Cell;
 use std::io;
+
+thread_local! {
+    static IN_PLACE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From here on, what this thread's tasks would hand to a thread that may block is done by the
+/// thread itself, so that a simulation has nothing beside it. Not taken back: such a thread is of
+/// the simulation to its end.
+pub fn work_in_place() {
+    IN_PLACE.set(true);
+}
+
+/// Whether this thread does its blocking work itself.
+pub fn works_in_place() -> bool {
+    IN_PLACE.get()
+}
 
 /// A thread of this process, as the system calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

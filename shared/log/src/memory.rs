@@ -132,6 +132,18 @@ impl MemoryLog {
         state.groups.get(group)?.committed.get(at).copied()
     }
 
+    /// Members that a group has, those among them that it has given up, in the order they came.
+    pub fn members(&self, group: &str) -> Vec<u64> {
+        let state = self.shared.state();
+        let group = state.groups.get(group);
+        group.map_or_else(Vec::new, |group| group.members.keys().copied().collect())
+    }
+
+    /// Names of all groups.
+    pub fn groups(&self) -> Vec<String> {
+        self.shared.state().groups.keys().cloned().collect()
+    }
+
     // Faults.
 
     /// Down, it answers nothing and takes nothing; followers and members wait.

@@ -16,8 +16,8 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use tidelake_core::TableVersion;
 use tidelake_core::clock::UnixMillis;
+use tidelake_core::{TableVersion, threads};
 use tidelake_storage::{PutOnce, StorageError};
 
 use crate::action::{Remove, decode_path, vector_id};
@@ -183,6 +183,9 @@ async fn files_since_checkpoint(reader: &LogReader, snapshot: &Snapshot) -> Resu
 async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    if threads::works_in_place() {
+        return work();
+    }
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(failed) => match failed.try_into_panic() {

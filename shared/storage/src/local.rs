@@ -31,6 +31,7 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
     Result, UploadPart,
 };
+use tidelake_core::threads;
 
 const STORE: &str = "file";
 
@@ -213,6 +214,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     match tokio::runtime::Handle::try_current() {
+        Ok(_) if threads::works_in_place() => work(),
         Ok(runtime) => runtime.spawn_blocking(work).await?,
         Err(_) => work(),
     }

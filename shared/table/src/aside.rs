@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tidelake_core::threads::ThreadId;
+use tidelake_core::threads::{self, ThreadId};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::error::TableError;
@@ -21,14 +21,17 @@ const THREADS_OF_A_CORE: usize = 2;
 pub(crate) async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TableError> + Send + 'static,
 ) -> Result<T, TableError> {
+    if threads::works_in_place() {
+        return work();
+    }
     let failed = |error: &dyn std::fmt::Display| TableError::Worker(error.to_string());
-    let threads = threads().map_err(|error| failed(&error))?;
+    let threads = handle().map_err(|error| failed(&error))?;
     let done = threads.spawn_blocking(work).await;
     done.map_err(|error| failed(&error))?
 }
 
 /// The process's, started when the first is needed.
-fn threads() -> Result<Handle, Arc<std::io::Error>> {
+fn handle() -> Result<Handle, Arc<std::io::Error>> {
     static THREADS: OnceLock<Result<Runtime, Arc<std::io::Error>>> = OnceLock::new();
     let started = THREADS.get_or_init(|| {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use tidelake_core::{Bucket, TableVersion};
+use tidelake_core::{Bucket, TableVersion, threads};
 use tidelake_manifest::action::Metadata;
 use tidelake_manifest::{DataFile, DeltaTable, Snapshot};
 use tidelake_schema::TableSchema;
@@ -247,6 +247,9 @@ fn resurrects(previous: &BucketState, files: &[LiveFile]) -> bool {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TableError> + Send + 'static,
 ) -> Result<T, TableError> {
+    if threads::works_in_place() {
+        return work();
+    }
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| TableError::Worker(error.to_string()))?

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use tidelake_core::{Bucket, Offset};
+use tidelake_core::{Bucket, Offset, threads};
 use tidelake_log::News;
 use tidelake_service::PacedReader;
 use tokio::time::Instant;
@@ -318,6 +318,9 @@ impl Bite {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, QueryError> + Send + 'static,
 ) -> Result<T, QueryError> {
+    if threads::works_in_place() {
+        return work();
+    }
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| QueryError::Engine(format!("decoding the tail: {error}")))?
