@@ -61,6 +61,12 @@ impl Flusher {
     /// Runs it until it dies, or ends by itself.
     pub(crate) async fn run(&self, ground: &Ground, settings: Settings, folder: &Path) {
         let sim = &ground.sim;
+        // The name by which it comes back is kept there: without a folder of its own, programs that
+        // run at the same time would have one together.
+        let settings = Settings {
+            index_dir: folder.display().to_string(),
+            ..settings
+        };
         let running = async {
             let parts = Parts {
                 store: SimStore::open(&ground.disk, &self.life, sim),
