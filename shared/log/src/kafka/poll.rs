@@ -11,6 +11,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ pub(super) struct Poller {
     denied: Option<String>,
     /// To be paid once the group has taken us in.
     visit: Option<Visit>,
+    /// Tells the visit.
+    ended: Arc<AtomicBool>,
     /// See [`ConsumerSettings::leaves`].
     leaves: bool,
 }
@@ -99,6 +102,7 @@ impl Poller {
         settings: &ConsumerSettings,
     ) -> Self {
         let now = time::now();
+        let ended = Arc::new(AtomicBool::new(false));
         Self {
             inquiries: Inquiries::new(client.clone(), settings.discovery, now),
             gaps: Gaps::new(client.clone()),
@@ -119,7 +123,10 @@ impl Poller {
                 group: settings.group.clone(),
                 topic: settings.visited_topic.clone(),
                 topic_prefix: settings.topic_prefix.clone(),
+                discovery: settings.discovery,
+                ended: Arc::clone(&ended),
             }),
+            ended,
             leaves: settings.leaves,
         }
     }
@@ -155,6 +162,7 @@ impl Poller {
             }
         }
         drop(waiting);
+        self.ended.store(true, Ordering::Relaxed);
         self.inquiries.end();
         self.gaps.end();
         if self.leaves

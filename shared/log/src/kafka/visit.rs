@@ -8,9 +8,12 @@
 //! nothing moves but what nobody has.
 //!
 //! Each visit makes the group share out twice; so it is paid only where a bucket is nobody's, by what
-//! the group's members were given.
+//! the group's members were given. That is looked at twice: a topic of nobody's buckets may be
+//! deleted at the first look and made again after it, and a member that never saw it gone does not
+//! join anew for it. By the second look it has seen that.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidelake_core::Bucket;
@@ -23,6 +26,8 @@ use crate::{KafkaSettings, LogError, topics};
 const POLL_MS: i32 = 100;
 /// For the group to take a member in.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between the two looks at a group, beside what a member needs to see topics come and go.
+const LOOK_APART: Duration = Duration::from_secs(1);
 /// For a list of all topics.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 
@@ -35,6 +40,10 @@ pub(crate) struct Visit {
     pub topic: String,
     /// Of the tables' topics, where the group reads those.
     pub topic_prefix: Option<String>,
+    /// How soon a member sees that a topic is gone, or there.
+    pub discovery: Duration,
+    /// The member that it is paid for has ended.
+    pub ended: Arc<AtomicBool>,
 }
 
 impl Visit {
@@ -43,8 +52,11 @@ impl Visit {
     pub(crate) fn begin(self) {
         let thread = std::thread::Builder::new().name("log-visit".into());
         let begun = thread.spawn(move || {
-            if self.is_shared_out() {
+            if self.is_shared_out() && self.waits() && self.is_shared_out() {
                 tracing::debug!(group = self.group, "every bucket has a member");
+                return;
+            }
+            if self.ended.load(Ordering::Relaxed) {
                 return;
             }
             match self.pay() {
@@ -55,6 +67,20 @@ impl Visit {
         if let Err(error) = begun {
             tracing::warn!(%error, "no thread for a visit to the group");
         }
+    }
+
+    /// Until the member has looked at all topics since. False where it has ended.
+    fn waits(&self) -> bool {
+        let begun = time::now();
+        let wait = 2 * self.discovery + LOOK_APART;
+        while !self.ended.load(Ordering::Relaxed) {
+            let left = wait.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return true;
+            }
+            std::thread::park_timeout(left.min(LOOK_APART / 4));
+        }
+        false
     }
 
     /// True where each bucket of the tables' topics is known to be some member's, or will be: a group
