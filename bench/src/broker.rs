@@ -56,7 +56,6 @@ async fn consume(kafka: &KafkaSettings, topic: &str, count: u64) -> Result<()> {
         instance_id: None,
         leaves: false,
         visited_topic: String::new(),
-        topic_prefix: None,
         subscription: topic.to_owned(),
         prefetch_kib_max: 64 << 10,
         discovery: Duration::from_secs(60),

@@ -408,7 +408,6 @@ fn member(group: &str, prefix: &str, instance: &str) -> ConsumerSettings {
         instance_id: Some(instance.into()),
         leaves: false,
         visited_topic: VISITED.into(),
-        topic_prefix: Some(prefix.into()),
         subscription: topics::table_topics_pattern(prefix),
         prefetch_kib_max: 1024,
         discovery: Duration::from_millis(200),

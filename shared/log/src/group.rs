@@ -25,8 +25,6 @@ pub struct ConsumerSettings {
     /// A topic outside of the subscription: by it, a member with an instance id makes sure that no
     /// bucket was left to nobody when it died.
     pub visited_topic: String,
-    /// Of the topics that are subscribed to, if all are tables'.
-    pub topic_prefix: Option<String>,
     /// A topic, or a pattern with a leading `^`.
     pub subscription: String,
     /// librdkafka's prefetch, in KiB, over all buckets.

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rdkafka::bindings as rd;
 use rdkafka::types::RDKafkaRespErr as RespErr;
@@ -195,27 +194,6 @@ impl Client {
             unsafe { rd::rd_kafka_commit(self.handle, list.0, 1) },
             "commit",
         )
-    }
-
-    /// All topics, and how many buckets each has. Blocks.
-    pub(crate) fn topics(&self, within: Duration) -> Result<BTreeMap<String, u32>, LogError> {
-        let timeout = c_int::try_from(within.as_millis()).unwrap_or(c_int::MAX);
-        let mut all = ptr::null();
-        let mut topics = BTreeMap::new();
-        // SAFETY: valid handle; what is returned is read before it is destroyed.
-        unsafe {
-            let code =
-                rd::rd_kafka_metadata(self.handle, 1, ptr::null_mut(), &raw mut all, timeout);
-            check(code, "list topics")?;
-            let count = usize::try_from((*all).topic_cnt).unwrap_or(0);
-            for index in 0..count {
-                let topic = &*(*all).topics.add(index);
-                let buckets = u32::try_from(topic.partition_cnt).unwrap_or(0);
-                topics.insert(text_of(topic.topic), buckets);
-            }
-            rd::rd_kafka_metadata_destroy(all);
-        }
-        Ok(topics)
     }
 
     /// The bucket's end as the last fetch saw it; local.

@@ -11,7 +11,6 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
@@ -80,8 +79,6 @@ pub(super) struct Poller {
     denied: Option<String>,
     /// To be paid once the group has taken us in.
     visit: Option<Visit>,
-    /// Tells the visit.
-    ended: Arc<AtomicBool>,
     /// See [`ConsumerSettings::leaves`].
     leaves: bool,
 }
@@ -102,7 +99,6 @@ impl Poller {
         settings: &ConsumerSettings,
     ) -> Self {
         let now = time::now();
-        let ended = Arc::new(AtomicBool::new(false));
         Self {
             inquiries: Inquiries::new(client.clone(), settings.discovery, now),
             gaps: Gaps::new(client.clone()),
@@ -122,11 +118,7 @@ impl Poller {
                 kafka: kafka.clone(),
                 group: settings.group.clone(),
                 topic: settings.visited_topic.clone(),
-                topic_prefix: settings.topic_prefix.clone(),
-                discovery: settings.discovery,
-                ended: Arc::clone(&ended),
             }),
-            ended,
             leaves: settings.leaves,
         }
     }
@@ -162,7 +154,6 @@ impl Poller {
             }
         }
         drop(waiting);
-        self.ended.store(true, Ordering::Relaxed);
         self.inquiries.end();
         self.gaps.end();
         if self.leaves

@@ -5,7 +5,7 @@
     reason = "describe-topics, describe-cluster and list-offsets exist in the C API only"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int};
 use std::ptr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use rdkafka::bindings as rd;
 use rdkafka::types::RDKafkaRespErr as RespErr;
 use tidelake_core::{Bucket, Offset, TopicId};
 
-use super::native::{Client, PartitionList, buckets_of, c_string, describe, text_of};
+use super::native::{Client, PartitionList, c_string, describe, text_of};
 use crate::{LogError, TopicBucket, TopicInfo};
 
 /// After which librdkafka gives a request up.
@@ -295,64 +295,4 @@ pub(super) fn describe_cluster(client: &Arc<Client>) -> Question<String> {
             }
         },
     }
-}
-
-/// What the members of a group were given, by topic; `None` while it is being shared out.
-pub(super) type Given = Option<BTreeMap<String, BTreeSet<Bucket>>>;
-
-/// Asks a group's coordinator for its members.
-pub(super) fn describe_group(
-    client: &Arc<Client>,
-    group: &str,
-) -> Result<Question<Given>, LogError> {
-    let name = c_string("group", group)?;
-    let kind = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
-    let request = Request::new(client, kind, format!("describe group {group}"));
-    let mut names = [name.as_ptr()];
-    // SAFETY: the pointers are valid for the call, which copies the name.
-    unsafe {
-        rd::rd_kafka_DescribeConsumerGroups(
-            client.handle(),
-            names.as_mut_ptr(),
-            names.len(),
-            request.options,
-            request.queue,
-        );
-    }
-    Ok(Question {
-        request,
-        read: read_given,
-    })
-}
-
-fn read_given(request: &Request) -> Given {
-    let mut given = BTreeMap::<String, BTreeSet<Bucket>>::new();
-    // SAFETY: everything that the answer points to lives as long as the event.
-    unsafe {
-        let result = rd::rd_kafka_event_DescribeConsumerGroups_result(request.event);
-        let mut count = 0;
-        let groups = rd::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count);
-        for index in 0..count {
-            let group = *groups.add(index);
-            let error = rd::rd_kafka_ConsumerGroupDescription_error(group);
-            if rd::rd_kafka_error_code(error) != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-                // Nothing is known to be given: the group is visited.
-                continue;
-            }
-            let state = rd::rd_kafka_ConsumerGroupDescription_state(group);
-            if state != rd::rd_kafka_consumer_group_state_t::RD_KAFKA_CONSUMER_GROUP_STATE_STABLE {
-                return None;
-            }
-            for place in 0..rd::rd_kafka_ConsumerGroupDescription_member_count(group) {
-                let member = rd::rd_kafka_ConsumerGroupDescription_member(group, place);
-                let assignment = rd::rd_kafka_MemberDescription_assignment(member);
-                let list = rd::rd_kafka_MemberAssignment_partitions(assignment);
-                for at in buckets_of(list) {
-                    let of_topic = given.entry(at.topic.to_string()).or_default();
-                    of_topic.insert(at.bucket);
-                }
-            }
-        }
-    }
-    Some(given)
 }

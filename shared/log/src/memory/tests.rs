@@ -39,7 +39,6 @@ fn settings(instance: Option<&str>) -> ConsumerSettings {
         instance_id: instance.map(str::to_owned),
         leaves: false,
         visited_topic: String::new(),
-        topic_prefix: None,
         subscription: crate::topics::table_topics_pattern("p"),
         prefetch_kib_max: 0,
         discovery: Duration::ZERO,

@@ -60,7 +60,6 @@ fn settings() -> ConsumerSettings {
         instance_id: None,
         leaves: false,
         visited_topic: String::new(),
-        topic_prefix: None,
         subscription: "t".into(),
         prefetch_kib_max: 64 << 10,
         discovery: Duration::from_millis(300),

@@ -140,7 +140,6 @@ fn member() -> ConsumerSettings {
         instance_id: None,
         leaves: false,
         visited_topic: String::new(),
-        topic_prefix: None,
         subscription: "t".into(),
         prefetch_kib_max: 1 << 10,
         discovery: Duration::from_millis(100),

@@ -37,7 +37,6 @@ async fn a_member_comes_back_after_its_session() {
         instance_id: Some("one".into()),
         leaves: false,
         visited_topic: "nobody-wants".into(),
-        topic_prefix: None,
         ..member()
     };
     let mut member = GroupConsumer::start(&kafka, &settings).unwrap();
