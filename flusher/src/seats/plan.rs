@@ -64,6 +64,11 @@ impl Seats {
                 next_beside += held.beside;
                 holding.room += held.room;
             }
+            let since = load.age.map(|age| now.saturating_sub(age));
+            let pause = since.and_then(|since| Some(since.saturating_sub(table.flushed_at?)));
+            if pause.is_some_and(|pause| pause > self.limits.age(load.calm)) {
+                load.calm = 0;
+            }
             // One flush at a time: the next one takes what the one before it gives back.
             holding.beside = table.beside.max(next_beside);
             topics.push(topic.clone());
