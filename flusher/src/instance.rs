@@ -25,6 +25,8 @@ pub(crate) const NAMELESS: &str = "none";
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) name: String,
+    /// It was made just now: no group knows it.
+    pub(crate) is_new: bool,
     _lock: File,
 }
 
@@ -51,11 +53,16 @@ impl Instance {
                 Err(TryLockError::Error(error)) => return Err(error),
             }
             let name = kept(&mut file)?;
+            let is_new = name.is_none();
             let name = match name {
                 Some(name) => name,
                 None => keep(&mut file, &ids.next_uuid().to_string())?,
             };
-            return Ok(Self { name, _lock: file });
+            return Ok(Self {
+                name,
+                is_new,
+                _lock: file,
+            });
         }
         let many = format!("{PLACES_MAX} flushers have a name here");
         Err(io::Error::other(many))
@@ -123,7 +130,7 @@ mod tests {
         for (bytes, is_kept) in cases {
             fs::write(&path, bytes).unwrap();
             let found = Instance::of(folder.path(), "g", &RandomIds).unwrap();
-            assert_eq!(found.name == whole, is_kept);
+            assert_eq!((found.name == whole, found.is_new), (is_kept, !is_kept));
             let again = found.name.clone();
             drop(found);
             let found = Instance::of(folder.path(), "g", &RandomIds).unwrap();

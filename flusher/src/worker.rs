@@ -117,7 +117,10 @@ impl Joined {
             },
             // Who gives a flusher a name of its own wants its buckets to wait for it.
             leaves: matches!(settings.instance_id.as_str(), "" | NAMELESS),
-            visited_topic: topics::commits_topic(&settings.kafka.topic_prefix),
+            visited_topic: match &instance {
+                Some(instance) if instance.is_new => String::new(),
+                _ => topics::commits_topic(&settings.kafka.topic_prefix),
+            },
             subscription: topics::table_topics_pattern(&settings.kafka.topic_prefix),
             prefetch_kib_max: prefetch_bytes / 1024,
             discovery: Duration::from_millis(settings.discovery_ms.max(10)),

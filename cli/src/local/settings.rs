@@ -11,6 +11,8 @@ use crate::failure::Failure;
 
 /// Of the one flusher of an installation in a folder.
 const INSTANCE_ID: &str = "local";
+/// A flusher without one.
+const NAMELESS: &str = "none";
 
 /// Settings of everything in one process. Store, log and listeners are said once, at the top: a
 /// service's own section can't contradict them.
@@ -190,6 +192,8 @@ impl LocalSettings {
         let is_alone = dir.is_some() && self.store.is_empty() && flusher.group.is_empty();
         let instance_id = match flusher.instance_id.as_str() {
             "" if is_alone && !self.kafka.bootstrap.is_empty() => INSTANCE_ID.to_owned(),
+            // The embedded broker ends with its flusher, and nothing is kept without a folder.
+            "" if dir.is_none() || self.kafka.bootstrap.is_empty() => NAMELESS.to_owned(),
             set => set.to_owned(),
         };
         tidelake_flusher::Settings {
@@ -258,8 +262,8 @@ mod tests {
         let kafka = json!({ "bootstrap": "k:9092" });
         assert_eq!(instance(json!({ "kafka": kafka }), dir), "local");
         // What dies with the process has no session that outlives it.
-        assert_eq!(instance(json!({}), dir), "");
-        assert_eq!(instance(json!({ "kafka": kafka }), None), "");
+        assert_eq!(instance(json!({}), dir), "none");
+        assert_eq!(instance(json!({ "kafka": kafka }), None), "none");
         // Others may be in the group.
         let shared = json!({ "kafka": kafka, "store": "s3://a/b" });
         assert_eq!(instance(shared, dir), "");

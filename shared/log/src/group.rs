@@ -23,7 +23,7 @@ pub struct ConsumerSettings {
     /// Otherwise a member with an instance id keeps them for its session's time-out.
     pub leaves: bool,
     /// A topic outside of the subscription: by it, a member with an instance id makes sure that no
-    /// bucket was left to nobody when it died.
+    /// bucket was left to nobody when it died. Empty for one that the group does not know yet.
     pub visited_topic: String,
     /// A topic, or a pattern with a leading `^`.
     pub subscription: String,

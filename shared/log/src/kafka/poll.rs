@@ -99,6 +99,7 @@ impl Poller {
         settings: &ConsumerSettings,
     ) -> Self {
         let now = time::now();
+        let visited = settings.instance_id.is_some() && !settings.visited_topic.is_empty();
         Self {
             inquiries: Inquiries::new(client.clone(), settings.discovery, now),
             gaps: Gaps::new(client.clone()),
@@ -114,7 +115,7 @@ impl Poller {
             news: Vec::new(),
             stalled: false,
             denied: None,
-            visit: settings.instance_id.as_ref().map(|_| Visit {
+            visit: visited.then(|| Visit {
                 kafka: kafka.clone(),
                 group: settings.group.clone(),
                 topic: settings.visited_topic.clone(),
