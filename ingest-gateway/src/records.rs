@@ -95,7 +95,7 @@ async fn accept(
     let messages = decoded.spool.messages();
     let token = produce(&gateway, &table, decoded.spool).await?;
     gateway.metrics.accepted(&id, records, bytes, messages);
-    // Who waits for readers keeps no place from others.
+    // Who waits for readers' memory keeps no place from others.
     drop(place);
     gateway.keep_pace(begun).await;
     Ok(Json(Accepted {
