@@ -8,7 +8,7 @@
 //! Invariants:
 //! - two processes of one folder have different names: each holds the lock of its own;
 //! - names of two folders differ: they are random. A folder that was copied with its names is found
-//!   out by the group, which fences one of the two.
+//!   out by the group, which fences one of the two; that one throws its copy away.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -18,6 +18,8 @@ use tidelake_core::ids::IdSource;
 
 /// Flushers that may run beside one another on one folder, for one group.
 const PLACES_MAX: u32 = 64;
+/// Of a UUID, as text.
+const NAME_BYTES: usize = 36;
 /// What a setting says to be a member without a name.
 pub(crate) const NAMELESS: &str = "none";
 
@@ -27,7 +29,8 @@ pub(crate) struct Instance {
     pub(crate) name: String,
     /// It was made just now: no group knows it.
     pub(crate) is_new: bool,
-    _lock: File,
+    /// Locked.
+    file: File,
 }
 
 impl Instance {
@@ -40,6 +43,7 @@ impl Instance {
         let group = group.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_");
         for place in 0..PLACES_MAX {
             let path = folder.join(format!("instance-{group}-{place}"));
+            check_file(&path)?;
             let mut options = OpenOptions::new();
             let mut file = options
                 .read(true)
@@ -58,28 +62,45 @@ impl Instance {
                 Some(name) => name,
                 None => keep(&mut file, &ids.next_uuid().to_string())?,
             };
-            return Ok(Self {
-                name,
-                is_new,
-                _lock: file,
-            });
+            return Ok(Self { name, is_new, file });
         }
         let many = format!("{PLACES_MAX} flushers have a name here");
         Err(io::Error::other(many))
+    }
+
+    /// Throws the name away: another has it.
+    pub(crate) fn forget(&self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.sync_all()
+    }
+}
+
+/// What is written to is a file of ours: whoever can write to the folder could lead elsewhere.
+fn check_file(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => {
+            let what = format!("{} is no plain file", path.display());
+            Err(io::Error::other(what))
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
 /// The name in a file; none where it was not written to its end.
 fn kept(file: &mut File) -> io::Result<Option<String>> {
-    let mut name = String::new();
-    match file.take(1024).read_to_string(&mut name) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
-        Err(error) => return Err(error),
+    let mut found = Vec::new();
+    file.take(1024).read_to_end(&mut found)?;
+    let (name, is_ended) = match found.split_last() {
+        Some((b'\n', name)) => (name, true),
+        _ => (found.as_slice(), false),
+    };
+    let is_name = |b: &u8| b.is_ascii_hexdigit() || *b == b'-';
+    if name.len() > NAME_BYTES || !name.iter().all(is_name) {
+        return Err(io::Error::other("a file of names holds something else"));
     }
-    let name = name.strip_suffix('\n').unwrap_or_default();
-    let is_whole = name.len() == 36 && name.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    Ok(is_whole.then(|| name.to_owned()))
+    let is_whole = is_ended && name.len() == NAME_BYTES;
+    Ok(is_whole.then(|| String::from_utf8_lossy(name).into_owned()))
 }
 
 fn keep(file: &mut File, name: &str) -> io::Result<String> {
@@ -121,20 +142,47 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("instance-g-0");
         let whole = "0190d1f2-0000-7000-8000-000000000001";
-        let cases: [(&[u8], bool); 4] = [
-            (format!("{whole}\n").leak().as_bytes(), true),
-            (whole.as_bytes(), false),
-            (b"0190d1f2\n", false),
-            (b"\xff\xfe", false),
-        ];
-        for (bytes, is_kept) in cases {
-            fs::write(&path, bytes).unwrap();
-            let found = Instance::of(folder.path(), "g", &RandomIds).unwrap();
+        let open = || Instance::of(folder.path(), "g", &RandomIds);
+        for (text, is_kept) in [(format!("{whole}\n"), true), (whole.into(), false)] {
+            fs::write(&path, text).unwrap();
+            let found = open().unwrap();
             assert_eq!((found.name == whole, found.is_new), (is_kept, !is_kept));
             let again = found.name.clone();
             drop(found);
-            let found = Instance::of(folder.path(), "g", &RandomIds).unwrap();
-            assert_eq!(found.name, again);
+            assert_eq!(open().unwrap().name, again);
         }
+        for half in ["", "0190d1f2", "0190d1f2-\n"] {
+            fs::write(&path, half).unwrap();
+            assert!(open().unwrap().is_new);
+        }
+    }
+
+    #[test]
+    fn a_name_that_another_has_is_thrown_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Instance::of(folder.path(), "g", &RandomIds).unwrap();
+        let fenced = open();
+        fenced.forget().unwrap();
+        let name = fenced.name.clone();
+        drop(fenced);
+        let next = open();
+        assert!(next.is_new && next.name != name);
+    }
+
+    #[test]
+    fn what_is_no_name_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("instance-g-0");
+        let others = folder.path().join("others");
+        for text in [b"somebody's words\n".as_slice(), b"\xff\xfe", &[b'a'; 100]] {
+            fs::write(&path, text).unwrap();
+            assert!(Instance::of(folder.path(), "g", &RandomIds).is_err());
+            assert_eq!(fs::read(&path).unwrap(), text);
+        }
+        fs::remove_file(&path).unwrap();
+        fs::write(&others, "").unwrap();
+        std::os::unix::fs::symlink(&others, &path).unwrap();
+        let led = Instance::of(folder.path(), "g", &RandomIds).unwrap_err();
+        assert!(led.to_string().contains("no plain file"), "{led}");
     }
 }

@@ -18,11 +18,12 @@ mod patrol;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidelake_core::clock::UnixMillis;
-use tidelake_core::{Bucket, Offset};
+use tidelake_core::{Bucket, ErrorKind, Offset};
 use tidelake_log::{ConsumerSettings, Event as LogEvent, GroupLog, LogClient, LogError};
 use tidelake_log::{MessageBatch, TopicBucket, TopicInfo, topics};
 use tidelake_manifest::Snapshot;
@@ -94,7 +95,7 @@ pub(crate) struct Joined {
     consumer: Box<dyn GroupLog>,
     told: mpsc::Receiver<News>,
     /// The name is this process's until its loop is over.
-    _instance: Option<Instance>,
+    instance: Option<Instance>,
 }
 
 impl Joined {
@@ -164,14 +165,38 @@ impl Joined {
             owner,
             consumer,
             told,
-            _instance: instance,
+            instance,
         })
     }
 
     /// Runs the loop to its end.
     pub(crate) async fn run(self) -> Result<(), ServiceError> {
-        self.owner.run(self.consumer, self.told).await
+        let folder = self.owner.settings.index_folder();
+        let outcome = self.owner.run(self.consumer, self.told).await;
+        match (outcome, self.instance) {
+            (Err(error), Some(instance)) if error.kind() == ErrorKind::Fenced => {
+                Err(fenced(&instance, &folder, error))
+            }
+            (outcome, _) => outcome,
+        }
     }
+}
+
+/// Nobody chose the name that another has too: the next start has one of its own.
+fn fenced(instance: &Instance, folder: &Path, error: ServiceError) -> ServiceError {
+    let what = match instance.forget() {
+        Ok(()) => format!(
+            "another flusher has the name that {} keeps, perhaps a copy of the folder: it is thrown \
+             away, start again",
+            folder.display()
+        ),
+        Err(failure) => format!(
+            "another flusher has the name that {} keeps, perhaps a copy of the folder, and it can't \
+             be thrown away ({failure}): give this one a folder or an instance_id of its own",
+            folder.display()
+        ),
+    };
+    ServiceError::caused_by(ErrorKind::Fenced, what, error)
 }
 
 /// The name that the folder of key indexes gives, unless one is set.
