@@ -77,6 +77,38 @@ fn opened(buckets: &[TopicBucket]) -> Seats {
     seats
 }
 
+/// One row comes and is flushed; how long it waited, in seconds.
+fn waited(seats: &mut Seats, since: u64) -> u64 {
+    seats.on(
+        Event::Taken(vec![(at(0, 0), held(10, secs(since)))]),
+        secs(since),
+    );
+    for now in since.. {
+        let commands = seats.on(Event::Tick, secs(now));
+        if matches!(commands[..], [Command::Flush(_, Reason::Age)]) {
+            let (moved, fenced) = (Vec::new(), Vec::new());
+            let ended = FlushEnd::Committed { moved, fenced };
+            seats.on(Event::FlushEnded(at(0, 0).topic, ended), secs(now));
+            return now - since;
+        }
+    }
+    unreachable!("a row is flushed at some time")
+}
+
+#[test]
+fn little_that_keeps_coming_waits_longer_and_the_first_after_a_pause_does_not() {
+    let mut seats = opened(&[at(0, 0)]);
+    seats.limits.flush_age_max = Duration::from_secs(30);
+    let (mut now, mut waits) = (0, Vec::new());
+    for pause in [1, 1, 1, 1, 31, 1] {
+        now += pause;
+        let wait = waited(&mut seats, now);
+        now += wait;
+        waits.push(wait);
+    }
+    assert_eq!(waits, [5, 10, 20, 30, 5, 10]);
+}
+
 #[test]
 fn a_bucket_that_opens_during_a_pause_is_paused() {
     let mut seats = opened(&[at(0, 0)]);
