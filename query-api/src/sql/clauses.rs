@@ -525,11 +525,15 @@ fn function(function: &Function) -> Checked {
 
 fn window_spec(spec: &WindowSpec) -> Checked {
     let WindowSpec {
-        window_name: _,
+        window_name,
         partition_by: _,
         order_by,
         window_frame: _,
     } = spec;
+    refused_if(
+        window_name.is_some(),
+        "a window that is built on a named one (OVER (w …)): write OVER w, or all of it",
+    )?;
     ordered(order_by)
 }
 
