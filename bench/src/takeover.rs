@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::report::{now, report, round};
@@ -122,6 +122,19 @@ impl Room {
     }
 }
 
+impl Room {
+    fn report(&self, name: &str, seconds: Value, target: u64) {
+        report(
+            name,
+            json!({
+                "broker": self.broker, "live_keys": self.live, "buckets": 4,
+                "seconds_to_first_commit": seconds, "of_these_flush_age_seconds": 1,
+                "target_seconds": target,
+            }),
+        );
+    }
+}
+
 fn folder() -> Result<Arc<TempDir>> {
     Ok(Arc::new(tempfile::tempdir()?))
 }
@@ -137,13 +150,7 @@ pub(crate) async fn run(live: u64, kafka: Option<&str>) -> Result<()> {
     let begun = now();
     let _second = Flusher::start(&room, &folder()?, Some("bench"))?;
     let seconds = room.committed(version, begun).await?;
-    report(
-        "takeover",
-        json!({
-            "broker": room.broker, "live_keys": live, "buckets": 4, "seconds_to_first_commit": seconds,
-            "of_these_flush_age_seconds": 1, "target_seconds": 5,
-        }),
-    );
+    room.report("takeover", json!(seconds), 5);
     Ok(())
 }
 
@@ -181,12 +188,6 @@ pub(crate) async fn restart(live: u64, kafka: Option<&str>) -> Result<()> {
     room.system.flush("clicks").await?;
     let seconds = round(begun.elapsed().as_secs_f64(), 3);
     told.insert("all_buckets_after_handing_over".into(), json!(seconds));
-    report(
-        "restart",
-        json!({
-            "broker": room.broker, "live_keys": live, "buckets": 4, "seconds_to_first_commit": told,
-            "of_these_flush_age_seconds": 1, "target_seconds": 3,
-        }),
-    );
+    room.report("restart", told.into(), 3);
     Ok(())
 }

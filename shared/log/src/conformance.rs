@@ -275,16 +275,9 @@ pub async fn a_member_that_dies_leaves_no_bucket_to_nobody(log: &dyn LogClient) 
     drop(first);
     let mut first = log.join(&member("h", "handed", "one"))?;
     let (mut of_first, mut of_second) = (BTreeSet::new(), BTreeSet::new());
-    let shared = async {
-        while of_first.len() + of_second.len() < 4 {
-            tokio::select! {
-                done = own(&mut first, &mut of_first) => done?,
-                done = own(&mut second, &mut of_second) => done?,
-            }
-        }
-        Outcome::Ok(())
-    };
-    let shared = within(shared).await;
+    let all = |one: &BTreeSet<_>, other: &BTreeSet<_>| one.len() + other.len() == 4;
+    let (one, two) = ((&mut first, &mut of_first), (&mut second, &mut of_second));
+    let shared = share(one, two, all).await;
     ensure!(
         shared.is_ok(),
         "{of_first:?} and {of_second:?}: the others are nobody's"
@@ -312,17 +305,9 @@ pub async fn a_named_member_that_leaves_gives_its_buckets_away(log: &dyn LogClie
         own(&mut first, &mut owned).await?;
     }
     let mut second = log.join(&member("v", "left", "two"))?;
-    let (mut of_first, mut of_second) = (owned, BTreeSet::new());
-    let shared = async {
-        while of_second.is_empty() {
-            tokio::select! {
-                done = own(&mut first, &mut of_first) => done?,
-                done = own(&mut second, &mut of_second) => done?,
-            }
-        }
-        Outcome::Ok(())
-    };
-    within(shared).await??;
+    let mut of_second = BTreeSet::new();
+    let (one, two) = ((&mut first, &mut owned), (&mut second, &mut of_second));
+    share(one, two, |_, of_second| !of_second.is_empty()).await?;
     // The second goes on answering the group meanwhile.
     let all = async {
         let mut closing = pin!(first.close());
@@ -342,16 +327,8 @@ pub async fn a_named_member_that_leaves_gives_its_buckets_away(log: &dyn LogClie
     // It may come back as who it was.
     let mut first = log.join(&leaving)?;
     let mut of_first = BTreeSet::new();
-    let shared = async {
-        while of_first.is_empty() {
-            tokio::select! {
-                done = own(&mut first, &mut of_first) => done?,
-                done = own(&mut second, &mut of_second) => done?,
-            }
-        }
-        Outcome::Ok(())
-    };
-    within(shared).await??;
+    let (one, two) = ((&mut first, &mut of_first), (&mut second, &mut of_second));
+    share(one, two, |of_first, _| !of_first.is_empty()).await?;
     first.close().await;
     second.close().await;
     Ok(())
@@ -434,6 +411,27 @@ async fn next(group: &mut Box<dyn GroupLog>) -> Outcome<Event> {
         Some(event) => Ok(event),
         None => Err(Broken("the member has ended".into())),
     }
+}
+
+/// A member, and what it owns.
+type Owning<'a> = (&'a mut Box<dyn GroupLog>, &'a mut BTreeSet<Bucket>);
+
+/// Lets two members take and give what the group says, until it is as it should be.
+async fn share(
+    (first, of_first): Owning<'_>,
+    (second, of_second): Owning<'_>,
+    is_done: impl Fn(&BTreeSet<Bucket>, &BTreeSet<Bucket>) -> bool,
+) -> Outcome {
+    let shared = async {
+        while !is_done(of_first, of_second) {
+            tokio::select! {
+                done = own(first, of_first) => done?,
+                done = own(second, of_second) => done?,
+            }
+        }
+        Outcome::Ok(())
+    };
+    within(shared).await?
 }
 
 /// Takes what the group gives, and gives up what it wants.

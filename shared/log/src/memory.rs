@@ -139,11 +139,6 @@ impl MemoryLog {
         group.map_or_else(Vec::new, |group| group.members.keys().copied().collect())
     }
 
-    /// Names of all groups.
-    pub fn groups(&self) -> Vec<String> {
-        self.shared.state().groups.keys().cloned().collect()
-    }
-
     // Faults.
 
     /// Down, it answers nothing and takes nothing; followers and members wait.
