@@ -24,7 +24,7 @@ pub struct Dropped {
 }
 
 /// What is known of one name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Name {
     Live(Arc<TableEntry>),
     Dropped(Dropped),
@@ -32,10 +32,12 @@ pub(crate) enum Name {
 }
 
 /// Every event before `next`, applied.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct State {
     /// The number that the next event will have.
     pub next: u64,
+    /// The id of the event before that one; empty before the first.
+    pub last_id: String,
     /// By name: its state and the number of its last event.
     names: BTreeMap<TableId, (u64, Name)>,
     /// The last version that the log of a dropped table had, by name: kept for ever, since no later
@@ -44,6 +46,30 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// A state as a checkpoint has kept it.
+    pub(crate) fn kept(
+        next: u64,
+        last_id: String,
+        names: BTreeMap<TableId, (u64, Name)>,
+        last_versions: BTreeMap<TableId, TableVersion>,
+    ) -> Self {
+        Self {
+            next,
+            last_id,
+            names,
+            last_versions,
+        }
+    }
+
+    /// By name: its state and the number of its last event.
+    pub(crate) fn names(&self) -> &BTreeMap<TableId, (u64, Name)> {
+        &self.names
+    }
+
+    pub(crate) fn last_versions(&self) -> &BTreeMap<TableId, TableVersion> {
+        &self.last_versions
+    }
+
     pub(crate) fn name(&self, id: &TableId) -> Option<&Name> {
         self.names.get(id).map(|(_, name)| name)
     }
@@ -192,6 +218,7 @@ impl State {
         };
         self.names.insert(id, (number, name));
         self.next += 1;
+        self.last_id.clone_from(&record.id);
         Ok(())
     }
 

@@ -9,6 +9,7 @@
 //!  _tidelake/catalog/00000000000000000000.json   one event a file, create-if-absent:
 //!                    00000000000000000001.json   create_table | add_dead_letters | adopt_topic
 //!                                                drop_table | end_logs | restore_table | claim_purge | purged
+//!  _tidelake/catalog_checkpoints/…               the state at some event, for those who open it
 //! ```
 //!
 //! Invariants:
@@ -35,6 +36,7 @@
 //! ```
 
 mod cache;
+mod checkpoint;
 mod description;
 mod entry;
 mod installation;

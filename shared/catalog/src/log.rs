@@ -5,7 +5,7 @@ mod tables;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -16,6 +16,7 @@ use tidelake_storage::{NumberedLog, PutOnce, StorageError, Store};
 use tokio::sync::Mutex;
 
 use crate::cache::{Dropped, State};
+use crate::checkpoint::Checkpoints;
 use crate::entry::{self, Event, Record, TableEntry};
 
 const PREFIX: &str = "_tidelake/catalog";
@@ -80,6 +81,10 @@ pub struct Catalog {
 
 struct Inner {
     log: NumberedLog,
+    checkpoints: Checkpoints,
+    /// The newest checkpoint that is known of.
+    checkpoint: AtomicU64,
+    writes_checkpoint: AtomicBool,
     clock: SharedClock,
     ids: SharedIds,
     state: RwLock<Arc<State>>,
@@ -98,28 +103,36 @@ impl fmt::Debug for Catalog {
 }
 
 impl Catalog {
-    /// Reads the whole log. `store` is the root that the tables' folders lie under.
+    /// Reads the newest checkpoint and what the log has since. `store` is the root that the tables'
+    /// folders lie under.
     pub async fn open(
         store: &Store,
         clock: SharedClock,
         ids: SharedIds,
     ) -> Result<Self, CatalogError> {
         let log = NumberedLog::new(store.clone(), PREFIX);
-        let mut state = State::default();
-        for (_, bytes) in log.read_from(0).await? {
-            apply(&mut state, &bytes)?;
-        }
-        tracing::debug!(entries = state.next, "catalog read");
-        Ok(Self {
+        let checkpoints = Checkpoints::new(store.clone(), log.clone());
+        let mut state = checkpoints.newest().await?;
+        let checkpoint = AtomicU64::new(state.next);
+        let first = state.next;
+        log.visit_from(first, |_, bytes| apply(&mut state, &bytes))
+            .await?;
+        tracing::debug!(entries = state.next, checkpoint = first, "catalog read");
+        let catalog = Self {
             inner: Arc::new(Inner {
                 log,
+                checkpoints,
+                checkpoint,
+                writes_checkpoint: AtomicBool::new(false),
                 clock,
                 ids,
                 state: RwLock::new(Arc::new(state)),
                 begun: AtomicU64::new(0),
                 turn: Mutex::new(0),
             }),
-        })
+        };
+        catalog.keep_checkpoint();
+        Ok(catalog)
     }
 
     /// The table, as of the cached view.
@@ -200,13 +213,18 @@ impl Catalog {
         let _turn = self.inner.turn.lock().await;
         self.catch_up().await?;
         for _ in 0..ATTEMPTS_MAX {
-            let state = self.state();
             let timestamp_ms = self.inner.clock.now_ms();
-            let (event, answer) = match decide(&state, timestamp_ms) {
+            // Let go of before the event is applied: a state that nobody else holds is not copied.
+            let (next, decision) = {
+                let state = self.state();
+                (state.next, decide(&state, timestamp_ms))
+            };
+            let (event, answer) = match decision {
                 Decision::Answer(answer) => return Ok(answer),
                 Decision::Append(event, answer) => (event, answer),
             };
-            if self.put(state.next, timestamp_ms, event).await? {
+            if self.put(next, timestamp_ms, event).await? {
+                self.keep_checkpoint();
                 return Ok(answer);
             }
         }
@@ -246,20 +264,38 @@ impl Catalog {
 
     /// Reads on from the view's end. The turn is the caller's.
     async fn catch_up(&self) -> Result<(), CatalogError> {
-        let news = self.inner.log.read_from(self.state().next).await?;
-        if news.is_empty() {
-            return Ok(());
-        }
+        let next = self.state().next;
+        let news = self.inner.log.read_from(next).await?;
         self.advance(news.into_iter().map(|(_, bytes)| bytes))
     }
 
+    /// Applies events to the view. It is copied only while somebody reads it, which takes moments.
     fn advance(&self, news: impl IntoIterator<Item = Bytes>) -> Result<(), CatalogError> {
-        let mut state = State::clone(&self.state());
+        let mut state = self.inner.state.write();
         for bytes in news {
-            apply(&mut state, &bytes)?;
+            apply(Arc::make_mut(&mut state), &bytes)?;
         }
-        *self.inner.state.write() = Arc::new(state);
         Ok(())
+    }
+
+    /// Writes a checkpoint beside whatever goes on, where one is due. Nothing depends on it: one
+    /// that fails is tried again with a later event.
+    fn keep_checkpoint(&self) {
+        let (state, inner) = (self.state(), Arc::clone(&self.inner));
+        if !Checkpoints::is_due(&state, inner.checkpoint.load(Ordering::Relaxed))
+            || inner.writes_checkpoint.swap(true, Ordering::Relaxed)
+        {
+            return;
+        }
+        tokio::spawn(async move {
+            match inner.checkpoints.write(&state, ENGINE).await {
+                Ok(newest) => {
+                    inner.checkpoint.fetch_max(newest, Ordering::Relaxed);
+                }
+                Err(error) => tracing::warn!(%error, "catalog checkpoint not written"),
+            }
+            inner.writes_checkpoint.store(false, Ordering::Relaxed);
+        });
     }
 }
 

@@ -1,3 +1,5 @@
+mod checkpoints;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -417,6 +419,8 @@ proptest! {
             for catalog in [one, two, open(&store).await] {
                 catalog.refresh().await.unwrap();
                 assert_eq!(catalog.list_all(), expected);
+                let state = catalog.state();
+                assert_eq!(crate::checkpoint::round_trip(&state), *state);
             }
         });
     }
