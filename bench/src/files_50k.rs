@@ -14,7 +14,8 @@ use crate::system::{Options, System};
 
 const TABLE: &str = "many";
 const FILES: u64 = 50_000;
-const COLUMNS: usize = 20;
+pub(crate) const FILES_COLUMNS: usize = 20;
+const COLUMNS: usize = FILES_COLUMNS;
 const ROWS_OF_A_FILE: u64 = 1_000;
 /// Ids of the real file begin here, above those of all others.
 const FIRST_REAL_ID: u64 = 1_000_000_000;
@@ -28,7 +29,7 @@ const NDJSON: &str = "application/x-ndjson";
 pub(crate) async fn run() -> Result<()> {
     let system = System::start(&Options::default())?;
     let columns = columns();
-    create(&system, &columns).await?;
+    create(&system, &columns, 1).await?;
     let real = (FIRST_REAL_ID..FIRST_REAL_ID + ROWS_OF_A_FILE).map(|id| row(&columns, id));
     let body: Vec<String> = real.map(|row| row.to_string()).collect();
     let path = format!("/v1/tables/{TABLE}/records");
@@ -41,7 +42,7 @@ pub(crate) async fn run() -> Result<()> {
         .await?;
     let log = system.table_folder(TABLE)?.join("_delta_log");
     let before = Usage::of(system.pid());
-    commit(&log, &columns, 1..FILES)?;
+    commit(&log, &columns, 1..FILES, 1)?;
 
     let rows = FILES * ROWS_OF_A_FILE;
     let one = FIRST_REAL_ID + 5;
@@ -115,7 +116,7 @@ async fn after_commits(
     let (mut counts, mut plans) = (Vec::new(), Vec::new());
     for number in 0..COMMITS {
         let first = FILES + number * FILES_OF_A_COMMIT;
-        commit(log, columns, first..first + FILES_OF_A_COMMIT)?;
+        commit(log, columns, first..first + FILES_OF_A_COMMIT, 1)?;
         let count = Statement::new("SELECT count(*) FROM many");
         let (ms, answer) = count.time(system).await?;
         let expected = (first + FILES_OF_A_COMMIT) * ROWS_OF_A_FILE;
@@ -143,20 +144,30 @@ fn row(columns: &[String], value: u64) -> Value {
         .collect()
 }
 
-async fn create(system: &System, columns: &[String]) -> Result<()> {
+/// A table of the usual columns.
+pub(crate) async fn create_many(system: &System, buckets: u32) -> Result<()> {
+    create(system, &columns(), buckets).await
+}
+
+/// Adds so many files to it, in turn to its buckets, as one version.
+pub(crate) fn commit_files(log: &Path, files: u64, buckets: u32) -> Result<()> {
+    commit(log, &columns(), 1..files + 1, buckets)
+}
+
+async fn create(system: &System, columns: &[String], buckets: u32) -> Result<()> {
     let fields = columns.iter().enumerate().map(|(place, name)| {
         json!({"id": place + 1, "name": name, "type": "long", "required": place == 0})
     });
     let fields: Vec<Value> = fields.collect();
     let schema = json!({"type": "struct", "schema-id": 0, "fields": fields});
-    let body = json!({"name": TABLE, "schema": schema, "mode": "append", "buckets": 1});
+    let body = json!({"name": TABLE, "schema": schema, "mode": "append", "buckets": buckets});
     let body = body.to_string().into_bytes();
     system.post("/v1/tables", body, "application/json").await?;
     Ok(())
 }
 
 /// Adds files of these numbers as the table's next version.
-fn commit(log: &Path, columns: &[String], files: std::ops::Range<u64>) -> Result<()> {
+fn commit(log: &Path, columns: &[String], files: std::ops::Range<u64>, buckets: u32) -> Result<()> {
     let mut newest = None;
     for entry in std::fs::read_dir(log)? {
         let name = entry?.file_name();
@@ -183,11 +194,12 @@ fn commit(log: &Path, columns: &[String], files: std::ops::Range<u64>) -> Result
             "maxValues": row(columns, first + ROWS_OF_A_FILE - 1), "nullCount": nulls,
             "tightBounds": true,
         });
-        let offsets = json!({"0": [first, first + ROWS_OF_A_FILE]}).to_string();
+        let bucket = (number % u64::from(buckets)).to_string();
+        let offsets = json!({&bucket: [first, first + ROWS_OF_A_FILE]}).to_string();
         let add = json!({"add": {
             "path": format!("many-{number:08}.parquet"), "partitionValues": {}, "size": 1 << 20,
             "modificationTime": 1, "dataChange": true, "stats": stats.to_string(),
-            "tags": {"tidelake.bucket": "0", "tidelake.level": "0", "tidelake.offsets": offsets},
+            "tags": {"tidelake.bucket": bucket, "tidelake.level": "0", "tidelake.offsets": offsets},
         }});
         writeln!(out, "{add}")?;
     }

@@ -20,6 +20,7 @@ mod json_decode;
 mod reads;
 mod records;
 mod report;
+mod scale;
 mod system;
 mod takeover;
 mod upsert;
@@ -57,6 +58,12 @@ struct Arguments {
     /// How long each rate of `freshness` is held
     #[arg(long, default_value_t = 30)]
     seconds: u64,
+    /// Tables of `flusher_scale`
+    #[arg(long, default_value_t = 10_000)]
+    tables: u64,
+    /// Commits of `tombstones`
+    #[arg(long, default_value_t = 20_000)]
+    commits: u64,
     /// `lookup` by SQL beside lookups by route
     #[arg(long)]
     sql: bool,
@@ -98,11 +105,17 @@ enum Figure {
     /// How long nobody commits after a flusher was killed, stopped or replaced.
     Restart,
     Idle,
+    /// Tables of four buckets, one record a second each: takes minutes
+    FlusherScale,
+    /// A commit by the number of a table's files
+    CommitCost,
+    /// Memory over many commits: takes minutes
+    Tombstones,
     /// Careless and hostile statements beside ingest and lookups
     Hostile,
 }
 
-const ALL: [Figure; 21] = [
+const ALL: [Figure; 22] = [
     Figure::JsonDecode,
     Figure::IngestPacked,
     Figure::IngestArrow,
@@ -123,6 +136,7 @@ const ALL: [Figure; 21] = [
     Figure::Takeover,
     Figure::Restart,
     Figure::Idle,
+    Figure::CommitCost,
     Figure::Hostile,
 ];
 
@@ -197,6 +211,9 @@ async fn measure(figure: Figure, arguments: &Arguments) -> Result<()> {
             takeover::restart(live, Some(&kafka.bootstrap())).await
         }
         Figure::Idle => reads::idle(live.min(1_000_000)).await,
+        Figure::FlusherScale => scale::flusher_scale(arguments.tables, arguments.seconds).await,
+        Figure::CommitCost => scale::commit_cost().await,
+        Figure::Tombstones => scale::tombstones(arguments.commits).await,
         Figure::Hostile => hostile::run(live.min(1_000_000), 60).await,
     }
 }
