@@ -3,7 +3,7 @@
 //! Everything that the flusher holds is counted here: rows, the room that decoders keep, messages
 //! to send, what their flush needs beside them, key indexes; and set aside, what the log client
 //! reads ahead and what writers of files hold. Room that no flush can free is given back first
-//! ([`Verdict::shrink`]), so that reading is never paused for it. Indexes stay for as long as their
+//! ([`Judgement::shrink`]), so that reading is never paused for it. Indexes stay for as long as their
 //! buckets: they take from what is left for rows, but never more than three quarters of it, so that
 //! rows get through whatever there is.
 //!
@@ -15,7 +15,7 @@
 //! Invariants: what is paused can be freed by a flush, or by giving back; all troubled tables
 //! together have shares of half the memory at most.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A troubled table may always hold this much, as long as there are few of them.
@@ -44,17 +44,67 @@ impl Holding {
     fn held(&self) -> usize {
         self.rows + self.room + self.flying + self.beside
     }
+
+    /// It has what others may be short of, or waits for memory.
+    fn is_active(&self) -> bool {
+        self.held() > self.room || self.troubled
+    }
 }
 
-/// What follows for the tables, by their place in the list that was asked about.
+/// What all tables hold together. Kept as they change: there may be thousands of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Total {
+    tables: usize,
+    /// Rows that no commit covers, those under way included.
+    pub rows: usize,
+    /// All that is held, key indexes aside.
+    pub held: usize,
+    room: usize,
+    pub index: usize,
+    /// Tables whose commits fail.
+    troubled: usize,
+    /// Tables with rows, or whose commits fail, by tenant.
+    active: BTreeMap<Arc<str>, usize>,
+}
+
+impl Total {
+    pub(crate) fn add(&mut self, table: &Holding) {
+        self.tables += 1;
+        self.rows += table.rows + table.flying;
+        self.held += table.held();
+        self.room += table.room;
+        self.index += table.index;
+        self.troubled += usize::from(table.troubled);
+        if table.is_active() {
+            *self.active.entry(table.tenant.clone()).or_default() += 1;
+        }
+    }
+
+    pub(crate) fn remove(&mut self, table: &Holding) {
+        self.tables -= 1;
+        self.rows -= table.rows + table.flying;
+        self.held -= table.held();
+        self.room -= table.room;
+        self.index -= table.index;
+        self.troubled -= usize::from(table.troubled);
+        if table.is_active()
+            && let Some(count) = self.active.get_mut(&table.tenant)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.active.remove(&table.tenant);
+            }
+        }
+    }
+}
+
+/// What follows for one table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Read no further; all others do.
-    pub paused: BTreeSet<usize>,
+    /// Read no further.
+    pub paused: bool,
     /// Drop rows, and the flush under way: others need the memory.
-    pub give_way: BTreeSet<usize>,
-    /// Buckets without rows give their decoders' room back.
-    pub shrink: bool,
+    pub give_way: bool,
 }
 
 /// Decides about reading, with room between pausing and resuming so that it does not flap.
@@ -63,6 +113,19 @@ pub(crate) struct Budget {
     rows_max: usize,
     full: bool,
     tight: bool,
+}
+
+/// What follows for all tables: [`Judgement::of`] says what for each.
+#[derive(Debug)]
+pub(crate) struct Judgement<'a> {
+    all: &'a Total,
+    rows_max: usize,
+    full: bool,
+    tight: bool,
+    /// Buckets without rows give their decoders' room back.
+    pub shrink: bool,
+    /// What a table may hold whose commits fail.
+    troubled_share: usize,
 }
 
 impl Budget {
@@ -77,82 +140,69 @@ impl Budget {
     }
 
     /// From here on the largest table is flushed first.
-    pub(crate) fn pressure_bytes(&self, tables: &[Holding]) -> usize {
-        self.left_for_rows(tables) / 2
+    pub(crate) fn pressure_bytes(&self, all: &Total) -> usize {
+        self.left_for_rows(all) / 2
     }
 
-    /// All that is held, key indexes aside.
-    pub(crate) fn held(tables: &[Holding]) -> usize {
-        tables.iter().map(Holding::held).sum()
-    }
-
-    pub(crate) fn indexes(tables: &[Holding]) -> usize {
-        tables.iter().map(|table| table.index).sum()
-    }
-
-    fn left_for_rows(&self, tables: &[Holding]) -> usize {
-        let left = self.rows_max.saturating_sub(Self::indexes(tables));
+    fn left_for_rows(&self, all: &Total) -> usize {
+        let left = self.rows_max.saturating_sub(all.index);
         left.max(self.rows_max / 4)
     }
 
-    pub(crate) fn decide(&mut self, tables: &[Holding]) -> Verdict {
-        let rows_max = self.left_for_rows(tables);
-        let held = Self::held(tables);
+    pub(crate) fn judge<'a>(&mut self, all: &'a Total) -> Judgement<'a> {
+        let rows_max = self.left_for_rows(all);
         // Room can always be given back at once, so it is no reason to pause.
-        let room: usize = tables.iter().map(|table| table.room).sum();
-        let stays = held - room;
+        let stays = all.held - all.room;
         let tight_line = rows_max / 4 * 3;
         self.full = stays >= rows_max || (self.full && stays > tight_line);
         self.tight = stays >= tight_line || (self.tight && stays > rows_max / 2);
-        let mut verdict = Verdict {
-            shrink: held >= rows_max / 2 && room > 0,
-            ..Verdict::default()
-        };
-        let shares = shares(tables, stays, rows_max);
-        let others = tables.iter().any(|table| !table.troubled);
-        for (index, table) in tables.iter().enumerate() {
-            let holds = table.held() - table.room;
-            let (share, troubled) = (shares[index], table.troubled);
-            if holds > 0 && (self.full || (holds >= share && (self.tight || troubled))) {
-                verdict.paused.insert(index);
-            }
-            if troubled && others && self.tight && holds > share {
-                verdict.give_way.insert(index);
-            }
+        // Half of what is free, for each table with rows.
+        let count = all.active.values().sum::<usize>().max(1);
+        let share = rows_max.saturating_sub(stays) / 2 / count;
+        // All of them together stay below half.
+        let most = rows_max / 2 / all.troubled.max(1);
+        Judgement {
+            all,
+            rows_max,
+            full: self.full,
+            tight: self.tight,
+            shrink: all.held >= rows_max / 2 && all.room > 0,
+            troubled_share: share.max(TROUBLED_SHARE_MIN).min(most),
         }
-        if self.full {
-            verdict.paused.extend(0..tables.len());
-        }
-        verdict
     }
 }
 
-/// Half of what is free for each table with rows, where its commits fail; else an equal part of
-/// its tenant's equal part.
-fn shares(tables: &[Holding], stays: usize, rows_max: usize) -> Vec<usize> {
-    let active = |table: &&Holding| table.held() > table.room || table.troubled;
-    let mut by_tenant: BTreeMap<&str, usize> = BTreeMap::new();
-    for table in tables.iter().filter(active) {
-        *by_tenant.entry(&table.tenant).or_default() += 1;
+impl Judgement<'_> {
+    /// False where nobody but a table whose commits fail is told anything.
+    pub(crate) fn concerns_all(&self) -> bool {
+        self.full || self.tight
     }
-    let count = by_tenant.values().sum::<usize>().max(1);
-    let troubled = tables.iter().filter(|table| table.troubled).count().max(1);
-    let free = rows_max.saturating_sub(stays);
-    // All of them together stay below half.
-    let most = rows_max / 2 / troubled;
-    let troubled_share = (free / 2 / count).max(TROUBLED_SHARE_MIN).min(most);
-    let share = |table: &Holding| {
-        if table.troubled {
-            return troubled_share;
+
+    pub(crate) fn of(&self, table: &Holding) -> Verdict {
+        let holds = table.held() - table.room;
+        let over = holds >= self.share(table) && (self.tight || table.troubled);
+        let others = self.all.troubled < self.all.tables;
+        Verdict {
+            paused: self.full || (holds > 0 && over),
+            give_way: table.troubled && others && self.tight && holds > self.share(table),
         }
-        let siblings = by_tenant.get(&*table.tenant).copied().unwrap_or(1);
-        rows_max / by_tenant.len().max(1) / siblings
-    };
-    tables.iter().map(share).collect()
+    }
+
+    /// An equal part of its tenant's equal part, where commits do not fail.
+    fn share(&self, table: &Holding) -> usize {
+        if table.troubled {
+            return self.troubled_share;
+        }
+        let tenants = self.all.active.len().max(1);
+        let siblings = self.all.active.get(&table.tenant);
+        self.rows_max / tenants / siblings.copied().unwrap_or(1)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -174,8 +224,37 @@ mod tests {
         }
     }
 
+    /// What follows for all, by their places.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Decision {
+        paused: BTreeSet<usize>,
+        give_way: BTreeSet<usize>,
+        shrink: bool,
+    }
+
+    fn total<'a>(tables: impl IntoIterator<Item = &'a Holding>) -> Total {
+        let mut total = Total::default();
+        tables.into_iter().for_each(|table| total.add(table));
+        total
+    }
+
+    fn decide(budget: &mut Budget, tables: &[Holding]) -> Decision {
+        let all = total(tables);
+        let judgement = budget.judge(&all);
+        let where_is = |is: fn(&Verdict) -> bool| {
+            let places = tables.iter().enumerate();
+            let found = places.filter(|(_, table)| is(&judgement.of(table)));
+            found.map(|(index, _)| index).collect()
+        };
+        Decision {
+            paused: where_is(|verdict| verdict.paused),
+            give_way: where_is(|verdict| verdict.give_way),
+            shrink: judgement.shrink,
+        }
+    }
+
     fn paused(budget: &mut Budget, tables: &[Holding]) -> Vec<usize> {
-        budget.decide(tables).paused.into_iter().collect()
+        decide(budget, tables).paused.into_iter().collect()
     }
 
     #[test]
@@ -190,7 +269,8 @@ mod tests {
 
     #[test]
     fn what_is_set_aside_is_part_of_the_budget() {
-        let pressure = |all, aside| Budget::new(all * MIB, aside * MIB).pressure_bytes(&[]);
+        let pressure =
+            |all, aside| Budget::new(all * MIB, aside * MIB).pressure_bytes(&Total::default());
         assert_eq!(pressure(100, 20), 40 * MIB);
         assert_eq!(pressure(16, 64), 4 * MIB);
     }
@@ -214,10 +294,13 @@ mod tests {
             ..table("a", rows_mib)
         };
         let budget = || Budget::new(100 * MIB, 0);
-        assert_eq!(budget().pressure_bytes(&[with(40, 0)]), 30 * MIB);
+        assert_eq!(budget().pressure_bytes(&total([&with(40, 0)])), 30 * MIB);
         assert_eq!(paused(&mut budget(), &[with(40, 60)]), [0]);
         assert!(paused(&mut budget(), &[with(40, 59)]).is_empty());
-        assert_eq!(budget().pressure_bytes(&[with(900, 0)]), 25 * MIB / 2);
+        assert_eq!(
+            budget().pressure_bytes(&total([&with(900, 0)])),
+            25 * MIB / 2
+        );
         assert!(paused(&mut budget(), &[with(900, 24)]).is_empty());
     }
 
@@ -228,7 +311,7 @@ mod tests {
             room: 100 * MIB,
             ..table("a", 0)
         };
-        let verdict = budget.decide(&[idle, table("a", 1)]);
+        let verdict = decide(&mut budget, &[idle, table("a", 1)]);
         assert!(verdict.paused.is_empty() && verdict.shrink, "{verdict:?}");
     }
 
@@ -239,7 +322,7 @@ mod tests {
         assert_eq!(paused(&mut budget, &tables), [0]);
         // It filled the memory before anybody knew: what it holds goes back to the log.
         let tables = [troubled("a", 250), table("b", 5), table("b", 0)];
-        let verdict = budget.decide(&tables);
+        let verdict = decide(&mut budget, &tables);
         assert_eq!(verdict.give_way, BTreeSet::from([0]));
         let tables = [troubled("a", 8), table("b", 5), table("b", 0)];
         assert_eq!(paused(&mut budget, &tables), [] as [usize; 0]);
@@ -278,17 +361,39 @@ mod tests {
         ) {
             let mut budget = Budget::new(64 * MIB, 0);
             for tables in rounds {
-                budget.decide(&tables);
+                decide(&mut budget, &tables);
             }
             let idle = Holding { room: 999 * MIB, index: 999 * MIB, ..table("a", 0) };
             let idle = [idle, table("b", 0)];
-            prop_assert!(budget.decide(&idle).paused.is_empty());
+            prop_assert!(decide(&mut budget, &idle).paused.is_empty());
+        }
+
+        #[test]
+        fn tables_whose_commits_go_on_are_told_nothing_while_memory_is_not_short(
+            rounds in prop::collection::vec((tables(), 0usize..20), 1..8),
+        ) {
+            let mut budget = Budget::new(512 * MIB, 0);
+            for (mut tables, count) in rounds {
+                tables.truncate(count);
+                let all = total(&tables);
+                let judgement = budget.judge(&all);
+                let healthy = tables.iter().filter(|table| !table.troubled);
+                let told = healthy.filter(|table| judgement.of(table) != Verdict::default()).count();
+                prop_assert!(told == 0 || judgement.concerns_all());
+            }
+        }
+
+        #[test]
+        fn what_went_leaves_nothing_behind(tables in tables(), more in tables()) {
+            let mut all = total(tables.iter().chain(&more));
+            more.iter().for_each(|table| all.remove(table));
+            prop_assert_eq!(all, total(&tables));
         }
 
         #[test]
         fn a_full_memory_pauses_everybody(tables in tables()) {
             let mut budget = Budget::new(64 * MIB, 0);
-            let verdict = budget.decide(&tables);
+            let verdict = decide(&mut budget, &tables);
             let stays: usize = tables.iter().map(|t| t.rows + t.flying + t.beside).sum();
             if stays >= 64 * MIB {
                 prop_assert_eq!(verdict.paused.len(), tables.len());
@@ -304,15 +409,15 @@ mod tests {
             tables.extend(vec![table("b", 0); healthy]);
             // Each reads as long as it may.
             for _ in 0..100 {
-                let verdict = budget.decide(&tables);
+                let verdict = decide(&mut budget, &tables);
                 for (index, table) in tables.iter_mut().enumerate().take(count) {
                     if !verdict.paused.contains(&index) {
                         table.rows += 1 << 20;
                     }
                 }
             }
-            let verdict = budget.decide(&tables);
-            let held = Budget::held(&tables);
+            let verdict = decide(&mut budget, &tables);
+            let held = total(&tables).held;
             prop_assert!(held <= (128 + count) * MIB, "{held}");
             prop_assert!((count..count + healthy).all(|index| !verdict.paused.contains(&index)));
         }

@@ -1,6 +1,10 @@
-//! What to flush now: a pure function of what each table holds.
+//! What to flush, and when: by what each table holds. Costs what has changed, however many tables
+//! there are.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use crate::policy::Moment;
 
 /// How long a flush that was asked for waits for the markers of the table's other buckets, from
 /// the first one on: they are written together, and come in by several polls. One commit then holds
@@ -41,15 +45,15 @@ impl Reason {
 }
 
 /// What one table holds that no commit covers, and that is not being flushed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
     pub bytes: usize,
     /// With what its flush will need beside them.
     pub weight: usize,
-    /// Since the oldest message came in; `None` where nothing is held.
-    pub age: Option<Duration>,
-    /// Since the first flush marker came through.
-    pub asked: Option<Duration>,
+    /// When the oldest message came in; `None` where nothing is held.
+    pub since: Option<Moment>,
+    /// When the first flush marker came through.
+    pub asked: Option<Moment>,
     /// No marker has come through some bucket that is read here.
     pub awaits_markers: bool,
     /// Flushes by age, one after another, that found next to nothing.
@@ -61,9 +65,9 @@ pub struct Load {
 }
 
 impl Load {
-    fn is_asked(&self) -> bool {
-        self.asked
-            .is_some_and(|since| !self.awaits_markers || since >= MARKERS_WAIT)
+    /// A flush that was asked for waits for markers of other buckets.
+    pub fn is_held_up(&self) -> bool {
+        self.asked.is_some() && self.awaits_markers && !self.busy
     }
 }
 
@@ -74,8 +78,6 @@ pub struct Limits {
     pub flush_age: Duration,
     /// How far the age grows for a table of which little comes.
     pub flush_age_max: Duration,
-    /// Memory of the process over which the largest table goes first.
-    pub pressure_bytes: usize,
     pub draining: bool,
 }
 
@@ -102,50 +104,98 @@ impl Limits {
             (false, _) => 0,
         }
     }
+
+    /// From when on a table of this load is to be flushed, and why; `None` where there is nothing
+    /// to flush, or a flush is under way.
+    pub fn due(&self, load: &Load) -> Option<(Moment, Reason)> {
+        let since = load.since.filter(|_| !load.busy)?;
+        let at_once = |reason| Some((Moment::ZERO, reason));
+        if self.draining {
+            return at_once(Reason::Shutdown);
+        }
+        if load.leaving {
+            return at_once(Reason::Revoke);
+        }
+        let asked = load.asked.map(|asked| match load.awaits_markers {
+            true => (asked + MARKERS_WAIT, Reason::Request),
+            false => (Moment::ZERO, Reason::Request),
+        });
+        let size = (load.bytes >= self.flush_bytes).then_some((Moment::ZERO, Reason::Size));
+        let age = (since + self.age(load.calm), Reason::Age);
+        asked.into_iter().chain(size).chain([age]).min()
+    }
 }
 
-/// The tables to flush now, with the reason. `held` is all memory of the process, flushes under way
-/// included.
-pub fn due(loads: &[Load], limits: &Limits, held: usize) -> Vec<(usize, Reason)> {
-    let mut chosen: Vec<(usize, Reason)> = Vec::new();
-    let mut rest: Vec<(usize, usize)> = Vec::new();
-    for (index, load) in loads.iter().enumerate() {
-        let Some(age) = load.age else { continue };
-        if load.busy {
-            continue;
+/// The tables that have something to flush, by when and by how much.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Agenda<K> {
+    loads: BTreeMap<K, (Moment, Reason, usize)>,
+    by_time: BTreeSet<(Moment, K)>,
+    by_weight: BTreeSet<(usize, K)>,
+    /// Of all of them.
+    weight: usize,
+}
+
+impl<K> Default for Agenda<K> {
+    fn default() -> Self {
+        Self {
+            loads: BTreeMap::new(),
+            by_time: BTreeSet::new(),
+            by_weight: BTreeSet::new(),
+            weight: 0,
         }
-        let reason = if limits.draining {
-            Some(Reason::Shutdown)
-        } else if load.leaving {
-            Some(Reason::Revoke)
-        } else if load.is_asked() {
-            Some(Reason::Request)
-        } else if load.bytes >= limits.flush_bytes {
-            Some(Reason::Size)
-        } else if age >= limits.age(load.calm) {
-            Some(Reason::Age)
-        } else {
-            None
+    }
+}
+
+impl<K: Ord + Clone> Agenda<K> {
+    /// Notes what a table holds now.
+    pub fn set(&mut self, table: &K, load: &Load, limits: &Limits) {
+        let Some((at, reason)) = limits.due(load) else {
+            self.remove(table);
+            return;
         };
-        match reason {
-            Some(reason) => chosen.push((index, reason)),
-            None => rest.push((load.weight, index)),
+        let now_is = (at, reason, load.weight);
+        if self.loads.get(table) == Some(&now_is) {
+            return;
         }
+        self.remove(table);
+        self.by_time.insert((at, table.clone()));
+        self.by_weight.insert((load.weight, table.clone()));
+        self.weight += load.weight;
+        self.loads.insert(table.clone(), now_is);
     }
-    // What is chosen or under way will be freed; flush the largest of the rest until the remainder
-    // is below the line.
-    let mut staying: usize = rest.iter().map(|(weight, _)| weight).sum();
-    if held >= limits.pressure_bytes {
-        rest.sort_unstable_by(|a, b| b.cmp(a));
-        for (weight, index) in rest {
-            if staying < limits.pressure_bytes / 2 {
-                break;
-            }
-            staying -= weight;
-            chosen.push((index, Reason::Pressure));
+
+    /// Forgets a table; why it would have been flushed.
+    pub fn remove(&mut self, table: &K) -> Option<Reason> {
+        let (at, reason, weight) = self.loads.remove(table)?;
+        self.by_time.remove(&(at, table.clone()));
+        self.by_weight.remove(&(weight, table.clone()));
+        self.weight -= weight;
+        Some(reason)
+    }
+
+    /// Takes out the tables to flush now, with the reason. From `pressure` bytes on, of all that
+    /// the process holds, the largest tables go first: what is taken or under way will be freed,
+    /// so the largest of the rest go until what stays is below half of that line.
+    pub fn take(&mut self, now: Moment, held: usize, pressure: usize) -> Vec<(K, Reason)> {
+        let mut taken = Vec::new();
+        while let Some((at, table)) = self.by_time.first()
+            && *at <= now
+        {
+            let table = table.clone();
+            let reason = self.remove(&table).unwrap_or(Reason::Age);
+            taken.push((table, reason));
         }
+        while held >= pressure
+            && self.weight >= pressure / 2
+            && let Some((_, table)) = self.by_weight.last()
+        {
+            let table = table.clone();
+            self.remove(&table);
+            taken.push((table, Reason::Pressure));
+        }
+        taken
     }
-    chosen
 }
 
 #[cfg(test)]
@@ -154,10 +204,12 @@ mod tests {
 
     use super::*;
 
+    const NOW: Moment = Moment::from_secs(100);
+
     const QUIET: Load = Load {
         bytes: 10,
         weight: 10,
-        age: Some(Duration::ZERO),
+        since: Some(NOW),
         asked: None,
         awaits_markers: false,
         calm: 0,
@@ -170,9 +222,23 @@ mod tests {
             flush_bytes: 100,
             flush_age: Duration::from_secs(5),
             flush_age_max: Duration::from_secs(60),
-            pressure_bytes: 200,
             draining: false,
         }
+    }
+
+    const PRESSURE: usize = 200;
+
+    fn ago(age: Duration) -> Option<Moment> {
+        Some(NOW - age)
+    }
+
+    /// What is flushed now, by the place of its load.
+    fn due(loads: &[Load], limits: &Limits, held: usize) -> Vec<(usize, Reason)> {
+        let mut agenda = Agenda::default();
+        for (index, load) in loads.iter().enumerate() {
+            agenda.set(&index, load, limits);
+        }
+        agenda.take(NOW, held, PRESSURE)
     }
 
     #[test]
@@ -184,11 +250,11 @@ mod tests {
                 ..QUIET
             },
             Load {
-                age: Some(Duration::from_secs(5)),
+                since: ago(Duration::from_secs(5)),
                 ..QUIET
             },
             Load {
-                asked: Some(Duration::ZERO),
+                asked: ago(Duration::ZERO),
                 ..QUIET
             },
             Load {
@@ -201,7 +267,7 @@ mod tests {
                 ..QUIET
             },
             Load {
-                age: None,
+                since: None,
                 bytes: 0,
                 ..QUIET
             },
@@ -212,7 +278,9 @@ mod tests {
             (3, Reason::Request),
             (4, Reason::Revoke),
         ];
-        assert_eq!(due(&loads, &limits(), 150), expected);
+        let mut chosen = due(&loads, &limits(), 150);
+        chosen.sort_unstable();
+        assert_eq!(chosen, expected);
         let draining = Limits {
             draining: true,
             ..limits()
@@ -224,7 +292,7 @@ mod tests {
     #[test]
     fn a_flush_that_was_asked_for_waits_a_moment_for_the_other_markers() {
         let asked = |since, awaits_markers| Load {
-            asked: Some(since),
+            asked: ago(since),
             awaits_markers,
             ..QUIET
         };
@@ -235,7 +303,7 @@ mod tests {
             asked(MARKERS_WAIT, true),
             asked(Duration::ZERO, false),
         ];
-        let expected = vec![(2, Reason::Request), (3, Reason::Request)];
+        let expected = vec![(3, Reason::Request), (2, Reason::Request)];
         assert_eq!(due(&loads, &limits(), 0), expected);
         // What is due anyhow does not wait.
         let loads = [Load {
@@ -257,7 +325,7 @@ mod tests {
         assert_eq!(lower.age(3), lower.flush_age, "never below it");
         let load = |calm| Load {
             calm,
-            age: Some(Duration::from_secs(30)),
+            since: ago(Duration::from_secs(30)),
             ..QUIET
         };
         assert_eq!(due(&[load(2), load(3)], &limits, 0), vec![(0, Reason::Age)]);
@@ -299,6 +367,27 @@ mod tests {
     }
 
     proptest! {
+        /// However loads changed: what is due is what their last values say.
+        #[test]
+        fn what_changed_leaves_nothing_behind(
+            changes in prop::collection::vec((0usize..6, 0usize..150, 0u64..9, any::<bool>()), 0..60),
+        ) {
+            let (mut agenda, mut last) = (Agenda::default(), BTreeMap::new());
+            for (table, weight, age, busy) in changes {
+                let since = (weight > 0).then(|| NOW - Duration::from_secs(age));
+                let load = Load { bytes: weight, weight, since, busy, ..Load::default() };
+                agenda.set(&table, &load, &limits());
+                last.insert(table, load);
+            }
+            let mut anew = Agenda::default();
+            for (table, load) in &last {
+                anew.set(table, load, &limits());
+            }
+            let held: usize = last.values().map(|load| load.weight).sum();
+            prop_assert_eq!(agenda.take(NOW, held, PRESSURE), anew.take(NOW, held, PRESSURE));
+            prop_assert_eq!(agenda.weight, agenda.by_weight.iter().map(|(weight, _)| *weight).sum::<usize>());
+        }
+
         #[test]
         fn under_pressure_what_stays_is_below_the_line(
             bytes in prop::collection::vec(0usize..99, 0..40),

@@ -23,9 +23,10 @@ mod assignment;
 mod events;
 mod flights;
 mod incarnation;
+mod ledger;
 mod plan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub(crate) use events::{Command, Event, FlushEnd, Found, Held, Incarnation};
 use crate::budget::Budget;
 use crate::due::{Limits, Reason};
 use crate::policy::{Cause, Moment, Trouble};
+use ledger::Ledger;
 
 /// How long a revocation waits for its flush.
 pub(crate) const RELEASE_MAX: Duration = Duration::from_secs(10);
@@ -44,6 +46,7 @@ pub(crate) const RELEASE_MAX: Duration = Duration::from_secs(10);
 const OPEN_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 enum State {
     Opening {
         attempt: u64,
@@ -66,6 +69,7 @@ enum State {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Seat {
     state: State,
     /// Which of its openings: results of flushes belong to one.
@@ -80,6 +84,7 @@ struct Seat {
 
 /// A flush under way.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Flight {
     of: Option<Incarnation>,
     /// Generations of the buckets whose rows it holds.
@@ -87,6 +92,7 @@ struct Flight {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Table {
     tenant: Arc<str>,
     /// The one that open buckets were opened on.
@@ -114,14 +120,15 @@ pub(crate) struct Seats {
     limits: Limits,
     budget: Budget,
     topic_prefix: String,
-    seats: BTreeMap<TopicBucket, Seat>,
-    tables: BTreeMap<Arc<str>, Table>,
+    ledger: Ledger,
+    /// Tables that wait for memory.
+    paused: BTreeSet<Arc<str>>,
+    /// Tables that this event changed.
+    touched: BTreeSet<Arc<str>>,
     /// When revoked buckets are released whatever they hold.
     leave_by: Option<Moment>,
-    /// A seat or a flush went: some table may have none left.
-    tidy: bool,
-    /// A flush that was asked for waits for markers.
-    awaits_markers: bool,
+    /// A seat or a flush of these went: they may have none left.
+    tidy: BTreeSet<Arc<str>>,
     /// Numbers tries and generations.
     counter: u64,
     out: Vec<Command>,
@@ -133,11 +140,11 @@ impl Seats {
             limits,
             budget,
             topic_prefix: topic_prefix.to_owned(),
-            seats: BTreeMap::new(),
-            tables: BTreeMap::new(),
+            ledger: Ledger::default(),
+            paused: BTreeSet::new(),
+            touched: BTreeSet::new(),
             leave_by: None,
-            tidy: false,
-            awaits_markers: false,
+            tidy: BTreeSet::new(),
             counter: 0,
             out: Vec::new(),
         }
@@ -166,7 +173,7 @@ impl Seats {
                 self.retry(now);
             }
             Event::Stalled(at, trouble) => {
-                if let Some(seat) = self.seats.get_mut(&at) {
+                if let Some(seat) = self.ledger.seat_mut(&at) {
                     seat.stalled = trouble;
                 }
             }
@@ -177,19 +184,22 @@ impl Seats {
                 self.retry(now);
             }
             Event::FlushHolds(topic, bytes) => {
-                if let Some(table) = self.tables.get_mut(&topic) {
+                if let Some(table) = self.ledger.table_mut(&topic) {
                     table.beside = bytes;
                 }
             }
             Event::IndexHolds(topic, bytes) => {
-                if let Some(table) = self.tables.get_mut(&topic) {
+                if let Some(table) = self.ledger.table_mut(&topic) {
                     table.index = bytes;
                 }
             }
             Event::FlushFailing(topic, trouble) => self.flush_failing(&topic, trouble),
             Event::FlushEnded(topic, end) => self.flush_ended(&topic, end, now),
             Event::Tick => self.retry(now),
-            Event::Drain => self.limits.draining = true,
+            Event::Drain => {
+                self.limits.draining = true;
+                self.ledger.all_changed();
+            }
         }
         self.plan(now);
         std::mem::take(&mut self.out)
@@ -197,7 +207,7 @@ impl Seats {
 
     fn taken(&mut self, taken: Vec<(TopicBucket, Held)>) {
         for (at, now_held) in taken {
-            let seat = self.seats.get_mut(&at).map(|seat| &mut seat.state);
+            let seat = self.ledger.seat_mut(&at).map(|seat| &mut seat.state);
             if let Some(State::Open { held, .. } | State::Leaving { held, .. }) = seat {
                 *held = now_held;
             }
@@ -206,6 +216,16 @@ impl Seats {
 }
 
 impl Seat {
+    fn new(state: State) -> Self {
+        Self {
+            state,
+            generation: 0,
+            failures: 0,
+            paused: false,
+            stalled: None,
+        }
+    }
+
     fn awaits(&self, attempt: u64) -> bool {
         matches!(&self.state, State::Opening { attempt: awaited, .. } if *awaited == attempt)
     }
@@ -223,28 +243,6 @@ impl Seat {
             State::Leaving { .. } => None,
         }
     }
-}
-
-fn of_topic<'a>(
-    seats: &'a BTreeMap<TopicBucket, Seat>,
-    topic: &Arc<str>,
-) -> impl Iterator<Item = (&'a TopicBucket, &'a Seat)> {
-    seats.range(range_of(topic))
-}
-
-fn of_topic_mut<'a>(
-    seats: &'a mut BTreeMap<TopicBucket, Seat>,
-    topic: &Arc<str>,
-) -> impl Iterator<Item = (&'a TopicBucket, &'a mut Seat)> {
-    seats.range_mut(range_of(topic))
-}
-
-fn range_of(topic: &Arc<str>) -> std::ops::RangeInclusive<TopicBucket> {
-    let at = |bucket| TopicBucket {
-        topic: topic.clone(),
-        bucket,
-    };
-    at(Bucket(0))..=at(Bucket(u32::MAX))
 }
 
 #[cfg(test)]

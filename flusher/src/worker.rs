@@ -137,7 +137,6 @@ impl Joined {
             flush_bytes: settings.flush_bytes,
             flush_age: Duration::from_millis(settings.flush_age_ms),
             flush_age_max: settings.flush_age_max(),
-            pressure_bytes: budget.pressure_bytes(&[]),
             draining: false,
         };
         let owner = Owner {
@@ -154,7 +153,7 @@ impl Joined {
             ends: HashMap::new(),
             looked_at: Moment::ZERO,
             looking: false,
-            reported_at: Moment::ZERO,
+            report_at: Moment::ZERO,
             log_away: None,
             shown: BTreeSet::new(),
             turns: Turns::default(),
@@ -262,7 +261,7 @@ struct Owner {
     looked_at: Moment,
     looking: bool,
     turns: Turns,
-    reported_at: Moment,
+    report_at: Moment,
     /// Why the log as a whole does not go on.
     log_away: Option<Trouble>,
     /// Stopped tables as the metrics show them.

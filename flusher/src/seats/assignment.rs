@@ -5,26 +5,19 @@ use super::*;
 impl Seats {
     pub(super) fn assigned(&mut self, buckets: Vec<TopicBucket>, now: Moment) {
         for at in &buckets {
-            if self.seats.remove(at).is_some() {
-                self.out.push(Command::Forget(at.clone()));
-            }
-            let table = self.tables.entry(at.topic.clone()).or_default();
+            let table = self.ledger.table_or_new(&at.topic);
             if table.tenant.is_empty() {
                 let id = topics::parse_table_topic(&self.topic_prefix, &at.topic);
                 table.tenant = id.map_or_else(Arc::default, |id| id.tenant.as_str().into());
             }
-            let seat = Seat {
-                state: State::Opening {
-                    attempt: 0,
-                    retry_at: now,
-                    why: None,
-                },
-                generation: 0,
-                failures: 0,
-                paused: false,
-                stalled: None,
-            };
-            self.seats.insert(at.clone(), seat);
+            let seat = Seat::new(State::Opening {
+                attempt: 0,
+                retry_at: now,
+                why: None,
+            });
+            if self.ledger.insert(at.clone(), seat).is_some() {
+                self.out.push(Command::Forget(at.clone()));
+            }
         }
         // The group's answer must not wait for an object store.
         self.out.push(Command::Begin(buckets));
@@ -33,23 +26,19 @@ impl Seats {
 
     pub(super) fn revoked(&mut self, buckets: Vec<TopicBucket>, now: Moment) {
         for at in buckets {
-            let seat = self.seats.entry(at.clone()).or_insert(Seat {
-                state: State::Leaving {
-                    held: Held::default(),
-                    flying: 0,
-                },
-                generation: 0,
-                failures: 0,
-                paused: false,
-                stalled: None,
-            });
-            let (held, flying) = match &seat.state {
-                State::Open { held, flying, .. } => (*held, *flying),
-                State::Leaving { held, flying } => (*held, *flying),
-                State::Opening { .. } | State::Stopped { .. } => (Held::default(), 0),
+            self.ledger.table_or_new(&at.topic);
+            let (held, flying) = match self.ledger.seat(&at).map(|seat| &seat.state) {
+                Some(State::Open { held, flying, .. }) => (*held, *flying),
+                Some(State::Leaving { held, flying }) => (*held, *flying),
+                Some(State::Opening { .. } | State::Stopped { .. }) | None => (Held::default(), 0),
             };
-            seat.state = State::Leaving { held, flying };
-            self.tables.entry(at.topic).or_default();
+            let state = State::Leaving { held, flying };
+            match self.ledger.seat_mut(&at) {
+                Some(seat) => seat.state = state,
+                None => {
+                    self.ledger.insert(at, Seat::new(state));
+                }
+            }
             self.leave_by.get_or_insert(now + RELEASE_MAX);
         }
     }
@@ -59,37 +48,29 @@ impl Seats {
         if self.limits.draining {
             return;
         }
-        let mut tries: BTreeMap<Arc<str>, Vec<Bucket>> = BTreeMap::new();
-        for (at, seat) in &self.seats {
-            let (State::Opening { retry_at, .. } | State::Stopped { retry_at, .. }) = &seat.state
-            else {
+        self.settle();
+        for topic in self.ledger.to_retry(now) {
+            self.counter += 1;
+            let mut buckets = Vec::new();
+            let Some((_, seats)) = self.ledger.whole_mut(&topic) else {
                 continue;
             };
-            // A flush under way is about to move the watermark to begin at.
-            let busy = self
-                .tables
-                .get(&at.topic)
-                .is_some_and(|table| table.flight.is_some());
-            if *retry_at <= now && !busy {
-                tries.entry(at.topic.clone()).or_default().push(at.bucket);
-            }
-        }
-        for (topic, buckets) in tries {
-            self.counter += 1;
-            for bucket in &buckets {
-                let at = TopicBucket {
-                    topic: topic.clone(),
-                    bucket: *bucket,
-                };
-                let Some(seat) = self.seats.get_mut(&at) else {
+            for (at, seat) in seats {
+                let (State::Opening { retry_at, .. } | State::Stopped { retry_at, .. }) =
+                    &seat.state
+                else {
                     continue;
                 };
+                if *retry_at > now {
+                    continue;
+                }
                 let why = seat.trouble().cloned();
                 seat.state = State::Opening {
                     attempt: self.counter,
                     retry_at: now + OPEN_MAX,
                     why,
                 };
+                buckets.push(at.bucket);
             }
             self.out.push(Command::Open {
                 topic,
@@ -113,7 +94,11 @@ impl Seats {
         };
         let mut begun = Vec::new();
         for at in ready.into_iter().map(at) {
-            let Some(seat) = self.seats.get_mut(&at).filter(|seat| seat.awaits(attempt)) else {
+            let Some(seat) = self
+                .ledger
+                .seat_mut(&at)
+                .filter(|seat| seat.awaits(attempt))
+            else {
                 continue;
             };
             let why = seat.trouble().filter(|why| why.cause.outlives_opening());
@@ -133,7 +118,11 @@ impl Seats {
         }
         for (bucket, trouble) in refused {
             let at = at(bucket);
-            if self.seats.get(&at).is_some_and(|seat| seat.awaits(attempt)) {
+            if self
+                .ledger
+                .seat(&at)
+                .is_some_and(|seat| seat.awaits(attempt))
+            {
                 self.fail(&at, trouble, now);
             }
         }
@@ -144,7 +133,7 @@ impl Seats {
     pub(super) fn caught_up(&mut self, topic: &Arc<str>, buckets: Vec<Bucket>) {
         for bucket in buckets {
             let topic = topic.clone();
-            if let Some(seat) = self.seats.get_mut(&TopicBucket { topic, bucket })
+            if let Some(seat) = self.ledger.seat_mut(&TopicBucket { topic, bucket })
                 && let State::Open {
                     held,
                     flying: 0,
@@ -159,7 +148,7 @@ impl Seats {
 
     /// Takes a bucket out of work, until its cause says that it is worth another try.
     pub(super) fn fail(&mut self, at: &TopicBucket, why: Trouble, now: Moment) {
-        let Some(seat) = self.seats.get_mut(at) else {
+        let Some(seat) = self.ledger.seat_mut(at) else {
             return;
         };
         let was_open = match &mut seat.state {
@@ -191,7 +180,7 @@ impl Seats {
 
     /// Opens a bucket anew: at once the first time, then with growing waits.
     pub(super) fn surprised(&mut self, at: &TopicBucket, now: Moment) {
-        let Some(seat) = self.seats.get(at) else {
+        let Some(seat) = self.ledger.seat(at) else {
             return;
         };
         match &seat.state {
@@ -203,7 +192,7 @@ impl Seats {
             "{at}: the table or its topic changed while it was read; it is looked up again"
         );
         self.fail(at, Trouble::new(Cause::Unsettled, text), now);
-        if let Some(seat) = self.seats.get_mut(at)
+        if let Some(seat) = self.ledger.seat_mut(at)
             && let State::Opening { retry_at, .. } = &mut seat.state
             && first
         {

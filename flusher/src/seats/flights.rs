@@ -4,11 +4,11 @@ use super::*;
 
 impl Seats {
     pub(super) fn flush(&mut self, topic: &Arc<str>, reason: Reason) {
-        let Some(table) = self.tables.get_mut(topic) else {
+        let Some((table, seats)) = self.ledger.whole_mut(topic) else {
             return;
         };
         let (mut buckets, mut beside) = (BTreeMap::new(), 0);
-        for (at, seat) in of_topic_mut(&mut self.seats, topic) {
+        for (at, seat) in seats {
             let (State::Open { held, flying, .. } | State::Leaving { held, flying }) =
                 &mut seat.state
             else {
@@ -30,10 +30,8 @@ impl Seats {
 
     /// Drops a troubled table's rows: they are in the log, and others need the memory.
     pub(super) fn give_way(&mut self, topic: &Arc<str>, now: Moment) {
-        let Some(table) = self.tables.get_mut(topic) else {
-            return;
-        };
-        let Some(trouble) = &table.trouble else {
+        let table = self.ledger.table(topic);
+        let Some(trouble) = table.and_then(|table| table.trouble.as_ref()) else {
             return;
         };
         let text = format!(
@@ -42,7 +40,9 @@ impl Seats {
         );
         let why = Trouble::new(Cause::GaveWay, text);
         self.end_flight(topic);
-        let open: Vec<_> = of_topic(&self.seats, topic)
+        let open: Vec<_> = self
+            .ledger
+            .of_topic(topic)
             .filter(|(_, seat)| matches!(seat.state, State::Open { .. }))
             .map(|(at, _)| at.clone())
             .collect();
@@ -54,8 +54,8 @@ impl Seats {
     /// Notes why commits fail. A flush whose buckets are all another flusher's now, or of a table
     /// that is another now, speaks of nothing that this one could be asked about.
     pub(super) fn flush_failing(&mut self, topic: &Arc<str>, trouble: Trouble) {
-        let ours = of_topic(&self.seats, topic).next().is_some();
-        if let Some(table) = self.tables.get_mut(topic)
+        let ours = self.ledger.has_seats(topic);
+        if let Some(table) = self.ledger.table_mut(topic)
             && table.flight_is_current()
             && ours
         {
@@ -64,11 +64,11 @@ impl Seats {
     }
 
     pub(super) fn flush_ended(&mut self, topic: &Arc<str>, end: FlushEnd, now: Moment) {
-        let Some(table) = self.tables.get_mut(topic) else {
+        let Some((table, seats)) = self.ledger.whole_mut(topic) else {
             return;
         };
         (table.flying, table.beside, table.giving_way) = (0, 0, false);
-        self.tidy = true;
+        self.tidy.insert(topic.clone());
         let current = table.flight_is_current();
         let flight = table.flight.take().unwrap_or_default().buckets;
         // What became of another table's rows says nothing of this one's.
@@ -76,7 +76,7 @@ impl Seats {
         if let FlushEnd::Committed { .. } = end {
             table.trouble = None;
         }
-        for (at, seat) in of_topic_mut(&mut self.seats, topic) {
+        for (at, seat) in seats {
             if let State::Open { flying, .. } | State::Leaving { flying, .. } = &mut seat.state
                 && flight.get(&at.bucket) == Some(&seat.generation)
             {
@@ -115,7 +115,7 @@ impl Seats {
                 topic: topic.clone(),
                 bucket,
             };
-            let Some(seat) = self.seats.get_mut(&at) else {
+            let Some(seat) = self.ledger.seat_mut(&at) else {
                 continue;
             };
             if flight.get(&bucket) != Some(&seat.generation) {
@@ -144,7 +144,7 @@ impl Seats {
                 topic: topic.clone(),
                 bucket,
             };
-            let Some(seat) = self.seats.get_mut(&at) else {
+            let Some(seat) = self.ledger.seat_mut(&at) else {
                 continue;
             };
             if flight.get(&bucket) != Some(&seat.generation) {
@@ -169,7 +169,8 @@ impl Seats {
     }
 
     pub(super) fn at_work(&self, topic: &Arc<str>) -> Vec<TopicBucket> {
-        of_topic(&self.seats, topic)
+        self.ledger
+            .of_topic(topic)
             .filter(|(_, seat)| matches!(seat.state, State::Open { .. } | State::Leaving { .. }))
             .map(|(at, _)| at.clone())
             .collect()

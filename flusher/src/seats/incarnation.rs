@@ -15,12 +15,13 @@ impl Seats {
             Found::NoTable => None,
             Found::Unknown => return,
         };
-        let Some(table) = self.tables.get_mut(topic) else {
-            return;
-        };
-        if table.incarnation == now_is {
+        let known = self.ledger.table(topic).map(|table| table.incarnation);
+        if known.is_none_or(|known| known == now_is) {
             return;
         }
+        let Some(table) = self.ledger.table_mut(topic) else {
+            return;
+        };
         table.incarnation = now_is;
         table.trouble = None;
         self.end_flight(topic);
@@ -32,7 +33,7 @@ impl Seats {
 
     /// Nobody waits for the flush under way any more: it ends at its next failure.
     pub(super) fn end_flight(&mut self, topic: &Arc<str>) {
-        let Some(table) = self.tables.get_mut(topic) else {
+        let Some(table) = self.ledger.table_mut(topic) else {
             return;
         };
         if table.flight.is_some() && !table.giving_way {

@@ -1,124 +1,100 @@
 //! What follows from what the seats hold: flushes, pauses, releases; and what others may know.
 
 use super::*;
-use crate::budget::Holding;
-use crate::due::{Load, due};
+use crate::due::Load;
 
 impl Seats {
-    pub(super) fn plan(&mut self, now: Moment) {
-        let (topics, loads, holdings) = self.loads(now);
-        let held = Budget::held(&holdings);
-        let limits = Limits {
-            pressure_bytes: self.budget.pressure_bytes(&holdings),
-            ..self.limits
-        };
-        self.awaits_markers = false;
-        for load in &loads {
-            self.awaits_markers |= load.asked.is_some() && load.awaits_markers && !load.busy;
-        }
-        for (index, reason) in due(&loads, &limits, held) {
-            self.calm(&topics[index], &loads[index], reason, now);
-            self.flush(&topics[index], reason);
-        }
-        self.balance(&topics, &holdings, now);
-        self.release(now);
+    /// Brings the sums up to date; the tables that changed since.
+    pub(super) fn settle(&mut self) {
+        let changed = self.ledger.settle(&self.limits);
+        self.touched.extend(changed);
     }
 
-    /// What each table holds, for flushes and for the budget.
-    fn loads(&self, now: Moment) -> (Vec<Arc<str>>, Vec<Load>, Vec<Holding>) {
-        let (mut topics, mut loads, mut holdings) = (Vec::new(), Vec::new(), Vec::new());
-        let mut seats = self.seats.iter().peekable();
-        for (topic, table) in &self.tables {
-            let mut load = Load {
-                bytes: 0,
-                weight: 0,
-                age: None,
-                asked: None,
-                awaits_markers: false,
-                calm: table.calm,
-                leaving: false,
-                busy: table.flight.is_some(),
-            };
-            let mut holding = Holding {
-                tenant: table.tenant.clone(),
-                flying: table.flying,
-                index: table.index,
-                troubled: table.trouble.is_some(),
-                ..Holding::default()
-            };
-            let mut next_beside = 0;
-            while let Some((_, seat)) = seats.next_if(|(at, _)| at.topic <= *topic) {
-                let (State::Open { held, .. } | State::Leaving { held, .. }) = &seat.state else {
-                    continue;
-                };
-                let leaving = matches!(seat.state, State::Leaving { .. });
-                let age = |since: Moment| now.saturating_sub(since);
-                load.bytes += held.rows;
-                load.weight += held.rows + held.beside;
-                load.age = load.age.max(held.since.map(age));
-                load.asked = load.asked.max(held.asked.map(age));
-                // Nothing comes through a bucket that is not fetched.
-                load.awaits_markers |= held.asked.is_none() && !leaving && seat.is_fetched();
-                load.leaving |= leaving && held.since.is_some();
-                holding.rows += held.rows;
-                next_beside += held.beside;
-                holding.room += held.room;
-            }
-            let since = load.age.map(|age| now.saturating_sub(age));
-            let pause = since.and_then(|since| Some(since.saturating_sub(table.flushed_at?)));
-            if pause.is_some_and(|pause| pause > self.limits.age(load.calm)) {
-                load.calm = 0;
-            }
-            // One flush at a time: the next one takes what the one before it gives back.
-            holding.beside = table.beside.max(next_beside);
-            topics.push(topic.clone());
-            loads.push(load);
-            holdings.push(holding);
+    pub(super) fn plan(&mut self, now: Moment) {
+        self.settle();
+        let pressure = self.budget.pressure_bytes(self.ledger.total());
+        for (topic, reason) in self.ledger.take_due(now, pressure) {
+            self.calm(&topic, reason, now);
+            self.flush(&topic, reason);
         }
-        (topics, loads, holdings)
+        self.settle();
+        self.balance(now);
+        self.release(now);
+        self.settle();
+        self.touched.clear();
     }
 
     /// Notes how little a flush finds.
-    fn calm(&mut self, topic: &Arc<str>, load: &Load, reason: Reason, now: Moment) {
-        let Some(table) = self.tables.get_mut(topic) else {
+    fn calm(&mut self, topic: &Arc<str>, reason: Reason, now: Moment) {
+        let Some(load) = self.ledger.sum(topic).map(|sum| sum.load) else {
             return;
         };
-        let oldest = load.age.map(|age| now.saturating_sub(age));
-        let pause = oldest.and_then(|oldest| Some(oldest.saturating_sub(table.flushed_at?)));
-        table.calm = self.limits.calm_after(load, reason, pause);
-        table.flushed_at = Some(now);
+        let limits = self.limits;
+        if let Some(table) = self.ledger.table_mut(topic) {
+            table.calm = limits.calm_after(&load, reason, table.pause_before(&load));
+            table.flushed_at = Some(now);
+        }
     }
 
-    /// Pauses and resumes, and takes memory back.
-    fn balance(&mut self, topics: &[Arc<str>], holdings: &[Holding], now: Moment) {
-        let verdict = self.budget.decide(holdings);
-        for &index in &verdict.give_way {
-            self.give_way(&topics[index], now);
+    /// Pauses and resumes, and takes memory back. Looks at tables that have changed, that wait or
+    /// whose commits fail, and at all of them only while memory is short.
+    fn balance(&mut self, now: Moment) {
+        let judgement = self.budget.judge(self.ledger.total());
+        let shrink = judgement.shrink;
+        let (mut paused, mut give_way, mut looked_at) = (BTreeSet::new(), Vec::new(), Vec::new());
+        let all = judgement.concerns_all();
+        for (topic, sum) in self
+            .ledger
+            .sums(all || shrink, [&self.touched, &self.paused])
+        {
+            let verdict = judgement.of(&sum.holding);
+            if verdict.give_way {
+                give_way.push(topic.clone());
+            }
+            if verdict.paused {
+                paused.insert(topic.clone());
+            }
+            looked_at.push(topic);
         }
-        let (mut pause, mut resume, mut shrink) = (Vec::new(), Vec::new(), Vec::new());
-        let mut index = 0;
-        for (at, seat) in &mut self.seats {
-            while topics.get(index).is_some_and(|topic| *topic < at.topic) {
-                index += 1;
-            }
-            let State::Open { held, .. } = &mut seat.state else {
+        for topic in &give_way {
+            self.give_way(topic, now);
+        }
+        let before = std::mem::replace(&mut self.paused, paused);
+        let (mut pause, mut resume, mut shrunk) = (Vec::new(), Vec::new(), Vec::new());
+        for topic in looked_at {
+            let wanted = self.paused.contains(&topic);
+            if wanted == before.contains(&topic) && !shrink && !self.touched.contains(&topic) {
                 continue;
-            };
-            let wanted = verdict.paused.contains(&index);
-            if wanted != seat.paused {
-                seat.paused = wanted;
-                let list = if wanted { &mut pause } else { &mut resume };
-                list.push(at.clone());
             }
-            if verdict.shrink && held.room > 0 {
-                held.room = 0;
-                shrink.push(at.clone());
+            let changes = |seat: &Seat| match &seat.state {
+                State::Open { held, .. } => seat.paused != wanted || (shrink && held.room > 0),
+                _ => false,
+            };
+            let seats = self.ledger.of_topic(&topic);
+            let changing = seats.filter(|(_, seat)| changes(seat));
+            let changing: Vec<_> = changing.map(|(at, _)| at.clone()).collect();
+            for at in changing {
+                let Some(seat) = self.ledger.seat_mut(&at) else {
+                    continue;
+                };
+                if seat.paused != wanted {
+                    seat.paused = wanted;
+                    let list = if wanted { &mut pause } else { &mut resume };
+                    list.push(at.clone());
+                }
+                if let State::Open { held, .. } = &mut seat.state
+                    && shrink
+                    && held.room > 0
+                {
+                    held.room = 0;
+                    shrunk.push(at);
+                }
             }
         }
         let lists = [
             (pause, Command::Pause as fn(_) -> _),
             (resume, Command::Resume),
-            (shrink, Command::Shrink),
+            (shrunk, Command::Shrink),
         ];
         for (list, command) in lists {
             if !list.is_empty() {
@@ -131,74 +107,64 @@ impl Seats {
     /// group takes one answer to a revocation.
     fn release(&mut self, now: Moment) {
         if let Some(leave_by) = self.leave_by {
-            let pending = self.seats.values().any(|seat| match &seat.state {
-                State::Leaving { held, flying } => held.since.is_some() || *flying > 0,
-                _ => false,
-            });
+            let pending = self.ledger.counts().leaving > 0;
             if !pending || now >= leave_by {
                 self.leave_by = None;
-                self.tidy = true;
-                let leaving = |seat: &Seat| matches!(seat.state, State::Leaving { .. });
-                let gone = self.seats.extract_if(.., |_, seat| leaving(seat));
-                let gone: Vec<_> = gone.map(|(at, _)| at).collect();
+                let gone = self.ledger.take_leaving();
+                self.tidy.extend(gone.iter().map(|at| at.topic.clone()));
                 self.out.extend(gone.iter().cloned().map(Command::Forget));
                 self.out.push(Command::Release(gone));
             }
         }
-        if std::mem::take(&mut self.tidy) {
-            self.forget_tables();
-        }
+        self.forget_tables();
     }
 
     /// Lets go of tables whose buckets are all another flusher's. One whose flush is still under
     /// way is known until that has ended, but no longer troubled: that is for the other one to
     /// tell.
     fn forget_tables(&mut self) {
-        let seats = &self.seats;
-        let without_seats = |topic: &Arc<str>| of_topic(seats, topic).next().is_none();
-        let unused = self.tables.extract_if(.., |topic, table| {
-            table.flight.is_none() && without_seats(topic)
-        });
-        let unused = unused.map(|(topic, _)| Command::ForgetTable(topic));
-        self.out.extend(unused);
-        let mut ending = Vec::new();
-        for (topic, table) in &mut self.tables {
-            if without_seats(topic) {
-                table.trouble = None;
-                ending.push(topic.clone());
+        for topic in std::mem::take(&mut self.tidy) {
+            if self.ledger.has_seats(&topic) {
+                continue;
             }
-        }
-        for topic in ending {
-            self.end_flight(&topic);
+            let Some(table) = self.ledger.table_mut(&topic) else {
+                continue;
+            };
+            if table.flight.is_some() {
+                table.trouble = None;
+                self.end_flight(&topic);
+            } else {
+                self.ledger.forget_table(&topic);
+                self.out.push(Command::ForgetTable(topic));
+            }
         }
     }
 
     /// Everything that stands still, and why: buckets by name, tables whose commits fail.
     pub(crate) fn troubles(&self) -> impl Iterator<Item = (&Arc<str>, Option<Bucket>, &Trouble)> {
-        let stopped = self.seats.iter().filter_map(|(at, seat)| {
+        let seats = self.ledger.seats_where(|counts| counts.troubled > 0);
+        let stopped = seats.filter_map(|(at, seat)| {
             let why = seat
                 .trouble()
                 .filter(|why| why.cause.is_loud(seat.failures));
             let why = why.or(seat.stalled.as_ref())?;
             Some((&at.topic, Some(at.bucket), why))
         });
-        let failing = self
-            .tables
-            .iter()
-            .filter_map(|(topic, table)| table.trouble.as_ref().map(|why| (topic, None, why)));
+        let tables = self.ledger.tables();
+        let failing =
+            tables.filter_map(|(topic, table)| Some((topic, None, table.trouble.as_ref()?)));
         stopped.chain(failing)
     }
 
     /// All buckets of ours, and whether each is consumed.
     pub(crate) fn buckets(&self) -> impl Iterator<Item = (&TopicBucket, bool)> {
-        self.seats
-            .iter()
-            .map(|(at, seat)| (at, matches!(seat.state, State::Open { .. })))
+        let seats = self.ledger.seats();
+        seats.map(|(at, seat)| (at, matches!(seat.state, State::Open { .. })))
     }
 
     /// True where the catalog has no table for the bucket, and nobody is told of it.
     pub(crate) fn has_quietly_no_table(&self, at: &TopicBucket) -> bool {
-        let Some(seat) = self.seats.get(at) else {
+        let Some(seat) = self.ledger.seat(at) else {
             return false;
         };
         let cause = seat.trouble().map(|why| why.cause);
@@ -207,43 +173,40 @@ impl Seats {
 
     /// How many buckets' topics belong to no table of the catalog.
     pub(crate) fn without_table(&self) -> usize {
-        let troubles = self.seats.values().filter_map(Seat::trouble);
+        let seats = self.ledger.seats_where(|counts| counts.troubled > 0);
+        let troubles = seats.filter_map(|(_, seat)| seat.trouble());
         troubles.filter(|why| why.cause.is_no_table()).count()
     }
 
     /// Why a bucket is not consumed.
     pub(crate) fn trouble_of(&self, at: &TopicBucket) -> Option<&Trouble> {
-        self.seats.get(at)?.trouble()
+        self.ledger.seat(at)?.trouble()
     }
 
     pub(crate) fn owns(&self, at: &TopicBucket) -> bool {
-        self.seats.contains_key(at)
+        self.ledger.seat(at).is_some()
     }
 
     pub(crate) fn is_open(&self, at: &TopicBucket) -> bool {
-        let state = self.seats.get(at).map(|seat| &seat.state);
+        let state = self.ledger.seat(at).map(|seat| &seat.state);
         matches!(state, Some(State::Open { .. }))
     }
 
     pub(crate) fn has_table(&self, topic: &Arc<str>) -> bool {
-        self.tables.contains_key(topic)
+        self.ledger.table(topic).is_some()
     }
 
     /// Buckets that the consumer fetches nothing for: nobody sees their logs grow.
     pub(crate) fn unwatched(&self) -> impl Iterator<Item = &TopicBucket> {
-        self.seats
-            .iter()
-            .filter(|(_, seat)| seat.paused || !matches!(seat.state, State::Open { .. }))
-            .map(|(at, _)| at)
+        let seats = self.ledger.seats_where(|counts| counts.unwatched > 0);
+        let unwatched =
+            seats.filter(|(_, seat)| seat.paused || !matches!(seat.state, State::Open { .. }));
+        unwatched.map(|(at, _)| at)
     }
 
     /// Nothing is held and nothing is under way.
     pub(crate) fn is_drained(&self) -> bool {
-        self.tables.values().all(|table| table.flight.is_none())
-            && self.seats.values().all(|seat| match &seat.state {
-                State::Open { held, .. } | State::Leaving { held, .. } => held.since.is_none(),
-                State::Opening { .. } | State::Stopped { .. } => true,
-            })
+        self.ledger.is_drained()
     }
 
     /// Nothing is waited for but messages.
@@ -253,19 +216,23 @@ impl Seats {
 
     /// A flush waits for markers, which come within moments or not at all.
     pub(crate) fn awaits_markers(&self) -> bool {
-        self.awaits_markers
+        self.ledger.is_held_up()
     }
 
-    pub(crate) fn memory(&self, now: Moment) -> Memory {
-        let (_, _, holdings) = self.loads(now);
+    pub(crate) fn memory(&self) -> Memory {
+        let all = self.ledger.total();
         Memory {
-            rows: holdings.iter().map(|table| table.rows + table.flying).sum(),
-            all: Budget::held(&holdings) + Budget::indexes(&holdings),
-            paused: self
-                .seats
-                .values()
-                .any(|seat| seat.paused && matches!(seat.state, State::Open { .. })),
+            rows: all.rows,
+            all: all.held + all.index,
+            paused: self.ledger.counts().paused > 0,
         }
+    }
+}
+
+impl Table {
+    /// How long nothing came before the oldest of this load, from the last flush on.
+    pub(super) fn pause_before(&self, load: &Load) -> Option<Duration> {
+        Some(load.since?.saturating_sub(self.flushed_at?))
     }
 }
 

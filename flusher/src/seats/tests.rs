@@ -14,7 +14,6 @@ fn seats() -> Seats {
         flush_bytes: 8 * MIB,
         flush_age: Duration::from_secs(5),
         flush_age_max: Duration::from_secs(5),
-        pressure_bytes: 32 * MIB,
         draining: false,
     };
     Seats::new(limits, Budget::new(64 * MIB, 0), "tl")

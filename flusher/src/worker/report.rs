@@ -8,6 +8,8 @@ use crate::freshness::Position;
 
 /// Between two reports: idle tables must cost next to nothing.
 const REPORT: Duration = Duration::from_millis(500);
+/// A report looks at every bucket: it may take one part in so many of the loop's time.
+const REPORT_PART: u32 = 50;
 /// Between two looks at the ends of logs that nothing is fetched from.
 const LOOK: Duration = Duration::from_secs(5);
 /// Stopped tables that health names one by one.
@@ -17,10 +19,9 @@ impl Owner {
     pub(super) fn tick(&mut self, consumer: &dyn GroupLog) {
         self.on(Event::Tick, consumer);
         let now = self.now();
-        if now.saturating_sub(self.reported_at) < REPORT {
+        if now < self.report_at {
             return;
         }
-        self.reported_at = now;
         self.report_stopped();
         self.report_tables(consumer);
         self.tell_indexes(consumer);
@@ -30,6 +31,8 @@ impl Owner {
             self.look_at_ends();
         }
         self.go_on_patrol();
+        let took = self.now().saturating_sub(now);
+        self.report_at = now + REPORT.max(took * REPORT_PART);
     }
 
     /// Every table that stands still, by name and reason, in the metrics and in health.
@@ -162,7 +165,7 @@ impl Owner {
 
     fn report_memory(&self) {
         let metrics = &self.bench.metrics;
-        let memory = self.seats.memory(self.now());
+        let memory = self.seats.memory();
         let bytes = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
         metrics.buckets.set(bytes(self.buckets.len()));
         metrics.without_table.set(bytes(self.seats.without_table()));

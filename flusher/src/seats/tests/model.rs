@@ -182,8 +182,10 @@ impl World {
         for at in self.ours.iter().chain(self.leaving.keys()) {
             assert!(seats.owns(at), "{at} is lost");
         }
-        assert_eq!(seats.seats.len(), self.ours.len() + self.leaving.len());
-        for (at, seat) in &seats.seats {
+        seats.ledger.check(&seats.limits);
+        let known = seats.ledger.seats().count();
+        assert_eq!(known, self.ours.len() + self.leaving.len());
+        for (at, seat) in seats.ledger.seats() {
             let soon = self.now + secs(300);
             match &seat.state {
                 State::Opening { retry_at, .. } => assert!(*retry_at <= soon),
