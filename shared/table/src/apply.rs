@@ -16,7 +16,7 @@ use arrow::buffer::BooleanBuffer;
 use crate::TableError;
 use crate::index::{Entries, IndexHome, KeySpec, Keys, sorted_order};
 use crate::memtable::{Chunk, Deletes};
-use crate::rowset::RowSet;
+use crate::rowset::{Ranks, RowSet};
 use crate::state::BucketState;
 
 /// In [`Changes::rows`]: the key was removed.
@@ -174,31 +174,6 @@ fn newest_of_each(keys: &Keys, order: &[u32], sequences: &[(i64, u32)]) -> Vec<u
         }
     }
     newest
-}
-
-/// How many rows of a set come before a given one.
-struct Ranks<'a> {
-    set: &'a RowSet,
-    before_word: Vec<u32>,
-}
-
-impl<'a> Ranks<'a> {
-    fn of(set: &'a RowSet) -> Self {
-        let mut sum = 0;
-        let before_word = set.words().iter().map(|word| {
-            let before = sum;
-            sum += word.count_ones();
-            before
-        });
-        let before_word = before_word.collect();
-        Self { set, before_word }
-    }
-
-    fn before(&self, row: u32) -> u32 {
-        let place = row as usize / 64;
-        let below = self.set.words()[place] & ((1u64 << (row % 64)) - 1);
-        self.before_word[place] + below.count_ones()
-    }
 }
 
 /// Rows that newer records take away, by the file that holds them.

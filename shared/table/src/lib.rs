@@ -29,8 +29,10 @@ pub mod lookup;
 mod memtable;
 mod owners;
 mod read;
+mod rewrite;
 mod rowset;
 pub mod state;
+mod uploads;
 mod write;
 
 pub use apply::{Changes, Superseded};
@@ -45,6 +47,7 @@ pub use lookup::{FileRows, LookupError, RowRead};
 pub use memtable::{Chunk, Deletes, Memtable, Positions, Sealed};
 pub use owners::{Owners, Unowned};
 pub use read::{KeyColumns, RowKeys};
+pub use rewrite::{Rewrite, RewriteOutcome, RewriteReport, Rewritten};
 pub use rowset::RowSet;
 pub use state::{BucketState, LiveFile, Place};
 pub use write::{

@@ -36,6 +36,7 @@ use facts::describe;
 
 pub(crate) use kept::KeptStates;
 pub(crate) use runs::sidecar_bytes_max;
+pub(crate) use vectors::read_vectors;
 
 /// Tag of an add: object name of the file's index sidecar, relative to the table.
 pub const TAG_INDEX: &str = "tidelake.index";

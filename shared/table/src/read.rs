@@ -120,6 +120,20 @@ impl KeyColumns {
         })
     }
 
+    /// The keys of rows that have all columns of a file.
+    pub(crate) fn of_rows(&self, batch: &RecordBatch, spec: &KeySpec) -> Result<Keys, TableError> {
+        let columns = self.names.iter().zip(&self.schema.fields);
+        let columns = columns.map(|(name, field)| {
+            batch.column_by_name(name).cloned().ok_or_else(|| {
+                let name = &field.name;
+                TableError::Encode(format!("rows to write have no key column {name:?}"))
+            })
+        });
+        let columns = columns.collect::<Result<_, _>>()?;
+        let stored = RecordBatch::try_new(Arc::clone(&self.stored), columns)?;
+        Ok(spec.keys(&to_logical(&stored, &self.schema)?)?)
+    }
+
     /// The places of the key's columns among a file's root columns, in key order.
     fn places(&self, roots: &[TypePtr], file: &DataFile) -> Result<Vec<usize>, TableError> {
         let fields = self.names.iter().zip(&self.schema.fields);
@@ -187,6 +201,11 @@ pub struct RowKeys {
 }
 
 impl RowKeys {
+    /// Of rows of one bucket.
+    pub(crate) fn of_one_bucket(keys: Keys) -> Self {
+        Self { keys, owners: None }
+    }
+
     pub fn keys(&self) -> &Keys {
         &self.keys
     }
@@ -239,14 +258,14 @@ pub(crate) async fn rows_of_footer(table: &DeltaTable, file: &DataFile) -> Resul
 }
 
 /// A data file in the store, read range by range.
-struct StoredFile {
+pub(crate) struct StoredFile {
     store: Store,
     name: String,
     size: u64,
 }
 
 impl StoredFile {
-    fn of(table: &DeltaTable, file: &DataFile) -> Self {
+    pub(crate) fn of(table: &DeltaTable, file: &DataFile) -> Self {
         Self {
             store: table.store().clone(),
             name: file.path().to_owned(),

@@ -139,6 +139,45 @@ impl RowSet {
     }
 }
 
+/// How many rows of a set come before a given one.
+#[derive(Debug)]
+pub(crate) struct Ranks<S> {
+    set: S,
+    before_word: Vec<u32>,
+}
+
+impl<S: AsRef<RowSet>> Ranks<S> {
+    pub(crate) fn of(set: S) -> Self {
+        let mut sum = 0;
+        let before_word = set.as_ref().words().iter().map(|word| {
+            let before = sum;
+            sum += word.count_ones();
+            before
+        });
+        let before_word = before_word.collect();
+        Self { set, before_word }
+    }
+
+    pub(crate) fn set(&self) -> &RowSet {
+        self.set.as_ref()
+    }
+
+    pub(crate) fn before(&self, row: u32) -> u32 {
+        let (set, place) = (self.set(), row as usize / 64);
+        let Some(word) = set.words().get(place) else {
+            return set.len();
+        };
+        let below = word & ((1u64 << (row % 64)) - 1);
+        self.before_word[place] + below.count_ones()
+    }
+}
+
+impl AsRef<RowSet> for RowSet {
+    fn as_ref(&self) -> &RowSet {
+        self
+    }
+}
+
 impl FromIterator<u32> for RowSet {
     fn from_iter<I: IntoIterator<Item = u32>>(rows: I) -> Self {
         let mut set = Self::default();

@@ -7,13 +7,13 @@
 //! only: the table's schema does not name them, so other readers don't see them. Rows stand in
 //! arrival order, bucket after bucket. The format of every byte is told in `docs/formats.md`.
 
-mod floats;
+pub(crate) mod floats;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMillisecondArray};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -127,42 +127,89 @@ fn encode_chunks<'a>(
     settings: FileSettings,
     unbounded: &[ColumnPath],
 ) -> Result<Option<EncodedFile>, TableError> {
-    let mut writer: Option<ArrowWriter<Vec<u8>>> = None;
-    let mut rows = 0;
-    let mut stats = StatsCollector::new(STATISTICS_COLUMNS_MAX);
+    let mut writer = FileWriter::new(layout, settings, unbounded.to_vec());
     for chunk in chunks {
         let (bucket, chunk) = chunk?;
-        if chunk.rows() == 0 {
-            continue;
+        if chunk.rows() > 0 {
+            writer.write(&stored_batch(layout, bucket, &chunk)?)?;
         }
-        let batch = stored_batch(layout, bucket, &chunk)?;
-        let writer = match &mut writer {
+    }
+    writer.finish()
+}
+
+/// A file that is written batch by batch.
+pub(crate) struct FileWriter {
+    schema: SchemaRef,
+    settings: FileSettings,
+    unbounded: Vec<ColumnPath>,
+    writer: Option<ArrowWriter<Vec<u8>>>,
+    rows: u64,
+    stats: StatsCollector,
+}
+
+impl FileWriter {
+    /// `unbounded` columns get no statistics.
+    pub(crate) fn new(
+        layout: &FileLayout,
+        settings: FileSettings,
+        unbounded: Vec<ColumnPath>,
+    ) -> Self {
+        Self {
+            schema: Arc::clone(layout.file_schema()),
+            settings,
+            unbounded,
+            writer: None,
+            rows: 0,
+            stats: StatsCollector::new(STATISTICS_COLUMNS_MAX),
+        }
+    }
+
+    /// Rows with all columns of the file, hidden ones included.
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
-                let properties = properties(&batch, settings, unbounded);
-                let buffer = Vec::new();
-                writer.insert(ArrowWriter::try_new(
-                    buffer,
-                    Arc::clone(layout.file_schema()),
-                    Some(properties),
-                )?)
+                let properties = properties(batch, self.settings, &self.unbounded);
+                let (buffer, schema) = (Vec::new(), Arc::clone(&self.schema));
+                let writer = ArrowWriter::try_new(buffer, schema, Some(properties))?;
+                self.writer.insert(writer)
             }
         };
-        rows += batch.num_rows() as u64;
-        stats.update(&batch);
-        writer.write(&batch)?;
+        self.rows += batch.num_rows() as u64;
+        self.stats.update(batch);
+        writer.write(batch)?;
+        Ok(())
     }
-    let Some(mut writer) = writer else {
-        return Ok(None);
-    };
-    let metadata = writer.finish()?;
-    let bytes = Bytes::from(std::mem::take(writer.inner_mut()));
-    Ok(Some(EncodedFile {
-        bytes,
-        rows,
-        stats: stats.finish(),
-        metadata,
-    }))
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// What it takes by now, encoded.
+    pub(crate) fn bytes(&self) -> u64 {
+        let writer = self.writer.as_ref();
+        writer.map_or(0, |writer| {
+            (writer.bytes_written() + writer.in_progress_size()) as u64
+        })
+    }
+
+    /// `None` where there was no row.
+    pub(crate) fn finish(self) -> Result<Option<EncodedFile>, TableError> {
+        let Some(mut writer) = self.writer else {
+            return Ok(None);
+        };
+        let metadata = writer.finish()?;
+        let bytes = Bytes::from(std::mem::take(writer.inner_mut()));
+        Ok(Some(EncodedFile {
+            bytes,
+            rows: self.rows,
+            stats: self.stats.finish(),
+            metadata,
+        }))
+    }
 }
 
 fn stored_batch(

@@ -54,12 +54,14 @@ async fn commit(
         adds.push(desk.upload(&name, file, tags).await?);
     }
     let transaction = desk.transaction(adds, marks, &report);
-    Ok(match desk.commit(base, transaction).await? {
-        CommitOutcome::Committed { version, snapshot } => FlushOutcome::Committed(Flushed {
-            version,
-            snapshot,
-            report,
-        }),
-        CommitOutcome::Conflicted(conflict) => FlushOutcome::Conflicted(conflict),
-    })
+    Ok(
+        match desk.uploads.commit(desk.table, base, transaction).await? {
+            CommitOutcome::Committed { version, snapshot } => FlushOutcome::Committed(Flushed {
+                version,
+                snapshot,
+                report,
+            }),
+            CommitOutcome::Conflicted(conflict) => FlushOutcome::Conflicted(conflict),
+        },
+    )
 }

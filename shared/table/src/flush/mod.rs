@@ -11,11 +11,10 @@
 //! Invariants: nothing is stored for a version that no commit can follow; nothing is visible before
 //! the one commit, and that commit moves every bucket's watermark from where its rows begin to where
 //! they end; rows that another schema decoded are never written; a flush that certainly failed
-//! leaves no object behind ([`uploads`]).
+//! leaves no object behind ([`crate::uploads`]).
 
 mod append;
 mod encoders;
-mod uploads;
 mod upsert;
 mod vectors;
 
@@ -30,10 +29,10 @@ use uuid::Uuid;
 
 use crate::load::StateLoader;
 use crate::state::BucketState;
+use crate::uploads::Uploads;
 use crate::{EncodedFile, FileSettings, Sealed, TableError};
 
 pub use encoders::{COLUMN_BYTES, Encoders};
-use uploads::Uploads;
 pub use upsert::VECTOR_IDS;
 
 /// What the key of a record takes while it is flushed, beside what stands in the rows: as it was

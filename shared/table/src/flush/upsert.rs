@@ -104,7 +104,7 @@ pub(super) async fn run(
         transaction.removes = vectors.removes;
         transaction.probed = parts.iter().map(|part| part.bucket).collect();
         describe(&mut transaction, &report);
-        match desk.commit(&base, transaction).await? {
+        match desk.uploads.commit(desk.table, &base, transaction).await? {
             CommitOutcome::Committed { version, snapshot } => {
                 let states = after(loader, parts, vectors.touched).await?;
                 let flushed = Flushed {

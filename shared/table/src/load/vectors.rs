@@ -8,7 +8,7 @@ use crate::TableError;
 use crate::rowset::RowSet;
 
 /// Vectors of many files; those that lie close together in one object are read together.
-pub(super) async fn read_vectors(
+pub(crate) async fn read_vectors(
     table: &DeltaTable,
     wanted: Vec<(Arc<str>, Arc<DataFile>)>,
 ) -> Result<Vec<(Arc<str>, RowSet)>, TableError> {

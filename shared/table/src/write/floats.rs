@@ -15,7 +15,8 @@ use arrow::datatypes::{
     ArrowPrimitiveType, DataType, FieldRef, Float32Type, Float64Type, Schema, SchemaRef,
 };
 use parquet::arrow::ArrowSchemaConverter;
-use parquet::file::metadata::{FileMetaData, KeyValue};
+use parquet::basic::Type as PhysicalType;
+use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
 use parquet::schema::types::ColumnPath;
 
 use crate::layout::FileLayout;
@@ -66,6 +67,28 @@ pub(super) fn with_nan(
     Ok(found
         .map(|(at, _)| leaves.column(at).path().clone())
         .collect())
+}
+
+/// Leaf columns of a stored file that may hold a NaN: of ours those without bounds, of other writers
+/// all.
+pub(crate) fn without_bounds(file: &ParquetMetaData) -> Vec<ColumnPath> {
+    let covers = float_bounds_cover_nan(file.file_metadata());
+    let leaves = file.file_metadata().schema_descr().columns().iter();
+    let floats = leaves.enumerate().filter(|(_, leaf)| {
+        matches!(
+            leaf.physical_type(),
+            PhysicalType::FLOAT | PhysicalType::DOUBLE
+        )
+    });
+    let bounded = |leaf: usize| {
+        let groups = file.row_groups().iter();
+        let mut chunks = groups.map(|group| group.column(leaf).statistics());
+        covers && chunks.all(|found| found.is_some())
+    };
+    floats
+        .filter(|(leaf, _)| !bounded(*leaf))
+        .map(|(_, leaf)| leaf.path().clone())
+        .collect()
 }
 
 /// The columns of a file that have floats in them.

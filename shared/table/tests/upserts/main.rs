@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod alters;
+mod compacts;
 mod doctor;
 mod failing;
 mod loading;
@@ -38,6 +39,7 @@ use tidelake_table::{
 };
 
 use alters::{Change, Columns};
+use compacts::{Compaction, compaction};
 use shape::{Shape, shapes};
 
 const TOPIC: TopicId = TopicId([7; 16]);
@@ -56,6 +58,8 @@ enum Step {
     },
     /// Another engine deletes some rows.
     Delete { every: u64, file: usize },
+    /// Our compactor ends a rewrite.
+    Compact(Compaction),
     /// Another writer rewrites a file.
     Rewrite { file: usize },
     /// Another engine restores an older version: rows come back to life.
@@ -104,6 +108,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0..2usize, buckets, base)
             .prop_map(|(writer, buckets, on)| Step::Flush { writer, buckets, on }),
         2 => (2..5u64, any::<usize>()).prop_map(|(every, file)| Step::Delete { every, file }),
+        4 => compaction().prop_map(Step::Compact),
         2 => any::<usize>().prop_map(|file| Step::Rewrite { file }),
         1 => (any::<usize>(), any::<bool>())
             .prop_map(|(version, columns)| Step::Restore { version, columns }),
@@ -165,6 +170,8 @@ struct World {
     /// The last version that changed the columns, and the last that restored older ones.
     altered: u64,
     restored: u64,
+    /// The last version that brought older rows back.
+    revived: u64,
     /// Columns that were ever added.
     extras: u32,
     homes: tempfile::TempDir,
@@ -208,6 +215,7 @@ impl World {
             versions: BTreeMap::new(),
             altered: 0,
             restored: 0,
+            revived: 0,
             extras: 0,
             homes,
         }
@@ -232,6 +240,7 @@ impl World {
                 self.commit_rows(*writer, buckets).await;
             }
             Step::Delete { every, file } => self.delete(*every, *file).await,
+            Step::Compact(how) => self.compact(how).await,
             Step::Rewrite { file } => self.rewrite(*file).await,
             Step::Restore { version, columns } => self.restore(*version, *columns).await,
             Step::Alter(change) => self.change(change).await,

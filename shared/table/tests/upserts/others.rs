@@ -233,6 +233,7 @@ impl World {
             self.altered = now.version().next().0;
             self.restored = self.altered;
         }
+        self.revived = now.version().next().0;
         self.commit_of_others(&now, tx).await;
         self.model = self.versions[&version].clone();
     }

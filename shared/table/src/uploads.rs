@@ -1,7 +1,8 @@
-//! What a flush stored for a commit, so that a flush that came to nothing takes it away again.
+//! What was stored for a commit, so that a flush or a rewrite that came to nothing takes it away
+//! again.
 //!
-//! Flushes are tried again for as long as it takes, under new names each time: what a try leaves
-//! behind adds up where a disk is full or a log can't be written.
+//! They are tried again for as long as it takes, under new names each time: what a try leaves behind
+//! adds up where a disk is full or a log can't be written.
 //!
 //! Invariant: an object is deleted only where no version can ever name it. That is before its
 //! commit was tried, after one that lost, and after one that the store refused where the log shows
@@ -11,10 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use tidelake_manifest::{CommitOutcome, ManifestError, MarkMove, Snapshot, Transaction};
+use tidelake_manifest::{
+    CommitOutcome, DeltaTable, ManifestError, MarkMove, Snapshot, Transaction,
+};
 use tidelake_storage::{StorageError, Store};
 
-use super::Desk;
 use crate::TableError;
 use crate::error::is_refusal;
 
@@ -22,7 +24,7 @@ const DELETES_IN_FLIGHT: usize = 8;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Uploads(Mutex<Names>);
+pub(crate) struct Uploads(Mutex<Names>);
 
 #[derive(Debug, Default)]
 struct Names {
@@ -38,7 +40,7 @@ impl Uploads {
     }
 
     /// Stores an object. A put that fails may have stored it all the same.
-    pub(super) async fn put(
+    pub(crate) async fn put(
         &self,
         store: &Store,
         name: &str,
@@ -49,7 +51,7 @@ impl Uploads {
     }
 
     /// The commit of these lost; another try has others in their place.
-    pub(super) fn lose<'a>(&self, lost: impl Iterator<Item = &'a String>) {
+    pub(crate) fn lose<'a>(&self, lost: impl Iterator<Item = &'a String>) {
         let mut names = self.names();
         for name in lost {
             names.open.retain(|open| open != name);
@@ -64,49 +66,48 @@ impl Uploads {
 
     /// Deletes what no version names. A store that refuses even that is not asked again: the rest
     /// stays, for a vacuum to find.
-    pub(super) async fn discard(&self, store: &Store) {
+    pub(crate) async fn discard(&self, store: &Store) {
         let Names { open, lost } = std::mem::take(&mut *self.names());
         let names = open.into_iter().chain(lost);
         let deletes = names.map(|name| async move { store.delete(&name).await });
         let deletes = futures::stream::iter(deletes).buffer_unordered(DELETES_IN_FLIGHT);
         if let Err(error) = deletes.try_collect::<Vec<()>>().await {
-            tracing::debug!(%error, "files of a flush that failed stay behind");
+            tracing::debug!(%error, "files of a commit that failed stay behind");
         }
     }
-}
 
-impl Desk<'_> {
     /// Commits, and settles whether a version may name what was stored.
-    pub(super) async fn commit(
+    pub(crate) async fn commit(
         &self,
+        table: &DeltaTable,
         base: &Arc<Snapshot>,
         transaction: Transaction,
     ) -> Result<CommitOutcome, TableError> {
         let marks = transaction.marks.clone();
-        let outcome = self.table.commit(base, transaction).await;
+        let outcome = table.commit(base, transaction).await;
         let named = match &outcome {
             Ok(CommitOutcome::Committed { .. }) => true,
             Ok(CommitOutcome::Conflicted(_)) => false,
-            Err(error) => !may_be_unmade(error) || !self.is_unmade(base, &marks).await,
+            Err(error) => !may_be_unmade(error) || !is_unmade(table, base, &marks).await,
         };
         if named {
-            self.uploads.keep();
+            self.keep();
         }
         Ok(outcome?)
     }
+}
 
-    /// True where the log says that the commit was not made. A store may refuse what follows the
-    /// making of it, so its word alone is no proof.
-    async fn is_unmade(&self, base: &Arc<Snapshot>, marks: &[MarkMove]) -> bool {
-        let Ok(newest) = self.table.refresh(base).await else {
-            return false;
-        };
-        let unmoved = |mark: &MarkMove| {
-            let found = newest.watermark(&mark.topic_id, mark.bucket);
-            found.unwrap_or_default() == mark.from
-        };
-        marks.iter().any(|mark| mark.from != mark.to) && marks.iter().all(unmoved)
-    }
+/// True where the log says that the commit was not made. A store may refuse what follows the
+/// making of it, so its word alone is no proof.
+async fn is_unmade(table: &DeltaTable, base: &Arc<Snapshot>, marks: &[MarkMove]) -> bool {
+    let Ok(newest) = table.refresh(base).await else {
+        return false;
+    };
+    let unmoved = |mark: &MarkMove| {
+        let found = newest.watermark(&mark.topic_id, mark.bucket);
+        found.unwrap_or_default() == mark.from
+    };
+    marks.iter().any(|mark| mark.from != mark.to) && marks.iter().all(unmoved)
 }
 
 /// True for errors after which no commit is on its way any more.
