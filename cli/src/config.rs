@@ -36,6 +36,7 @@ enum Service {
     Local,
     Gateway,
     Flusher,
+    Compactor,
     Query,
 }
 
@@ -52,6 +53,7 @@ pub(crate) fn run(command: ConfigCommand) -> Result<(), Failure> {
         }
         Service::Gateway => show::<tidelake_ingest_gateway::Settings>(action, &args)?,
         Service::Flusher => show::<tidelake_flusher::Settings>(action, &args)?,
+        Service::Compactor => show::<tidelake_compactor::Settings>(action, &args)?,
         Service::Query => show::<tidelake_query_api::Settings>(action, &args)?,
     }
     Ok(())

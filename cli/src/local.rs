@@ -1,9 +1,9 @@
-//! `tidelake local`: log, gateway, flusher and query service in one process, over one folder or, with
+//! `tidelake local`: log, gateway, flusher, compactor and query service in one process, over one folder or, with
 //! `--ephemeral`, in memory alone.
 //!
 //! ```text
-//!  start: ground (folder or memory) ─► gateway, flusher, query ─► all ready: print the ready line
-//!  stop:  gateway (takes no more) ─► flusher (flushes, commits) ─► query ─► ground
+//!  start: ground (folder or memory) ─► gateway, flusher, compactor, query ─► all ready: print the ready line
+//!  stop:  gateway (takes no more) ─► flusher (flushes, commits) ─► compactor ─► query ─► ground
 //! ```
 //! Nothing that was acknowledged in a folder needs the orderly stop.
 
@@ -203,6 +203,7 @@ impl Local {
         let (folder, url) = (ground.folder(), ground.store_url.clone());
         let gateway = settings.gateway(&kafka, &url);
         let flusher = settings.flusher(folder, &kafka, &url);
+        let compactor = settings.compactor(&url);
         let query = settings.query(folder, &kafka, &url);
         let (log, snapshots) = (&ground.log, &ground.snapshots);
         // One for both: a table that was dropped here is not read here any more.
@@ -222,6 +223,11 @@ impl Local {
             snapshots: snapshots.clone(),
             indexes: ground.indexes(),
         };
+        let compactor_parts = tidelake_compactor::Parts {
+            store: ground.store()?,
+            snapshots: snapshots.clone(),
+            catalog: Some(catalog.clone()),
+        };
         let query_parts = tidelake_query_api::Shared {
             store: ground.store()?,
             log: Arc::clone(log),
@@ -239,6 +245,11 @@ impl Local {
         let child = runtime.detached();
         let running = tidelake_flusher::start_with(flusher, child.clone(), flusher_parts).await;
         self.keep("flusher", child, running)?;
+
+        let child = runtime.detached();
+        let started =
+            tidelake_compactor::start_with(compactor, child.clone(), compactor_parts).await;
+        self.keep("compactor", child, started)?;
 
         let child = runtime.detached();
         let running = tidelake_query_api::start_with(query, child.clone(), query_parts).await;

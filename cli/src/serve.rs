@@ -19,6 +19,8 @@ pub(crate) enum ServeCommand {
     Gateway(ServiceFlags),
     /// The flusher: writes the log into tables
     Flusher(ServiceFlags),
+    /// The compactor: rewrites small files of tables into larger ones
+    Compactor(ServiceFlags),
     /// The query service: answers SQL
     Query(ServiceFlags),
 }
@@ -29,6 +31,9 @@ pub(crate) fn run(command: ServeCommand, verbose: bool) -> ExitCode {
             start("gateway", flags, verbose, tidelake_ingest_gateway::start)
         }
         ServeCommand::Flusher(flags) => start("flusher", flags, verbose, tidelake_flusher::start),
+        ServeCommand::Compactor(flags) => {
+            start("compactor", flags, verbose, tidelake_compactor::start)
+        }
         ServeCommand::Query(flags) => start("query", flags, verbose, tidelake_query_api::start),
     }
 }

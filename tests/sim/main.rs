@@ -1,5 +1,5 @@
-//! The whole pipeline in one thread from one seed: flushers and query nodes over a log and a store
-//! that fail.
+//! The whole pipeline in one thread from one seed: flushers, compactors and query nodes over a log and
+//! a store that fail.
 //!
 //! A failure says its seed and the command that repeats it.
 //!
@@ -17,6 +17,7 @@
 #![cfg(target_os = "linux")]
 
 mod audit;
+mod compactors;
 mod dice;
 mod engines;
 mod life;

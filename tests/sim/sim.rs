@@ -69,6 +69,8 @@ pub(crate) enum Sight {
     SentOn,
     DeadLetter,
     OtherEngine,
+    /// A compactor's commit was made.
+    Compacted,
     Vacuumed,
     Overrun,
     TopicRemade,
@@ -81,7 +83,7 @@ pub(crate) enum Sight {
 }
 
 impl Sight {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Crash,
         Self::TakenForDead,
         Self::CommitConflict,
@@ -90,6 +92,7 @@ impl Sight {
         Self::SentOn,
         Self::DeadLetter,
         Self::OtherEngine,
+        Self::Compacted,
         Self::Vacuumed,
         Self::Overrun,
         Self::TopicRemade,

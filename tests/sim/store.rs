@@ -22,6 +22,7 @@ use object_store::{
 };
 use tidelake_storage::Store;
 
+use crate::compactors::COMPACTOR;
 use crate::life::Life;
 use crate::machine::pass;
 use crate::sim::{Sight, Sim};
@@ -95,6 +96,9 @@ impl SimStore {
     }
 
     fn saw_commit<T>(&self, done: &Result<T>, answered: bool) {
+        if done.is_ok() && self.life.name.starts_with(COMPACTOR) {
+            self.sim.sees(Sight::Compacted);
+        }
         match done {
             Ok(_) if self.life.is_dead() => self.sim.sees(Sight::CommitAfterDeath),
             Ok(_) if !answered => self.sim.sees(Sight::CommitAnswerLost),

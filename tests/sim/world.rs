@@ -23,6 +23,7 @@ use tidelake_log::memory::MemoryLog;
 use tidelake_log::{KafkaSettings, TopicBucket};
 
 use crate::audit::Auditor;
+use crate::compactors::{self, COMPACTORS};
 use crate::life::Life;
 use crate::log::SimLog;
 use crate::machine::{now_ms, pass};
@@ -302,6 +303,9 @@ pub(crate) async fn run(sim: Arc<Sim>, seconds: u64) -> Result<Outcome> {
     let flushers: Vec<_> = (0..SLOTS)
         .map(|slot| tokio::spawn(world.clone().keep(slot)))
         .collect();
+    let compacting: Vec<_> = (0..COMPACTORS)
+        .map(|number| tokio::spawn(compactors::keep(world.ground.clone(), number)))
+        .collect();
     let reading = tokio::spawn(reader::run(world.clone()));
     let mut troubles = Troubles::new(&world);
     let until = now_ms() + seconds * 1_000;
@@ -317,7 +321,7 @@ pub(crate) async fn run(sim: Arc<Sim>, seconds: u64) -> Result<Outcome> {
         task.abort();
     }
     world.recover(&mut auditor).await?;
-    for task in flushers.into_iter().chain([reading]) {
+    for task in flushers.into_iter().chain(compacting).chain([reading]) {
         task.abort();
     }
     let (hash, events) = sim.traced();

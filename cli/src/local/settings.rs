@@ -39,6 +39,7 @@ pub(crate) struct LocalSettings {
     pub broker: BrokerSection,
     pub gateway: tidelake_ingest_gateway::Settings,
     pub flusher: tidelake_flusher::Settings,
+    pub compactor: tidelake_compactor::Settings,
     pub query: tidelake_query_api::Settings,
 }
 
@@ -80,6 +81,7 @@ impl Default for LocalSettings {
             broker: BrokerSection::default(),
             gateway: tidelake_ingest_gateway::Settings::default(),
             flusher: tidelake_flusher::Settings::default(),
+            compactor: tidelake_compactor::Settings::default(),
             query: tidelake_query_api::Settings::default(),
         }
     }
@@ -129,6 +131,9 @@ impl LocalSettings {
         once("flusher", "store", ours.store == new.store)?;
         once("flusher", "kafka", ours.kafka == new.kafka)?;
         once("flusher", "listen", ours.listen == new.listen)?;
+        let (ours, new) = (&self.compactor, &defaults.compactor);
+        once("compactor", "store", ours.store == new.store)?;
+        once("compactor", "listen", ours.listen == new.listen)?;
         let (ours, new) = (&self.query, &defaults.query);
         once("query", "store", ours.store == new.store)?;
         once("query", "kafka", ours.kafka == new.kafka)?;
@@ -203,6 +208,14 @@ impl LocalSettings {
             kafka: self.kafka(kafka),
             listen: self.address(0),
             ..self.flusher.clone()
+        }
+    }
+
+    pub(crate) fn compactor(&self, store: &str) -> tidelake_compactor::Settings {
+        tidelake_compactor::Settings {
+            store: store.to_owned(),
+            listen: self.address(0),
+            ..self.compactor.clone()
         }
     }
 

@@ -125,8 +125,8 @@ impl Rewrite {
         base: &Arc<Snapshot>,
         uploads: &Uploads,
     ) -> Result<RewriteOutcome, TableError> {
-        let opened = futures::stream::iter(&self.inputs)
-            .map(|input| Opened::of(table, input))
+        let opened = futures::stream::iter(self.inputs.clone())
+            .map(|input| Opened::of(table.clone(), input))
             .buffered(READS_IN_FLIGHT_MAX);
         let opened: Vec<Opened> = opened.try_collect().await?;
         let deleted = vectors_of(table, &self.inputs).await?;

@@ -35,8 +35,8 @@ pub(super) struct Rows {
 }
 
 impl Opened {
-    pub(super) async fn of(table: &DeltaTable, file: &DataFile) -> Result<Self, TableError> {
-        let stored = StoredFile::of(table, file);
+    pub(super) async fn of(table: DeltaTable, file: Arc<DataFile>) -> Result<Self, TableError> {
+        let stored = StoredFile::of(&table, &file);
         Ok(Self {
             path: file.path().to_owned(),
             builder: ParquetRecordBatchStreamBuilder::new(stored).await?,
