@@ -96,6 +96,7 @@ macro_rules! files {
 }
 
 files! {
+    correlated: "correlated",
     errors: "errors",
     nested: "nested",
     numbers: "numbers",
