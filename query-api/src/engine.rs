@@ -11,6 +11,7 @@
 //! whole keys as well ([`point`]). Invariant: a query reads each table at one version and one tail
 //! position, however often it names it.
 
+mod calls;
 mod check;
 mod commands;
 mod correlated;

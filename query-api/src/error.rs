@@ -196,6 +196,8 @@ pub enum PlanFault {
     NoFunction,
     /// Operators and functions that don't take what they are given.
     Types,
+    /// What only an aggregate or a window function can have.
+    OtherFunction,
     Other,
 }
 

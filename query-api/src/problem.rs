@@ -101,6 +101,7 @@ conditions! {
     NoFunction: (400, "SQL_INVALID", InvalidArgument, "42883", "there is no such function, or it takes other arguments"),
     Types: (400, "SQL_INVALID", InvalidArgument, "42804",
         "an operator or a function does not take these types"),
+    OtherFunction: (400, "SQL_INVALID", InvalidArgument, "42809", "a function can't have this clause"),
     // What it is computed of.
     Failed: (400, "QUERY_FAILED", InvalidArgument, "22000", "the query failed on its data"),
     DivisionByZero: (400, "QUERY_FAILED", InvalidArgument, "22012",
@@ -270,6 +271,7 @@ fn of_plan(fault: PlanFault) -> Condition {
         PlanFault::DuplicateColumn => Condition::DuplicateColumn,
         PlanFault::NoFunction => Condition::NoFunction,
         PlanFault::Types => Condition::Types,
+        PlanFault::OtherFunction => Condition::OtherFunction,
         PlanFault::Other => Condition::Invalid,
     }
 }

@@ -25,8 +25,8 @@ use datafusion::optimizer::simplify_expressions::{ExprSimplifier, SimplifyContex
 use datafusion::sql::parser::Statement;
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 
-use super::repeats;
 use super::session::{OneCatalog, OurTypes};
+use super::{calls, repeats};
 use crate::error::{PlanFault, QueryError};
 use crate::functions;
 use crate::provider::about::CATALOG;
@@ -36,6 +36,7 @@ pub(super) fn plan(
     state: &SessionState,
     mut statement: Statement,
 ) -> Result<LogicalPlan, QueryError> {
+    calls::check(state, &statement)?;
     let kept = repeats::may_repeat(&mut statement).then(|| statement.clone());
     let refused = match planned(state, statement) {
         Err(refused) if may_be_of_names(&refused) => refused,

@@ -96,6 +96,7 @@ macro_rules! files {
 }
 
 files! {
+    calls: "calls",
     correlated: "correlated",
     errors: "errors",
     nested: "nested",

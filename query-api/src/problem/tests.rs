@@ -143,6 +143,11 @@ const STATEMENTS: &[(&str, &str, Option<&str>)] = &[
     ),
     ("DELETE FROM orders", "42501", None),
     ("SELECT id FROM orders WHERE id LIKE true", "42804", None),
+    (
+        "SELECT abs(id) FILTER (WHERE id > 1) FROM orders",
+        "42809",
+        Some("abs(id) FILTER (WHERE id > 1) FROM orders"),
+    ),
     ("DESCRIBE nowhere", "42P01", None),
     ("SELECT id / 0 FROM orders", "22012", None),
     ("SELECT CAST(note AS int) FROM orders", "22P02", None),
