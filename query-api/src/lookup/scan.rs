@@ -6,7 +6,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::common::ScalarValue;
+use datafusion::common::{Column, ScalarValue};
 use datafusion::datasource::provider_as_source;
 use datafusion::functions::string::expr_fn::lower;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit};
@@ -36,21 +36,8 @@ pub(super) async fn points(
     if keys.num_rows() == 0 {
         return Ok(Rows::default());
     }
-    // Other engines may have written uuids in capitals; no bounds tell for these.
-    let any_case = pinned.files.iter().any(|file| file.sidecar().is_none());
-    let places = pinned.shape.key().into_iter();
-    for ((field, column), place) in keys
-        .schema()
-        .fields()
-        .iter()
-        .zip(keys.columns())
-        .zip(places)
-    {
-        let held = match column_of(field.name()) {
-            held if any_case && pinned.shape.is_uuid(place) => lower(held),
-            held => held,
-        };
-        filters.push(one_of(&held, column.as_ref())?);
+    for (held, column) in held(pinned, known).iter().zip(keys.columns()) {
+        filters.push(one_of(held, column.as_ref())?);
     }
     let plan = engine.rows_where(pinned, filters)?.build()?;
     let wanted = spec_keys(known, keys)?;
@@ -97,14 +84,16 @@ pub(super) async fn range(
     limit: usize,
 ) -> Result<(Rows, bool), QueryError> {
     let mut filters = Vec::new();
+    let held = held(pinned, known);
     if let Some(from) = from {
-        filters.push(beyond(from, &|column, value| column.gt(value), true)?);
+        let further = |column: Expr, value| column.gt(value);
+        filters.push(beyond(&held, from, &further, true)?);
     }
     if let Some(to) = to {
-        filters.push(beyond(to, &|column, value| column.lt(value), false)?);
+        let before = |column: Expr, value| column.lt(value);
+        filters.push(beyond(&held, to, &before, false)?);
     }
-    let order = known.schema().fields().iter();
-    let order = order.map(|field| column_of(field.name()).sort(true, false));
+    let order = held.into_iter().map(|column| column.sort(true, false));
     let plan = engine
         .rows_where(pinned, filters)?
         .sort_with_limit(order.collect::<Vec<_>>(), Some(limit))?
@@ -136,8 +125,19 @@ fn key_columns(known: &TableKeys, batch: &RecordBatch) -> Result<RecordBatch, Qu
     Ok(batch.project(known.spec().columns())?)
 }
 
-fn column_of(name: &str) -> Expr {
-    col(datafusion::common::Column::from_name(name))
+/// The columns of the key, as keys are compared: other engines may have written uuids in capitals, of
+/// which no bounds tell.
+fn held(pinned: &Pinned, known: &TableKeys) -> Vec<Expr> {
+    let any_case = pinned.files.iter().any(|file| file.sidecar().is_none());
+    let columns = known.schema().fields().iter().zip(pinned.shape.key());
+    let columns = columns.map(|(field, place)| {
+        let column = col(Column::from_name(field.name()));
+        match any_case && pinned.shape.is_uuid(place) {
+            true => lower(column),
+            false => column,
+        }
+    });
+    columns.collect()
 }
 
 /// The column holds one of the values; so many of them that it lies among them.
@@ -160,15 +160,14 @@ fn one_of(column: &Expr, values: &dyn Array) -> Result<Expr, QueryError> {
 
 /// The key lies behind (or before) another, column by column.
 fn beyond(
+    held: &[Expr],
     key: &RecordBatch,
     strictly: &dyn Fn(Expr, Expr) -> Expr,
     or_equal: bool,
 ) -> Result<Expr, QueryError> {
-    let schema = key.schema();
     let mut beyond = lit(or_equal);
-    for (field, column) in schema.fields().iter().zip(key.columns()).rev() {
-        let value = lit(ScalarValue::try_from_array(column, 0)?);
-        let column = column_of(field.name());
+    for (column, values) in held.iter().cloned().zip(key.columns()).rev() {
+        let value = lit(ScalarValue::try_from_array(values, 0)?);
         let further = strictly(column.clone(), value.clone());
         beyond = further.or(column.eq(value).and(beyond));
     }

@@ -25,6 +25,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use datafusion::common::ScalarValue;
 use datafusion::datasource::MemTable;
 use datafusion::execution::SessionState;
+use datafusion::functions::string::expr_fn::lower;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, ident, lit};
 use tidelake_codec::key::{KeyBuilder, KeyText};
@@ -83,6 +84,8 @@ pub(crate) async fn table(
 struct Key {
     /// By the places of its columns.
     values: Vec<(usize, ScalarValue)>,
+    /// Places of those that are uuids: other engines may have written them in capitals.
+    uuids: Vec<usize>,
     /// The one that all its rows came through.
     bucket: Option<Bucket>,
 }
@@ -137,7 +140,9 @@ impl Key {
             let value = value.cast_to(shape.schema.field(*place).data_type())?;
             Ok::<_, QueryError>((*place, value))
         });
+        let uuids = places.iter().filter(|place| shape.is_uuid(**place));
         Ok(Self {
+            uuids: uuids.copied().collect(),
             values: values.collect::<Result<_, _>>()?,
             bucket: bucket.first().copied().map(Bucket),
         })
@@ -149,7 +154,11 @@ impl Key {
         if self.bucket.is_some_and(elsewhere) {
             return false;
         }
+        let any_case = is_foreign(file);
         self.values.iter().all(|(place, value)| {
+            if any_case && self.uuids.contains(place) {
+                return true;
+            }
             let bound = file.bound(*place);
             let below = bound.min.as_ref().is_some_and(|min| value < min);
             let above = bound.max.as_ref().is_some_and(|max| value > max);
@@ -157,14 +166,24 @@ impl Key {
         })
     }
 
-    /// By the names that files use.
-    fn filter(&self, scan: &SchemaRef) -> Option<Expr> {
-        let equal = self
-            .values
-            .iter()
-            .map(|(place, value)| ident(scan.field(*place).name()).eq(lit(value.clone())));
+    /// By the names that files use. Of capitals no bounds within a file tell.
+    fn filter(&self, scan: &SchemaRef, files: &[Arc<FileFacts>]) -> Option<Expr> {
+        let any_case = files.iter().any(|file| is_foreign(file));
+        let equal = self.values.iter().map(|(place, value)| {
+            let column = ident(scan.field(*place).name());
+            let column = match any_case && self.uuids.contains(place) {
+                true => lower(column),
+                false => column,
+            };
+            column.eq(lit(value.clone()))
+        });
         conjunction(equal)
     }
+}
+
+/// Whether another engine may have written it.
+fn is_foreign(file: &FileFacts) -> bool {
+    file.sidecar().is_none()
 }
 
 /// Numbers and booleans may come as text.

@@ -130,6 +130,24 @@ async fn a_uuid_that_another_engine_wrote_in_capitals_is_found_by_key() {
         .collect();
     found.sort_unstable();
     assert_eq!(found, [Some(1), Some(7)]);
+    // Pages go on behind a key in capitals, and its history is one.
+    let (mut paged, mut from) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/v1/tables/t/rows?limit=1&consistency=committed{from}");
+        let (status, body) = world.get(&path).await;
+        assert_eq!(status, 200, "{body}");
+        let rows = body["rows"].as_array().unwrap().iter();
+        paged.extend(rows.map(|row| row["v"].as_i64()));
+        match body["next"].as_str() {
+            Some(next) => from = format!("&from={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(paged, [Some(1), Some(7)]);
+    for key in [theirs.to_owned(), theirs.to_lowercase()] {
+        let sql = format!("SELECT _change_type, v FROM key_history('t', '{key}')");
+        assert_eq!(world.rows(&sql).await, json!([["insert", 7]]), "{sql}");
+    }
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ impl Hits {
             .with_virtual_columns(vec![Arc::new(position)])
             .build();
         let all = Arc::clone(schema.table_schema());
-        let filter = key.filter(&shape.scan).unwrap_or_else(|| lit(true));
+        let filter = key.filter(&shape.scan, files).unwrap_or_else(|| lit(true));
         let df_schema = DFSchema::try_from(Arc::clone(&all))?;
         let predicate = state.create_physical_expr(filter, &df_schema)?;
 
