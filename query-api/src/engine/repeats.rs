@@ -55,7 +55,8 @@ pub(super) fn renamed(
         return Ok(None);
     };
     let with = query.with.clone();
-    let ordered = ordered_by(query);
+    // A set operation's names are those of its first part.
+    let mut ordered = ordered_by(query);
     let is_wildcard = |item: &&SelectItem| wildcard(item);
     let asked = selects(query).map(|select| {
         let wildcards = select.projection.iter().filter(is_wildcard);
@@ -69,7 +70,7 @@ pub(super) fn renamed(
         let Some(outputs) = outputs(select, with.as_ref(), plan) else {
             return Ok(None);
         };
-        any |= rename(select, outputs, &ordered)?;
+        any |= rename(select, outputs, &std::mem::take(&mut ordered))?;
     }
     Ok(any.then_some(statement))
 }
@@ -109,6 +110,8 @@ struct Output {
     expr: Planned,
     /// Of a `*`, where it can be named by itself.
     column: Option<Column>,
+    /// By the text: what it is made of is nothing that the planner compares.
+    is_alias: bool,
 }
 
 /// What each item comes to; none where it can't be told.
@@ -150,6 +153,7 @@ fn outputs(select: &Select, with: Option<&With>, plan: Plan<'_>) -> Option<Vec<O
                         item,
                         name: column.name.clone(),
                         column: Some(column.clone()),
+                        is_alias: false,
                         expr,
                     });
                 }
@@ -158,14 +162,18 @@ fn outputs(select: &Select, with: Option<&With>, plan: Plan<'_>) -> Option<Vec<O
     }
     if !asked.is_empty() {
         for expr in projection(select, asked, with, plan)?.expr {
-            let Planned::Alias(alias) = expr else {
-                return None;
+            let (alias, expr) = match expr {
+                Planned::Alias(alias) => (alias.name, *alias.expr),
+                // A column under its own name gets no alias.
+                Planned::Column(column) => (column.name.clone(), Planned::Column(column)),
+                _ => return None,
             };
-            let (item, name) = names.remove(&alias.name)?;
+            let (item, name) = names.remove(&alias)?;
             outputs.push(Output {
                 item,
-                name: name.unwrap_or_else(|| name_of(&alias.expr)),
-                expr: *alias.expr,
+                is_alias: name.is_some(),
+                name: name.unwrap_or_else(|| name_of(&expr)),
+                expr,
                 column: None,
             });
         }
@@ -229,7 +237,7 @@ fn rename(
     );
     // Those of a `*` come first: beside one it is the other that is renamed.
     for output in outputs {
-        let is_new_key = keys.insert(output.expr.schema_name().to_string());
+        let is_new_key = output.is_alias || keys.insert(output.expr.schema_name().to_string());
         let known = first.get(&output.name);
         if known.is_some_and(|known| *known != output.expr) && ordered.contains(&output.name) {
             return Err(QueryError::Plan {

@@ -32,12 +32,13 @@ pub(crate) fn name_repeated(statement: &mut Statement) {
 }
 
 fn name_in_query(query: &mut Query) {
-    let ordered = ordered_by(query);
+    // A set operation's names are those of its first part.
+    let mut ordered = ordered_by(query);
     // Chains of set operations are long, and lean to the left.
     let mut open = vec![query.body.as_mut()];
     while let Some(body) = open.pop() {
         match body {
-            SetExpr::Select(select) => name_in_select(select, &ordered),
+            SetExpr::Select(select) => name_in_select(select, &std::mem::take(&mut ordered)),
             SetExpr::Query(query) => open.push(query.body.as_mut()),
             SetExpr::SetOperation { left, right, .. } => {
                 open.push(right.as_mut());
