@@ -20,6 +20,7 @@ mod exact;
 #[cfg(test)]
 mod flush_tests;
 mod interrupt;
+mod merged;
 mod plan;
 mod planner;
 mod point;

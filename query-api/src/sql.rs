@@ -6,7 +6,8 @@
 //! ```
 //! Owns what a statement may cost ([`limits`], [`tree`], [`reads`]), what SQL is allowed ([`allow`],
 //! [`clauses`]), table versions and our table functions ([`relations`]), the case of column names
-//! ([`columns`]) and what repeated ones are called ([`repeated`]), the few statements that change something ([`command`]), which queries name their
+//! ([`columns`]), which joins make one of two ([`merged`]) and what repeated ones are called
+//! ([`repeated`]), the few statements that change something ([`command`]), which queries name their
 //! rows ([`point`]), and what was read before ([`cache`]). Knows nothing of snapshots: the engine
 //! resolves the [`Relation`]s that come out of here.
 
@@ -17,6 +18,7 @@ mod columns;
 mod command;
 mod dialect;
 mod limits;
+mod merged;
 mod named;
 mod params;
 mod point;
@@ -204,6 +206,7 @@ fn read(
     let (mut statement, is_as_written) = allow::rewrite_show(statement)?;
     tree::flatten(&mut statement)?;
     allow::check(&mut statement)?;
+    merged::mark(&mut statement)?;
     let relations::Rewritten {
         mut relations,
         functions,

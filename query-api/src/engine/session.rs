@@ -24,6 +24,7 @@ use tidelake_core::TenantId;
 use tidelake_schema::arrow::UTC;
 use url::Url;
 
+use super::merged::MergedJoins;
 use super::pushdown;
 use crate::error::QueryError;
 use crate::functions;
@@ -95,6 +96,7 @@ impl Template {
             .with_config(config)
             .with_runtime_env(runtime)
             .with_type_planner(Arc::new(OurTypes::in_zone(None)))
+            .with_relation_planners(vec![Arc::new(MergedJoins)])
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .with_scalar_functions(functions::bounded(
                 SessionStateDefaults::default_scalar_functions(),

@@ -99,6 +99,7 @@ files! {
     calls: "calls",
     correlated: "correlated",
     errors: "errors",
+    merged_joins: "merged_joins",
     nested: "nested",
     numbers: "numbers",
     refused: "refused",

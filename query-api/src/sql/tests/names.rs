@@ -66,7 +66,7 @@ fn mixed_case_columns_are_found_without_quotes() {
         ),
         (
             "SELECT userId, y FROM t JOIN b USING (userId)",
-            r#"SELECT "userId", y FROM t JOIN b USING("userId")"#,
+            r#"SELECT "userId", y FROM (t GLOBAL JOIN b USING("userId"))"#,
         ),
         (
             "SELECT * EXCLUDE (USERID) FROM b",
