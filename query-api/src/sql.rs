@@ -5,7 +5,7 @@
 //!          tokens              flat    only reads        versions     what is read, how often
 //! ```
 //! Owns what a statement may cost ([`limits`], [`tree`], [`reads`]), what SQL is allowed ([`allow`],
-//! [`clauses`]), table versions and our table functions ([`relations`]), the case of column names
+//! [`clauses`], [`grouping`]), table versions and our table functions ([`relations`]), the case of column names
 //! ([`columns`]), which joins make one of two ([`merged`]) and what repeated ones are called
 //! ([`repeated`]), the few statements that change something ([`command`]), which queries name their
 //! rows ([`point`]), and what was read before ([`cache`]). Knows nothing of snapshots: the engine
@@ -17,6 +17,7 @@ mod clauses;
 mod columns;
 mod command;
 mod dialect;
+mod grouping;
 mod limits;
 mod merged;
 mod named;

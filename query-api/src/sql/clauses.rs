@@ -7,28 +7,24 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    ArrayElemTypeDef, Cte, DataType, Expr, Function, FunctionArguments, GroupByExpr,
-    GroupByWithModifier, Join, NamedWindowExpr, ObjectNamePart, OrderBy, OrderByExpr, OrderByKind,
-    PipeOperator, Query, Select, SetExpr, SetOperator, SetQuantifier, TableAlias,
-    TableAliasColumnDef, TableFactor, TableWithJoins, Visit, Visitor, WindowSpec, WindowType, With,
+    ArrayElemTypeDef, BinaryOperator, Cte, DataType, Expr, Function, FunctionArguments, Join,
+    NamedWindowExpr, ObjectNamePart, OrderBy, OrderByExpr, OrderByKind, PipeOperator, Query,
+    Select, SetExpr, SetOperator, SetQuantifier, TableAlias, TableAliasColumnDef, TableFactor,
+    TableWithJoins, Visit, Visitor, WindowSpec, WindowType, With,
 };
 
+use super::grouping;
 use crate::error::QueryError;
 
 /// What would be dropped is not supported; what would write or lock is not allowed, as is what is
 /// too large.
-type Checked = Result<(), QueryError>;
+pub(super) type Checked = Result<(), QueryError>;
 
 /// Items or bytes of a type of a fixed size.
 const FIXED_MAX: u64 = 65_536;
 /// Queries within the expressions of each other: the planner visits what is within twice, so one
 /// more doubles its time.
 const EXPRESSION_QUERIES_MAX: usize = 10;
-/// Expressions of one `CUBE`, and sets that a `GROUP BY` may come to.
-const CUBE_MAX: usize = 12;
-const GROUPING_SETS_MAX: usize = 1 << CUBE_MAX;
-/// Expressions of all these sets together.
-const GROUPING_EXPRESSIONS_MAX: usize = GROUPING_SETS_MAX * 64;
 const SAMPLE: &str = "TABLESAMPLE is not supported; WHERE random() < 0.1 samples";
 
 pub(super) fn query(query: &Query) -> Checked {
@@ -147,7 +143,7 @@ pub(super) fn select(select: &mut Select) -> Checked {
         // Refused by the planner.
         top: _,
         top_before_distinct: _,
-        projection: _,
+        projection,
         exclude,
         into,
         from,
@@ -197,88 +193,7 @@ pub(super) fn select(select: &mut Select) -> Checked {
         let TableWithJoins { relation: _, joins } = table;
         joins.iter().try_for_each(join)?;
     }
-    grouped(group_by)
-}
-
-fn grouped(group_by: &mut GroupByExpr) -> Checked {
-    let (exprs, modifiers) = match group_by {
-        GroupByExpr::All(modifiers) => {
-            return refused_if(
-                !modifiers.is_empty(),
-                "GROUP BY ALL takes no modifier; name the columns: GROUP BY ROLLUP (a, b)",
-            );
-        }
-        GroupByExpr::Expressions(exprs, modifiers) => (exprs, modifiers),
-    };
-    let sets = |exprs: &mut Vec<Expr>| exprs.drain(..).map(|expr| vec![expr]).collect();
-    let grouped = match modifiers.as_slice() {
-        [] => return grouping_sets(exprs),
-        [GroupByWithModifier::Rollup] => Expr::Rollup(sets(exprs)),
-        [GroupByWithModifier::Cube] => Expr::Cube(sets(exprs)),
-        [GroupByWithModifier::Totals] => {
-            return Err(unsupported(
-                "WITH TOTALS is not supported; GROUP BY GROUPING SETS ((a), ()) has a row for all",
-            ));
-        }
-        [GroupByWithModifier::GroupingSets(sets)] => {
-            return Err(unsupported(format!(
-                "GROUP BY … {sets:.60} is not supported; write GROUP BY GROUPING SETS (…) \
-                 without columns before it"
-            )));
-        }
-        _ => {
-            return Err(unsupported(
-                "GROUP BY takes one of WITH ROLLUP and WITH CUBE",
-            ));
-        }
-    };
-    modifiers.clear();
-    *exprs = vec![grouped];
-    grouping_sets(exprs)
-}
-
-/// The planner writes out every set, and of several `CUBE`s, `ROLLUP`s and `GROUPING SETS` each set
-/// of one with each of the others.
-fn grouping_sets(exprs: &[Expr]) -> Checked {
-    let (mut sets, mut width) = (1_usize, 0_usize);
-    for expr in exprs {
-        let (more, wide) = match expr {
-            Expr::Cube(parts) if parts.len() > CUBE_MAX => {
-                return Err(forbidden(format!(
-                    "CUBE has {} expressions; {CUBE_MAX} is the most: name the sets that are \
-                     needed, GROUP BY GROUPING SETS ((a, b), (a), ())",
-                    parts.len()
-                )));
-            }
-            Expr::Cube(parts) => (1_usize << parts.len(), expressions(parts)),
-            Expr::Rollup(parts) => (1 + parts.len(), expressions(parts)),
-            Expr::GroupingSets(parts) => {
-                let widest = parts.iter().map(Vec::len).max();
-                (parts.len(), widest.unwrap_or_default())
-            }
-            _ => (1, 1),
-        };
-        sets = sets.saturating_mul(more);
-        width = width.saturating_add(wide);
-    }
-    let instead = "name the sets that are needed in one GROUPING SETS, or group in several queries";
-    if sets > GROUPING_SETS_MAX {
-        return Err(forbidden(format!(
-            "GROUP BY comes to {sets} sets; {GROUPING_SETS_MAX} is the most: {instead}"
-        )));
-    }
-    let written_out = sets.saturating_mul(width);
-    if sets > 1 && written_out > GROUPING_EXPRESSIONS_MAX {
-        return Err(forbidden(format!(
-            "GROUP BY comes to {sets} sets of up to {width} expressions, {written_out} together; \
-             {GROUPING_EXPRESSIONS_MAX} is the most: {instead}"
-        )));
-    }
-    Ok(())
-}
-
-fn expressions(parts: &[Vec<Expr>]) -> usize {
-    parts.iter().map(Vec::len).sum()
+    grouping::grouped(group_by, projection)
 }
 
 pub(super) fn join(join: &Join) -> Checked {
@@ -413,6 +328,17 @@ pub(super) fn expr(expr: &Expr) -> Checked {
             ..
         } => Err(unsupported(
             "substr takes a text and where to begin, and how many characters where not all",
+        )),
+        Expr::BinaryOp {
+            op: BinaryOperator::BitwiseXor,
+            ..
+        } => Err(unsupported(
+            "^ is not supported, as it means a power here and an exclusive or there: write \
+             power(a, b), or (a | b) - (a & b)",
+        )),
+        Expr::SimilarTo { .. } => Err(unsupported(
+            "SIMILAR TO is not supported; write LIKE, or a regular expression for all of the text: \
+             a ~ '^(…)$'",
         )),
         Expr::Trim {
             trim_where: _,
@@ -552,24 +478,24 @@ fn ordered(exprs: &[OrderByExpr]) -> Checked {
     )
 }
 
-fn refused_if(refused: bool, reason: &str) -> Checked {
+pub(super) fn refused_if(refused: bool, reason: &str) -> Checked {
     match refused {
         true => Err(unsupported(reason)),
         false => Ok(()),
     }
 }
 
-fn forbidden_if(refused: bool, reason: &str) -> Checked {
+pub(super) fn forbidden_if(refused: bool, reason: &str) -> Checked {
     match refused {
         true => Err(forbidden(reason)),
         false => Ok(()),
     }
 }
 
-fn unsupported(reason: impl Into<String>) -> QueryError {
+pub(super) fn unsupported(reason: impl Into<String>) -> QueryError {
     QueryError::Unsupported(reason.into())
 }
 
-fn forbidden(reason: impl Into<String>) -> QueryError {
+pub(super) fn forbidden(reason: impl Into<String>) -> QueryError {
     QueryError::NotAllowed(reason.into())
 }
