@@ -30,7 +30,7 @@ use tidelake_schema::arrow::UTC;
 use super::one_zone;
 use super::steps::steps_in;
 use super::trunc::zoned_trunc;
-use super::zones::{casts_in, session_zone, tables_in};
+use super::zones::{casts_in, has_clocks, session_zone, tables_in};
 
 /// Functions that only take nanoseconds.
 const NANOS_ONLY: [&str; 2] = ["range", "generate_series"];
@@ -68,19 +68,18 @@ impl AnalyzerRule for MicrosCoercion {
         };
         let keeps_nanos = has_nanos(&plan)?;
         let plan = rewrite(plan, &|expr, schema| {
-            expr.transform_up(|expr| Ok(source(expr, schema)))
+            expr.transform_up(|expr| Ok(source(expr, schema, zone.as_ref())))
         })?;
         let mut plan = self.0.analyze(plan, config)?;
         if !keeps_nanos {
             plan = rewrite(plan, &|expr, _| expr.transform_down(|expr| Ok(cast(expr))))?;
         }
-        match &zone {
-            Some(zone) => {
-                one_zone::check_types(&plan, zone)?;
-                casts_in(steps_in(plan)?, zone)
-            }
-            None => Ok(plan),
+        if let Some(zone) = &zone {
+            one_zone::check_types(&plan, zone)?;
+        } else if !has_zone(&plan)? {
+            return Ok(plan);
         }
+        casts_in(steps_in(plan)?, zone.as_ref())
     }
 }
 
@@ -162,6 +161,25 @@ fn has_nanos(plan: &LogicalPlan) -> Result<bool> {
     Ok(found)
 }
 
+/// Whether an `AT TIME ZONE` of the statement names a zone whose clocks are not UTC's.
+fn has_zone(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                found |= match expr {
+                    Expr::Cast(Cast { field, .. }) | Expr::TryCast(TryCast { field, .. }) => {
+                        has_clocks(field.data_type())
+                    }
+                    _ => false,
+                };
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(found)
+}
+
 fn counts_nanos(data_type: &DataType) -> bool {
     match data_type {
         DataType::Timestamp(TimeUnit::Nanosecond, _) => true,
@@ -203,11 +221,11 @@ pub(super) fn rewrite(
     Ok(rewritten?.data)
 }
 
-fn source(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+fn source(expr: Expr, schema: &DFSchema, zone: Option<&Arc<str>>) -> Transformed<Expr> {
     let Expr::ScalarFunction(function) = &expr else {
         return Transformed::no(expr);
     };
-    if let Some(expr) = parsed(function, schema) {
+    if let Some(expr) = parsed(function, schema, zone) {
         return Transformed::yes(expr);
     }
     let nanos = |arg: &Expr| arg.get_type(schema).is_ok_and(|of| counts_nanos(&of));
@@ -222,14 +240,17 @@ fn source(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
 }
 
 /// What a function makes of its argument without nanoseconds on the way.
-fn parsed(function: &ScalarFunction, schema: &DFSchema) -> Option<Expr> {
+fn parsed(function: &ScalarFunction, schema: &DFSchema, zone: Option<&Arc<str>>) -> Option<Expr> {
     use TimeUnit::{Microsecond, Millisecond, Second};
     let name = function.func.name();
-    let utc = |unit| DataType::Timestamp(unit, Some(UTC.into()));
     match (name, function.args.as_slice()) {
-        ("to_unixtime", [text]) if is_text(text, schema) => {
-            let args = vec![to(text.clone(), utc(Microsecond))];
+        ("to_unixtime", [time]) if is_time(time, schema) => {
+            // The second that has begun, before 1970, too.
+            let begin = zoned_trunc("second")?;
+            let args = vec![to(time.clone(), instants(zone))];
+            let begun = Expr::ScalarFunction(ScalarFunction { func: begin, args });
             let func = Arc::clone(&function.func);
+            let args = vec![begun];
             Some(Expr::ScalarFunction(ScalarFunction { func, args }))
         }
         ("date_trunc", [part, time]) => {
@@ -321,14 +342,29 @@ fn bins_of(part: &Expr) -> Option<(ScalarValue, ScalarValue)> {
     Some((width, ScalarValue::TimestampMicrosecond(Some(origin), None)))
 }
 
+/// What names an instant: in the session's zone, where it names none itself.
+fn is_time(expr: &Expr, schema: &DFSchema) -> bool {
+    expr.get_type(schema).is_ok_and(|found| {
+        let dated = matches!(found, DataType::Date32 | DataType::Timestamp(..));
+        dated || is_text_type(&found)
+    })
+}
+
+fn instants(zone: Option<&Arc<str>>) -> DataType {
+    let zone = zone.map_or_else(|| UTC.into(), Arc::clone);
+    DataType::Timestamp(TimeUnit::Microsecond, Some(zone))
+}
+
 fn is_text(expr: &Expr, schema: &DFSchema) -> bool {
-    let text = |found: &DataType| {
-        matches!(
-            found,
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
-        )
-    };
-    expr.get_type(schema).is_ok_and(|found| text(&found))
+    expr.get_type(schema)
+        .is_ok_and(|found| is_text_type(&found))
+}
+
+pub(super) fn is_text_type(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+    )
 }
 
 fn cast(expr: Expr) -> Transformed<Expr> {

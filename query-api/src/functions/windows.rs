@@ -3,23 +3,29 @@
 //! `array_agg(x) OVER (ORDER BY x)` over a hundred thousand rows is a hundred thousand lists of fifty
 //! thousand items: the pool counts what an accumulator holds, not what it hands out for each row of a
 //! batch. Such a window needs a frame that is small by its text.
+//!
+//! And of what instants are within days of each other, by clocks that are changed: DataFusion makes
+//! a frame without an end where such a step ends on a time that the clocks skip.
 
-use datafusion::common::ScalarValue;
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::{
-    Expr, LogicalPlan, WindowFrame, WindowFrameBound, WindowFrameUnits,
+    Expr, ExprSchemable, LogicalPlan, WindowFrame, WindowFrameBound, WindowFrameUnits,
 };
 use datafusion::optimizer::AnalyzerRule;
+
+use super::zones::has_clocks;
 
 /// Aggregates whose value has a part of every row.
 const GATHERING: [&str; 2] = ["array_agg", "string_agg"];
 /// Rows of a frame: with 8,192 rows in a batch, some MiB of numbers.
 const FRAME_ROWS_MAX: u64 = 100;
 
-/// Refuses windows that would gather more than a few rows for each.
+/// Refuses windows that would gather more than a few rows for each, or go by clocks.
 #[derive(Debug)]
 pub(super) struct SmallFrames;
 
@@ -35,6 +41,7 @@ impl AnalyzerRule for SmallFrames {
                     expr.apply(|expr| {
                         if let Expr::WindowFunction(function) = expr {
                             check(function)?;
+                            check_clocks(function, window.input.schema())?;
                         }
                         Ok(TreeNodeRecursion::Continue)
                     })?;
@@ -58,6 +65,39 @@ fn check(function: &WindowFunction) -> Result<()> {
          with the {name} of their group",
         FRAME_ROWS_MAX - 1
     )))
+}
+
+/// Refuses a frame of days or months by the clocks of a zone that changes them.
+fn check_clocks(function: &WindowFunction, schema: &DFSchema) -> Result<()> {
+    let params = &function.params;
+    let frame = &params.window_frame;
+    let first = params.order_by.first();
+    let by = first.and_then(|first| first.expr.get_type(schema).ok());
+    let changes = match &by {
+        Some(by @ DataType::Timestamp(_, Some(zone))) => {
+            has_clocks(by) && !zone.starts_with(['+', '-'])
+        }
+        _ => false,
+    };
+    let steps = |bound: &WindowFrameBound| match bound {
+        WindowFrameBound::Preceding(ScalarValue::IntervalMonthDayNano(Some(step)))
+        | WindowFrameBound::Following(ScalarValue::IntervalMonthDayNano(Some(step))) => {
+            step.months != 0 || step.days != 0
+        }
+        _ => false,
+    };
+    if !changes || frame.units != WindowFrameUnits::Range {
+        return Ok(());
+    }
+    match steps(&frame.start_bound) || steps(&frame.end_bound) {
+        true => Err(DataFusionError::NotImplemented(
+            "a RANGE of days or months of instants is not supported in a time zone whose clocks are \
+             changed: write so many hours (INTERVAL '24 hours'), order by what the clocks show \
+             (ORDER BY z::timestamp), or leave time_zone out"
+                .to_owned(),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Rows of the frame at most, where its text says so.

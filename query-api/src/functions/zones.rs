@@ -9,9 +9,9 @@
 //! says. So in a session with another zone every column of instants that a table has is of that zone
 //! ([`super::zoned_source`]), which changes no value; parts of dates and texts are then of it. Casts
 //! between instants and what has no zone go by its clocks, as SQL has it, and so do days and months
-//! that are added ([`super::steps`]).
+//! that are added ([`super::steps`]). Without such a zone both go by that of `AT TIME ZONE`.
 //!
-//! Invariant: in UTC nothing here changes a plan.
+//! Invariant: where nothing names a zone other than UTC, nothing here changes a plan.
 
 use std::sync::Arc;
 
@@ -51,8 +51,9 @@ pub(super) fn tables_in(plan: LogicalPlan, zone: &Arc<str>) -> Result<LogicalPla
     Ok(plan?.data)
 }
 
-/// Casts between instants and what has no zone, by the zone's clocks.
-pub(super) fn casts_in(plan: LogicalPlan, zone: &Arc<str>) -> Result<LogicalPlan> {
+/// Casts between instants and what has no zone, by the clocks of the session's zone, or of the
+/// instant's own.
+pub(super) fn casts_in(plan: LogicalPlan, zone: Option<&Arc<str>>) -> Result<LogicalPlan> {
     rewrite(plan, &|expr, schema| {
         expr.transform_up(|expr| {
             let (inner, field) = match &expr {
@@ -66,10 +67,14 @@ pub(super) fn casts_in(plan: LogicalPlan, zone: &Arc<str>) -> Result<LogicalPlan
                 return Ok(Transformed::no(expr));
             };
             let by_clock = match (&from, field.data_type()) {
-                (DataType::Timestamp(_, Some(_)), target) if has_no_zone(target) => {
-                    clock(inner.as_ref().clone(), &from, zone)
+                (DataType::Timestamp(_, Some(own)), target)
+                    if has_no_zone(target) && (zone.is_some() || **own != *UTC) =>
+                {
+                    clock(inner.as_ref().clone(), &from, zone.unwrap_or(own))
                 }
-                (from, DataType::Timestamp(_, Some(own))) if **own != *UTC && is_clock(from) => {
+                (from, target @ DataType::Timestamp(_, Some(own)))
+                    if has_clocks(target) && is_clock(from) =>
+                {
                     let shown = DataType::Timestamp(TimeUnit::Microsecond, None);
                     Expr::ScalarFunction(ScalarFunction {
                         func: instants_in(own),
@@ -91,6 +96,11 @@ pub(super) fn casts_in(plan: LogicalPlan, zone: &Arc<str>) -> Result<LogicalPlan
             }))
         })
     })
+}
+
+/// Whether instants of this type are shown by other clocks than UTC's.
+pub(super) fn has_clocks(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Timestamp(_, Some(zone)) if **zone != *UTC)
 }
 
 /// True for what a clock shows, in microseconds at most.
