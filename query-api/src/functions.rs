@@ -7,22 +7,31 @@
 //! windows ([`windows`]).
 //!
 //! Also here are the rules that make time count in microseconds ([`micros`]) and go by a session's
-//! zone ([`zoned_source`], [`zones`], [`clocks`], [`steps`], [`trunc`], [`one_zone`]); whole numbers
-//! refuse what does not fit ([`checked`], [`sums`]), floats have one order ([`extremes`]).
+//! zone ([`zoned_source`], [`zones`], [`clocks`], [`steps`], [`trunc`], [`one_zone`]); values of two
+//! kinds become one where they meet ([`alike`], [`spans`], [`dates`]), equal ones one key ([`keys`]);
+//! whole numbers refuse what does not fit ([`checked`], [`sums`]) and are rounded to ([`rounded`]),
+//! floats have one order ([`extremes`]).
 //!
 //! Invariant: a value of a wrapped function takes no more than its bound for one batch.
 
+mod alike;
 mod bin;
 mod bounded;
 mod checked;
 mod clocks;
+pub(crate) mod compared;
 mod constants;
+mod dates;
 mod extremes;
 mod growth;
+mod keys;
 mod micros;
 mod one_zone;
 mod operators;
+mod rounded;
 mod series;
+mod single;
+mod spans;
 mod steps;
 mod sums;
 #[cfg(test)]
@@ -37,14 +46,18 @@ use std::sync::Arc;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
+use alike::AlikeValues;
 use bin::DateBin;
 use bounded::Bounded;
 use checked::CheckedArithmetic;
 pub(crate) use constants::LargeConstants;
+pub(crate) use dates::DatesWithHours;
 use extremes::ExactExtreme;
 use growth::Growth;
+use keys::EqualKeys;
 use micros::MicrosCoercion;
 use operators::BoundedOperators;
+pub(crate) use rounded::RoundedCasts;
 pub(crate) use series::series;
 use sums::ExactSum;
 use windows::SmallFrames;
@@ -116,11 +129,13 @@ pub(crate) fn exact(functions: Vec<Arc<AggregateUDF>>) -> Vec<Arc<AggregateUDF>>
 /// DataFusion's rules of meaning, with ours in and behind its coercion of types.
 pub(crate) fn analyzer_rules(memory_bytes_max: u64) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let coercion: Arc<dyn AnalyzerRule + Send + Sync> = Arc::new(MicrosCoercion::default());
+    let alike: Arc<dyn AnalyzerRule + Send + Sync> = Arc::new(AlikeValues);
+    let keys: Arc<dyn AnalyzerRule + Send + Sync> = Arc::new(EqualKeys);
     let ours = |rule: Arc<dyn AnalyzerRule + Send + Sync>| match rule.name() == coercion.name() {
-        true => Arc::clone(&coercion),
-        false => rule,
+        true => vec![Arc::clone(&alike), Arc::clone(&keys), Arc::clone(&coercion)],
+        false => vec![rule],
     };
-    let rules = Analyzer::new().rules.into_iter().map(ours);
+    let rules = Analyzer::new().rules.into_iter().flat_map(ours);
     let bytes_max = bytes_max(memory_bytes_max);
     let last: [Arc<dyn AnalyzerRule + Send + Sync>; 3] = [
         Arc::new(SmallFrames),

@@ -16,7 +16,7 @@ use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateDefaults};
-use datafusion::logical_expr::planner::TypePlanner;
+use datafusion::logical_expr::planner::{ExprPlanner, TypePlanner};
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, TimezoneInfo};
 use object_store::ObjectStore;
@@ -97,7 +97,7 @@ impl Template {
             .with_runtime_env(runtime)
             .with_type_planner(Arc::new(OurTypes::in_zone(None)))
             .with_relation_planners(vec![Arc::new(MergedJoins)])
-            .with_expr_planners(SessionStateDefaults::default_expr_planners())
+            .with_expr_planners(expr_planners())
             .with_scalar_functions(functions::bounded(
                 SessionStateDefaults::default_scalar_functions(),
                 settings.memory_bytes_max,
@@ -120,6 +120,7 @@ impl Template {
         state.register_function_rewrite(Arc::new(UuidsInAnyCase))?;
         state.register_function_rewrite(Arc::new(ZerosOfBothSigns))?;
         state.register_function_rewrite(Arc::new(DecimalsBesideFloats))?;
+        state.register_function_rewrite(Arc::new(functions::RoundedCasts))?;
         Ok(Self {
             state,
             store_url: ObjectStoreUrl::parse(STORE_URL)?,
@@ -165,6 +166,16 @@ impl Template {
         state.register_catalog_list(Arc::new(OneCatalog(Arc::new(tables))));
         state
     }
+}
+
+/// What operators mean: ours first, which say of what kind their sides are.
+fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
+    let ours: [Arc<dyn ExprPlanner>; 2] = [
+        Arc::new(functions::DatesWithHours),
+        Arc::new(DecimalsBesideFloats),
+    ];
+    let others = SessionStateDefaults::default_expr_planners();
+    ours.into_iter().chain(others).collect()
 }
 
 /// SQL types as our tables have them: times and timestamps count microseconds, unless their

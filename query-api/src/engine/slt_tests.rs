@@ -99,6 +99,7 @@ files! {
     calls: "calls",
     correlated: "correlated",
     errors: "errors",
+    intervals: "intervals",
     merged_joins: "merged_joins",
     nested: "nested",
     numbers: "numbers",

@@ -3,15 +3,21 @@
 //! A number with a point is a float, and DataFusion compares a decimal with a float as decimals of 15
 //! digits behind the point, where 8.61 has become 8.609999999999999. So a literal becomes the decimal
 //! that is written there; any other float is compared as a float, which holds every float and, where a
-//! decimal has more digits, is off by less than one in its sixteenth.
+//! decimal has more digits, is off by less than one in its sixteenth. So it is in sums and products,
+//! which are decimals then, as in PostgreSQL.
 
 use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
+use datafusion::logical_expr::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator, cast, lit};
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
+use datafusion::logical_expr::{Expr, ExprSchemable, Operator, cast, lit};
+use datafusion::sql::sqlparser::ast::BinaryOperator;
+
+use crate::functions::compared::{change, values_compared};
 
 /// See the module.
 #[derive(Debug)]
@@ -24,67 +30,59 @@ impl FunctionRewrite for DecimalsBesideFloats {
 
     fn rewrite(
         &self,
-        expr: Expr,
+        mut expr: Expr,
         schema: &DFSchema,
         _: &ConfigOptions,
     ) -> Result<Transformed<Expr>> {
-        match expr {
-            Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(op) => {
-                let mut sides = vec![*left, *right];
-                let changed = matched(&mut sides, schema);
-                let mut sides = sides.into_iter();
-                let (Some(left), Some(right)) = (sides.next(), sides.next()) else {
-                    return datafusion::common::internal_err!("a comparison has two sides");
-                };
-                let expr = Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)));
-                Ok(Transformed::new_transformed(expr, changed))
-            }
-            Expr::Between(mut between) => {
-                let sides = [&mut between.expr, &mut between.low, &mut between.high];
-                let mut taken: Vec<Expr> = sides.into_iter().map(|side| take(side)).collect();
-                let changed = matched(&mut taken, schema);
-                let mut taken = taken.into_iter();
-                for side in [&mut between.expr, &mut between.low, &mut between.high] {
-                    if let Some(value) = taken.next() {
-                        **side = value;
-                    }
-                }
-                Ok(Transformed::new_transformed(
-                    Expr::Between(between),
-                    changed,
-                ))
-            }
-            Expr::InList(mut list) => {
-                let mut sides = vec![take(&mut list.expr)];
-                sides.append(&mut list.list);
-                let changed = matched(&mut sides, schema);
-                let rest = sides.split_off(1);
-                if let Some(expr) = sides.pop() {
-                    *list.expr = expr;
-                }
-                list.list = rest;
-                Ok(Transformed::new_transformed(Expr::InList(list), changed))
-            }
-            other => Ok(Transformed::no(other)),
-        }
+        let changed = matched(&mut values_compared(&mut expr), schema);
+        Ok(Transformed::new_transformed(expr, changed))
     }
 }
 
-fn compares(op: Operator) -> bool {
-    use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
-    matches!(
-        op,
-        Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom
-    )
+impl ExprPlanner for DecimalsBesideFloats {
+    /// A sum, product or rest of a decimal and a literal is a decimal. A quotient would have fewer
+    /// digits as one.
+    fn plan_binary_op(
+        &self,
+        expr: RawBinaryExpr,
+        schema: &DFSchema,
+    ) -> Result<PlannerResult<RawBinaryExpr>> {
+        let RawBinaryExpr { op, left, right } = expr;
+        let sides = match operator(&op) {
+            Some(operator) => exact_sides(&left, operator, &right, schema),
+            None => None,
+        };
+        let (left, right) = sides.unwrap_or((left, right));
+        Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }))
+    }
 }
 
-fn take(side: &mut Expr) -> Expr {
-    std::mem::replace(side, lit(ScalarValue::Null))
+fn operator(op: &BinaryOperator) -> Option<Operator> {
+    match op {
+        BinaryOperator::Plus => Some(Operator::Plus),
+        BinaryOperator::Minus => Some(Operator::Minus),
+        BinaryOperator::Multiply => Some(Operator::Multiply),
+        BinaryOperator::Modulo => Some(Operator::Modulo),
+        _ => None,
+    }
+}
+
+/// Both sides as decimals, where one is a decimal, the other a literal, and the value fits.
+fn exact_sides(left: &Expr, op: Operator, right: &Expr, schema: &DFSchema) -> Option<(Expr, Expr)> {
+    let is_decimal = |side: &Expr| side.get_type(schema).is_ok_and(|of| of.is_decimal());
+    let (left, right) = match (decimal_of(left), decimal_of(right)) {
+        (None, Some(right)) if is_decimal(left) => (left.clone(), right),
+        (Some(left), None) if is_decimal(right) => (left, right.clone()),
+        _ => return None,
+    };
+    let (of_left, of_right) = (left.get_type(schema).ok()?, right.get_type(schema).ok()?);
+    let found = BinaryTypeCoercer::new(&of_left, &op, &of_right).get_result_type();
+    found.is_ok().then_some((left, right))
 }
 
 /// Makes values that are compared with each other of one kind: decimals where that loses nothing,
 /// else floats. True where something changed.
-fn matched(sides: &mut [Expr], schema: &DFSchema) -> bool {
+fn matched(sides: &mut [&mut Expr], schema: &DFSchema) -> bool {
     let types: Vec<Option<DataType>> = sides
         .iter()
         .map(|side| side.get_type(schema).ok())
@@ -105,17 +103,18 @@ fn matched(sides: &mut [Expr], schema: &DFSchema) -> bool {
         .zip(&types)
         .map(|(side, data_type)| match is_float(data_type) {
             true => decimal_of(side),
-            false => Some(side.clone()),
+            false => Some(Expr::clone(side)),
         })
         .collect();
     if let Some(exact) = exact.into_iter().collect::<Option<Vec<_>>>() {
-        sides.clone_from_slice(&exact);
+        for (side, exact) in sides.iter_mut().zip(exact) {
+            **side = exact;
+        }
         return true;
     }
     for (side, data_type) in sides.iter_mut().zip(&types) {
         if is_decimal(data_type) {
-            let value = take(side);
-            *side = cast(value, DataType::Float64);
+            change(side, |side| cast(side, DataType::Float64));
         }
     }
     true
