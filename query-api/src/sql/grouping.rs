@@ -95,16 +95,14 @@ fn position(expr: &Expr) -> Option<&str> {
 fn at(position: &str, projection: &[SelectItem]) -> Result<Expr, QueryError> {
     use SelectItem::{ExprWithAlias, UnnamedExpr};
     let place = position.parse::<usize>().unwrap_or_default();
-    let before = projection.iter().take(place);
     let is_one = |item: &SelectItem| matches!(item, UnnamedExpr(_) | ExprWithAlias { .. });
     refused_if(
-        !before.clone().all(is_one),
+        !projection.iter().take(place).all(is_one),
         "positions behind * within ROLLUP, CUBE and GROUPING SETS are not supported; name the columns",
     )?;
-    match before.last() {
-        Some(UnnamedExpr(expr) | ExprWithAlias { expr, .. }) if place <= projection.len() => {
-            Ok(expr.clone())
-        }
+    let found = place.checked_sub(1).and_then(|at| projection.get(at));
+    match found {
+        Some(UnnamedExpr(expr) | ExprWithAlias { expr, .. }) => Ok(expr.clone()),
         _ => Err(QueryError::Invalid(format!(
             "GROUP BY position {position} is none of the {} columns of SELECT",
             projection.len()
