@@ -79,6 +79,19 @@ impl Installation {
         Ok(())
     }
 
+    /// Kills it and starts it on its folder with these settings.
+    ///
+    /// # Errors
+    /// As [`Self::restart`].
+    pub async fn restart_with(&mut self, environment: &[(&str, &str)]) -> Result<()> {
+        self.process.kill()?;
+        let environment = environment.iter();
+        self.environment = environment
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
+        self.restart().await
+    }
+
     /// A folder beside the data.
     pub fn dir(&self) -> &Path {
         self.dir.path()

@@ -13,7 +13,13 @@ use crate::upsert_load::{Load, compare, progress, readers_agree, schema};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_nine_leaves_every_key_as_its_last_record_says() {
-    let settings = [("TIDELAKE__FLUSHER__FLUSH_AGE_MS", "150")];
+    // Files are written anew all the time, beside everything else that is killed.
+    let settings = [
+        ("TIDELAKE__FLUSHER__FLUSH_AGE_MS", "150"),
+        ("TIDELAKE__COMPACTOR__SWEEP_MS", "50"),
+        ("TIDELAKE__COMPACTOR__FILES_TO_MERGE", "3"),
+        ("TIDELAKE__COMPACTOR__DELETED_PERCENT", "10"),
+    ];
     let mut local = Installation::start_with(&[], &settings).await.unwrap();
     local.client.create_upsert("t", &schema(), 3).await.unwrap();
     let history = Arc::new(Mutex::new(UpsertHistory::new()));
