@@ -36,7 +36,7 @@ async fn version(keyed: bool, files: &[File]) -> Arc<Snapshot> {
             name: "t".into(),
             schema: TableSchema::from_iceberg_json(&schema).unwrap(),
             append_only: false,
-            properties: [("delta.enableDeletionVectors".to_owned(), "true".to_owned())].into(),
+            properties: BTreeMap::new(),
             first_version: TableVersion(0),
         })
         .await

@@ -109,7 +109,7 @@ impl Output {
         });
         Ok(Some(Encoded {
             file,
-            sidecar: sidecar.flatten().map(Into::into),
+            sidecar: sidecar.flatten(),
         }))
     }
 }
