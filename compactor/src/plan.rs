@@ -13,13 +13,14 @@
 //! stay as they are, since they have no sequence of their rows.
 //!
 //! Invariants: a plan's files are of one bucket where the table has a key; what a plan makes is not
-//! planned again by itself: its files are larger, or have no deleted rows.
+//! planned again by itself: its files are larger, or full ([`TAG_FULL`]), or have no deleted rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidelake_core::Bucket;
 use tidelake_manifest::{DataFile, Snapshot};
+use tidelake_table::TAG_FULL;
 
 /// Files of one plan at most: their footers are in memory together.
 const FILES_MAX: usize = 512;
@@ -75,6 +76,8 @@ struct Candidate {
     /// What it would take without its deleted rows.
     bytes: u64,
     deleted_percent: u64,
+    /// It could not become larger.
+    is_full: bool,
 }
 
 /// What to rewrite of a version, most files first.
@@ -111,6 +114,7 @@ impl Candidate {
             first: offsets.values().map(|(from, _)| from.0).min()?,
             bytes: u64::try_from(share(live, rows)).unwrap_or(u64::MAX),
             deleted_percent: (rows - live.min(rows)) * 100 / rows.max(1),
+            is_full: file.tag(TAG_FULL).is_some(),
             file: Arc::clone(file),
         };
         Some((buckets, candidate))
@@ -132,7 +136,7 @@ fn of_group(bucket: Option<Bucket>, mut files: Vec<Candidate>, rules: &Rules) ->
     }));
     let mut sizes: BTreeMap<u32, Vec<Candidate>> = BTreeMap::new();
     for file in files {
-        if file.bytes < rules.target_bytes * LARGE_PERCENT / 100 {
+        if !file.is_full && file.bytes < rules.target_bytes * LARGE_PERCENT / 100 {
             let size = size_of(file.bytes, rules.files_to_merge as u64);
             sizes.entry(size).or_default().push(file);
         }

@@ -20,6 +20,9 @@ const MIB: u64 = 1 << 20;
 /// A file: its bucket, size in KiB, and deleted percent.
 type File = (u32, u64, u64);
 
+/// Files of this size could not become larger.
+const FULL_KIB: u64 = 33;
+
 async fn version(keyed: bool, files: &[File]) -> Arc<Snapshot> {
     let store = tidelake_storage::Store::open("memory:///", &StoreOptions::default()).unwrap();
     let table = DeltaTable::new(store, clock::system(), ids::random());
@@ -46,11 +49,14 @@ async fn version(keyed: bool, files: &[File]) -> Arc<Snapshot> {
         .enumerate()
         .map(|(place, (bucket, kib, deleted))| {
             let offsets = format!(r#"{{"{bucket}":[{place},{}]}}"#, place + 1);
-            let tags = [
+            let mut tags = vec![
                 (TAG_BUCKET, bucket.to_string()),
                 (TAG_OFFSETS, offsets),
                 (TAG_LEVEL, "0".to_owned()),
             ];
+            if *kib == FULL_KIB {
+                tags.push((TAG_FULL, "true".to_owned()));
+            }
             let vector = (*deleted > 0).then(|| VectorDescriptor {
                 storage_type: "i".into(),
                 path_or_inline_dv: "x".into(),
@@ -63,8 +69,9 @@ async fn version(keyed: bool, files: &[File]) -> Arc<Snapshot> {
                 size: (kib * 1024) as i64,
                 stats: Some(r#"{"numRecords":100,"tightBounds":false}"#.into()),
                 tags: Some(
-                    tags.map(|(key, value)| (key.to_owned(), Some(value)))
-                        .into(),
+                    tags.into_iter()
+                        .map(|(key, value)| (key.to_owned(), Some(value)))
+                        .collect(),
                 ),
                 deletion_vector: vector,
                 data_change: true,
@@ -147,6 +154,13 @@ async fn worn_files_are_rewritten_by_themselves_unless_they_are_small() {
 1   5120K 50% plan 1, deleted_rows
 ";
     assert_eq!(picture(true, &files).await, expected);
+}
+
+#[tokio::test]
+async fn files_that_could_not_become_larger_stay_until_they_are_worn() {
+    let small: Vec<File> = (0..20).map(|_| (0, FULL_KIB, 0)).collect();
+    let shown = picture(true, &small).await;
+    assert_eq!(shown.matches("stays").count(), 20, "{shown}");
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ pub use lookup::{FileRows, LookupError, RowRead};
 pub use memtable::{Chunk, Deletes, Memtable, Positions, Sealed};
 pub use owners::{Owners, Unowned};
 pub use read::{KeyColumns, RowKeys};
-pub use rewrite::{Rewrite, RewriteOutcome, RewriteReport, Rewritten};
+pub use rewrite::{Rewrite, RewriteOutcome, RewriteReport, Rewritten, TAG_FULL};
 pub use rowset::RowSet;
 pub use state::{BucketState, LiveFile, Place};
 pub use write::{

@@ -45,6 +45,8 @@ use mapping::Mapping;
 use reading::Opened;
 use writing::{Output, Shape};
 
+/// Tag of an output that ended because it was full: rewriting it would make no larger one.
+pub const TAG_FULL: &str = "tidelake.full";
 /// Commits that are tried against writers who change the same files.
 const ATTEMPTS_MAX: usize = 20;
 /// Footers that are read at a time.
@@ -57,7 +59,7 @@ pub struct Rewrite {
     /// key all of one bucket.
     pub inputs: Vec<Arc<DataFile>>,
     pub files: FileSettings,
-    /// An output ends once it has so many rows, or bytes.
+    /// An output ends once it has so many rows, or bytes, its keys in memory included.
     pub output_rows_max: u64,
     pub output_bytes_max: u64,
     /// What outputs say of themselves.
@@ -161,14 +163,14 @@ impl Rewrite {
                 let is_full = output.rows() >= self.output_rows_max
                     || output.bytes() >= self.output_bytes_max;
                 if is_full {
-                    desk.store(output, &mut work).await?;
+                    desk.store(output, true, &mut work).await?;
                 } else {
                     open = Some(output);
                 }
             }
         }
         if let Some(output) = open {
-            desk.store(output, &mut work).await?;
+            desk.store(output, false, &mut work).await?;
         }
         if !work.mapping.is_whole() {
             return Err(TableError::Damaged {
@@ -228,7 +230,12 @@ struct Carried {
 
 impl Desk<'_> {
     /// Stores an output whole, with its sidecar.
-    async fn store(&self, output: Output, work: &mut Work) -> Result<(), TableError> {
+    async fn store(
+        &self,
+        output: Output,
+        is_full: bool,
+        work: &mut Work,
+    ) -> Result<(), TableError> {
         let Some(encoded) = aside(move || output.finish()).await? else {
             return Ok(());
         };
@@ -236,6 +243,9 @@ impl Desk<'_> {
         let name = format!("{}.parquet", id.simple());
         let mut names = vec![name.clone()];
         let mut tags = tags_of(&self.rewrite.inputs, self.rewrite.level);
+        if is_full {
+            tags.insert(TAG_FULL.to_owned(), Some("true".to_owned()));
+        }
         if let Some(sidecar) = encoded.sidecar {
             let sidecar_name = format!("_tidelake/index/{}.idx", id.simple());
             work.report.index_bytes += sidecar.len() as u64;
@@ -273,8 +283,9 @@ impl Desk<'_> {
         base: &Arc<Snapshot>,
         mut work: Work,
     ) -> Result<RewriteOutcome, TableError> {
+        let mut newest = Arc::clone(base);
         for _ in 0..ATTEMPTS_MAX {
-            let newest = self.table.refresh(base).await?;
+            newest = self.table.refresh(&newest).await?;
             if let Err(conflict) = fits_still(base, &newest) {
                 return Ok(RewriteOutcome::Dropped(conflict));
             }

@@ -93,8 +93,10 @@ impl Output {
         self.writer.rows()
     }
 
+    /// What it takes in memory: encoded, and its keys twice, as they came and in order.
     pub(super) fn bytes(&self) -> u64 {
-        self.writer.bytes()
+        let keys = self.keys.as_ref().map_or(0, |keys| 2 * keys.bytes() as u64);
+        self.writer.bytes() + keys
     }
 
     /// None where it has no rows.

@@ -1,7 +1,7 @@
 //! Our own compaction: files of an older version are written anew while others went on.
 
 use tidelake_core::ids;
-use tidelake_table::{Rewrite, RewriteOutcome, TableError};
+use tidelake_table::{Rewrite, RewriteOutcome, TAG_FULL, TableError};
 
 use super::*;
 
@@ -58,7 +58,7 @@ impl World {
         let dropped = match rewrite.run(&self.table, &base).await {
             Ok(RewriteOutcome::Committed(done)) => {
                 assert_eq!(done.snapshot.version(), newest.version().next());
-                self.check_compacted(&inputs, &newest, &done.snapshot).await;
+                self.check_compacted(how, &inputs, &newest, &done.snapshot);
                 return;
             }
             Ok(RewriteOutcome::Dropped(conflict)) => conflict,
@@ -80,7 +80,13 @@ impl World {
     }
 
     /// Rows as before, in files of which each has its sidecar, and no object beside.
-    async fn check_compacted(&self, inputs: &[Arc<DataFile>], before: &Snapshot, after: &Snapshot) {
+    fn check_compacted(
+        &self,
+        how: &Compaction,
+        inputs: &[Arc<DataFile>],
+        before: &Snapshot,
+        after: &Snapshot,
+    ) {
         assert!(
             inputs
                 .iter()
@@ -95,6 +101,8 @@ impl World {
             .filter(|file| before.file(file.path()).is_none());
         for file in came {
             assert!(!file.add.data_change && file.tag(TAG_INDEX).is_some());
+            let is_full = file.num_records() >= Some(how.output_rows_max);
+            assert_eq!(file.tag(TAG_FULL).is_some(), is_full);
             left += file.live_rows().unwrap();
         }
         assert_eq!(left, rows);
