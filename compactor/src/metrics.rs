@@ -26,7 +26,7 @@ impl CompactorMetrics {
             jobs: metrics.int_counter_vec(
                 "tidelake_compaction_jobs_total",
                 "Rewrites that ended, by outcome: committed, dropped (the files were gone by then) or \
-                 failed (tried again later).",
+                 failed (tried again later); and looks at tables that could not be read (unreadable).",
                 &["tenant", "table", "outcome"],
             ),
             bytes: metrics.int_counter_vec(

@@ -146,7 +146,8 @@ impl Worker {
             Ok(Some(snapshot)) => snapshot,
             Ok(None) => return false,
             Err(error) => {
-                tracing::debug!(table = %id, error = chain(&error), "no look at the table");
+                self.metrics.ended(&id, "unreadable");
+                tracing::warn!(table = %id, error = chain(&error), "the table can't be looked at");
                 return false;
             }
         };
@@ -169,25 +170,24 @@ impl Worker {
             && table.done != Some(known.version())
         {
             table.look_after = first;
-            return Ok(is_wanted(&known).then_some(known));
+            return Ok(Some(known));
         }
         if !is_alone || now < table.look_at {
             return Ok(None);
         }
-        table.look_at = now + table.look_after;
         let (cached, age) = (table.cached.clone(), table.look_after);
+        table.look_at = now + age;
+        table.look_after = (age * 2).min(most);
         let seen = cached.get(Freshness::NoOlderThan(age / 2)).await?.snapshot;
         let id = &table.entry.id.clone();
         let Some(table) = self.tables.get_mut(id) else {
             return Ok(None);
         };
         let news = table.done != Some(seen.version());
-        table.look_after = if news {
-            first
-        } else {
-            (table.look_after * 2).min(most)
-        };
-        Ok((news && is_wanted(&seen)).then_some(seen))
+        if news {
+            table.look_after = first;
+        }
+        Ok(news.then_some(seen))
     }
 
     fn watched(&mut self, entry: Arc<TableEntry>, now: Moment) -> &mut Watched {
@@ -215,7 +215,10 @@ impl Worker {
     /// What to do now, of what is to be done.
     fn choose(&mut self, id: &TableId, snapshot: &Snapshot, now: Moment) -> Option<Plan> {
         let table = self.tables.get_mut(id)?;
-        let plans = plan(snapshot, &self.settings.rules());
+        let plans = match is_wanted(snapshot) {
+            true => plan(snapshot, &self.settings.rules()),
+            false => Vec::new(),
+        };
         let waiting = plans.iter().map(|plan| plan.files.len()).sum();
         self.metrics.shows(id, waiting, table.set_aside.len());
         if plans.is_empty() {
@@ -314,5 +317,5 @@ fn is_wanted(snapshot: &Snapshot) -> bool {
         && snapshot
             .properties()
             .get(property)
-            .is_none_or(|value| value != off)
+            .is_none_or(|value| !value.eq_ignore_ascii_case(off))
 }

@@ -9,15 +9,18 @@ use arrow::datatypes::SchemaRef;
 use futures::TryStreamExt;
 use parquet::arrow::async_reader::ParquetRecordBatchStream;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use tidelake_manifest::{DataFile, DeltaTable};
 
 use crate::TableError;
 use crate::read::StoredFile;
 use crate::rowset::RowSet;
 
-/// Rows decoded at a time.
-const BATCH_ROWS: usize = 8192;
+/// Rows decoded at a time, at most, and about how many bytes of them.
+const BATCH_ROWS_MAX: u64 = 8192;
+const BATCH_BYTES: u64 = 4 << 20;
+/// What a value of fixed length, or the place of another, takes in memory at most.
+const VALUE_BYTES: u64 = 16;
 
 /// An input whose footer was read.
 pub(super) struct Opened {
@@ -52,6 +55,19 @@ impl Opened {
         rows.unsigned_abs()
     }
 
+    /// So many rows take about [`BATCH_BYTES`] once they are decoded. A dictionary that repeats one
+    /// long text is small in the file, and large in memory.
+    fn batch_rows(&self) -> usize {
+        let groups = self.footer().row_groups().iter();
+        let rows = groups.map(|group| {
+            let bytes = group.columns().iter().map(decoded_bytes);
+            let bytes = bytes.fold(0, u64::saturating_add).max(1);
+            BATCH_BYTES.saturating_mul(group.num_rows().unsigned_abs()) / bytes
+        });
+        let rows = rows.min().unwrap_or(BATCH_ROWS_MAX);
+        usize::try_from(rows.clamp(1, BATCH_ROWS_MAX)).unwrap_or(1)
+    }
+
     /// Its rows with the columns of `schema`.
     pub(super) fn read(self, schema: &SchemaRef) -> Result<Rows, TableError> {
         let roots = self.builder.parquet_schema().root_schema().get_fields();
@@ -60,11 +76,12 @@ impl Opened {
             wanted.then_some(place)
         });
         let wanted: Vec<usize> = wanted.collect();
+        let batch_rows = self.batch_rows();
         let mask = ProjectionMask::roots(self.builder.parquet_schema(), wanted);
         let batches = self
             .builder
             .with_projection(mask)
-            .with_batch_size(BATCH_ROWS)
+            .with_batch_size(batch_rows)
             .build()?;
         Ok(Rows {
             path: self.path,
@@ -73,6 +90,18 @@ impl Opened {
             next: 0,
         })
     }
+}
+
+/// What the values of a chunk take once they are decoded.
+fn decoded_bytes(chunk: &ColumnChunkMetaData) -> u64 {
+    let values = chunk
+        .num_values()
+        .unsigned_abs()
+        .saturating_mul(VALUE_BYTES);
+    let texts = chunk.unencoded_byte_array_data_bytes();
+    // Where it is not said, pages tell at least what they hold.
+    let texts = texts.unwrap_or(chunk.uncompressed_size());
+    values.saturating_add(texts.unsigned_abs())
 }
 
 impl Rows {
@@ -127,4 +156,57 @@ fn as_stored(
         columns,
         &options,
     )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use parquet::arrow::ArrowWriter;
+    use tidelake_core::{clock, ids};
+    use tidelake_manifest::Add;
+    use tidelake_storage::{Store, StoreOptions};
+
+    use super::*;
+
+    async fn opened(width: usize, rows: usize) -> Opened {
+        let texts = (0..rows).map(|_| Some("a".repeat(width)));
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from_iter_values(0..rows as i64)),
+            Arc::new(texts.collect::<StringArray>()),
+        ];
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("text", DataType::Utf8, true),
+        ]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+        let mut writer = ArrowWriter::try_new(Vec::new(), schema, None).unwrap();
+        writer.write(&batch).unwrap();
+        let bytes = writer.into_inner().unwrap();
+        let store = Store::open("memory:///", &StoreOptions::default()).unwrap();
+        let add = Add {
+            path: "f.parquet".into(),
+            size: bytes.len() as i64,
+            ..Add::default()
+        };
+        store.put("f.parquet", bytes.into()).await.unwrap();
+        let table = DeltaTable::new(store, clock::system(), ids::random());
+        let file = Arc::new(DataFile::of(add).unwrap());
+        Opened::of(table, file).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn batches_are_of_bytes_also_where_a_text_repeats() {
+        assert_eq!(opened(10, 10_000).await.batch_rows(), 8192);
+        let wide = opened(1_000_000, 50).await;
+        assert_eq!(wide.batch_rows(), 4);
+        let mut rows = wide.read(&Arc::new(Schema::new(vec![Field::new(
+            "text",
+            DataType::Utf8,
+            true,
+        )])));
+        let rows = rows.as_mut().unwrap();
+        let batch = rows.next(&RowSet::default()).await.unwrap().unwrap();
+        assert_eq!(batch.num_rows(), 4);
+    }
 }
